@@ -20,7 +20,16 @@ from orchestrator.simulation.world import columns as sim
 WARM_UP_RATIO: Final = 0.05
 """The share of the requests, the first ones, that latencies, accuracy and attainment leave out in comparisons."""
 _AVERAGED: Final = (
-    *("attainment_ratio", "accuracy", "mean_s", "p99_s", "goodput_rps", "joules_per_answer", "mean_batch"),
+    *(
+        "effective_accuracy",
+        "attainment_ratio",
+        "accuracy",
+        "mean_s",
+        "p99_s",
+        "goodput_rps",
+        "joules_per_answer",
+        "mean_batch",
+    ),
     "decisions",
 )
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.table import Column
 
 from orchestrator.cli.options import FILE
 from orchestrator.cli.research.output import figures_table, save, say_figure, wide_console
+from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
+from orchestrator.loadgen.comparison import mean_of
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.pictures import check_matplotlib, draw_image
 from orchestrator.simulation.results import Comparison, change_workload, compare_policies
 from orchestrator.simulation.scenario.settings import load_scenario
 
-_DEFAULT_POLICIES = ("random", "jsq", "lert", "lert:slack", "slackfit")
+_DEFAULT_POLICIES = ("random", "jsq", "lert", "lert:narrowest", "lert:slack", "slackfit", RouterSettings().policy)
+"""Dispatch without widths, both extremes of width, two rules of the literature, and a router's default."""
+_MIN_COLUMNS = 135
 _COLUMNS = (
+    ("right in time", "effective_accuracy", 1.0, ".4f"),
     ("in time", "attainment_ratio", 1.0, ".2%"),
     ("accuracy", "accuracy", 1.0, ".4f"),
     ("mean ms", "mean_s", 1e3, ".2f"),
@@ -71,7 +78,7 @@ def simulate(
         }
         save(out, json.dumps(values, indent=1) + "\n")
     if plot is not None:
-        _save_plot(found, plot)
+        _save_plot(found, settings.objectives.deadline_ms, plot)
 
 
 def _print(found: Comparison, name: str) -> None:
@@ -79,28 +86,35 @@ def _print(found: Comparison, name: str) -> None:
     above = (
         "more than the fleet serves for good" if bound is None else f"accuracy at most {bound:.4f} by the fluid bound"
     )
-    headings = (heading for heading, *_ in _COLUMNS)
-    table = figures_table(f"{name}: {found.rate_rps:.0f} items/s, {above}", headings, names=("policy",))
+    headings = [heading for heading, *_ in _COLUMNS]
+    headings.insert(1, "±")  # half of the 95 % interval
+    table = figures_table(
+        f"{name}: {found.rate_rps:.0f} items/s, {above}", headings, names=(Column("policy", no_wrap=True),)
+    )
     for policy, means in found.averages().items():
         scaled = ((means[name], scale, form) for _, name, scale, form in _COLUMNS)
-        cells = (say_figure(None if mean is None else scale * mean, form) for mean, scale, form in scaled)
+        cells = [say_figure(None if mean is None else scale * mean, form) for mean, scale, form in scaled]
+        right = mean_of([result.effective_accuracy for result in found.by_policy()[policy]])
+        cells.insert(1, f"{right.most - right.value:.4f}" if math.isfinite(right.most) else "-")
         table.add_row(policy, *cells)
-    wide_console().print(table)
+    wide_console(_MIN_COLUMNS).print(table)
 
 
-def _save_plot(found: Comparison, path: Path) -> None:
+def _save_plot(found: Comparison, deadline_ms: float, path: Path) -> None:
     try:
-        picture = draw_image(partial(_draw, found), (7, 4.5), kind=path.suffix.removeprefix(".") or "png")
+        picture = draw_image(partial(_draw, found, deadline_ms), (7, 4.5), kind=path.suffix.removeprefix(".") or "png")
     except ValueError as exc:
         raise ConfigError(f"can't write the picture {path} ({exc})") from exc
     save(path, picture, "the picture ")
 
 
-def _draw(found: Comparison, figure: Any) -> None:
+def _draw(found: Comparison, deadline_ms: float, figure: Any) -> None:
     axes = figure.subplots()
     for policy, results in found.by_policy().items():
         known = [(1e3 * r.p99_s, r.accuracy) for r in results if r.p99_s is not None and r.accuracy is not None]
         axes.scatter([p99_ms for p99_ms, _ in known], [accuracy for _, accuracy in known], label=policy)
     axes.set(xscale="log", xlabel="p99 latency, ms", ylabel="accuracy", title=found.results[0].scenario)
+    axes.axvline(deadline_ms, color="0.5", linestyle="--")
+    axes.annotate("deadline", (deadline_ms, 0.02), xycoords=("data", "axes fraction"), rotation=90, color="0.4")
     axes.grid(alpha=0.3)
     axes.legend()
