@@ -38,6 +38,7 @@ class Reason(StrEnum):
     LOAD_LEVEL = "the widest that the load allows"
     LEAST_ENERGY = "the least energy in time"
     PLANNED_SHARE = "drawn by lot, by the plan's shares"
+    BELOW_CEILING = "least expected completion, below the ceiling that misses have lowered"
     NO_CANDIDATE = "no server serves an allowed width"
 
 

@@ -75,6 +75,7 @@ _REASON_CODES: Final = tuple(
     )
 )
 """Why, by server rule."""
+_BELOW_CEILING: Final = REASONS.index(Reason.BELOW_CEILING)
 _NO_CANDIDATE: Final = REASONS.index(Reason.NO_CANDIDATE)
 _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
@@ -104,6 +105,8 @@ def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Colu
     items = server_rules.drawn_items(row, rows, query) if server_rule == DRAWN_WITH_BATCH else rows[col.ROW_ITEMS][row]
     if rule[WIDTH_RULE] == BROWNOUT:
         note_sent(items, memory)
+        if brownout.is_limiting(memory, rows, count):
+            return row, items, _BELOW_CEILING, math.inf
     return row, items, _REASON_CODES[server_rule], math.inf
 
 

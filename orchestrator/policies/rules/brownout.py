@@ -96,6 +96,12 @@ def narrow_below(memory: Table, rows: Table, count: int, query: Column) -> tuple
 
 
 @compiled
+def is_limiting(memory: Table, rows: Table, count: int) -> bool:
+    """Return whether some row is wider than the ceiling."""
+    return bool(memory[WHOLE][_CEILING] < nearest_width(math.inf, rows, count))
+
+
+@compiled
 def _drains_sooner(row: int, other: int, rows: Table) -> bool:
     drain_s, other_s = rows[col.ROW_DRAIN_S][row], rows[col.ROW_DRAIN_S][other]
     return bool(drain_s < other_s or (drain_s == other_s and rows[col.ROW_WIDTH][row] < rows[col.ROW_WIDTH][other]))

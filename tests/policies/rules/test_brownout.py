@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.decision import Candidate
+from orchestrator.decision import Candidate, Reason
 from orchestrator.policies.rules.brownout import CALM_S, LONGEST_PAUSE_S, STEP_S
 from tests.policies.cases import WIDTHS, Asker, line_candidate
 
@@ -59,6 +59,13 @@ def test_an_answer_that_used_most_of_its_spare_time_costs_one_width_for_a_step()
     asker.observe(slack_used=0.6, now_s=5.0)
     assert width_at(asker, 5.0) == 75
     assert width_at(asker, 5.0 + CALM_S) == WIDEST
+
+
+def test_a_decision_says_whether_the_ceiling_has_narrowed_it() -> None:
+    asker = new_asker()
+    assert asker.query(IN_TIME, now_s=1.0).reason is Reason.LEAST_COMPLETION
+    asker.policy.observe_miss(asker.memory)
+    assert asker.query(IN_TIME, now_s=2.0).reason is Reason.BELOW_CEILING
 
 
 def test_what_was_sent_before_the_ceiling_fell_does_not_lower_it_again() -> None:
