@@ -92,8 +92,8 @@ def bench(
     \b
     Example:
       slimsched up &
-      slimsched bench --grpc 127.0.0.1:9001 --rate 500 --deadline-ms 100
-      slimsched bench --grpc 127.0.0.1:9001 --workload burst:1000
+      slimsched bench --grpc 127.0.0.1:8081 --rate 500 --deadline-ms 100
+      slimsched bench --grpc 127.0.0.1:8081 --workload burst:1000
     """
     if context.invoked_subcommand is not None:
         return
@@ -144,8 +144,8 @@ def compare_command(
     \b
     Example:
       slimsched bench compare --rate 500 --rate 2000 \\
-        --set-up default=grpc:127.0.0.1:9001:fashion \\
-        --set-up narrowest=grpc:127.0.0.1:9001:fashion,slim_width=25
+        --set-up default=grpc:127.0.0.1:8081:fashion \\
+        --set-up narrowest=grpc:127.0.0.1:8081:fashion,slim_width=25
     """
     loads = [
         check_load(Load(workload, rate, seconds, deadline_ms / 1e3, warm_up_s=warm_up_s, seed=seed)) for rate in rates
