@@ -50,15 +50,30 @@ _CAPACITY_TIMES = (200.0, 3000.0)
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=2), default=4.0, show_default=True, help="Of each run.")
 @click.option("--fleet", "fleets", multiple=True, type=click.Choice(list(FLEETS)), help="Only these.")
+@click.option("--workload", "workloads", multiple=True, help="Only these shapes of load.")
+@click.option("--deadline-ms", "deadlines_ms", type=float, multiple=True, help="Only these deadlines.")
 def main(
-    repository: Path, out: Path, sample: Path, journal: Path, rounds: int, seconds: float, fleets: tuple[str, ...]
+    repository: Path,
+    out: Path,
+    sample: Path,
+    journal: Path,
+    rounds: int,
+    seconds: float,
+    fleets: tuple[str, ...],
+    workloads: tuple[str, ...],
+    deadlines_ms: tuple[float, ...],
 ) -> None:
     """Measure; the exit status is 1 when a bar is missed."""
     done: list[Line] = []
     say = start_clock()
     with Journal(journal, lambda _, values: done.append(decode_line(values)), remedy="remove it") as kept:
         for fleet in fleets or tuple(FLEETS):
-            run_to_end(_measure_fleet(repository, fleet, load_sample(sample), rounds, seconds, done, kept, say))
+            wanted = [cell for hogs in (0, 1) for cell in cells_of(fleet, hogs)]
+            if workloads:
+                wanted = [cell for cell in wanted if cell.workload in workloads]
+            if deadlines_ms:
+                wanted = [cell for cell in wanted if cell.deadline_s * 1e3 in deadlines_ms]
+            run_to_end(_measure_fleet(repository, wanted, load_sample(sample), rounds, seconds, done, kept, say))
     setting = {"machine": describe_machine(), "rounds": rounds, "seconds of each run": f"{seconds:g}"}
     document: dict[str, Any] = {
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -73,7 +88,7 @@ def main(
 
 async def _measure_fleet(
     repository: Path,
-    fleet: str,
+    wanted: Sequence[Cell],
     sample: LabelledSample,
     rounds: int,
     seconds: float,
@@ -81,7 +96,9 @@ async def _measure_fleet(
     journal: Journal,
     say: Say,
 ) -> None:
-    wanted = [cell for hogs in (0, 1) for cell in cells_of(fleet, hogs)]
+    if not wanted:
+        return
+    fleet = wanted[0].fleet
     with tempfile.TemporaryDirectory(prefix="bench-real-") as folder:
         async with open_set_ups(repository, fleet, Path(folder)) as set_ups:
             capacity_rps = await _measure_capacity(set_ups, sample)

@@ -23,6 +23,8 @@ from tests.ports import choose_free_ports
 
 MODELS = ("echo", "fashion", "fashion_w025", "nope")
 NAMED = ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics")
+_PATIENCE_S = 5.0
+"""A client's own: what is streamed from a server that hangs has no other end."""
 UNNAMED = ("ServerReady", "ServerMetadata", "RepositoryIndex", "ModelStatistics")
 
 
@@ -94,13 +96,19 @@ async def tell_all(gateway: Gateway) -> list[str]:
 
         async def stream(request: Any) -> None:
             try:
-                told.extend(answer.error_message for answer in await raw.stream([request]))
+                async with asyncio.timeout(_PATIENCE_S):
+                    told.extend(answer.error_message for answer in await raw.stream([request]))
             except grpc.aio.AioRpcError as exc:
                 told.append(exc.details() or "")
+            except TimeoutError:
+                told.append("")
 
         async def fetch(method: str, path: str, content: object = None) -> None:
-            async with http.request(method, path, json=content) as response:
-                told.append(await response.text())
+            try:
+                async with asyncio.timeout(_PATIENCE_S), http.request(method, path, json=content) as response:
+                    told.append(await response.text())
+            except TimeoutError:
+                told.append("")
 
         inferences = [echo_request(), *(item_request(model=model) for model in ("fashion", "fashion_w025"))]
         tensor = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
