@@ -16,6 +16,7 @@ import numpy as np
 from orchestrator.decision import Hold, Reject
 from orchestrator.policies.protocol import Binding, ObservingPolicy, Policy, Situation
 from orchestrator.policies.protocol import Outcome as Answered
+from orchestrator.policies.queue_rules import slack_used
 from orchestrator.policies.tables.memory import Memory
 from orchestrator.policies.tables.occupancy import WHOLE
 from orchestrator.profile.document import EnergySource
@@ -198,12 +199,15 @@ class ReferenceWorld:
         seen_s = batch.started_s
         if batch.has_run and batch.model.instances == 1:
             seen_s = max(batch.sent_s, server.last_answer_s or batch.sent_s)
+        expected_s = per_item_s * batch.items + fixed_s
+        spans = [(self.trace.arrived_s[r], self.trace.deadline_s[r]) for r in batch.requests]
         outcome = Answered(
             server.server.name,
             batch.model.width,
             batch.items,
-            expected_s=per_item_s * batch.items + fixed_s,
+            expected_s=expected_s,
             took_s=now_s - seen_s,
+            slack_used=max(slack_used(now_s - came_s, due_s - came_s, expected_s) for came_s, due_s in spans),
             is_in_time=all(now_s <= self.trace.deadline_s[r] for r in batch.requests),
             now_s=now_s,
         )
