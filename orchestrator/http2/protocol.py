@@ -160,9 +160,12 @@ class Http2Protocol(asyncio.Protocol):
     def unread_bytes(self) -> int:
         """About how many bytes have come and were not taken.
 
-        What a socket still has that was not read to its end is unknown; it is taken for as much as it gave.
+        What a socket still has that was not read to its end is unknown; it is taken for as much as it gave. Of who was
+        never answered it is 0: a flood is no request.
         """
-        unread_bytes = 0 if self.connection is None else self.connection.unread_bytes
+        if self.connection is None or not self.connection.was_answered:
+            return 0
+        unread_bytes = self.connection.unread_bytes
         return unread_bytes if self._was_read_whole else unread_bytes + _FULL_READ_BYTES
 
     def go_on(self) -> bool:

@@ -90,6 +90,11 @@ def expires_s(deadline_s: float, fastest_s: float, slack_margin: float) -> float
     return deadline_s - fastest_s * slack_margin
 
 
+def was_possible(allowed_s: float, fastest_s: float, slack_margin: float) -> bool:
+    """Return whether an idle server would have kept a deadline; else that it is missed says nothing of load."""
+    return fastest_s * slack_margin < allowed_s
+
+
 def head_margin(drain_s: float, tail_slack_s: float, slack_margin: float) -> tuple[bool, float]:
     """Return whether a queue is overloaded, and what its heads' expected times are multiplied by.
 
@@ -122,11 +127,14 @@ def slack_used(elapsed_s: float, allowed_s: float, service_s: float) -> float:
     """Return how much of the time that it had to spare a request used from when it came to when it was answered.
 
     ``allowed_s`` is all the time that it had, ``service_s`` what its batch is expected to take alone. 0: it was
-    answered as soon as could be; 1: at its deadline. Of who has next to nothing to spare it is 0 unless he is late.
+    answered as soon as could be; 1: at its deadline; more: late. Who has next to nothing to spare has used none of it,
+    or is infinitely late; and who could not have been answered in time by an idle server says nothing of load: 0.
     """
     spare_s = allowed_s - service_s
+    if spare_s <= 0:
+        return 0.0
     if spare_s <= 0.1 * allowed_s:
-        return 0.0 if elapsed_s <= allowed_s else 1.0
+        return 0.0 if elapsed_s <= allowed_s else math.inf
     return max(0.0, elapsed_s - service_s) / spare_s
 
 

@@ -126,7 +126,7 @@ def observe(
 ) -> None:
     """Let a rule remember what became of a batch, see orchestrator.policies.protocol.Outcome."""
     if is_browning_out(rule):
-        brownout.note_answer(memory, width, took_s, slack_used, is_in_time, now_s)
+        brownout.note_answer(memory, width, took_s, slack_used, now_s)
     place = int(server * memory[WHOLE][STRIDE] + column)
     if rule[REMEMBERS] == BATCH_LIMITS:
         batch_rules.adapt_limit(rule, memory, place, items, is_in_time)

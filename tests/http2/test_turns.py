@@ -357,6 +357,9 @@ async def test_what_was_left_of_a_turn_is_known_by_its_size_until_it_is_taken() 
     assert backlog.unread_bytes == 0
     left = frame(DATA, 0, 1, b"x") * 2 * TURN_FRAMES
     protocol.data_received(raw_request(1, BLOCK, flags=4) + frame(DATA, 0, 1, b"x") * (TURN_FRAMES - 1) + left)
+    assert backlog.unread_bytes == 0, "nothing was ever answered on it, and a flood is no request"
+    assert protocol.connection is not None
+    protocol.connection.was_answered = True
     assert backlog.unread_bytes == len(left)
     while backlog.unread_bytes:
         before = backlog.unread_bytes

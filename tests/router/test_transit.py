@@ -54,6 +54,19 @@ async def test_who_waited_for_longer_than_his_deadline_is_refused_at_once() -> N
     assert took_s < 0.01
 
 
+@pytest.mark.parametrize(("deadline_ms", "is_narrowed"), [(20, False), (150, True)])
+async def test_who_asks_for_the_impossible_narrows_nobody(deadline_ms: float, is_narrowed: bool) -> None:
+    servers = {"a": FakeServer(per_item_s=0.1, fixed_s=0.05)}
+    async with routed(servers, policy="lert:brownout") as router:
+        await asyncio.sleep(1.0)
+        await router.infer(item(1), deadline_ms=5000)
+        asked = [router.infer(item(0), deadline_ms=deadline_ms) for _ in range(30)]
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert any(isinstance(outcome, CapacityError | DeadlineError) for outcome in outcomes)
+        answer = await router.infer(item(1), deadline_ms=5000)
+    assert (answer.width == 25) == is_narrowed
+
+
 async def test_the_width_reckons_with_what_has_come_and_was_not_read() -> None:
     async with routed({"a": FakeServer(per_item_s=0.05, fixed_s=0.0)}, policy="lert:slack") as router:
         await asyncio.sleep(1.0)

@@ -7,7 +7,8 @@ how long answers really took, and wide networks make all of them worse. So, as c
 al., "Brownout: building more robust cloud applications", ICSE 2014), what becomes of requests moves a ceiling:
 
 - A request that was refused because of load, or was not answered in time, puts the ceiling to the narrowest width, for
-  ``CALM_S`` after the last of them.
+  ``CALM_S`` after the last of them; not one whose deadline an idle server could not have kept, or a client who asks for
+  the impossible would narrow everybody.
 - An answer that used more than ``HALF`` of the time that it had to spare puts it one width lower; so does more than
   all servers could answer at the width, whether or not anybody has waited for it yet.
 - While neither happens, it rises by a width every ``STEP_S``, as long as servers of the next width could answer what
@@ -59,10 +60,10 @@ _MISSED: Final = 2.0
 
 
 @compiled
-def note_answer(memory: Table, width: float, took_s: float, slack_used: float, is_in_time: float, now_s: float) -> None:
+def note_answer(memory: Table, width: float, took_s: float, slack_used: float, now_s: float) -> None:
     """Note what became of a batch that ran at a width, see orchestrator.policies.protocol.Outcome."""
     whole = memory[WHOLE]
-    if is_in_time == 0:
+    if slack_used > 1:
         note_miss(memory)
     elif slack_used > HALF and width <= whole[_CEILING] and now_s - took_s >= whole[_CHANGED_S]:
         # What was sent before the ceiling fell says nothing of how it is now.

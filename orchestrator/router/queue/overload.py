@@ -55,6 +55,7 @@ from orchestrator.policies.queue_rules import (
     head_margin,
     longest_service_s,
     order_key,
+    was_possible,
 )
 from orchestrator.policies.queue_rules import comes_too_late as _comes_too_late
 from orchestrator.router.observer import RouterObserver
@@ -156,7 +157,8 @@ class Shedder:
 
     Attributes:
         settings: The settings of the router now; what waits keeps the time by which it is refused.
-        on_missed: Called for each request that is refused because of load, or not answered in time.
+        on_missed: Called for each request that is refused because of load, or not answered in time, though an idle
+            server could have.
     """
 
     def __init__(
@@ -202,7 +204,7 @@ class Shedder:
         if displaced is None:
             backlog = self._queues.backlog
             self._observer.on_shed(Shed.FULL, request.items)
-            self.on_missed()
+            self._note_miss(request)
             raise CapacityError(
                 f"the queue is full: {backlog.items} items wait (queue_limit = {self.settings.queue_limit}), "
                 f"{backlog.size_bytes / _MIB:.1f} MiB (overload.queue_limit_mib = {limit_mib:g}); retry later",
@@ -227,9 +229,15 @@ class Shedder:
     def shed(self, request: PendingRequest, reason: Shed, text: str) -> None:
         """Take a request out of the queue and say to its caller when to come again, unless it has been sent as well."""
         error = CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._queues))
-        self.on_missed()
+        self._note_miss(request)
         if request.give_up(error):
             self._observer.on_shed(reason, request.items)
+
+    def _note_miss(self, request: PendingRequest) -> None:
+        allowed_s = request.deadline_s - request.arrived_s
+        fastest_s = self._queues.fastest_s(request.queue)
+        if not request.has_own_deadline or was_possible(allowed_s, fastest_s, self.settings.slack_margin):
+            self.on_missed()
 
     def refuse_in_outage(self, key: BatchKey, head: PendingRequest) -> bool:
         """Refuse the head of a queue at once that nobody is expected to answer in time; return whether it was."""
@@ -262,8 +270,8 @@ class Shedder:
         if request.has_own_deadline and request.is_queued and not request.under_way:
             self._expire(request)
         elif now_s >= end_s - _SAME_TIME_S:
+            self._note_miss(request)
             request.withdraw()
-            self.on_missed()
             request.fail(DeadlineError(self._describe_end(request)))
         elif request.is_queued and request.under_way:  # it waits for a second attempt, and may be answered by the first
             self._deadlines.watch(request, min(now_s + _LOOK_AGAIN_S, end_s))

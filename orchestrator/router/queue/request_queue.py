@@ -24,7 +24,7 @@ from orchestrator.policies.queue_rules import (
     sample_step,
     tail_index,
 )
-from orchestrator.router.queue.request import NO_ITEMS, BatchKey, PendingRequest
+from orchestrator.router.queue.request import NO_ITEMS, BatchKey, PendingRequest, WaitingPlace
 from orchestrator.snapshot import Family, QueueState, ServerName, Width
 
 
@@ -234,6 +234,12 @@ class RequestQueues:
     def note_estimate(self, queue: RequestQueue, estimate: QueueEstimate) -> None:
         """Remember what a decision showed of a queue."""
         queue.estimate = self._estimates[queue.key.family, queue.key.widths] = estimate
+
+    def fastest_s(self, queue: WaitingPlace | None) -> float:
+        """Return the least expected time of one item in a queue; of what waits in none, the least of any queue."""
+        if isinstance(queue, RequestQueue):
+            return queue.estimate.fastest_s
+        return min((estimate.fastest_s for estimate in self._estimates.values()), default=0.0)
 
     def drain_s(self) -> float | None:
         """Return how long all that waits is expected to take, by the last decision about each queue; None: unknown."""

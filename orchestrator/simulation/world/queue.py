@@ -7,7 +7,7 @@ looks the same.
 
 from __future__ import annotations
 
-from orchestrator.policies.queue_rules import is_mostly_gone
+from orchestrator.policies.queue_rules import is_mostly_gone, was_possible
 from orchestrator.policies.rule import observe_miss
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
@@ -16,6 +16,7 @@ from orchestrator.simulation.world.heaps import merge_queues, pop_request, push_
 from orchestrator.simulation.world.layout import World
 
 _is_mostly_gone = compiled(is_mostly_gone)
+_was_possible = compiled(was_possible)
 
 
 @compiled
@@ -37,7 +38,9 @@ def give_up(world: World, request: int, status: float) -> None:
     world.requests[sim.STATUS][request] = status
     world.requests[sim.ANSWERED_S][request] = world.state[sim.NOW_S]
     world.state[sim.LOST_COUNT] += 1
-    if status != sim.FAILED:  # that is because of load
+    allowed_s = world.requests[sim.DEADLINE_S][request] - world.requests[sim.ARRIVED_S][request]
+    is_own, margin = world.state[sim.SHEDS_LATE] != 0, world.state[sim.SLACK_MARGIN]
+    if status != sim.FAILED and (not is_own or _was_possible(allowed_s, world.state[sim.FASTEST_S], margin)):
         observe_miss(world.rule, world.memory)
 
 

@@ -47,7 +47,7 @@ def test_a_request_that_was_missed_is_followed_by_a_second_of_the_narrowest(how:
         if how == "refused":
             asker.policy.observe_miss(asker.memory)
         else:
-            asker.observe(is_in_time=False, now_s=at_s)
+            asker.observe(slack_used=1.1, now_s=at_s)
         assert width_at(asker, at_s) == NARROWEST
     seen = widths_until(asker, 10.7, 10.7 + CALM_S + 3 * STEP_S)
     assert {width for at_s, width in seen if at_s < 10.7 + CALM_S} == {NARROWEST}
