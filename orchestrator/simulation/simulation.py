@@ -262,6 +262,7 @@ def _write_truth(world: World, index: int, server: SimulatedServer, widths: Sequ
         cell = index * world.fleet.columns + widths.index(model.width)
         world.service_s[cell, : model.max_batch_size] = model.service_s
         world.energy_j[cell, : model.max_batch_size] = math.nan if model.energy_j is None else model.energy_j
+        models[sim.MARGIN_MEAN][cell] = math.nan
         models[sim.SIGMA][cell], models[sim.DELAY_S][cell] = model.sigma, model.delay_s
         fit = model.start
         models[sim.FIT_WEIGHT][cell] = fit.weight
@@ -298,5 +299,6 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:
     state[sim.BINDS_EARLY] = policy.binding is Binding.EARLY
     own = policy.slack_margin if isinstance(policy, RulePolicy | LearnedPolicy) else None
     state[sim.SLACK_MARGIN] = objectives.slack_margin if own is None else own
+    state[sim.JUDGES] = own is None
     state[sim.MIN_ACCURACY] = objectives.min_accuracy
     return state

@@ -14,7 +14,6 @@ from orchestrator.decision import Candidate, Decision, Dispatch, Hold
 from orchestrator.policies.circuit_breaker import Fault, find_fault, is_bounded
 from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.protocol import Binding, Policy, RowPolicy, Situation
-from orchestrator.policies.queue_rules import least_times
 from orchestrator.snapshot import ModelName, ServerName
 
 
@@ -24,10 +23,8 @@ class CandidateSet:
     Servers to avoid are used only where there are no others.
 
     Attributes:
-        fastest_s: the least expected time of one item alone on an idle server that is reachable; 0 when there is none.
-        drain_s: the least expected time until all that waits is answered at one width; likewise.
-        soonest_s: the least expected time until a reachable server has answered the head, waiting included; likewise.
-        most_rps: items a second that the reachable servers answer at their quickest widths; infinite while few wait.
+        least: what all that are reachable show of the queue.
+        drain_s: the least expected time until all that waits is answered at one width; 0 when there is no candidate.
     """
 
     def __init__(self, tables: FleetTables, situation: Situation, avoided: Collection[ServerName] = ()) -> None:
@@ -38,9 +35,8 @@ class CandidateSet:
         self._values: tuple[Candidate, ...] | None = None
         self._reachable: tuple[Candidate, ...] | None = None
         self._is_touched = False  # by a policy, which may have written what it believes into the rows
-        self.fastest_s, self.drain_s, self.soonest_s, self.most_rps = least_times(
-            tables.rows, self._count, situation.queue.items
-        )
+        self.least = tables.least_times(self._count)
+        self.drain_s = self.least.drain_s
 
     def __bool__(self) -> bool:
         return self._count > 0

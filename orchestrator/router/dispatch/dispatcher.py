@@ -307,7 +307,12 @@ class Dispatcher:
             for request in requests:
                 request.policy = decided.policy
         record = (decided and decided.record) or requests[0].record
-        self.sender.send(Batch(self._new_id(), server, model, queue.key, requests, sent, energy, record))
+        batch = Batch(self._new_id(), server, model, queue.key, requests, sent, energy, record)
+        if decided is not None and isinstance(decided.decision, Dispatch):
+            believed = decided.decision.candidate
+            if believed.margin is not None:
+                batch.expected_s, batch.margin = believed.with_items(sent.items).completion_s, believed.margin
+        self.sender.send(batch)
         return True
 
     def _note_miss(self) -> None:
@@ -322,6 +327,9 @@ class Dispatcher:
         siblings = batch.server.models_of(batch.key.family) if observing else ()
         per_item_s, fixed_s = self._fleet.latency.line(batch.server.name, batch.model, siblings)
         took_s = self._fleet.finish(batch.server, batch.sent, now_s=now_s)
+        if batch.expected_s > 0:
+            ratio = (now_s - batch.sent.sent_s) / batch.expected_s
+            self._fleet.judge(batch.server, batch.model.name, ratio, batch.margin)
         tables = self._tables.of(batch.key.family)
         if not observing or batch.server.name not in tables.names or batch.model.width not in tables.widths:
             return  # nobody wants to know, or it is of a server that has left

@@ -184,7 +184,11 @@ def apply(world: World, row: int, items: float, until_s: float) -> bool:
         _serve_bound(world, server)
     else:
         first, taken = queue.take_batch(world, items)
-        servers.send(world, server, column, first, taken)
+        expected_s, margin = 0.0, rows[col.ROW_MARGIN][row]
+        if state[sim.JUDGES] != 0 and not math.isnan(margin):
+            per_item_s, fixed_s = rows[col.ROW_PER_ITEM_S][row], rows[col.ROW_FIXED_S][row]
+            expected_s = rows[col.ROW_WAIT_S][row] + per_item_s * taken + fixed_s
+        servers.send(world, server, column, first, taken, expected_s, margin)
     return True
 
 
@@ -223,7 +227,7 @@ def _serve_bound(world: World, server: int) -> None:
         if chosen < 0:
             return
         first, taken = queue.take_bound_batch(world, server * fleet.columns + chosen)
-        servers.send(world, server, chosen, first, taken)
+        servers.send(world, server, chosen, first, taken, 0.0, 1.0)
 
 
 @compiled

@@ -19,6 +19,7 @@ from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.occupancy import WHOLE
 from orchestrator.profile.fit import fitted_line, observed_sums
+from orchestrator.profile.margin import Margin, first_margin, margin_ratio, observed_margin
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.heaps import push_event
 from orchestrator.simulation.world.layout import World
@@ -28,11 +29,17 @@ from orchestrator.simulation.world.shedding import enqueue
 _fitted_line = compiled(fitted_line)
 _observed_sums = compiled(observed_sums)
 _slack_used = compiled(slack_used)
+_first_margin = compiled(first_margin)
+_observed_margin = compiled(observed_margin)
+_margin_ratio = compiled(margin_ratio)
 
 
 @compiled
-def send(world: World, server: int, column: int, first: int, items: float) -> None:
-    """Send a batch: requests linked by NEXT from ``first`` on, ``items`` together."""
+def send(world: World, server: int, column: int, first: int, items: float, expected_s: float, margin: float) -> None:
+    """Send a batch: requests linked by NEXT from ``first`` on, ``items`` together.
+
+    It is expected to be answered in ``expected_s``, and may take ``margin`` times that; 0 when nobody says.
+    """
     fleet, state = world.fleet, world.state
     batches, held = fleet.batches, world.held
     if fleet.servers[col.BATCH_COUNT][server] >= fleet.depth:  # full of batches that are done and not reported yet
@@ -48,6 +55,8 @@ def send(world: World, server: int, column: int, first: int, items: float) -> No
     held[sim.DONE_S][slot] = math.nan
     held[sim.HAS_RUN][slot] = 0
     held[sim.FIRST][slot] = first
+    held[sim.EXPECTED_S][slot] = expected_s
+    held[sim.ALLOWED_RATIO][slot] = margin
     fleet.servers[col.BATCH_COUNT][server] += 1
     fleet.servers[col.HELD_ITEMS][server] += items
     request = first
@@ -176,6 +185,8 @@ def answer_batch(world: World, server: int, slot: int) -> None:
     )
     if state[sim.LEARNS] != 0:
         observe(world, model, items, took_s)
+        if held[sim.EXPECTED_S][slot] > 0:
+            _judge(world, model, (now_s - fleet.batches[col.SENT_S][slot]) / held[sim.EXPECTED_S][slot], slot)
     held[sim.DONE_S][slot] = now_s
     if state[sim.REPORTED] == 0:
         fleet.servers[col.LAST_ANSWER_S][server] = now_s
@@ -221,6 +232,21 @@ def observe(world: World, model: int, items: float, took_s: float) -> None:
     fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model] = sums[0], sums[1], sums[2]
     fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model] = sums[3], sums[4]
     models[col.PER_ITEM_S][model], models[col.FIXED_S][model] = _fitted_line(*sums)
+
+
+@compiled
+def _judge(world: World, model: int, ratio: float, slot: int) -> None:
+    """Note how much longer than expected an answer took, as orchestrator.profile.fit.LatencyTable.judge does."""
+    truth, models, now_s = world.models, world.fleet.models, world.state[sim.NOW_S]
+    if math.isnan(truth[sim.MARGIN_MEAN][model]):
+        known = _first_margin(world.state[sim.SLACK_MARGIN], now_s)
+    else:
+        mean, deviation = truth[sim.MARGIN_MEAN][model], truth[sim.MARGIN_DEVIATION][model]
+        known = Margin(mean, deviation, truth[sim.MARGIN_DEVIATIONS][model], models[col.MARGIN_SEEN_S][model])
+    margin = _observed_margin(known, ratio, world.held[sim.ALLOWED_RATIO][slot], now_s)
+    truth[sim.MARGIN_MEAN][model], truth[sim.MARGIN_DEVIATION][model] = margin.mean, margin.deviation
+    truth[sim.MARGIN_DEVIATIONS][model] = margin.deviations
+    models[col.MARGIN][model], models[col.MARGIN_SEEN_S][model] = _margin_ratio(margin), now_s
 
 
 @compiled
