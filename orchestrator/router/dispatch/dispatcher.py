@@ -189,9 +189,14 @@ class Dispatcher:
             late = take_late(
                 queue, head, candidate_set, lambda name: not servers[name].held() or self._fleet.is_tried(name)
             )
-            for request in late:
-                given = describe_deadline(request)
-                self._shedder.shed(request, Shed.LATE, f"its deadline of {given} can't be kept at any width it allows")
+            for request, takes_s in late:
+                left_s = request.deadline_s - candidate_set.situation.now_s
+                self._shedder.shed(
+                    request,
+                    Shed.LATE,
+                    f"its deadline of {describe_deadline(request)} can't be kept at any width it allows: "
+                    f"{max(0.0, left_s) * 1e3:.0f} ms are left, and an answer may take {takes_s * 1e3:.0f} ms",
+                )
             if late:
                 return True
         return self._decide(queue, head, candidate_set)

@@ -97,11 +97,11 @@ def estimate(candidate_set: CandidateSet) -> QueueEstimate:
 
 def take_late(
     queue: RequestQueue, first: PendingRequest, candidate_set: CandidateSet, is_idle: Callable[[ServerName], bool]
-) -> Sequence[PendingRequest]:
+) -> Sequence[tuple[PendingRequest, float]]:
     """Remove and return the heads of a queue, ``first`` and those behind it, that are to be shed as late.
 
-    ``is_idle`` returns whether a server has nothing to do, as far as is known. Suspect ones count too, see
-    ``estimate``.
+    With each comes how long the quickest answer may take, in seconds. ``is_idle`` returns whether a server has nothing
+    to do, as far as is known. Suspect ones count too, see ``estimate``.
     """
     if not first.has_own_deadline or first.under_way:
         return ()
@@ -128,11 +128,11 @@ def take_late(
             least_s = min(least_s, (c.wait_s + c.per_item_s * items + c.fixed_s) * margin)
         return least_s
 
-    late: list[PendingRequest] = []
+    late: list[tuple[PendingRequest, float]] = []
     while (head := queue.head()) is not None:
-        if not head.has_own_deadline or head.under_way or now_s + needs_s(head) <= head.deadline_s:
+        if not head.has_own_deadline or head.under_way or now_s + (takes_s := needs_s(head)) <= head.deadline_s:
             break
-        late += queue.take(head.items)  # the head alone
+        late += [(request, takes_s) for request in queue.take(head.items)]  # the head alone
     return late
 
 
