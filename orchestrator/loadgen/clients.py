@@ -43,11 +43,13 @@ class Reply(NamedTuple):
         scores: Of the classes, float32.
         width: In percent; 0 where it is not said.
         server: Empty where it is not said.
+        decision: The id of a router's decision; empty likewise.
     """
 
     scores: NDArray[Any]
     width: int
     server: str
+    decision: str
 
 
 class Asked(NamedTuple):
@@ -115,8 +117,9 @@ class GrpcClient(Client):
         scores = decode_outputs(answer, self._asked.model, [self._asked.output_name])[self._asked.output_name]
         parameters = pb.ModelInferResponse.FromString(answer).parameters
         if "slim_width" not in parameters:
-            return Reply(scores, 0, "")
-        return Reply(scores, parameters["slim_width"].int64_param, parameters["slim_server"].string_param)
+            return Reply(scores, 0, "", "")
+        server, decision = (parameters[name].string_param for name in ("slim_server", "slim_decision_id"))
+        return Reply(scores, parameters["slim_width"].int64_param, server, decision)
 
     async def close(self) -> None:
         """Close the channels, whatever is under way."""
@@ -166,7 +169,8 @@ class HttpClient(Client):
         said = json.loads(body[:json_bytes])
         scores = np.frombuffer(body, np.float32, offset=json_bytes)
         parameters = said.get("parameters", {})
-        return Reply(scores, int(parameters.get("slim_width", 0)), str(parameters.get("slim_server", "")))
+        server, decision = (str(parameters.get(name, "")) for name in ("slim_server", "slim_decision_id"))
+        return Reply(scores, int(parameters.get("slim_width", 0)), server, decision)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -192,7 +196,7 @@ class RouterClient(Client):
 
     def read(self, answer: Answer) -> Reply:
         """Return what a router's answer says."""
-        return Reply(answer.output, int(answer.width), str(answer.server))
+        return Reply(answer.output, int(answer.width), str(answer.server), answer.decision_id)
 
     async def close(self) -> None:
         """Close the router, after it has answered."""
