@@ -9,13 +9,15 @@ al., "Brownout: building more robust cloud applications", ICSE 2014), what becom
 - A request that was refused because of load, or was not answered in time, puts the ceiling to the narrowest width, for
   ``CALM_S`` after the last of them; not one whose deadline an idle server could not have kept, or a client who asks for
   the impossible would narrow everybody.
-- An answer that used more than ``HALF`` of the time that it had to spare puts it one width lower; so does more than
-  all servers could answer at the width, whether or not anybody has waited for it yet.
-- While neither happens, it rises by a width every ``STEP_S``, as long as servers of the next width could answer what
-  arrives in ``LOAD`` of their time. A width at which it had to fall is left out for a pause, which doubles, up to
-  ``LONGEST_PAUSE_S``, when it has to fall there again soon after.
+- An answer that used more than ``USED`` of the time that it had to spare puts it one width lower; so does more than
+  all servers could answer at the next narrower width, whether or not anybody has waited for it yet.
+- While neither happens, it rises by a width every ``STEP_S``, as long as servers could answer what arrives at the width
+  that it leaves in ``LOAD`` of their time. So the ceiling is one width above what the load alone would allow, and some
+  requests get the one and some the other; families of few widths far apart would waste much otherwise. A width at which
+  it had to fall is left out for a pause, which doubles, up to ``LONGEST_PAUSE_S``, when it has to fall there again soon
+  after.
 
-Below the ceiling the width is the widest at which the head is in time and the queue drains in a ``reserve``-th of its
+Below the ceiling the width is the widest at which the head is in time and the queue drains in a ``RESERVE``-th of its
 time (policies.rules.width_rules). Where a request allows no width below it, the narrowest that it allows is taken.
 """
 
@@ -35,15 +37,16 @@ CALM_S: Final = 1.0
 """From the last request that was missed to when the ceiling rises."""
 STEP_S: Final = 0.25
 """From one rise to the next, and from a step down to a rise."""
-HALF: Final = 0.4
-"""Part of the time that an answer had to spare above which it says that there is too much to do."""
+USED: Final = 0.8
+"""Part of the time that an answer had to spare above which it says that there is too much to do; well above what
+RESERVE lets a queue take."""
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 16.0
-RESERVE: Final = 2.0
+RESERVE: Final = 3.0
 """The queue must drain in a RESERVE-th of its time: the rest is for what comes meanwhile, and for stalls."""
 
 LOAD: Final = 0.8
-"""Part of the servers' time that what arrives may take at a width for the ceiling to rise to it."""
+"""Part of the servers' time that what arrives may take at a width for the ceiling to rise beyond it."""
 _WINDOW_S: Final = 0.25  # over which arrivals are counted
 
 _CEILING: Final = FREE_SLOT  # of row WHOLE: the widest width that is allowed, in percent; 0 before the first decision
@@ -65,7 +68,7 @@ def note_answer(memory: Table, width: float, took_s: float, slack_used: float, n
     whole = memory[WHOLE]
     if slack_used > 1:
         note_miss(memory)
-    elif slack_used > HALF and width <= whole[_CEILING] and now_s - took_s >= whole[_CHANGED_S]:
+    elif slack_used > USED and width <= whole[_CEILING] and now_s - took_s >= whole[_CHANGED_S]:
         # What was sent before the ceiling fell says nothing of how it is now.
         whole[_PRESSURE] = max(whole[_PRESSURE], _HIGH)
 
@@ -124,13 +127,13 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
         if lower < whole[_CEILING]:
             whole[_CEILING], whole[_CHANGED_S] = lower, now_s
         whole[_RISES_S] = now_s + (CALM_S if pressure == _MISSED else STEP_S)
-    elif current > narrowest and _capacity_rps(current, rows, count) < whole[RATE_RPS]:
+    elif current > narrowest and _capacity_rps(_next_lower(current, rows, count), rows, count) < whole[RATE_RPS]:
         whole[_CEILING], whole[_CHANGED_S] = _next_lower(current, rows, count), now_s
         whole[_RISES_S] = now_s + STEP_S
     elif whole[_CEILING] < widest and now_s >= whole[_RISES_S]:
         higher = next_width(current, rows, count)
         is_left_out = higher >= whole[_FAILED] and now_s < whole[_RETRY_S]
-        if not is_left_out and LOAD * _capacity_rps(higher, rows, count) >= whole[RATE_RPS]:
+        if not is_left_out and LOAD * _capacity_rps(current, rows, count) >= whole[RATE_RPS]:
             whole[_CEILING] = math.inf if higher == widest else higher
             whole[_CHANGED_S], whole[_RISES_S] = now_s, now_s + STEP_S
     return max(narrowest, whole[_CEILING])

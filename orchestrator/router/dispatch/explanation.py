@@ -54,7 +54,7 @@ def _why_not_wider(chosen: Record, candidates: Sequence[Record], record: Record)
     if drain_s * max(RESERVE, record["slack_margin"]) > tail_slack_s:
         return (
             f"At {width} % all servers together would have taken {_ms(drain_s)} for what waited, of which nine of ten "
-            f"were due in {_ms(tail_slack_s)}; half of that is kept for what comes meanwhile."
+            f"were due in {_ms(tail_slack_s)}; a third of that is what may be used."
         )
     if record["reason"] == Reason.BELOW_CEILING:
         return (

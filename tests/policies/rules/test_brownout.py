@@ -35,7 +35,7 @@ def new_asker() -> Asker:
 
 def test_while_nothing_is_missed_the_widest_in_time_runs() -> None:
     asker = new_asker()
-    asker.observe(slack_used=0.4)
+    asker.observe(slack_used=0.7)
     assert {width for _, width in widths_until(asker, 0.0, 3.0)} == {WIDEST}
     assert width_at(asker, 3.0, slack_s=0.006) == 50  # 5 ms
 
@@ -56,7 +56,7 @@ def test_a_request_that_was_missed_is_followed_by_a_second_of_the_narrowest(how:
 
 def test_an_answer_that_used_most_of_its_spare_time_costs_one_width_for_a_step() -> None:
     asker = new_asker()
-    asker.observe(slack_used=0.6, now_s=5.0)
+    asker.observe(slack_used=0.9, now_s=5.0)
     assert width_at(asker, 5.0) == 75
     assert width_at(asker, 5.0 + CALM_S) == WIDEST
 
@@ -70,7 +70,7 @@ def test_a_decision_says_whether_the_ceiling_has_narrowed_it() -> None:
 
 def test_what_was_sent_before_the_ceiling_fell_does_not_lower_it_again() -> None:
     asker = new_asker()
-    asker.observe(slack_used=0.6, now_s=5.0)
+    asker.observe(slack_used=0.9, now_s=5.0)
     assert width_at(asker, 5.0) == 75
     asker.observe(slack_used=0.9, took_s=0.05, now_s=5.01)  # at the widest, and sent before
     assert width_at(asker, 5.01) == 75
@@ -105,8 +105,8 @@ def test_a_miss_at_the_narrowest_is_not_put_down_to_a_wider_one() -> None:
     assert width_at(asker, 2.6 + CALM_S + 2 * STEP_S) > 50
 
 
-@pytest.mark.parametrize(("rate_rps", "width"), [(50, 100), (110, 75), (150, 50), (300, 25)])
-def test_the_ceiling_stays_where_servers_can_answer_what_arrives(rate_rps: int, width: int) -> None:
+@pytest.mark.parametrize(("rate_rps", "width"), [(50, 100), (110, 75), (150, 75), (300, 50)])
+def test_the_ceiling_stays_a_width_above_where_servers_can_answer_what_arrives(rate_rps: int, width: int) -> None:
     # In full batches the server answers 100 a second at the widest, 133 at 75 %, 200 at 50 % and 400 at 25 %.
     asker = new_asker()
     asker.policy.observe_miss(asker.memory)
@@ -115,9 +115,9 @@ def test_the_ceiling_stays_where_servers_can_answer_what_arrives(rate_rps: int, 
     if width == WIDEST:
         return
     # What then comes more often than it can answer lowers the ceiling before anybody has waited for it.
-    burst = [width_at(asker, 11.0 + number / 390) for number in range(5 * 390)]
+    burst = [width_at(asker, 11.0 + number / 450) for number in range(5 * 450)]
     assert burst[0] == width
-    assert set(burst[-390:]) == {NARROWEST}
+    assert set(burst[-450:]) == {NARROWEST}
 
 
 def test_who_allows_no_narrow_width_gets_the_narrowest_that_he_allows() -> None:
@@ -152,7 +152,7 @@ def test_within_a_second_of_a_miss_nothing_wider_than_the_narrowest_runs(story: 
             asker.policy.observe_miss(asker.memory)
             missed_s = now_s
         else:
-            asker.observe(slack_used=0.8 if what == "used" else 0.1, now_s=now_s)
+            asker.observe(slack_used=0.9 if what == "used" else 0.1, now_s=now_s)
         chosen = width_at(asker, now_s)
         assert chosen == NARROWEST or now_s - missed_s >= CALM_S
     # Whatever was: who is left alone for long enough runs at the widest.
