@@ -18,7 +18,7 @@ al., "Brownout: building more robust cloud applications", ICSE 2014), what becom
   after.
 
 Below the ceiling the width is the widest at which the head is in time and the queue drains in a ``RESERVE``-th of its
-time (policies.rules.width_rules). Where a request allows no width below it, the narrowest that it allows is taken.
+time, and within LONGEST_DRAIN_S (policies.rules.width_rules). Where a request allows no width below it, the narrowest that it allows is taken.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 16.0
 RESERVE: Final = 3.0
 """The queue must drain in a RESERVE-th of its time: the rest is for what comes meanwhile, and for stalls."""
+LONGEST_DRAIN_S: Final = 1.0
+"""However much time it has, or deadlines of half a minute would let it grow until it is full; in the long run the width
+is what the load leaves time for, and a longer queue only makes answers late."""
 
 LOAD: Final = 0.8
 """Part of the servers' time that what arrives may take at a width for the ceiling to rise beyond it."""
@@ -90,7 +93,8 @@ def narrow_below(memory: Table, rows: Table, count: int, query: Column) -> tuple
         width = rows[col.ROW_WIDTH][row]
         if width > ceiling:
             continue
-        if width > widest and is_timely(row, reserve, rows, query):
+        drains_soon = rows[col.ROW_DRAIN_S][row] <= LONGEST_DRAIN_S
+        if width > widest and drains_soon and is_timely(row, reserve, rows, query):
             widest = width
         if soonest < 0 or _drains_sooner(row, soonest, rows):
             soonest = row
