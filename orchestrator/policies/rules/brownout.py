@@ -18,7 +18,8 @@ al., "Brownout: building more robust cloud applications", ICSE 2014), what becom
   after.
 
 Below the ceiling the width is the widest at which the head is in time and the queue drains in a ``RESERVE``-th of its
-time, and within LONGEST_DRAIN_S (policies.rules.width_rules). Where a request allows no width below it, the narrowest that it allows is taken.
+time, and within ``LONGEST_DRAIN_S`` (policies.rules.width_rules). Where a request allows no width below it, the
+narrowest that it allows is taken.
 """
 
 from __future__ import annotations
