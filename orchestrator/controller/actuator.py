@@ -24,7 +24,7 @@ from orchestrator.controller.ports import Clocks, ModelControl, Telemetry
 from orchestrator.errors import SlimError, TransientError
 from orchestrator.planner.actions import Action, ActionKind, Outcome
 from orchestrator.planner.host import Limits, LoadedModel, ModelStatus
-from orchestrator.planner.plan_builder import still_fits
+from orchestrator.planner.scaling.plan_builder import still_fits
 from orchestrator.snapshot import ModelName
 
 log = logging.getLogger(__name__)

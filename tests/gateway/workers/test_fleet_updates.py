@@ -11,8 +11,8 @@ from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, 
 from orchestrator.config.names import ServerChanges
 from orchestrator.errors import ConfigError, ModelNotFoundError
 from orchestrator.gateway import FollowedFleet, Gateway, follow_fleet
-from orchestrator.gateway.fleet_statistics import FleetStatistics
-from orchestrator.gateway.model_index import ModelIndex
+from orchestrator.gateway.dataplane.fleet_statistics import FleetStatistics
+from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.gateway.protocol.wire import Address
 from orchestrator.router import Router
