@@ -29,7 +29,6 @@ from orchestrator.gateway.protocol.family import (
 from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
 from orchestrator.gateway.protocol.wire import (
     COPY_STEP_BYTES,
-    Buffer,
     MalformedMessageError,
     build_request,
     check_inference,
@@ -39,6 +38,7 @@ from orchestrator.gateway.protocol.wire import (
     split_request,
 )
 from orchestrator.gateway.statuses import outcome_of
+from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.http2.loop_lag import LoopLag
 from orchestrator.router import Answer, CallbackSink, Router, Transit

@@ -38,7 +38,8 @@ from orchestrator.gateway.ports import Server
 from orchestrator.gateway.protocol.family import check_version
 from orchestrator.gateway.protocol.messages import Message, pb, serialise
 from orchestrator.gateway.protocol.tensors import require_scores
-from orchestrator.gateway.protocol.wire import Address, Buffer, read_address
+from orchestrator.gateway.protocol.wire import Address, read_address
+from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import RetryBudget
 from orchestrator.snapshot import ServerName

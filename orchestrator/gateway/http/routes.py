@@ -38,7 +38,7 @@ from orchestrator.gateway.http.codec import (
 from orchestrator.gateway.http.errors import NoSuchRouteError, WrongMethodError, cut, error_response, refusal
 from orchestrator.gateway.http.json_text import dump_json, load_json
 from orchestrator.gateway.protocol.messages import Message, to_json_value
-from orchestrator.gateway.protocol.wire import Buffer
+from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.wire import Metadata
 
 log = logging.getLogger(__name__)

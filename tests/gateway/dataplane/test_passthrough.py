@@ -16,7 +16,7 @@ from orchestrator.gateway.dataplane.passthrough import Passthrough
 from orchestrator.gateway.limits.call_budget import CallBudget
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.protocol.messages import pb
-from orchestrator.gateway.protocol.wire import Buffer
+from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
