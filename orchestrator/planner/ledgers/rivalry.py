@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.config import ControllerSettings
 from orchestrator.planner.actions import Outcome
-from orchestrator.planner.host import HostSnapshot, ModelSnapshot, ModelStatus
+from orchestrator.planner.host import HostSnapshot
 from orchestrator.snapshot import ModelName
 
 RIVAL_AFTER = 2
@@ -69,7 +69,7 @@ class Rivalry:
 
     def follow(self, snapshot: HostSnapshot, settings: ControllerSettings, *, now_s: float) -> Rivalry:
         """Return the rivalry as of a snapshot."""
-        seen = {model.name: model.loaded.instances for model in snapshot.models if _stands_still(model, snapshot)}
+        seen = {model.name: model.loaded.instances for model in snapshot.models if not snapshot.is_moving(model)}
         if self._is_restarted(snapshot, seen):
             fresh = {name: Standing(instances) for name, instances in seen.items()}
             return replace(self, standings=fresh, server_id=snapshot.server_id)
@@ -126,8 +126,3 @@ def remembered_s(settings: ControllerSettings) -> float:
 
 def _longest_quiet_s(settings: ControllerSettings) -> float:
     return max(settings.rival_quiet_s, settings.quarantine_max_s)
-
-
-def _stands_still(model: ModelSnapshot, snapshot: HostSnapshot) -> bool:
-    is_changing = model.loaded.status in (ModelStatus.LOADING, ModelStatus.UNLOADING)
-    return not is_changing and model.name not in snapshot.busy_models

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from orchestrator.planner.host import HostSnapshot, ModelStatus
+from orchestrator.planner.host import HostSnapshot
 
 SETTLED_S = 10.0
 """How long nothing may have changed before a count is believed; eight stubs of an old version take as long to end."""
@@ -58,8 +58,8 @@ class ThreadLedger:
 def _load_of(snapshot: HostSnapshot) -> Load | None:
     """Return the load of a host on which nothing moves and nothing is dead; None of another one."""
     ready = [seen for seen in snapshot.models if seen.is_ready]
-    is_moving = any(seen.loaded.status in (ModelStatus.LOADING, ModelStatus.UNLOADING) for seen in snapshot.models)
+    is_moving = any(map(snapshot.is_moving, snapshot.models)) or snapshot.busy_models
     is_short = any(seen.live_instances not in (None, seen.loaded.instances) for seen in ready)
-    if is_moving or is_short or snapshot.busy_models:
+    if is_moving or is_short:
         return None
     return len(ready), sum(seen.loaded.instances for seen in ready)

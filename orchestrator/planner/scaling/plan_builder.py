@@ -18,7 +18,7 @@ from orchestrator.planner.actions import (
     Refusal,
     RefusalReason,
 )
-from orchestrator.planner.host import HostSnapshot, Limits, ModelSnapshot, ModelStatus
+from orchestrator.planner.host import HostSnapshot, Limits, ModelSnapshot
 from orchestrator.planner.ledgers.memory_ledger import SizeEstimates
 from orchestrator.planner.state import ModelMemory, SchedulerState
 from orchestrator.snapshot import ModelName
@@ -56,7 +56,7 @@ class PlanBuilder:
         self._reserved_bytes = sum(
             self.sizes.load_bytes(seen, max(1, seen.loaded.instances))
             for seen in snapshot.models
-            if self._is_moving(seen)
+            if snapshot.is_moving(seen)
         )
 
     def finish(self) -> Plan:
@@ -74,7 +74,7 @@ class PlanBuilder:
 
     def may_touch(self, seen: ModelSnapshot) -> bool:
         """Return whether a model may be acted on: nothing is under way with it, nor planned for it."""
-        return not self._is_moving(seen) and all(action.model != seen.name for action in self._actions)
+        return not self.snapshot.is_moving(seen) and all(action.model != seen.name for action in self._actions)
 
     def is_settled(self, seen: ModelSnapshot) -> bool:
         """Return whether a model serves and its last change is long enough ago to be judged by."""
@@ -168,7 +168,3 @@ class PlanBuilder:
     def notify(self, kind: NoticeKind, model: ModelName | None, numbers: Numbers = (), detail: str = "") -> None:
         """Note what an operator should know."""
         self._notices.append(Notice(kind, model, numbers, detail))
-
-    def _is_moving(self, seen: ModelSnapshot) -> bool:
-        is_changing = seen.loaded.status in (ModelStatus.LOADING, ModelStatus.UNLOADING)
-        return is_changing or seen.name in self.snapshot.busy_models
