@@ -16,7 +16,7 @@ from dataclasses import replace
 from orchestrator.controller.actuator import Actuator
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.observer import Observation, Observer, one_line
-from orchestrator.controller.ports import REAL_CLOCKS, Clocks, ModelControl, Telemetry
+from orchestrator.controller.ports import REAL_CLOCKS, Clocks, ModelControl
 from orchestrator.controller.report import StepLog, StepReport
 from orchestrator.errors import ModelNotFoundError
 from orchestrator.planner.actions import Action, Outcome, Plan
@@ -24,6 +24,7 @@ from orchestrator.planner.host import Limits
 from orchestrator.planner.plan import plan
 from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family, ModelName, ServerName
+from orchestrator.telemetry.reading import Telemetry
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from orchestrator.profiling.sampling import Sampling, Visit, Window
 from orchestrator.router.queue.request import Array, blank_batch
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.snapshot import ServedModel
-from orchestrator.telemetry import HostReading, Reading
+from orchestrator.telemetry import Reading, Telemetry
 
 INTEGRATED = "nvml-power-integrated"
 POLL_S = 0.1
@@ -33,14 +33,6 @@ class ProfiledServer(ServerClient, Protocol):
 
     async def version(self) -> str:
         """Return the version of its Triton; raises SlimError."""
-        ...
-
-
-class Telemetry(Protocol):
-    """Readings of a server's host."""
-
-    async def read(self) -> HostReading:
-        """Return what can be read now; never raises."""
         ...
 
 
