@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from orchestrator.cli.options import FILE, PATH
-from orchestrator.cli.research.output import save, say_figure, wide_console
+from orchestrator.cli.research.output import say_figure, wide_console
 from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
 from orchestrator.loadgen.comparison import Result, compare, standings
 from orchestrator.loadgen.plan import KINDS, Load, check_load
@@ -25,6 +25,7 @@ from orchestrator.loadgen.records import Summary
 from orchestrator.loadgen.run import Measured, measure
 from orchestrator.loadgen.sample import load_sample
 from orchestrator.loadgen.target import SetUp, find_target, only_place, parse_set_ups
+from orchestrator.reporting.outputs import write_file
 
 _COLUMNS = (
     ("right in time", "right_in_time", 1.0, ".1%"),
@@ -228,4 +229,4 @@ def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
 
 def _save(out: Path | None, content: Any) -> None:
     if out is not None:
-        save(out, json.dumps(content, indent=1) + "\n")
+        write_file(out, json.dumps(content, indent=1) + "\n")
