@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from orchestrator.background import BackgroundTasks
+from orchestrator.background import BackgroundTasks, end_tasks
 from orchestrator.config import (
     FleetSettings,
     GatewaySettings,
@@ -272,8 +272,7 @@ class Gateway:
                 if self._metrics.in_flight:
                     busy_s = loop.time()
         finally:
-            leaving.cancel()
-            await asyncio.gather(leaving, return_exceptions=True)
+            await end_tasks(leaving)
         if self._metrics.in_flight:
             log.warning("%d requests are not answered after drain_s and end here", self._metrics.in_flight)
 

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from orchestrator.background import end_tasks
 from orchestrator.errors import ConfigError
 from orchestrator.profiling.sampling import Sampling, Visit, Window
 from orchestrator.router.queue.request import Array, blank_batch
@@ -128,8 +129,7 @@ async def _measure_window(telemetry: Telemetry, work: Callable[[], Awaitable[Non
         await work()
     finally:
         if polling is not None:
-            polling.cancel()
-            await asyncio.gather(polling, return_exceptions=True)
+            await end_tasks(polling)
     after = (await telemetry.read()).energy_j
     return _window(before, after, clock() - began_s)
 

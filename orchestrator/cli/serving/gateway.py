@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from orchestrator.background import end_tasks
 from orchestrator.cli.logs import logging_to_stderr
 from orchestrator.cli.options import LOG_LEVEL, fleet_option, until_stdin_ends_option
 from orchestrator.cli.serving import gateway_worker
@@ -150,9 +151,7 @@ async def _is_compiled(stop: asyncio.Event) -> bool:
     try:
         await asyncio.wait((compiling, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (compiling, stopping):
-            task.cancel()
-        await asyncio.gather(compiling, stopping, return_exceptions=True)
+        await end_tasks(compiling, stopping)
     if stop.is_set():
         log.info("the gateway has ended before it began")
         return False
