@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.reporting.outputs import check_folder, write_report
+from orchestrator.reporting.outputs import check_folder, write_file, write_report
 from orchestrator.reporting.pictures import draw_image, draw_svg
 
 
@@ -22,6 +22,14 @@ def test_a_folder_that_can_not_be_used_is_named_with_what_to_do(tmp_path: Path) 
     for use in (lambda: check_folder(tmp_path / "file", "move"), lambda: write_report(tmp_path / "file", {}, "move")):
         with pytest.raises(ConfigError, match=r"can't write the report to .*file \(.*\); move"):
             use()
+
+
+def test_a_single_file_is_written_into_a_folder_that_is_made_or_named_with_what_to_do(tmp_path: Path) -> None:
+    write_file(tmp_path / "new" / "a.png", b"\x89")
+    assert (tmp_path / "new" / "a.png").read_bytes() == b"\x89"
+    for path in (tmp_path / "new" / "a.png" / "b", tmp_path / "new"):
+        with pytest.raises(ConfigError, match=rf"^can't write the picture {path} \(.*\); choose another place$"):
+            write_file(path, b"", "the picture ")
 
 
 def test_the_same_picture_is_the_same_text_and_of_the_size_that_was_asked_for() -> None:

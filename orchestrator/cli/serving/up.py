@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from math import prod
@@ -28,7 +27,7 @@ from orchestrator.cli.signals import watch_for_stop
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, load_fleet
 from orchestrator.embedded.emulation import parse_slowdowns
 from orchestrator.embedded.local_stack import LocalStack, complete_fleet, default_fleet, options_of
-from orchestrator.embedded.local_state import choose_state_directory, prepare_directory
+from orchestrator.embedded.local_state import default_state_directory, prepare_directory
 from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.listening import bind_address
@@ -67,7 +66,7 @@ _SHOWN_LOGGERS = (
 @click.option(
     "--state-dir",
     type=FOLDER,
-    default=lambda: choose_state_directory(os.environ, tempfile.gettempdir(), os.getuid()) / "up",
+    default=lambda: default_state_directory() / "up",
     show_default="$XDG_RUNTIME_DIR/slimsched/up, or a private directory in the temporary one",
     help="Where the logs and the fleet file that is in force lie.",
 )
