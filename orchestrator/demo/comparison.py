@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from orchestrator.config import FleetSettings, ServerSettings
-from orchestrator.demo.results import Comparison, Round, fill_in_width
+from orchestrator.config import ServerSettings
+from orchestrator.demo.results import Comparison, Turn, fill_in_width
 from orchestrator.demo.rivals import RIVALS, WIDEST, make_rival, only_family
 from orchestrator.demo.testbed import embedded_fleet, open_set_ups
 from orchestrator.loadgen.capacity import measure_capacity
@@ -26,7 +26,6 @@ from orchestrator.loadgen.run import run_load
 from orchestrator.loadgen.sample import LabelledSample
 from orchestrator.loadgen.target import SetUp
 from orchestrator.router import compile_ahead
-from orchestrator.snapshot import ServedModel
 from orchestrator.triton.client import TritonClient
 
 LOWEST_RATIO, HIGHEST_RATIO = 0.5, 2.0
@@ -34,7 +33,6 @@ LOWEST_RATIO, HIGHEST_RATIO = 0.5, 2.0
 _CAPACITY_S, _CAPACITY_FIRST_RPS = 2.0, 800.0
 _WAIT_S: Final = 1.0
 """For answers, when all has been sent; at deadlines of the demo's length the rest is late by far."""
-_REST_S: Final = 0.3
 
 Say = Callable[[str], None]
 
@@ -74,7 +72,8 @@ async def run_demo(
     async with AsyncExitStack() as stack:
         fleet = await stack.enter_async_context(embedded_fleet(settings.repository))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slimsched-demo-")))
-        family, models = only_family(await _served_models(fleet))
+        tritons = [await stack.enter_async_context(TritonClient(server.grpc)) for server in fleet.servers]
+        family, models = only_family(await tritons[0].served_models())
         rivals = [make_rival(spec, models) for spec in settings.rivals]
         yardstick = make_rival(WIDEST, models)
         started = [*rivals, *([] if yardstick in rivals else [yardstick])]
@@ -94,30 +93,24 @@ async def run_demo(
             deadline_s=load.deadline_s,
             rivals=tuple(rivals),
             wanted=settings.rounds,
-            rounds=(),
+            turns=(),
         )
-        await _take_turns(comparison, set_ups[: len(rivals)], load, sample, say=say, note=note)
+        for number, own, set_up in turns(set_ups[: len(rivals)], [load], settings.rounds):
+            say(f"round {number + 1} of {settings.rounds}: {set_up.name}")
+            # Whoever has no deadlines leaves servers some work, which is not to meet the next one.
+            await asyncio.gather(*(triton.infer_batch(models[-1], sample.images[:1]) for triton in tritons))
+            comparison = await _take_turn(comparison, set_up, own, sample)
+            note(comparison)
 
 
-async def _take_turns(
-    comparison: Comparison,
-    set_ups: Sequence[SetUp],
-    load: Load,
-    sample: LabelledSample,
-    *,
-    say: Say,
-    note: Callable[[Comparison], None],
-) -> None:
-    rivals = {rival.name: rival for rival in comparison.rivals}
-    for number, own, set_up in turns(set_ups, [load], comparison.wanted):
-        say(f"round {number + 1} of {comparison.wanted}: {set_up.name}")
-        run = await run_load(set_up.target, set_up.of(own), sample.images, sample.labels, wait_s=_WAIT_S)
-        if run.is_cut:
-            raise asyncio.CancelledError
-        records = fill_in_width(run.records, rivals[set_up.name].width)
-        comparison = replace(comparison, rounds=(*comparison.rounds, Round(set_up.name, number, records)))
-        note(comparison)
-        await asyncio.sleep(_REST_S)
+async def _take_turn(comparison: Comparison, set_up: SetUp, load: Load, sample: LabelledSample) -> Comparison:
+    """Return the comparison with one more turn."""
+    run = await run_load(set_up.target, set_up.of(load), sample.images, sample.labels, wait_s=_WAIT_S)
+    if run.is_cut:
+        raise asyncio.CancelledError
+    width = next(rival.width for rival in comparison.rivals if rival.name == set_up.name)
+    turn = Turn(set_up.name, fill_in_width(run.records, width))
+    return replace(comparison, turns=(*comparison.turns, turn))
 
 
 def _plan_load(settings: DemoSettings, capacity_rps: float) -> Load:
@@ -127,11 +120,6 @@ def _plan_load(settings: DemoSettings, capacity_rps: float) -> Load:
     else:
         workload, ratio = "poisson", settings.load_ratio
     return Load(workload, ratio * capacity_rps, settings.seconds, settings.deadline_s, seed=settings.seed)
-
-
-async def _served_models(fleet: FleetSettings) -> tuple[ServedModel, ...]:
-    async with TritonClient(fleet.servers[0].grpc) as triton:
-        return await triton.served_models()
 
 
 def _describe(settings: DemoSettings, images: int, capacity_rps: float, load: Load) -> tuple[str, ...]:

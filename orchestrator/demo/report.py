@@ -65,7 +65,7 @@ def write_demo(comparison: Comparison, folder: Path, *, stem: str) -> tuple[Path
 
 def describe_run(comparison: Comparison) -> list[str]:
     """Return what was run, one sentence each, and how much of it."""
-    rivals, done = len(comparison.rivals), len(comparison.rounds)
+    rivals, done = len(comparison.rivals), len(comparison.turns)
     rounds = [f"rounds: {comparison.wanted}; set-ups that take turns in each: {rivals}"]
     if not comparison.is_whole:
         counted = len(comparison.counted)

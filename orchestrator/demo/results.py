@@ -19,11 +19,10 @@ BINS = 24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Round:
+class Turn:
     """What one rival did with one load; all rivals of a round got the same requests at the same times."""
 
     rival: str
-    number: int
     records: Records
 
 
@@ -40,7 +39,7 @@ class Comparison:
         deadline_s: Of each request, from when it was due.
         rivals: Everybody who was to be measured.
         wanted: How many rounds were to be.
-        rounds: What came of each, rivals in turn; the last one may not have met all.
+        turns: What came of each, in order; the last round may not have met all.
     """
 
     setting: tuple[str, ...]
@@ -51,18 +50,18 @@ class Comparison:
     deadline_s: float
     rivals: tuple[Rival, ...]
     wanted: int
-    rounds: tuple[Round, ...]
+    turns: tuple[Turn, ...]
 
     @property
     def is_whole(self) -> bool:
         """Whether everybody was measured in every round."""
-        return len(self.rounds) == self.wanted * len(self.rivals)
+        return len(self.turns) == self.wanted * len(self.rivals)
 
     @property
-    def counted(self) -> tuple[Round, ...]:
-        """The rounds that met all rivals; where none did, what there is of the first."""
-        whole = len(self.rounds) // len(self.rivals)
-        return self.rounds[: whole * len(self.rivals)] or self.rounds
+    def counted(self) -> tuple[Turn, ...]:
+        """The turns of rounds that met all rivals; where none did, what there is of the first."""
+        whole = len(self.turns) // len(self.rivals)
+        return self.turns[: whole * len(self.rivals)] or self.turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +160,9 @@ def tell_outcome(found: Sequence[Score]) -> tuple[str, str]:
         headline = f"{best.rival.name} was right and in time more often than the default"
     elif level:
         names = _list(score.rival.name for score in level)
-        headline = f"The default is right and in time as often as {names}, and nobody more often"
+        headline = f"The default was right and in time as often as {names}, and nobody more often"
     else:
-        headline = "The default is right and in time more often than any rival"
+        headline = "The default was right and in time more often than any rival"
     parts = [
         f"{word} {_list(f'{score.rival.name} ({score.right_in_time:.1%})' for score in group)}"
         for word, group in (("behind", behind), ("level with", level), ("ahead of", ahead))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orchestrator.demo.results import Comparison, Round
+from orchestrator.demo.results import Comparison, Turn
 from orchestrator.demo.rivals import DEFAULT, Rival
 from orchestrator.loadgen.records import OK, Records
 from orchestrator.snapshot import Width
@@ -43,7 +43,7 @@ def make_records(
     )
 
 
-def make_comparison(rounds: Sequence[Round], *, rivals: Sequence[Rival] = RIVALS, wanted: int = 2) -> Comparison:
+def make_comparison(turns: Sequence[Turn], *, rivals: Sequence[Rival] = RIVALS, wanted: int = 2) -> Comparison:
     return Comparison(
         setting=("one sentence", "another & more"),
         servers=(("fast", "one core"), ("slow", "emulated 3× slower")),
@@ -53,16 +53,16 @@ def make_comparison(rounds: Sequence[Round], *, rivals: Sequence[Rival] = RIVALS
         deadline_s=DEADLINE_S,
         rivals=tuple(rivals),
         wanted=wanted,
-        rounds=tuple(rounds),
+        turns=tuple(turns),
     )
 
 
 def two_rounds(right: dict[str, tuple[int, int]]) -> Comparison:
     """Return rivals of which so many in a thousand requests were right and in time in each round, the others late."""
-    rounds = [
-        Round(rival.name, number, make_records(right=right[rival.name][number], late=1000 - right[rival.name][number]))
+    turns = [
+        Turn(rival.name, make_records(right=right[rival.name][number], late=1000 - right[rival.name][number]))
         for number in range(2)
         for rival in RIVALS
         if rival.name in right
     ]
-    return make_comparison(rounds, rivals=[rival for rival in RIVALS if rival.name in right])
+    return make_comparison(turns, rivals=[rival for rival in RIVALS if rival.name in right])

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from orchestrator.demo.report import check_report, comparison_tables, describe_run, write_demo
-from orchestrator.demo.results import Comparison, Round
+from orchestrator.demo.results import Comparison, Turn
 from orchestrator.demo.rivals import DEFAULT
 from orchestrator.errors import ConfigError
 from tests.demo.samples import NARROWEST, PLAIN, RIVALS, make_comparison, make_records, two_rounds
@@ -21,9 +21,9 @@ from tests.demo.samples import NARROWEST, PLAIN, RIVALS, make_comparison, make_r
 def comparison() -> Comparison:
     return make_comparison(
         [
-            Round(DEFAULT, 0, make_records(right=90, wrong=5, late=2, refused=3)),
-            Round(NARROWEST, 0, make_records(right=50, refused=50, width=25, server="slow")),
-            Round(PLAIN, 0, make_records(right=24, late=96, server="")),
+            Turn(DEFAULT, make_records(right=90, wrong=5, late=2, refused=3)),
+            Turn(NARROWEST, make_records(right=50, refused=50, width=25, server="slow")),
+            Turn(PLAIN, make_records(right=24, late=96, server="")),
         ],
         wanted=1,
     )
@@ -74,7 +74,7 @@ def test_the_terminal_tables_fit_80_columns_and_hold_the_figures() -> None:
 
 def test_the_page_tells_the_outcome_first_and_holds_the_same_figures(written: tuple[Path, str]) -> None:
     _, text = written
-    assert "<h1>The default is right and in time more often than any rival</h1>" in text
+    assert "<h1>The default was right and in time more often than any rival</h1>" in text
     rows = Page(text).rows
     assert [DEFAULT, "90.0%", "2.0%", "3.0%", "92.8%", "20 ms", "500 ms", "90.0%"] in rows
     assert [NARROWEST, "·", "100%", "100%", "·"] in rows
@@ -117,14 +117,14 @@ def test_the_picture_is_a_png_of_all_panels(written: tuple[Path, str]) -> None:
 def test_of_an_interrupted_comparison_everything_can_be_shown(tmp_path: Path) -> None:
     whole = two_rounds({DEFAULT: (900, 500), NARROWEST: (800, 600), PLAIN: (100, 100)})
     for turns in (1, 2, 4):
-        cut = make_comparison(whole.rounds[:turns])
+        cut = make_comparison(whole.turns[:turns])
         assert f"interrupted after {turns} of 6 turns; figures are of the first {min(turns, 3)}" in describe_run(cut)
         _, page = write_demo(cut, tmp_path, stem=f"demo-{turns}")
         assert "interrupted" in page.read_text()
 
 
 def test_a_rival_that_answered_nothing_is_shown_too(tmp_path: Path) -> None:
-    silent = make_comparison([Round(DEFAULT, 0, make_records(right=0, refused=9))], rivals=RIVALS[:1], wanted=1)
+    silent = make_comparison([Turn(DEFAULT, make_records(right=0, refused=9))], rivals=RIVALS[:1], wanted=1)
     _, page = write_demo(silent, tmp_path, stem="demo")
     assert [DEFAULT, "0.0%", "0.0%", "100.0%", "-", "-", "-", "0.0%"] in Page(page.read_text()).rows
 

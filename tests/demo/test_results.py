@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from orchestrator.demo.results import BINS, Comparison, Round, fill_in_width, scores, tell_outcome, timeline
+from orchestrator.demo.results import BINS, Comparison, Turn, fill_in_width, scores, tell_outcome, timeline
 from orchestrator.demo.rivals import DEFAULT
 from orchestrator.snapshot import Width
 from tests.demo.samples import NARROWEST, PLAIN, make_comparison, make_records, two_rounds
@@ -22,7 +22,7 @@ def test_a_score_is_of_all_requests_and_tells_each_round() -> None:
 
 def test_a_timeline_tells_the_load_who_answered_and_what_was_missed() -> None:
     records = make_records(right=60, wrong=12, late=24, refused=24, width=25)  # a load of 1 for 2.4 s, 5 in each part
-    course = timeline(make_comparison([Round(DEFAULT, 0, records), Round(DEFAULT, 1, records)]), DEFAULT)
+    course = timeline(make_comparison([Turn(DEFAULT, records), Turn(DEFAULT, records)]), DEFAULT)
     assert course.load.tolist() == pytest.approx([1.0] * BINS, abs=0.21)  # one more or less at the edge of a part
     assert course.load.sum() == pytest.approx(BINS)
     assert course.answered[Width(25)][:14].tolist() == [1.0] * 14
@@ -33,7 +33,7 @@ def test_a_timeline_tells_the_load_who_answered_and_what_was_missed() -> None:
 
 
 def test_a_part_in_which_nothing_was_due_is_empty_and_not_missed() -> None:
-    course = timeline(make_comparison([Round(DEFAULT, 0, make_records(right=2))]), DEFAULT)
+    course = timeline(make_comparison([Turn(DEFAULT, make_records(right=2))]), DEFAULT)
     assert course.missed.sum() == 0
     assert course.answered[Width(100)].sum() == 2
 
@@ -43,19 +43,19 @@ def test_a_part_in_which_nothing_was_due_is_empty_and_not_missed() -> None:
     [
         (
             {DEFAULT: (940, 930), NARROWEST: (910, 900), PLAIN: (300, 400)},
-            "The default is right and in time more often than any rival",
+            "The default was right and in time more often than any rival",
             "The default answered 93.5% of the requests right and in time, ahead of always 25 % (90.5%) and "
             "plain Triton (35.0%).",
         ),
         (
             {DEFAULT: (940, 930), NARROWEST: (941, 934), PLAIN: (300, 400)},
-            "The default is right and in time as often as always 25 %, and nobody more often",
+            "The default was right and in time as often as always 25 %, and nobody more often",
             "The default answered 93.5% of the requests right and in time, level with always 25 % (93.8%), ahead of "
             "plain Triton (35.0%).",
         ),
         (
             {DEFAULT: (940, 930), NARROWEST: (945, 900), PLAIN: (300, 400)},  # each was ahead in one round
-            "The default is right and in time as often as always 25 %, and nobody more often",
+            "The default was right and in time as often as always 25 %, and nobody more often",
             "The default answered 93.5% of the requests right and in time, level with always 25 % (92.2%), ahead of "
             "plain Triton (35.0%).",
         ),
@@ -85,7 +85,7 @@ def test_the_headline_says_what_the_figures_say_also_where_the_default_is_behind
 
 def interrupted_after(turns: int) -> Comparison:
     whole = two_rounds({DEFAULT: (900, 500), NARROWEST: (800, 600), PLAIN: (100, 100)})
-    return make_comparison(whole.rounds[:turns])
+    return make_comparison(whole.turns[:turns])
 
 
 def test_of_an_interrupted_comparison_the_rounds_count_that_met_all() -> None:
