@@ -29,17 +29,16 @@ from benchmarks.real.page import make_page
 from benchmarks.real.picture import draw_picture
 from benchmarks.real.results import Line, decode_line
 from benchmarks.real.testbed import hogged, open_set_ups
+from orchestrator.loadgen.capacity import measure_capacity
 from orchestrator.loadgen.comparison import turns
 from orchestrator.loadgen.plan import Load
-from orchestrator.loadgen.run import measure, run_load
+from orchestrator.loadgen.run import measure
 from orchestrator.loadgen.sample import LabelledSample, load_sample
 from orchestrator.loadgen.target import SetUp
 from orchestrator.reporting.journal import Journal
 
 _WARM_UP_S = 1.0
 _REST_S = 0.5
-_CAPACITY_S, _CAPACITY_DEADLINE_S = 4.0, 10.0
-_CAPACITY_TIMES = (200.0, 3000.0)
 
 
 @click.command()
@@ -101,7 +100,8 @@ async def _measure_fleet(
     fleet = wanted[0].fleet
     with tempfile.TemporaryDirectory(prefix="bench-real-") as folder:
         async with open_set_ups(repository, fleet, Path(folder)) as set_ups:
-            capacity_rps = await _measure_capacity(set_ups, sample)
+            widest = next(set_up for set_up in set_ups if set_up.name == WIDEST)
+            capacity_rps = await measure_capacity(widest, sample)
             say(f"{fleet}: {capacity_rps:.0f} requests a second at full width")
             for cell in wanted:
                 load = cell.load(capacity_rps, seconds, _WARM_UP_S, seed=0)
@@ -147,21 +147,6 @@ async def _measure_cell(
             f"{set_up.name}: {100 * line.right_in_time:.1f} % right in time, {100 * line.late:.1f} % late"
         )
         await asyncio.sleep(_REST_S)
-
-
-async def _measure_capacity(set_ups: Sequence[SetUp], sample: LabelledSample) -> float:
-    """Return what the fleet answers a second at full width, by more than it can answer in a time without deadlines."""
-    widest = next(set_up for set_up in set_ups if set_up.name == WIDEST)
-    rate_rps = _CAPACITY_TIMES[0]
-    while True:
-        load = Load("steady", rate_rps, _CAPACITY_S, _CAPACITY_DEADLINE_S)
-        run = await run_load(widest.target, widest.of(load), sample.images, sample.labels, wait_s=_CAPACITY_DEADLINE_S)
-        ended_s = run.records.ended_s[run.records.status == "OK"]
-        counted = ((ended_s > _CAPACITY_S / 4) & (ended_s < _CAPACITY_S)).sum()
-        found_rps = float(counted) / (_CAPACITY_S * 3 / 4)
-        if found_rps < 0.9 * rate_rps or rate_rps >= _CAPACITY_TIMES[1]:
-            return found_rps
-        rate_rps *= 2
 
 
 if __name__ == "__main__":

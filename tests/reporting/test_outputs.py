@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def test_the_same_picture_is_the_same_text_and_of_the_size_that_was_asked_for() 
         figure.subplots().plot([1, 2])  # type: ignore[attr-defined]
 
     assert draw_svg(draw, (3, 2), salt="a") == draw_svg(draw, (3, 2), salt="a")
+    assert "currentColor" in draw_svg(draw, (3, 2), salt="a")
+    assert not re.search(r' id="[a-z]+_\d+"', draw_svg(draw, (3, 2), salt="a"))
     png = draw_image(draw, (3, 2), dpi=100)
     assert png.startswith(b"\x89PNG")
     assert (int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")) == (300, 200)

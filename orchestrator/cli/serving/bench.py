@@ -91,8 +91,8 @@ def _load_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--grpc", "grpc_address", help="HOST:PORT of a gateway's or a Triton's gRPC.")
-@click.option("--http", "http_address", help="HOST:PORT of a gateway's or a Triton's HTTP.")
+@click.option("--grpc", "grpc_address", help="HOST:PORT of a gateway's or a Triton's gRPC; with + between several.")
+@click.option("--http", "http_address", help="HOST:PORT of a gateway's or a Triton's HTTP; with + between several.")
 @click.option("--fleet", type=PATH, help="A fleet file: a router in the sender's own process.")
 @click.option("--model", default="fashion", help="Family or model to ask for.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=100.0, help="Requests a second.")

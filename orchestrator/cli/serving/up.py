@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from math import prod
@@ -43,7 +44,6 @@ _CONTROLLER_STOP_S = 15.0
 _GATEWAY_STOP_MARGIN_S = 10.0
 _REFRESH_S = 0.5
 _REPOSITORY = Path("model_repository")
-_SCRIPT = "from orchestrator.cli import main; main()"
 _SHOWN_LOGGERS = (
     "orchestrator.cli",
     "orchestrator.embedded.local_stack",
@@ -214,15 +214,7 @@ class _StackProcesses:
     ) -> ManagedProcess:
         """Return a ``slimsched`` command, of which a ``ChildProcess`` has to know more."""
         fleet = ("--fleet", str(self._state_dir / "fleet.yaml"))
-        make_run = partial(
-            ChildProcess,
-            arguments[0],
-            (sys.executable, "-c", _SCRIPT, *arguments, *fleet, "--until-stdin-ends"),
-            environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            log_path=log_path,
-            has_lifeline=True,
-            **more,
-        )
+        make_run = partial(ChildProcess.slimsched, *arguments, *fleet, log_path=log_path, **more)
         return ManagedProcess(name, make_run, address=address or "")
 
     def _open_log(self, name: str) -> Path:
