@@ -289,7 +289,7 @@ def _write_host(world: World, index: int, settings: HostSettings) -> None:
         hosts[sim.COMMON_STEP_S][index] = residuals.drift_s / COMMON_STEPS
     if router is not None:
         state[sim.ROUTER_HOST] = index
-        state[sim.MOST_READ] = router.turn_requests
+        state[sim.MOST_READ], state[sim.CALLERS_HERE] = router.turn_requests, router.has_callers
         state[sim.REQUEST_COST_S], state[sim.DECISION_COST_S] = router.request_us / 1e6, router.decision_us / 1e6
         state[sim.BATCH_COST_S], state[sim.ANSWER_COST_S] = router.batch_us / 1e6, router.answer_us / 1e6
 
@@ -320,7 +320,7 @@ def _requests(trace: Trace) -> Table:
     requests[sim.ARRIVED_S], requests[sim.DEADLINE_S] = trace.arrived_s, trace.deadline_s
     requests[sim.DUE_S] = trace.deadline_s
     requests[sim.PRIORITY], requests[sim.REQUEST_ITEMS] = trace.priority, trace.items
-    requests[sim.NOISE] = trace.noise
+    requests[sim.NOISE], requests[sim.WAKE] = trace.noise, trace.wakes
     requests[sim.FIRST_UNIFORM], requests[sim.SECOND_UNIFORM] = trace.uniforms
     requests[[sim.SENT_S, sim.ANSWERED_S, sim.ACCURACY, sim.ENERGY_J]] = math.nan
     requests[[sim.NEXT, sim.QUEUE, sim.LEFT, sim.RIGHT, sim.SERVER, sim.WIDTH]] = -1.0

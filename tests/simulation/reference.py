@@ -77,11 +77,10 @@ class _Host:
         """What part of a core each that wants one has."""
         return min(1.0, self.settings.cores / max(1e-9, len(self.jobs) + self.competing))
 
-    def add(self, job: _Job, *, wakes: bool = True) -> None:
-        """Give a job its share from now on."""
-        self.jobs.append(job)
-        if wakes:
-            job.left_s += self.settings.slice_ms / 1e3 * (1 - self.speed)
+    def wake_s(self, luck: float) -> float:
+        """Return how long who wakes waits for a core."""
+        wanted = max(self.settings.cores, len(self.jobs) + self.competing + 1)
+        return luck * self.settings.slice_ms / 1e3 * (wanted / self.settings.cores - 1)
 
     @property
     def running(self) -> list[_Job]:
@@ -221,8 +220,7 @@ class ReferenceWorld:
         host.jobs.remove(job)
         if job.batch is not None:
             assert job.batch.started_s is not None
-            at_s = max(self.now_s, job.batch.started_s + job.batch.takes_s)
-            heapq.heappush(self.events, (at_s, next(self.order), job.server, job.batch))
+            self._end_later(job.server, job.batch)
             return False
         router = self.router
         assert router is not None
@@ -249,13 +247,18 @@ class ReferenceWorld:
             requests, router.unread = router.unread[: settings.turn_requests], router.unread[settings.turn_requests :]
             router.turn, router.answers = (requests, router.answers), []
             router.unread_items = sum(map(self._items, router.unread))
-            answered = sum(len(batch.requests) for _, _, batch in router.turn[1])
-            work_us = len(requests) * settings.request_us + answered * settings.answer_us
+            answered = [r for _, _, batch in router.turn[1] for r in batch.requests]
+            work_us = len(requests) * settings.request_us + len(answered) * settings.answer_us
+            if router.has_slept:
+                woken_by = requests[0] if requests else router.turn[1][-1][2].requests[0]
+                wait_s = router.host.wake_s(float(self.trace.wakes[woken_by]))
+                wanted = len(router.host.jobs) + router.host.competing + 1
+                work_us += 1e6 * wait_s * min(1.0, router.host.settings.cores / wanted)
         else:
             router.has_slept = True
             return
         router.is_busy = True
-        router.host.add(_Job(work_us / 1e6), wakes=router.has_slept)
+        router.host.jobs.append(_Job(work_us / 1e6))
         router.has_slept = False
 
     def _owe(self, name: str) -> None:
@@ -352,9 +355,16 @@ class ReferenceWorld:
             batch.started_s = now_s
             batch.takes_s = batch.model.service_s[batch.items - 1] * self._factor(server, batch)
             if server.host is None or server.core_ratio * batch.takes_s == 0:
-                heapq.heappush(self.events, (now_s + batch.takes_s, next(self.order), index, batch))
+                self._end_later(index, batch)
             else:
-                server.host.add(_Job(server.core_ratio * batch.takes_s, index, batch))
+                server.host.jobs.append(_Job(server.core_ratio * batch.takes_s, index, batch))
+
+    def _end_later(self, index: int, batch: _Batch) -> None:
+        assert batch.started_s is not None
+        at_s, host = max(self.now_s, batch.started_s + batch.takes_s), self.servers[index].host
+        if host is not None:
+            at_s += host.wake_s(float(self.trace.wakes[batch.requests[0]]))
+        heapq.heappush(self.events, (at_s, next(self.order), index, batch))
 
     def _factor(self, server: _Server, batch: _Batch) -> float:
         noise, sigma = float(self.trace.noise[batch.requests[0]]), batch.model.sigma
@@ -378,7 +388,10 @@ class ReferenceWorld:
         self._tell(server, batch, now_s)
         server.last_answer_s = now_s
         for request in batch.requests:
-            self.outcomes[request] = (now_s, server.server.name, int(batch.model.width), batch.items)
+            told_s = now_s
+            if self.router is not None and self.router.settings.has_callers:
+                told_s += self.router.host.wake_s(float(self.trace.wakes[request]))
+            self.outcomes[request] = (told_s, server.server.name, int(batch.model.width), batch.items)
         self._start(index, now_s)
         self._serve_bound(index, now_s)
 

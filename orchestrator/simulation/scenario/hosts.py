@@ -82,6 +82,8 @@ class RouterSettings(Section):
     """For each batch that it sends."""
     answer_us: float = Field(default=0.0, ge=0)
     """For each request that it answers or refuses."""
+    has_callers: bool = False
+    """Whether callers are on the same host: then they have to wake up for their answers."""
     turn_requests: int = Field(default=256, ge=1)
     """Requests that it reads before it decides, at the most; those behind them it only knows to be there."""
 
@@ -99,7 +101,7 @@ class HostSettings(Section):
     cores: float = Field(gt=0, le=4096)
     """Batches, router and competing processes share them evenly, none takes more than one."""
     slice_ms: float = Field(default=0.0, ge=0, le=1000)
-    """How long a process runs before another has its turn: who wakes while all cores are taken waits that long."""
+    """How long a process runs before another has its turn, on average: who wakes while cores are taken waits for it."""
     competing: tuple[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], ...] = ()
     """Pairs of a time in seconds, ascending, and how many other processes want a core from then on; 0 before."""
     stalls: StallSettings | None = None

@@ -37,6 +37,7 @@ class Trace:
     priority: Floats  # 1 is the highest
     items: Floats
     noise: Floats  # standard normal
+    wakes: Floats  # exponential of mean 1
     uniforms: Floats  # [2, requests], in [0, 1)
     schedule: Floats  # [EVENT_FIELDS, entries], by time
     believed_speed: Floats  # [servers], factors on the service times that the router assumes at the beginning
@@ -61,7 +62,7 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
     # Faults and reports go on for a while after the last arrival, in which the queue drains; those that lie after the
     # last answer never happen (orchestrator.simulation.world.loop).
     horizon_s = float(arrived_s[-1]) + min(objectives.request_timeout_s, _MOST_DRAIN_S)
-    stalls, commons = hosts.spawn(2)
+    stalls, commons, wakes = hosts.spawn(3)
     entries = [
         *_faults(settings.faults, len(servers), horizon_s, faults),
         *_reports(settings.telemetry, len(servers), horizon_s, reports),
@@ -79,6 +80,7 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
         priority=_priorities(workload.priorities, count, priorities),
         items=np.full(count, float(workload.items)),
         noise=noise.standard_normal(count),
+        wakes=wakes.standard_exponential(count) if settings.hosts else np.ones(count),
         uniforms=uniforms.random((2, count)),
         schedule=schedule,
         believed_speed=np.exp(sigma * beliefs.standard_normal(len(servers)) - sigma * sigma / 2),

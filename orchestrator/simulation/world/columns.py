@@ -38,7 +38,8 @@ LEFT: Final = 18  # in the queue it is bound to, a skew heap
 RIGHT: Final = 19
 IS_WATCHED: Final = 20  # 1 while an event is to come that lets it expire
 DUE_S: Final = 21  # the deadline that the router goes by: DEADLINE_S less what the way back is expected to take
-REQUEST_FIELDS: Final = 22
+WAKE: Final = 22  # exponential, of mean 1: how many times as long as usual who wakes for it waits for a core
+REQUEST_FIELDS: Final = 23
 
 # As floats: Numba would compile a function anew for each whole number that it is called with.
 COMING: Final = 0.0
@@ -183,4 +184,5 @@ REQUEST_COST_S: Final = 53
 DECISION_COST_S: Final = 54
 BATCH_COST_S: Final = 55
 ANSWER_COST_S: Final = 56
-STATE_FIELDS: Final = 57
+CALLERS_HERE: Final = 57  # 1 when callers are on the router's host
+STATE_FIELDS: Final = 58

@@ -5,7 +5,8 @@ equally fast, and a clock of work that runs at that speed says when each is done
 began plus its work, whatever comes and goes meanwhile. Servers and router have such a clock each, because stalls may
 stop one of them alone.
 
-A batch needs a core for the first part of its time, the whole of it on a CPU; a device does the rest.
+A batch needs a core for the first part of its time, the whole of it on a CPU; a device does the rest. Who wakes, as the
+router does when something comes and a server at the end of a batch, waits for a core that is in use.
 
 These functions are compiled apart: most worlds have no hosts, and their loop stays small.
 """
@@ -31,7 +32,7 @@ def start_batch(world: World, server: int, slot: int) -> None:
         return
     _bring_up(world, host)
     hosts[sim.RUNNING][host] += 1
-    world.held[sim.CORE_UNTIL_S][slot] = hosts[sim.SERVERS_WORK_S][host] + work_s + _wake_s(world, host)
+    world.held[sim.CORE_UNTIL_S][slot] = hosts[sim.SERVERS_WORK_S][host] + work_s
     _look_ahead(world, host)
 
 
@@ -48,15 +49,15 @@ def stop_batch(world: World, server: int, slot: int) -> None:
 
 
 @compiled_apart
-def start_router(world: World, work_s: float) -> None:
-    """Let the router be busy with something."""
+def start_router(world: World, work_s: float, woken_by: int) -> None:
+    """Let the router be busy with something; it has to wake up for a request unless ``woken_by`` is -1."""
     hosts, state = world.hosts, world.state
     host = int(state[sim.ROUTER_HOST])
     _bring_up(world, host)
+    if woken_by >= 0:
+        work_s += wake_s(world, host, woken_by) * _speed(world, host, 1.0)
     hosts[sim.ROUTER_RUNS][host] = 1
-    wake_s = _wake_s(world, host) if state[sim.HAS_SLEPT] != 0 else 0.0
-    state[sim.HAS_SLEPT] = 0
-    state[sim.ROUTER_UNTIL_S] = hosts[sim.ROUTER_WORK_S][host] + work_s + wake_s
+    state[sim.ROUTER_UNTIL_S] = hosts[sim.ROUTER_WORK_S][host] + work_s
     _look_ahead(world, host)
 
 
@@ -109,7 +110,7 @@ def residual(world: World, server: int, score: float) -> float:
 def _bring_up(world: World, host: int) -> None:
     """Bring a host's clocks up to now; before each change of who wants a core."""
     hosts, now_s = world.hosts, world.state[sim.NOW_S]
-    done_s = (now_s - hosts[sim.SYNCED_S][host]) * _speed(world, host)
+    done_s = (now_s - hosts[sim.SYNCED_S][host]) * _speed(world, host, 0.0)
     hosts[sim.SYNCED_S][host] = now_s
     if hosts[sim.STALLED_SERVERS][host] == 0:
         hosts[sim.SERVERS_WORK_S][host] += done_s
@@ -118,20 +119,21 @@ def _bring_up(world: World, host: int) -> None:
 
 
 @compiled
-def _speed(world: World, host: int) -> float:
-    """Return which part of a core each that wants one has."""
+def _speed(world: World, host: int, more: float) -> float:
+    """Return which part of a core each that wants one has, were there so many ``more`` of them."""
     hosts = world.hosts
-    wanted = hosts[sim.RUNNING][host] + hosts[sim.ROUTER_RUNS][host] + hosts[sim.COMPETING][host]
+    wanted = hosts[sim.RUNNING][host] + hosts[sim.ROUTER_RUNS][host] + hosts[sim.COMPETING][host] + more
     return 1.0 if wanted <= hosts[sim.CORES][host] else hosts[sim.CORES][host] / wanted
 
 
 @compiled
-def _wake_s(world: World, host: int) -> float:
-    """Return how long who has just come to want a core waits for its turn, by the clock of work.
+def wake_s(world: World, host: int, request: int) -> float:
+    """Return how long who wakes now, for a request, waits for a core: the others have their slices first.
 
-    As long as the others have their slices: 1/speed − 1 of them, at that speed.
+    That is 1/speed − 1 of them on average. How much is left of each is a matter of luck, which is the request's.
     """
-    return world.hosts[sim.SLICE_S][host] * (1 - _speed(world, host))
+    speed = _speed(world, host, 1.0)
+    return world.requests[sim.WAKE][request] * world.hosts[sim.SLICE_S][host] * (1 / speed - 1)
 
 
 @compiled
@@ -140,7 +142,7 @@ def _look_ahead(world: World, host: int) -> None:
     hosts = world.hosts
     _, _, left_s = _next_batch(world, host)
     left_s = min(left_s, _router_left_s(world, host))
-    hosts[sim.NEXT_S][host] = world.state[sim.NOW_S] + max(0.0, left_s) / _speed(world, host)
+    hosts[sim.NEXT_S][host] = world.state[sim.NOW_S] + max(0.0, left_s) / _speed(world, host, 0.0)
 
 
 @compiled
@@ -170,9 +172,10 @@ def _router_left_s(world: World, host: int) -> float:
 
 @compiled
 def _end_later(world: World, server: int, slot: int) -> None:
-    """End a batch that needs no core any more, once the device has worked as long as it takes."""
+    """End a batch that needs its core no more, once the device has worked as long as it takes and somebody wakes."""
     fleet, held = world.fleet, world.held
     model = server * fleet.columns + int(fleet.batches[col.COLUMN][slot])
     at_s = max(world.state[sim.NOW_S], held[sim.STARTED_S][slot] + held[sim.TAKES_S][slot])
+    at_s += wake_s(world, int(world.truth[sim.HOST][server]), int(held[sim.FIRST][slot]))
     part = 1 / fleet.models[col.INSTANCES][model]
     push_event(world, at_s, sim.ENDS, float(server), held[sim.BATCH_ID][slot], part)

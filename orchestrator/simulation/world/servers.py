@@ -221,6 +221,8 @@ def _seen_s(world: World, server: int, slot: int) -> float:
 def _answer(world: World, request: int, accuracy: float, per_item_j: float) -> None:
     requests, state = world.requests, world.state
     now_s, items = state[sim.NOW_S], requests[sim.REQUEST_ITEMS][request]
+    if state[sim.CALLERS_HERE] != 0:  # its caller has to wake up for it
+        now_s += hosts.wake_s(world, int(state[sim.ROUTER_HOST]), request)
     requests[sim.STATUS][request] = sim.ANSWERED
     requests[sim.ANSWERED_S][request] = now_s
     requests[sim.ACCURACY][request] = accuracy

@@ -37,8 +37,8 @@ def _go_on(world: World) -> None:
     if state[sim.OWED_S] > 0:
         state[sim.PHASE] = sim.SETTLES
         work_s = state[sim.OWED_S]
-        state[sim.OWED_S] = 0
-        hosts.start_router(world, work_s)
+        state[sim.OWED_S] = state[sim.HAS_SLEPT] = 0
+        hosts.start_router(world, work_s, -1)
         return
     unread = state[sim.NEXT_ARRIVAL] - state[sim.NEXT_UNREAD]
     if unread == 0 and state[sim.ANSWERS_CAME] == state[sim.ANSWERS_READ]:
@@ -51,14 +51,20 @@ def _go_on(world: World) -> None:
     for request in range(int(state[sim.TURN_END]), int(state[sim.NEXT_ARRIVAL])):
         state[sim.UNREAD_ITEMS] += world.requests[sim.REQUEST_ITEMS][request]
     state[sim.ANSWERS_TURN] = state[sim.ANSWERS_CAME]
-    work_s = taken * state[sim.REQUEST_COST_S]
+    work_s, woken_by = taken * state[sim.REQUEST_COST_S], -1
     for entry in range(int(state[sim.ANSWERS_READ]), int(state[sim.ANSWERS_CAME])):
         _, slot = answered_batch(world, entry)
         request = int(world.held[sim.FIRST][slot]) if slot >= 0 else -1
+        woken_by = request
         while request >= 0:
             work_s += state[sim.ANSWER_COST_S]
             request = int(world.requests[sim.NEXT][request])
-    hosts.start_router(world, work_s)
+    if state[sim.HAS_SLEPT] == 0:
+        woken_by = -1
+    elif taken > 0:
+        woken_by = int(state[sim.NEXT_UNREAD])
+    state[sim.HAS_SLEPT] = 0
+    hosts.start_router(world, work_s, woken_by)
 
 
 @compiled

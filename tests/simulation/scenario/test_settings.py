@@ -71,7 +71,7 @@ def test_servers_are_counted_and_named(tmp_path: Path) -> None:
         ({"servers": [{"name": "a", "widths": {0: {"item_ms": 1}}}]}, "greater than or equal to 1"),
         ({"servers": [{"name": "a", "profile": "none.json"}]}, "none.json"),
         ({"faults": {"throttle_factor": 0.5}}, "faults.throttle_factor: .*greater than or equal to 1, got 0.5"),
-        ({"hosts": [{"name": "h", "cores": 0}]}, "hosts.0.cores: .*greater than 0, got 0"),
+        ({"hosts": [{"name": "h", "cores": 0}]}, r"hosts\[0\].cores: .*greater than 0, got 0"),
         ({"hosts": [{"name": "h", "cores": 1, "servers": {"b": 1}}]}, "h has no server 'b' to hold; there are a"),
         ({"hosts": [{"name": "h", "cores": 1, "servers": {"a": 2}}]}, "less than or equal to 1, got 2"),
         ({"hosts": [{"name": n, "cores": 1, "servers": {"a": 1}} for n in "gh"]}, "a is on g and on h; leave it on"),
