@@ -1,8 +1,6 @@
 """What batches took over what was expected of them: factors out of files, and out of decisions that were recorded.
 
-A scenario resamples such factors (``hosts: residuals``), so that its noise is that of a real fleet: with its tail, and
-with what the expectation itself was wrong by. What is expected there is what the router expected, not what a profile
-says; a router that learns follows its servers, so their mean is near 1.
+A scenario resamples such factors (``hosts: residuals``), so that its noise is that of a real fleet, with its tail.
 """
 
 from __future__ import annotations
@@ -50,10 +48,10 @@ def read_factors(path: Path) -> tuple[float, ...]:
 
 
 def recorded_factors(paths: Sequence[Path]) -> list[float]:
-    """Return actual over expected times of the batches in decision logs, in the order they are written.
+    """Return actual over expected times of the batches in decision logs, over their mean, in the order of writing.
 
-    Batches that failed or whose server had others already are left out: what those took is waiting as well. So is a
-    line that was cut off.
+    So they say how much times vary; how long batches take is for the widths of a scenario to say. Batches that failed
+    or whose server had others already are left out: what those took is waiting as well. So is a line that was cut off.
 
     Raises:
         ConfigError: when a log can't be read, or none has such a batch.
@@ -64,7 +62,8 @@ def recorded_factors(paths: Sequence[Path]) -> list[float]:
         raise ConfigError(
             f"{names}: no batch that an idle server was sent and answered; log more (router.decision_log.sample_ratio)"
         )
-    return found
+    mean = math.fsum(found) / len(found)
+    return [factor / mean for factor in found]
 
 
 def _factor_of(record: dict[str, Any]) -> float | None:
