@@ -21,7 +21,7 @@ from orchestrator.snapshot import ServerName
 FOREVER_MS = 1e9
 
 
-def scenario(*, requests: int = 1000, load: float = 0.7, **sections: dict[str, Any]) -> ScenarioSettings:
+def scenario(*, requests: int = 1000, load: float = 0.7, **sections: Any) -> ScenarioSettings:
     """Return a scenario; its own servers are a placeholder, a fleet is given beside it."""
     workload = {"requests": requests, "load_ratio": load, **sections.pop("workload", {})}
     placeholder = {"name": "placeholder", "widths": {100: {"item_ms": 1}}}

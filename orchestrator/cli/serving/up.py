@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
-import os
 import socket
-import sys
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from math import prod

@@ -47,7 +47,7 @@ def enqueue(world: World, request: int) -> None:
         shed(world, request)
     elif requests[sim.IS_WATCHED][request] == 0:
         requests[sim.IS_WATCHED][request] = 1
-        at_s = _expires_s(requests[sim.DEADLINE_S][request], state[sim.FASTEST_S])
+        at_s = _expires_s(requests[sim.DUE_S][request], state[sim.FASTEST_S])
         push_event(world, max(at_s, state[sim.NOW_S]), sim.EXPIRES, -1.0, float(request), 0.0)
 
 
@@ -100,10 +100,10 @@ def shed_late_heads(world: World, count: int) -> bool:
     has_shed = False
     while has_head(world):
         head = int(world.heap[0])
-        allowed_s = world.requests[sim.DEADLINE_S][head] - world.requests[sim.ARRIVED_S][head]
+        allowed_s = world.requests[sim.DUE_S][head] - world.requests[sim.ARRIVED_S][head]
         longest_s = _longest_service_s(allowed_s, tail_slack_s, margin) if is_pressed else -1.0
         needs_s = _least_answer_s(world, count, head, longest_s, is_beyond_help)
-        if state[sim.NOW_S] + needs_s <= world.requests[sim.DEADLINE_S][head]:
+        if state[sim.NOW_S] + needs_s <= world.requests[sim.DUE_S][head]:
             break
         give_up(world, take_head(world), sim.SHED)
         has_shed = True
@@ -132,7 +132,7 @@ def _least_answer_s(world: World, count: int, head: int, longest_s: float, is_be
 @compiled
 def _has_come_too_late(world: World, request: int) -> bool:
     requests, state = world.requests, world.state
-    allowed_s, most_rps = requests[sim.DEADLINE_S][request] - requests[sim.ARRIVED_S][request], state[sim.MOST_RPS]
+    allowed_s, most_rps = requests[sim.DUE_S][request] - requests[sim.ARRIVED_S][request], state[sim.MOST_RPS]
     if not _comes_too_late(state[sim.QUEUE_ITEMS], most_rps, allowed_s):
         return False  # no more goes before it than waits
     items_before = state[sim.QUEUE_ITEMS] * ratio_before(world.heap, int(state[sim.QUEUED]), requests, request)
