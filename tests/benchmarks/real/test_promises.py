@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.real.calibration import DEADLINE_S, WINDOW, judge, windows_within, worst_points
+from benchmarks.real.promises import DEADLINE_S, WINDOW, judge, windows_within, worst_points
 from orchestrator.loadgen.records import OK, Records
 
 
@@ -44,22 +44,22 @@ def records(latencies_s: list[float], decisions: list[str]) -> Records:
 def test_the_head_of_each_batch_is_held_against_what_its_decision_promised() -> None:
     # Promised within 10 ms that had passed and twice the 10 ms that were expected.
     assert pytest.approx(0.09) == DEADLINE_S - 0.01
-    (found,) = judge(0.6, records([0.029, 0.5, 0.031], ["x", "x", "y"]), {"x": decision(0), "y": decision(1)})
+    (found,) = judge("two", 0.6, records([0.029, 0.5, 0.031], ["x", "x", "y"]), {"x": decision(0), "y": decision(1)})
     assert (found.server, found.width, found.groups, found.share) == ("a", 25, 2, 0.5)
     assert found.windows == []
     assert worst_points([found]) == [], "of so few nothing follows"
 
 
 def test_what_was_not_sampled_or_promised_by_no_margin_does_not_count() -> None:
-    assert list(judge(0.6, records([0.01], ["z"]), {"x": decision(0)})) == []
-    assert list(judge(0.6, records([0.01], ["x"]), {"x": decision(0, margin=None)})) == []
+    assert list(judge("two", 0.6, records([0.01], ["z"]), {"x": decision(0)})) == []
+    assert list(judge("two", 0.6, records([0.01], ["x"]), {"x": decision(0, margin=None)})) == []
 
 
 def test_windows_follow_the_order_of_decisions() -> None:
     count = 2 * WINDOW
     latencies_s = [0.01] * WINDOW + [0.01 if number % 10 else 0.2 for number in range(WINDOW)]
     names = [str(number) for number in range(count)]
-    (found,) = judge(1.5, records(latencies_s, names), {name: decision(int(name)) for name in names})
+    (found,) = judge("two", 1.5, records(latencies_s, names), {name: decision(int(name)) for name in names})
     assert found.windows == [0.9, 1.0]
     assert found.share == pytest.approx(0.95)
     assert worst_points([found]) == pytest.approx([0.0])

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.real.testbed import hogged, open_logging_gateway
+from orchestrator.loadgen.capacity import measure_capacity
 from orchestrator.loadgen.plan import Load
 from orchestrator.loadgen.records import OK, Records
 from orchestrator.loadgen.run import run_load
@@ -36,16 +37,18 @@ _WARM_UP_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class Promises:
     """What became of the promises about one server and width under one load.
 
     Attributes:
+        fleet: Its name in benchmarks.real.cells.FLEETS.
         load: Requests over what the fleet answers at full width.
         groups: Batches whose decision was sampled and whose head was answered.
         share: The part of them that was answered within what was promised.
         windows: The parts in each WINDOW groups one after another, ascending; of few groups none.
     """
 
+    fleet: str
     load: float
     server: str
     width: int
@@ -58,16 +61,22 @@ class Calibration:
         return asdict(self)
 
 
-async def calibrate(
-    repository: Path, fleet: str, folder: Path, sample: LabelledSample, capacity_rps: float, seconds: float
-) -> list[Calibration]:
+def decode_promises(values: Mapping[str, Any]) -> Promises:
+    """Return what ``encode`` gave; raises TypeError when it is none of it."""
+    return Promises(**values)
+
+
+async def watch_promises(
+    repository: Path, fleet: str, folder: Path, sample: LabelledSample, seconds: float
+) -> list[Promises]:
     """Return how the promises about a fleet were kept, while beside it a core is taken for a third of the time."""
-    found: list[Calibration] = []
+    found: list[Promises] = []
     for load in LOADS:
         decisions = folder / f"decisions-{load:g}"
         async with open_logging_gateway(repository, fleet, folder / f"{load:g}", decisions) as set_up:
+            capacity_rps = await measure_capacity(SetUp("full width", set_up.target, (("slim_width", 100),)), sample)
             records = await _measure(set_up, load * capacity_rps, seconds, sample)
-        found += judge(load, records.after(_WARM_UP_S), read_decisions(decisions))
+        found += judge(fleet, load, records.after(_WARM_UP_S), read_decisions(decisions))
     return found
 
 
@@ -95,8 +104,8 @@ def read_decisions(directory: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def judge(load: float, records: Records, decisions: Mapping[str, Mapping[str, Any]]) -> Iterator[Calibration]:
-    """Yield a Calibration for each server and width that answered something."""
+def judge(fleet: str, load: float, records: Records, decisions: Mapping[str, Mapping[str, Any]]) -> Iterator[Promises]:
+    """Yield what became of the promises about each server and width that answered something."""
     heads: dict[str, float] = {}
     for sent_s, ended_s, status, decision in zip(
         records.sent_s, records.ended_s, records.status, records.decision, strict=True
@@ -112,7 +121,7 @@ def judge(load: float, records: Records, decisions: Mapping[str, Mapping[str, An
     for (server, width), groups in sorted(kept.items()):
         within = np.array([is_within for _, is_within in sorted(groups)], float)
         windows = [float(within[at : at + WINDOW].mean()) for at in range(0, len(within) - WINDOW + 1, WINDOW)]
-        yield Calibration(load, server, width, len(within), float(within.mean()), sorted(windows))
+        yield Promises(fleet, load, server, width, len(within), float(within.mean()), sorted(windows))
 
 
 def _promised_s(record: Mapping[str, Any]) -> float | None:
@@ -127,11 +136,11 @@ def _promised_s(record: Mapping[str, Any]) -> float | None:
     return float(DEADLINE_S - record["queue"]["head_slack_s"] + expected_s * chosen["margin"])
 
 
-def worst_points(found: Sequence[Calibration]) -> list[float]:
+def worst_points(found: Sequence[Promises]) -> list[float]:
     """Return by how many points each share differs from what was promised, where there were enough groups."""
     return [100 * abs(one.share - CONFIDENCE) for one in found if one.groups >= WINDOW]
 
 
-def windows_within(found: Sequence[Calibration]) -> list[float]:
+def windows_within(found: Sequence[Promises]) -> list[float]:
     """Return for each window by how many points its share differs from what was promised."""
     return [100 * abs(share - CONFIDENCE) for one in found for share in one.windows]
