@@ -223,17 +223,17 @@ def _report_training(console: Console, checkpoint: Checkpoint, out: Path) -> Non
     for result in results:
         accuracy, mflops = f"{100 * result.accuracy:.2f}", f"{result.flops / 1e6:.2f}"
         table.add_row(render_ratio(result.width), accuracy, mflops, f"{result.parameters:,}")
-    _right_align(table, 1)
+    _right_align(table)
     console.print(table)
     picture = out / "accuracy_flops.png"
     plot_accuracy_flops(results, f"{checkpoint.architecture} on {checkpoint.images.name}", picture)
     click.echo(f"Wrote {out / FINAL} and {picture}")
 
 
-def _right_align(table: Table, first: int) -> None:
+def _right_align(table: Table) -> None:
     for column in table.columns:
         column.no_wrap = True
-    for column in table.columns[first:]:
+    for column in table.columns[1:]:
         column.justify = "right"
 
 
@@ -304,7 +304,7 @@ def _export_table(models: list[ProvenModel], changed: dict[str, bool], title: st
             f"{parity.max_abs_diff:.1e}",
             "written" if changed[model.identity.name] else "unchanged",
         )
-    _right_align(table, 1)
+    _right_align(table)
     return table
 
 
@@ -351,5 +351,5 @@ def _verify_table(verification: Verification, findings: list[Finding]) -> Table:
             str(severities.count("error")),
             str(severities.count("note")),
         )
-    _right_align(table, 1)
+    _right_align(table)
     return table

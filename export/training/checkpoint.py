@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -79,12 +79,17 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a file so that a crash leaves the old or the new one, never a part; raises CheckpointError."""
-    values = asdict(checkpoint)
+    values = {"format": FORMAT, **asdict(checkpoint)}
+    replace_file(path, lambda sink: torch.save(values, sink))
+
+
+def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Put what is written in place of a file, whole or not at all; raises CheckpointError."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as sink:
-            torch.save({"format": FORMAT, **values}, sink)
+            write(sink)
             sink.flush()
             os.fsync(sink.fileno())
         partial.replace(path)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -28,7 +27,7 @@ from torch.nn import functional
 
 from export.errors import CheckpointError, DataUnavailableError, ExportError
 from export.network.resnet import SlimResNet, architecture_named
-from export.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from export.training.checkpoint import Checkpoint, load_checkpoint, replace_file, save_checkpoint
 from export.training.datasets import ImageSet
 from export.width import Width, width_key
 
@@ -346,12 +345,8 @@ def _restore(
 
 
 def _write_metrics(history: list[Mapping[str, Any]], path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in history))
-        os.replace(partial, path)
-    except OSError as exc:
-        raise CheckpointError(f"can't write {path} ({exc.strerror}); free space or choose another folder") from exc
+    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
+    replace_file(path, lambda sink: sink.write(lines.encode()))
 
 
 def _require_same_kind(train_images: ImageSet, test_images: ImageSet) -> None:
