@@ -27,7 +27,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from export.errors import ParityError
+from export.errors import ParityError, one_line
 from export.network.layers import SlimConvNorm
 from export.network.resnet import SlimResNet
 from export.repository.model_config import INPUT_NAME, OUTPUT_NAME
@@ -58,8 +58,7 @@ def export_onnx(subnet: nn.Module, shape: tuple[int, int, int]) -> bytes:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        detail = " ".join(str(exc).split())[:200]
-        raise ParityError(f"the exported graph is not valid ONNX: {detail}; try another torch release") from exc
+        raise ParityError(f"the exported graph is not valid ONNX: {one_line(exc)}; try another torch release") from exc
     return model.SerializeToString(deterministic=True)
 
 

@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from export.errors import ParityError
+from export.errors import ParityError, one_line
 from export.network.resnet import SlimResNet
 from export.repository.model_config import INPUT_NAME, OUTPUT_NAME
 from export.training.datasets import ImageSet
@@ -79,8 +79,7 @@ def check_parity(network: SlimResNet, width: Width, model: bytes, samples: torch
         try:
             found = session.run([OUTPUT_NAME], {INPUT_NAME: samples[:size].numpy()})[0]
         except Exception as exc:  # ONNX Runtime's exceptions share no base of their own
-            reason = " ".join(str(exc).split())[:200]
-            raise ParityError(f"{label}: a batch of {size} can't be run: {reason}") from exc
+            raise ParityError(f"{label}: a batch of {size} can't be run: {one_line(exc)}") from exc
         worst = max(worst, _compare_logits(wanted, found, f"{label}, batch of {size}"))
     return worst
 
@@ -121,5 +120,4 @@ def open_session(model: bytes) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # ONNX Runtime's exceptions share no base of their own
-        reason = " ".join(str(exc).split())[:200]
-        raise ParityError(f"ONNX Runtime can't load the exported graph: {reason}") from exc
+        raise ParityError(f"ONNX Runtime can't load the exported graph: {one_line(exc)}") from exc

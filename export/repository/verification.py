@@ -24,7 +24,7 @@ import onnxruntime
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2
 
-from export.errors import RepositoryError
+from export.errors import RepositoryError, one_line
 from export.repository.model_config import (
     INPUT_NAME,
     LABELS_FILE,
@@ -235,7 +235,7 @@ def _run_model(model: bytes, identity: Identity) -> Iterator[str]:
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # ONNX Runtime's exceptions share no base of their own
-        yield f"{MODEL_FILE} can't be loaded by ONNX Runtime ({_one_line(exc)}); export it anew"
+        yield f"{MODEL_FILE} can't be loaded by ONNX Runtime ({one_line(exc)}); export it anew"
         return
     declared = {
         INPUT_NAME: ("tensor(float)", list(identity.shape)),
@@ -250,7 +250,7 @@ def _run_model(model: bytes, identity: Identity) -> Iterator[str]:
         try:
             logits = session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
         except Exception as exc:
-            yield f"{MODEL_FILE} can't run a batch of {batch} ({_one_line(exc)}); export it anew"
+            yield f"{MODEL_FILE} can't run a batch of {batch} ({one_line(exc)}); export it anew"
             return
         if logits.shape != (batch, len(identity.labels)) or not np.isfinite(logits).all():
             yield f"{MODEL_FILE} gives {logits.shape} logits, or infinite ones, for {batch} images; export it anew"
@@ -294,7 +294,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as exc:
         raise RepositoryError(f"can't read {path.parent.name}/{path.name} ({exc.strerror}); export it anew") from exc
-
-
-def _one_line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:160]

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import torch
 
-from export.errors import CheckpointError
+from export.errors import CheckpointError, one_line
 from export.network.resnet import SlimResNet, architecture_named
 from export.training.datasets import ImageSpec
 from export.width import Width, render_ratio
@@ -61,9 +61,8 @@ class Checkpoint:
         try:
             network.load_state_dict(dict(self.model))
         except RuntimeError as exc:
-            detail = " ".join(str(exc).split())[:200]
             raise CheckpointError(
-                f"the weights do not fit {self.architecture}: {detail}; export the file anew"
+                f"the weights do not fit {self.architecture}: {one_line(exc)}; export the file anew"
             ) from exc
         return network.eval()
 
@@ -120,9 +119,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         return _parse(values)
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        reason = " ".join(str(exc).split())[:120]
         raise CheckpointError(
-            f"{path} has missing, unknown or bad fields ({reason}); damaged or of another version, train anew"
+            f"{path} has missing, unknown or bad fields ({one_line(exc)}); damaged or of another version, train anew"
         ) from exc
 
 
