@@ -1,4 +1,4 @@
-"""``infer`` and ``demo`` as a stranger runs them, on real tritonservers."""
+"""``infer``, ``bench`` and ``demo`` as a stranger runs them, on real tritonservers."""
 
 from __future__ import annotations
 
@@ -62,6 +62,24 @@ def test_the_table_shows_label_confidence_width_server_and_latency(fleet_path: P
     code, output = infer(fleet_path, "--width", 50, EXAMPLES / "images" / "ankle-boot.png")
     assert code == 0
     assert re.search(r"ankle-boot\.png +Ankle boot +\d+\.\d% +50 % +here +1 +\d+\.\d ms", output.replace("\n", " "))
+
+
+def bench(*arguments: object) -> str:
+    options = ("--rate", 50, "--seconds", 0.5, "--warm-up-s", 0, "--sample", EXAMPLES / "test_1000.npz", "--json")
+    result = CliRunner().invoke(main, ["bench", *map(str, (*arguments, *options))])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_bench_and_its_comparison_send_the_load_that_their_options_describe(fleet_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    summary = json.loads(bench("--fleet", fleet_path, "--workload", "steady", "--seed", 3, "--out", out))
+    kept = json.loads(out.read_text())
+    assert summary == kept["summary"]
+    assert (kept["load"]["rate_rps"], kept["load"]["seed"], kept["load"]["workload"]) == (50.0, 3, "steady")
+    found = json.loads(bench("compare", "--set-up", f"here=router:{fleet_path}", "--rounds", 2))
+    assert [(result["set_up"], result["round"]) for result in found] == [("here", 0), ("here", 1)]
+    assert all(result["load"]["rate_rps"] == 50.0 and result["summary"]["statuses"] for result in found)
 
 
 def test_bad_input_is_one_line(fleet_path: Path, tmp_path: Path) -> None:
