@@ -183,9 +183,8 @@ async def _watch_promises(
         for found in await watch_promises(repository, fleet, Path(folder), sample, seconds):
             promises.append(found)
             journal.write(found.encode())
-            say(
-                f"{fleet}, {found.server} at {found.width} %: {100 * found.share:.1f} % of {found.groups} promises kept"
-            )
+            kept = f"{100 * found.share:.1f} % of {found.groups} promises kept"
+            say(f"{fleet}, load {found.load:g}, {found.server} at {found.width} %: {kept}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from orchestrator.profile.margin import CONFIDENCE
 
 WINDOW = 200
 """Groups after a change within which promises are to hold again."""
-ALLOWED = 0.02
 LOADS = (0.6, 1.5)
 """Requests over what the fleet answers at full width."""
 DEADLINE_S = 0.1
