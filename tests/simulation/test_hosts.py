@@ -22,17 +22,10 @@ from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName
 from tests.simulation.reference import ReferenceWorld
 from tests.simulation.test_simulation import PATIENT_OR_MINDFUL, POLICIES, faults, fleets, scenarios, without_learning
-from tests.simulation.worlds import latencies_s, patient, scenario, servers, single
+from tests.simulation.worlds import latencies_s, on_hosts, patient, scenario, servers, single
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios" / "hosts"
 FREE_ROUTER: dict[str, Any] = {"request_us": 0}
-
-
-def on_hosts(given: ScenarioSettings, fleet: list[SimulatedServer], hosts: list[dict[str, Any]]) -> ScenarioSettings:
-    """Return a scenario whose servers are on hosts."""
-    values = given.model_dump(mode="json")
-    values["servers"] = [{"name": server.name, "widths": {100: {"item_ms": 1}}} for server in fleet]
-    return ScenarioSettings.model_validate({**values, "hosts": hosts})
 
 
 def run_on(fleet: list[SimulatedServer], *hosts: dict[str, Any], policy: str = "lert", **sections: Any) -> Simulation:

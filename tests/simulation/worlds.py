@@ -28,6 +28,15 @@ def scenario(*, requests: int = 1000, load: float = 0.7, **sections: Any) -> Sce
     return ScenarioSettings.model_validate({"name": "test", "servers": [placeholder], "workload": workload, **sections})
 
 
+def on_hosts(
+    given: ScenarioSettings, fleet: Sequence[SimulatedServer], hosts: Sequence[dict[str, Any]]
+) -> ScenarioSettings:
+    """Return a scenario whose servers are on hosts."""
+    values = given.model_dump(mode="json")
+    values["servers"] = [{"name": server.name, "widths": {100: {"item_ms": 1}}} for server in fleet]
+    return ScenarioSettings.model_validate({**values, "hosts": hosts})
+
+
 def patient(**more: Any) -> dict[str, Any]:
     """Return objectives under which nobody is late or turned away."""
     return {"deadline_ms": FOREVER_MS, "request_timeout_s": 1e9, "queue_limit": 10**9, **more}
