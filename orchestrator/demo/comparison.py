@@ -30,7 +30,7 @@ from orchestrator.triton.client import TritonClient
 
 LOWEST_RATIO, HIGHEST_RATIO = 0.5, 2.0
 """The load at both ends of a run and in its middle, over what is answered at full width."""
-_CAPACITY_S, _CAPACITY_FIRST_RPS = 2.0, 800.0
+_CAPACITY_S, _CAPACITY_FIRST_RPS = 3.0, 800.0
 _WAIT_S: Final = 1.0
 """For answers, when all has been sent; at deadlines of the demo's length the rest is late by far."""
 
