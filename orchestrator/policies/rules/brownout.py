@@ -13,9 +13,10 @@ al., "Brownout: building more robust cloud applications", ICSE 2014), what becom
   all servers could answer at the next narrower width, whether or not anybody has waited for it yet.
 - While neither happens, it rises by a width every ``STEP_S``, as long as servers could answer what arrives at the width
   that it leaves in ``LOAD`` of their time. So the ceiling is one width above what the load alone would allow, and some
-  requests get the one and some the other; families of few widths far apart would waste much otherwise. A width at which
-  it had to fall is left out for a pause, which doubles, up to ``LONGEST_PAUSE_S``, when it has to fall there again soon
-  after.
+  requests get the one and some the other; families of few widths far apart would waste much otherwise.
+- A width at which it had to fall is left out for so long that the requests that this has cost are no more than
+  ``PRICE`` of the accuracy that the width could have gained in that time: where a width gains little, it is hardly ever
+  tried beside a job that makes it fail, and where it gains much, all the time.
 
 Below the ceiling the width is the widest at which the head is in time and the queue drains in a ``RESERVE``-th of its
 time, and within ``LONGEST_DRAIN_S`` (policies.rules.width_rules). Where a request allows no width below it, the
@@ -41,7 +42,8 @@ STEP_S: Final = 0.25
 USED: Final = 0.8
 """Part of the time that an answer had to spare above which it says that there is too much to do; well above what
 RESERVE lets a queue take."""
-FIRST_PAUSE_S: Final = 1.0
+PRICE: Final = 0.5
+SHORTEST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 16.0
 RESERVE: Final = 3.0
 """The queue must drain in a RESERVE-th of its time: the rest is for what comes meanwhile, and for stalls."""
@@ -54,33 +56,32 @@ LOAD: Final = 0.8
 _WINDOW_S: Final = 0.25  # over which arrivals are counted
 
 _CEILING: Final = FREE_SLOT  # of row WHOLE: the widest width that is allowed, in percent; 0 before the first decision
-_PRESSURE: Final = FREE_SLOT + 1  # what has been noted since the last decision
+_PRESSURE: Final = FREE_SLOT + 1  # what has been noted since the last decision: misses, or HIGH
 _CHANGED_S: Final = FREE_SLOT + 2  # when the ceiling last changed
 _RISES_S: Final = FREE_SLOT + 3  # when it may rise
 _FAILED: Final = FREE_SLOT + 4  # the width at which it last had to fall; 0: none
-_PAUSE_S: Final = FREE_SLOT + 5  # for how long that is left out
-_RETRY_S: Final = FREE_SLOT + 6  # until when
+_FAILED_S: Final = FREE_SLOT + 5  # when
+_MISSES: Final = FREE_SLOT + 6  # what that has cost
 
 _NONE: Final = 0.0
-_HIGH: Final = 1.0
-_MISSED: Final = 2.0
+_HIGH: Final = 0.5
 
 
 @compiled
-def note_answer(memory: Table, width: float, took_s: float, slack_used: float, now_s: float) -> None:
+def note_answer(memory: Table, width: float, items: float, took_s: float, slack_used: float, now_s: float) -> None:
     """Note what became of a batch that ran at a width, see orchestrator.policies.protocol.Outcome."""
     whole = memory[WHOLE]
     if slack_used > 1:
-        note_miss(memory)
+        note_misses(memory, items)
     elif slack_used > USED and width <= whole[_CEILING] and now_s - took_s >= whole[_CHANGED_S]:
         # What was sent before the ceiling fell says nothing of how it is now.
         whole[_PRESSURE] = max(whole[_PRESSURE], _HIGH)
 
 
 @compiled
-def note_miss(memory: Table) -> None:
-    """Note that a request was refused because of load, or was not answered in time."""
-    memory[WHOLE][_PRESSURE] = _MISSED
+def note_misses(memory: Table, count: float) -> None:
+    """Note that requests were refused because of load, or were not answered in time."""
+    memory[WHOLE][_PRESSURE] = math.floor(memory[WHOLE][_PRESSURE]) + count
 
 
 @compiled
@@ -127,20 +128,26 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
     current = max(narrowest, min(widest, whole[_CEILING]))
     if pressure != _NONE:
         if current > narrowest:  # else the width is not what is to blame
-            _leave_out(current, whole, now_s)
-        lower = 1.0 if pressure == _MISSED else _next_lower(current, rows, count)
+            whole[_FAILED], whole[_FAILED_S] = current, now_s
+        if now_s - whole[_FAILED_S] <= CALM_S:
+            whole[_MISSES] += math.floor(pressure)
+        lower = 1.0 if pressure >= 1 else _next_lower(current, rows, count)
         if lower < whole[_CEILING]:
             whole[_CEILING], whole[_CHANGED_S] = lower, now_s
-        whole[_RISES_S] = now_s + (CALM_S if pressure == _MISSED else STEP_S)
+        whole[_RISES_S] = now_s + (CALM_S if pressure >= 1 else STEP_S)
     elif current > narrowest and _capacity_rps(_next_lower(current, rows, count), rows, count) < whole[RATE_RPS]:
         whole[_CEILING], whole[_CHANGED_S] = _next_lower(current, rows, count), now_s
         whole[_RISES_S] = now_s + STEP_S
     elif whole[_CEILING] < widest and now_s >= whole[_RISES_S]:
         higher = next_width(current, rows, count)
-        is_left_out = higher >= whole[_FAILED] and now_s < whole[_RETRY_S]
+        is_left_out = whole[_FAILED] > 0 and higher >= whole[_FAILED]
+        if is_left_out and now_s - whole[_FAILED_S] >= _pause_s(current, higher, whole, rows, count):
+            is_left_out = False
         if not is_left_out and LOAD * _capacity_rps(current, rows, count) >= whole[RATE_RPS]:
             whole[_CEILING] = math.inf if higher == widest else higher
             whole[_CHANGED_S], whole[_RISES_S] = now_s, now_s + STEP_S
+            if higher >= whole[_FAILED]:
+                whole[_MISSES] = 0.0
     return max(narrowest, whole[_CEILING])
 
 
@@ -155,11 +162,19 @@ def _capacity_rps(width: float, rows: Table, count: int) -> float:
 
 
 @compiled
-def _leave_out(width: float, whole: Column, now_s: float) -> None:
-    """Leave a width at which the ceiling has to fall out for a while, longer when that happens again soon."""
-    is_again = width >= whole[_FAILED] > 0 and now_s - whole[_CHANGED_S] < 2 * whole[_PAUSE_S]
-    whole[_PAUSE_S] = min(LONGEST_PAUSE_S, 2 * whole[_PAUSE_S]) if is_again else FIRST_PAUSE_S
-    whole[_FAILED], whole[_RETRY_S] = width, now_s + whole[_PAUSE_S]
+def _pause_s(width: float, higher: float, whole: Column, rows: Table, count: int) -> float:
+    """Return for how long a width at which the ceiling had to fall is left out, by what that has cost."""
+    accuracy, gained = 0.0, 0.0
+    for row in range(count):
+        if rows[col.ROW_WIDTH][row] == width:
+            accuracy = rows[col.ROW_ACCURACY][row]
+    for row in range(count):
+        if rows[col.ROW_WIDTH][row] == higher:
+            gained = rows[col.ROW_ACCURACY][row] - accuracy
+    gained_rps = PRICE * gained * whole[RATE_RPS]
+    if gained_rps * LONGEST_PAUSE_S <= whole[_MISSES] * accuracy:
+        return LONGEST_PAUSE_S if whole[_MISSES] > 0 else SHORTEST_PAUSE_S
+    return max(SHORTEST_PAUSE_S, whole[_MISSES] * accuracy / gained_rps)
 
 
 @compiled

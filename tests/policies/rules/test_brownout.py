@@ -78,20 +78,24 @@ def test_what_was_sent_before_the_ceiling_fell_does_not_lower_it_again() -> None
     assert width_at(asker, 5.02) == 50
 
 
-def test_a_width_that_fails_again_and_again_is_tried_ever_more_rarely() -> None:
-    asker = new_asker()
+@pytest.mark.parametrize("misses", [1, 3, 6, 1000])
+def test_a_width_that_fails_is_tried_again_once_what_it_cost_is_half_of_what_it_gains(misses: int) -> None:
+    asker, rate_rps = new_asker(), 100
+    accuracies = {c.width: c.accuracy for c in IN_TIME}
+    gained_rps = rate_rps * (accuracies[WIDEST] - accuracies[75]) / 2
+    pause_s = min(LONGEST_PAUSE_S, misses * accuracies[75] / gained_rps)
     tried_s: list[float] = []
-    now_s = 1.0
-    while now_s < 120:
+    for number in range(60 * rate_rps):
+        now_s = 1.0 + number / rate_rps
         if width_at(asker, now_s) == WIDEST:  # which is too much
             tried_s.append(now_s)
-            asker.policy.observe_miss(asker.memory)
+            for _ in range(misses):
+                asker.policy.observe_miss(asker.memory)
             assert width_at(asker, now_s) == NARROWEST
-        now_s += 0.1
-    gaps_s = [round(later - earlier, 3) for earlier, later in pairwise(tried_s)]
-    assert gaps_s == sorted(gaps_s)
-    assert gaps_s[0] < 3 < LONGEST_PAUSE_S <= gaps_s[-1] < LONGEST_PAUSE_S + CALM_S
-    assert len(tried_s) < 12
+    gaps_s = [later - earlier for earlier, later in pairwise(tried_s)][2:]  # once the rate is known
+    rise_s = CALM_S + 3 * STEP_S
+    assert gaps_s
+    assert all(max(CALM_S, pause_s) - 0.1 <= gap_s <= max(rise_s, pause_s) + 2 * STEP_S for gap_s in gaps_s), gaps_s
 
 
 def test_a_miss_at_the_narrowest_is_not_put_down_to_a_wider_one() -> None:
