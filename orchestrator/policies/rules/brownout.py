@@ -31,7 +31,7 @@ from typing import Final
 from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand
 from orchestrator.policies.rules.width_rules import is_timely, nearest_width, next_width
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.candidates import capacity_rps
+from orchestrator.policies.tables.candidates import capacity_rps, margin_of
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.memory import WHOLE
 
@@ -44,8 +44,8 @@ USED: Final = 0.8
 RESERVE lets a queue take."""
 PRICE: Final = 0.5
 SHORTEST_PAUSE_S: Final = 1.0
-LONGEST_PAUSE_S: Final = 16.0
-RESERVE: Final = 3.0
+LONGEST_PAUSE_S: Final = 60.0
+RESERVE: Final = 2.5
 """The queue must drain in a RESERVE-th of its time: the rest is for what comes meanwhile, and for stalls."""
 LONGEST_DRAIN_S: Final = 1.0
 """However much time it has, or deadlines of half a minute would let it grow until it is full; in the long run the width
@@ -89,15 +89,15 @@ def narrow_below(memory: Table, rows: Table, count: int, query: Column) -> tuple
     """Return the width, and which of its rows count, as orchestrator.policies.rules.width_rules.narrow does."""
     follow_demand(_WINDOW_S, memory, query)
     ceiling = _move_ceiling(memory, rows, count, query)
-    reserve = max(RESERVE, query[col.SLACK_MARGIN])
-    widest, soonest = 0.0, -1
+    widest, soonest, reserve = 0.0, -1, RESERVE
     for row in range(count):
         width = rows[col.ROW_WIDTH][row]
         if width > ceiling:
             continue
         drains_soon = rows[col.ROW_DRAIN_S][row] <= LONGEST_DRAIN_S
-        if width > widest and drains_soon and is_timely(row, reserve, rows, query):
-            widest = width
+        of_row = RESERVE * max(1.0, margin_of(row, rows, query))
+        if width > widest and drains_soon and is_timely(row, of_row, rows, query):
+            widest, reserve = width, of_row
         if soonest < 0 or _drains_sooner(row, soonest, rows):
             soonest = row
     if widest > 0:
