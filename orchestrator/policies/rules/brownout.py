@@ -39,7 +39,7 @@ CALM_S: Final = 1.0
 """From the last request that was missed to when the ceiling rises."""
 STEP_S: Final = 0.25
 """From one rise to the next, and from a step down to a rise."""
-USED: Final = 0.8
+USED: Final = 0.5
 """Part of the time that an answer had to spare above which it says that there is too much to do; well above what
 RESERVE lets a queue take."""
 PRICE: Final = 0.5
@@ -135,7 +135,7 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
         if lower < whole[_CEILING]:
             whole[_CEILING], whole[_CHANGED_S] = lower, now_s
         whole[_RISES_S] = now_s + (CALM_S if pressure >= 1 else STEP_S)
-    elif current > narrowest and _capacity_rps(_next_lower(current, rows, count), rows, count) < whole[RATE_RPS]:
+    elif current > narrowest and _capacity_rps(_sustained(_next_lower(current, rows, count), current, rows, count), rows, count) < whole[RATE_RPS]:
         whole[_CEILING], whole[_CHANGED_S] = _next_lower(current, rows, count), now_s
         whole[_RISES_S] = now_s + STEP_S
     elif whole[_CEILING] < widest and now_s >= whole[_RISES_S]:
@@ -143,7 +143,7 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
         is_left_out = whole[_FAILED] > 0 and higher >= whole[_FAILED]
         if is_left_out and now_s - whole[_FAILED_S] >= _pause_s(current, higher, whole, rows, count):
             is_left_out = False
-        if not is_left_out and LOAD * _capacity_rps(current, rows, count) >= whole[RATE_RPS]:
+        if not is_left_out and LOAD * _capacity_rps(_sustained(current, higher, rows, count), rows, count) >= whole[RATE_RPS]:
             whole[_CEILING] = math.inf if higher == widest else higher
             whole[_CHANGED_S], whole[_RISES_S] = now_s, now_s + STEP_S
             if higher >= whole[_FAILED]:
@@ -159,6 +159,23 @@ def _capacity_rps(width: float, rows: Table, count: int) -> float:
         if rows[col.ROW_WIDTH][row] == width:
             total_rps += capacity_rps(row, rows)
     return total_rps
+
+
+@compiled
+def _sustained(width: float, higher: float, rows: Table, count: int) -> float:
+    """Return the width that servers have to keep up at for the ceiling to be at ``higher``."""
+    return width if _gain(width, higher, rows, count) >= 0.02 else higher
+
+
+@compiled
+def _gain(width: float, higher: float, rows: Table, count: int) -> float:
+    accuracy, gained = 1.0, 1.0
+    for row in range(count):
+        if rows[col.ROW_WIDTH][row] == width:
+            accuracy = rows[col.ROW_ACCURACY][row]
+        if rows[col.ROW_WIDTH][row] == higher:
+            gained = rows[col.ROW_ACCURACY][row]
+    return gained / accuracy - 1
 
 
 @compiled
