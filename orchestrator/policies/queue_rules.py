@@ -6,7 +6,7 @@ keeps its requests in its own way (objects and ``heapq`` there, tables here); wh
 ``orchestrator.router.queue.overload``.
 
 Rules of single numbers are plain Python, which a live router calls quicker than compiled code; the simulator compiles
-them. Therefore none of them calls another.
+them. Therefore none of them calls another; those of candidates are compiled for both.
 """
 
 from __future__ import annotations
@@ -148,6 +148,10 @@ def slack_used(elapsed_s: float, allowed_s: float, service_s: float) -> float:
     return max(0.0, elapsed_s - service_s) / spare_s
 
 
+_head_batch = compiled(head_batch)
+_head_margin = compiled(head_margin)
+
+
 class LeastTimes(NamedTuple):
     """What candidates show of their queue, in seconds; zeros and infinity when there are none.
 
@@ -188,3 +192,23 @@ def least_times(rows: Table, count: int, query: Column) -> LeastTimes:
             of_server_rps = 0.0
         of_server_rps = max(of_server_rps, capacity_rps(row, rows))
     return LeastTimes(fastest_s, drain_s, drain_margin, soonest_s, most_rps + of_server_rps)
+
+
+@compiled
+def least_answer_s(
+    rows: Table, count: int, query: Column, items: float, longest_s: float, is_beyond_help: bool
+) -> float:
+    """Return the least time until a head of so many items is answered, margins included, in the batch that it needs.
+
+    Such a batch takes ``longest_s`` at most; below 0 the head may go alone.
+    """
+    least_s = math.inf
+    for row in range(count):
+        per_item_s, fixed_s = rows[col.ROW_PER_ITEM_S][row], rows[col.ROW_FIXED_S][row]
+        batch = items
+        if longest_s >= 0:
+            most = min(rows[col.ROW_MAX_BATCH][row], query[col.QUEUE_ITEMS])
+            batch = _head_batch(items, most, longest_s, per_item_s, fixed_s)
+        margin = _head_margin(margin_of(row, rows, query), query[col.SLACK_MARGIN], is_beyond_help)
+        least_s = min(least_s, (rows[col.ROW_WAIT_S][row] + per_item_s * batch + fixed_s) * margin)
+    return least_s

@@ -41,6 +41,22 @@ class CandidateSet:
     def __bool__(self) -> bool:
         return self._count > 0
 
+    def least_answer_s(self, items: int, longest_s: float, is_beyond_help: bool) -> float:
+        """Return when a head of so many items is answered at the soonest, see orchestrator.policies.queue_rules.
+
+        By any server that is reachable.
+        """
+        if self._reachable is not None or self._is_touched:
+            self._tables.fill(self.situation, self._avoided)
+        return self._tables.least_answer_s(self._count, items, longest_s, is_beyond_help)
+
+    @property
+    def servers(self) -> Collection[ServerName]:
+        """The reachable servers that have a candidate."""
+        if self._reachable is not None or self._is_touched:
+            return {candidate.server for candidate in self.reachable}
+        return self._tables.servers_of(self._count)
+
     @property
     def candidates(self) -> tuple[Candidate, ...]:
         """The candidates as values, ordered by server name, then width."""

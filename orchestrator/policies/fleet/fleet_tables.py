@@ -14,7 +14,7 @@ import numpy as np
 from orchestrator.decision import Candidate, Decision
 from orchestrator.policies.fleet.row_values import read_candidate, read_decision, write_query
 from orchestrator.policies.protocol import RowPolicy, Situation
-from orchestrator.policies.queue_rules import LeastTimes, least_times
+from orchestrator.policies.queue_rules import LeastTimes, least_answer_s, least_times
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_spread_table, new_table
@@ -120,6 +120,14 @@ class FleetTables:
     def least_times(self, count: int) -> LeastTimes:
         """Return what the first ``count`` rows show of what waits."""
         return LeastTimes(*least_times(self.rows, count, self._query))
+
+    def least_answer_s(self, count: int, items: int, longest_s: float, is_beyond_help: bool) -> float:
+        """Return when a head of so many items is answered at the soonest by the first ``count`` rows."""
+        return float(least_answer_s(self.rows, count, self._query, float(items), longest_s, is_beyond_help))
+
+    def servers_of(self, count: int) -> Collection[ServerName]:
+        """Return the servers of the first ``count`` rows."""
+        return {self.names[int(server)] for server in self.rows[col.ROW_SERVER, :count]}
 
     def read_candidates(self, count: int) -> tuple[Candidate, ...]:
         """Return the first ``count`` rows as values."""

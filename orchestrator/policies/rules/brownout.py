@@ -10,10 +10,11 @@ al., "Brownout: building more robust cloud applications", ICSE 2014), what becom
   ``CALM_S`` after the last of them; not one whose deadline an idle server could not have kept, or a client who asks for
   the impossible would narrow everybody.
 - An answer that used more than ``USED`` of the time that it had to spare puts it one width lower; so does more than
-  all servers could answer at the next narrower width, whether or not anybody has waited for it yet.
-- While neither happens, it rises by a width every ``STEP_S``, as long as servers could answer what arrives at the width
-  that it leaves in ``LOAD`` of their time. So the ceiling is one width above what the load alone would allow, and some
-  requests get the one and some the other; families of few widths far apart would waste much otherwise.
+  all servers could answer, whether or not anybody has waited for it yet.
+- While neither happens, it rises by a width every ``STEP_S``, as long as servers could answer what arrives in ``LOAD``
+  of their time: at the width that it rises to, or, where that is so much more accurate that it is worth the risk, at
+  the one that it leaves. Then some requests get the one and some the other; families of few widths far apart would
+  waste much otherwise. What it risks is how much longer than expected answers take (orchestrator.profile.margin).
 - A width at which it had to fall is left out for so long that the requests that this has cost are no more than
   ``PRICE`` of the accuracy that the width could have gained in that time: where a width gains little, it is hardly ever
   tried beside a job that makes it fail, and where it gains much, all the time.
@@ -40,17 +41,17 @@ CALM_S: Final = 1.0
 STEP_S: Final = 0.25
 """From one rise to the next, and from a step down to a rise."""
 USED: Final = 0.5
-"""Part of the time that an answer had to spare above which it says that there is too much to do; well above what
-RESERVE lets a queue take."""
+"""Part of the time that an answer had to spare above which it says that there is too much to do."""
 PRICE: Final = 0.5
 SHORTEST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 RESERVE: Final = 2.5
-"""The queue must drain in a RESERVE-th of its time: the rest is for what comes meanwhile, and for stalls."""
+"""The queue must drain in a RESERVE-th of its time, with the margin: the rest is for what comes meanwhile."""
 LONGEST_DRAIN_S: Final = 1.0
 """However much time it has, or deadlines of half a minute would let it grow until it is full; in the long run the width
 is what the load leaves time for, and a longer queue only makes answers late."""
-
+RISK: Final = 0.003
+"""Relative gain in accuracy, over the square of the margin, from which on two widths are mixed."""
 LOAD: Final = 0.8
 """Part of the servers' time that what arrives may take at a width for the ceiling to rise beyond it."""
 _WINDOW_S: Final = 0.25  # over which arrivals are counted
@@ -135,15 +136,16 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
         if lower < whole[_CEILING]:
             whole[_CEILING], whole[_CHANGED_S] = lower, now_s
         whole[_RISES_S] = now_s + (CALM_S if pressure >= 1 else STEP_S)
-    elif current > narrowest and _capacity_rps(_sustained(_next_lower(current, rows, count), current, rows, count), rows, count) < whole[RATE_RPS]:
+    elif current > narrowest and not _keeps_up(
+        _next_lower(current, rows, count), current, 1.0, whole, rows, count, query
+    ):
         whole[_CEILING], whole[_CHANGED_S] = _next_lower(current, rows, count), now_s
         whole[_RISES_S] = now_s + STEP_S
     elif whole[_CEILING] < widest and now_s >= whole[_RISES_S]:
         higher = next_width(current, rows, count)
-        is_left_out = whole[_FAILED] > 0 and higher >= whole[_FAILED]
-        if is_left_out and now_s - whole[_FAILED_S] >= _pause_s(current, higher, whole, rows, count):
-            is_left_out = False
-        if not is_left_out and LOAD * _capacity_rps(_sustained(current, higher, rows, count), rows, count) >= whole[RATE_RPS]:
+        pause_s = _pause_s(current, higher, whole, rows, count) if 0 < whole[_FAILED] <= higher else 0.0
+        is_left_out = now_s < whole[_FAILED_S] + pause_s
+        if not is_left_out and _keeps_up(current, higher, LOAD, whole, rows, count, query):
             whole[_CEILING] = math.inf if higher == widest else higher
             whole[_CHANGED_S], whole[_RISES_S] = now_s, now_s + STEP_S
             if higher >= whole[_FAILED]:
@@ -162,36 +164,35 @@ def _capacity_rps(width: float, rows: Table, count: int) -> float:
 
 
 @compiled
-def _sustained(width: float, higher: float, rows: Table, count: int) -> float:
-    """Return the width that servers have to keep up at for the ceiling to be at ``higher``."""
-    return width if _gain(width, higher, rows, count) >= 0.02 else higher
+def _keeps_up(width: float, higher: float, load: float, whole: Column, rows: Table, count: int, query: Column) -> bool:
+    """Return whether servers can answer what arrives, in so much of their time, with the ceiling at ``higher``."""
+    margin = 1.0
+    for row in range(count):
+        if rows[col.ROW_WIDTH][row] == width:
+            margin = max(margin, margin_of(row, rows, query))
+    mixes = _gain(width, higher, rows, count) >= RISK * margin * margin
+    return bool(load * _capacity_rps(width if mixes else higher, rows, count) >= whole[RATE_RPS])
 
 
 @compiled
 def _gain(width: float, higher: float, rows: Table, count: int) -> float:
+    """Return how much more accurate a wider width is than another, in parts of the other's accuracy."""
     accuracy, gained = 1.0, 1.0
     for row in range(count):
         if rows[col.ROW_WIDTH][row] == width:
             accuracy = rows[col.ROW_ACCURACY][row]
         if rows[col.ROW_WIDTH][row] == higher:
             gained = rows[col.ROW_ACCURACY][row]
-    return gained / accuracy - 1
+    return gained / accuracy - 1 if accuracy > 0 else 0.0
 
 
 @compiled
 def _pause_s(width: float, higher: float, whole: Column, rows: Table, count: int) -> float:
     """Return for how long a width at which the ceiling had to fall is left out, by what that has cost."""
-    accuracy, gained = 0.0, 0.0
-    for row in range(count):
-        if rows[col.ROW_WIDTH][row] == width:
-            accuracy = rows[col.ROW_ACCURACY][row]
-    for row in range(count):
-        if rows[col.ROW_WIDTH][row] == higher:
-            gained = rows[col.ROW_ACCURACY][row] - accuracy
-    gained_rps = PRICE * gained * whole[RATE_RPS]
-    if gained_rps * LONGEST_PAUSE_S <= whole[_MISSES] * accuracy:
+    gained_rps = PRICE * _gain(width, higher, rows, count) * whole[RATE_RPS]
+    if whole[_MISSES] >= gained_rps * LONGEST_PAUSE_S:
         return LONGEST_PAUSE_S if whole[_MISSES] > 0 else SHORTEST_PAUSE_S
-    return max(SHORTEST_PAUSE_S, whole[_MISSES] * accuracy / gained_rps)
+    return max(SHORTEST_PAUSE_S, whole[_MISSES] / gained_rps)
 
 
 @compiled

@@ -34,7 +34,7 @@ from orchestrator.router.dispatch.deciders import Decided, make_deciders
 from orchestrator.router.dispatch.decision_log import DecisionLog
 from orchestrator.router.dispatch.sender import Sender
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.overload import Shed, Shedder, describe_deadline, estimate, take_late
+from orchestrator.router.queue.overload import Shed, Shedder, describe_lack, estimate, take_late
 from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
 from orchestrator.router.servers.connection import ServerConnection
@@ -191,12 +191,7 @@ class Dispatcher:
             )
             for request, takes_s in late:
                 left_s = request.deadline_s - candidate_set.situation.now_s
-                self._shedder.shed(
-                    request,
-                    Shed.LATE,
-                    f"its deadline of {describe_deadline(request)} can't be kept at any width it allows: "
-                    f"{max(0.0, left_s) * 1e3:.0f} ms are left, and an answer may take {takes_s * 1e3:.0f} ms",
-                )
+                self._shedder.shed(request, Shed.LATE, describe_lack(request, left_s, takes_s))
             if late:
                 return True
         return self._decide(queue, head, candidate_set)

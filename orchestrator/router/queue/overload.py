@@ -51,8 +51,6 @@ from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.policies.queue_rules import (
     QueueEstimate,
     expires_s,
-    head_batch,
-    head_margin,
     is_overloaded,
     longest_service_s,
     order_key,
@@ -113,20 +111,14 @@ def take_late(
     is_beyond_help = is_overloaded(candidate_set.drain_s, tail_slack_s, 1.0)
     if not is_pressed and least.soonest_s <= situation.head_slack_s:
         return ()  # as is seen without a look at all candidates
-    candidates = candidate_set.reachable
-    if any(is_idle(c.server) for c in candidates):
+    if any(is_idle(server) for server in candidate_set.servers):
         return ()
 
     def needs_s(request: PendingRequest) -> float:
-        longest_s = longest_service_s(request.deadline_s - request.arrived_s, tail_slack_s, drain_margin)
-        least_s = math.inf
-        for c in candidates:
-            items: float = request.items
-            if is_pressed:
-                items = head_batch(items, min(c.max_batch_size, state.items), longest_s, c.per_item_s, c.fixed_s)
-            margin = head_margin(situation.margin_of(c), situation.slack_margin, is_beyond_help)
-            least_s = min(least_s, (c.wait_s + c.per_item_s * items + c.fixed_s) * margin)
-        return least_s
+        longest_s = -1.0
+        if is_pressed:
+            longest_s = longest_service_s(request.deadline_s - request.arrived_s, tail_slack_s, drain_margin)
+        return candidate_set.least_answer_s(request.items, longest_s, is_beyond_help)
 
     late: list[tuple[PendingRequest, float]] = []
     while (head := queue.head()) is not None:
@@ -262,7 +254,12 @@ class Shedder:
             return
         due_s = request.arrived_s + self.settings.request_timeout_s
         if request.has_own_deadline:
-            due_s = min(due_s, expires_s(request.deadline_s, queue.estimate.fastest_s))
+            fastest_s = queue.estimate.fastest_s
+            due_s = min(due_s, expires_s(request.deadline_s, fastest_s))
+            left_s = request.deadline_s - asyncio.get_running_loop().time()
+            if left_s <= fastest_s and queue.items > request.items:  # and so no server is idle, that could be tried
+                self.shed(request, Shed.EXPIRED, describe_lack(request, left_s, fastest_s))
+                return
         if due_s < request.due_s:
             self._deadlines.watch(request, due_s)
 
@@ -300,6 +297,14 @@ class Shedder:
         else:
             text = f"it waited in vain and its deadline of {describe_deadline(request)} can't be kept"
             self.shed(request, Shed.EXPIRED, text)
+
+
+def describe_lack(request: PendingRequest, left_s: float, takes_s: float) -> str:
+    """Return why a request is given up that needs so much time and has less."""
+    return (
+        f"its deadline of {describe_deadline(request)} can't be kept at any width it allows: "
+        f"{max(0.0, left_s) * 1e3:.0f} ms are left, and an answer may take {takes_s * 1e3:.0f} ms"
+    )
 
 
 def describe_deadline(request: PendingRequest) -> str:

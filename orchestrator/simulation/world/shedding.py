@@ -11,7 +11,6 @@ import math
 
 from orchestrator.policies import queue_rules
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.candidates import margin_of
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.heaps import goes_first, key_of, push_event, ratio_before
@@ -20,8 +19,6 @@ from orchestrator.simulation.world.queue import bound_head, give_up, has_head, p
 
 _comes_too_late = compiled(queue_rules.comes_too_late)
 _expires_s = compiled(queue_rules.expires_s)
-_head_batch = compiled(queue_rules.head_batch)
-_head_margin = compiled(queue_rules.head_margin)
 _is_overloaded = compiled(queue_rules.is_overloaded)
 _is_beyond_limits = compiled(queue_rules.is_beyond_limits)
 _longest_service_s = compiled(queue_rules.longest_service_s)
@@ -102,31 +99,13 @@ def shed_late_heads(world: World, count: int) -> bool:
         head = int(world.heap[0])
         allowed_s = world.requests[sim.DUE_S][head] - world.requests[sim.ARRIVED_S][head]
         longest_s = _longest_service_s(allowed_s, tail_slack_s, margin) if is_pressed else -1.0
-        needs_s = _least_answer_s(world, count, head, longest_s, is_beyond_help)
+        items = world.requests[sim.REQUEST_ITEMS][head]
+        needs_s = queue_rules.least_answer_s(world.rows, count, query, items, longest_s, is_beyond_help)
         if state[sim.NOW_S] + needs_s <= world.requests[sim.DUE_S][head]:
             break
         give_up(world, take_head(world), sim.SHED)
         has_shed = True
     return has_shed
-
-
-@compiled
-def _least_answer_s(world: World, count: int, head: int, longest_s: float, is_beyond_help: bool) -> float:
-    """Return the least time until the head is answered, margins included, in the batch that its queue needs.
-
-    Such a batch takes ``longest_s`` at most; below 0 the head may go alone.
-    """
-    rows, query, slack_margin = world.rows, world.head.query, world.state[sim.SLACK_MARGIN]
-    least_s = math.inf
-    for row in range(count):
-        per_item_s, fixed_s = rows[col.ROW_PER_ITEM_S][row], rows[col.ROW_FIXED_S][row]
-        items = world.requests[sim.REQUEST_ITEMS][head]
-        if longest_s >= 0:
-            most_items = min(rows[col.ROW_MAX_BATCH][row], query[col.QUEUE_ITEMS])
-            items = _head_batch(items, most_items, longest_s, per_item_s, fixed_s)
-        margin = _head_margin(margin_of(row, rows, query), slack_margin, is_beyond_help)
-        least_s = min(least_s, (rows[col.ROW_WAIT_S][row] + per_item_s * items + fixed_s) * margin)
-    return least_s
 
 
 @compiled

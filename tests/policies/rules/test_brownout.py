@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Reason
-from orchestrator.policies.rules.brownout import CALM_S, LONGEST_PAUSE_S, STEP_S
+from orchestrator.policies.rules.brownout import CALM_S, LONGEST_PAUSE_S, PRICE, STEP_S
 from tests.policies.cases import WIDTHS, Asker, line_candidate
 
 NARROWEST, WIDEST = WIDTHS[0], WIDTHS[-1]
@@ -35,7 +35,7 @@ def new_asker() -> Asker:
 
 def test_while_nothing_is_missed_the_widest_in_time_runs() -> None:
     asker = new_asker()
-    asker.observe(slack_used=0.7)
+    asker.observe(slack_used=0.4)
     assert {width for _, width in widths_until(asker, 0.0, 3.0)} == {WIDEST}
     assert width_at(asker, 3.0, slack_s=0.006) == 50  # 5 ms
 
@@ -82,10 +82,10 @@ def test_what_was_sent_before_the_ceiling_fell_does_not_lower_it_again() -> None
 def test_a_width_that_fails_is_tried_again_once_what_it_cost_is_half_of_what_it_gains(misses: int) -> None:
     asker, rate_rps = new_asker(), 100
     accuracies = {c.width: c.accuracy for c in IN_TIME}
-    gained_rps = rate_rps * (accuracies[WIDEST] - accuracies[75]) / 2
-    pause_s = min(LONGEST_PAUSE_S, misses * accuracies[75] / gained_rps)
+    gained_rps = PRICE * rate_rps * (accuracies[WIDEST] / accuracies[75] - 1)
+    pause_s = min(LONGEST_PAUSE_S, misses / gained_rps)
     tried_s: list[float] = []
-    for number in range(60 * rate_rps):
+    for number in range(5 * int(LONGEST_PAUSE_S) * rate_rps):
         now_s = 1.0 + number / rate_rps
         if width_at(asker, now_s) == WIDEST:  # which is too much
             tried_s.append(now_s)
