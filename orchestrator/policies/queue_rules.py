@@ -108,10 +108,10 @@ def head_margin(margin: float, slack_margin: float, is_beyond_help: bool) -> flo
 
     At least by the margin of the settings, however well servers have kept a lower one: a head is at its last moment.
     In a queue that is overloaded without any margin every head is, so that all whom a margin does not cover would be
-    late, and whoever is given up makes room for one who has more time: there it counts twice.
+    late, and whoever is given up makes room for one who has more time: there the margin of the settings counts as well.
     """
     cautious = max(margin, slack_margin)
-    return cautious * cautious if is_beyond_help else cautious
+    return cautious * slack_margin if is_beyond_help else cautious
 
 
 def longest_service_s(allowed_s: float, tail_slack_s: float, margin: float) -> float:
