@@ -51,10 +51,10 @@ def _why_not_wider(chosen: Record, candidates: Sequence[Record], record: Record)
     tail_slack_s = record["queue"]["tail_slack_s"]
     if most_s > record["queue"]["head_slack_s"]:
         return f"{width} % might have been too late: {quickest['server']} would have taken up to {_ms(most_s)}."
-    if drain_s * max(RESERVE, record["slack_margin"]) > tail_slack_s:
+    if drain_s * RESERVE * max(1.0, _margin(quickest, record)) > tail_slack_s:
         return (
             f"At {width} % all servers together would have taken {_ms(drain_s)} for what waited, of which nine of ten "
-            f"were due in {_ms(tail_slack_s)}; a third of that is what may be used."
+            f"were due in {_ms(tail_slack_s)}; only part of that may be used."
         )
     if record["reason"] == Reason.BELOW_CEILING:
         return (
