@@ -12,7 +12,7 @@ SOURCES := export orchestrator benchmarks tools tests examples
 .PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real fuzz attack format clean
 
 help:
-	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
+	@echo "make demo    the default among its rivals on two real Tritons: reports/demo.html, two minutes (no GPU, no torch)"
 	@echo "make test    all checks, then every test, those on real Triton included"
 	@echo "make check   format, lint, types, layers and the fast tests"
 	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 14 minutes"
@@ -110,6 +110,8 @@ $(BIN)/pip:
 $(VENV)/.serving: pyproject.toml | $(BIN)/pip
 	@echo "installing what serving needs into $(VENV) (a few minutes on the first run)"
 	$(PIP) --editable '.[local,plot]'
+	@echo "compiling what decides (half a minute or more, once for each version of the sources)"
+	$(BIN)/python -c 'from orchestrator.policies.preparation import prepare; prepare()'
 	@touch $@
 
 # All of it, training and the tests' tools included.

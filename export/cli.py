@@ -21,11 +21,11 @@ from export.limits import MAX_BATCH_SIZE, MAX_INSTANCES, MAX_QUEUE_DELAY_US, MAX
 from export.width import parse_widths, render_ratio
 
 if TYPE_CHECKING:
-    from export.checkpoint import Checkpoint
-    from export.datasets import ImageSet
     from export.family import ProvenModel
-    from export.training import TrainSettings
-    from export.verification import Finding, Verification
+    from export.repository.verification import Finding, Verification
+    from export.training.checkpoint import Checkpoint
+    from export.training.datasets import ImageSet
+    from export.training.train import TrainSettings
 
 _PATH = click.Path(path_type=Path)
 _DEFAULTS_SHOWN = {"show_default": True}
@@ -133,9 +133,9 @@ def train(
     import matplotlib  # noqa: F401  # for the picture at the end; better missed before the training than after it
     import torch
 
-    from export.datasets import load_images
-    from export.resnet import architecture_named
-    from export.training import TrainSettings
+    from export.network.resnet import architecture_named
+    from export.training.datasets import load_images
+    from export.training.train import TrainSettings
 
     settings = TrainSettings(widths=parsed, **values)
     architecture_named(settings.architecture)
@@ -167,8 +167,8 @@ def _run_training(
     resume: bool,
 ) -> Checkpoint:
     """Consume the training's events: two bars with the time left on a terminal, a line an epoch everywhere."""
-    from export.training import EpochDone, StepDone
-    from export.training import train as events
+    from export.training.train import EpochDone, StepDone
+    from export.training.train import train as events
 
     columns = (
         TextColumn("{task.description}"),
@@ -207,7 +207,7 @@ def _epoch_line(metrics: Any, epochs: int) -> str:
 
 
 def _interrupted(out: Path) -> str:
-    from export.training import LAST
+    from export.training.train import LAST
 
     if (out / LAST).exists():
         return f"Stopped. Finished epochs are in {out}; the same command with --resume goes on from there."
@@ -215,25 +215,25 @@ def _interrupted(out: Path) -> str:
 
 
 def _report_training(console: Console, checkpoint: Checkpoint, out: Path) -> None:
-    from export.report import plot_accuracy_flops, width_results
-    from export.training import FINAL
+    from export.training.report import plot_accuracy_flops, width_results
+    from export.training.train import FINAL
 
     results = width_results(checkpoint)
     table = Table("width", "top-1 %", "MFLOPs", "parameters", title=f"{checkpoint.architecture}, test split")
     for result in results:
         accuracy, mflops = f"{100 * result.accuracy:.2f}", f"{result.flops / 1e6:.2f}"
         table.add_row(render_ratio(result.width), accuracy, mflops, f"{result.parameters:,}")
-    _right_align(table, 1)
+    _right_align(table)
     console.print(table)
     picture = out / "accuracy_flops.png"
     plot_accuracy_flops(results, f"{checkpoint.architecture} on {checkpoint.images.name}", picture)
     click.echo(f"Wrote {out / FINAL} and {picture}")
 
 
-def _right_align(table: Table, first: int) -> None:
+def _right_align(table: Table) -> None:
     for column in table.columns:
         column.no_wrap = True
-    for column in table.columns[first:]:
+    for column in table.columns[1:]:
         column.justify = "right"
 
 
@@ -263,10 +263,10 @@ def export(
 ) -> None:
     """Cut each width out of CHECKPOINT, prove that its ONNX graph computes the same, and write the models."""
     parsed = parse_widths(widths)
-    from export.checkpoint import load_checkpoint
     from export.family import default_family, prove_family, write_family
-    from export.model_config import Device, Tuning, model_name
-    from export.repository import require_writable
+    from export.repository.model_config import Device, Tuning, model_name
+    from export.repository.model_files import require_writable
+    from export.training.checkpoint import load_checkpoint
 
     require_writable(repository)
     loaded = load_checkpoint(checkpoint)
@@ -286,7 +286,7 @@ def export(
 
 
 def _test_images(checkpoint: Checkpoint, data_dir: Path) -> ImageSet:
-    from export.datasets import load_images
+    from export.training.datasets import load_images
 
     return load_images(checkpoint.images.name, data_dir, train=False, image_size=checkpoint.images.height)
 
@@ -304,7 +304,7 @@ def _export_table(models: list[ProvenModel], changed: dict[str, bool], title: st
             f"{parity.max_abs_diff:.1e}",
             "written" if changed[model.identity.name] else "unchanged",
         )
-    _right_align(table, 1)
+    _right_align(table)
     return table
 
 
@@ -318,13 +318,13 @@ def _export_table(models: list[ProvenModel], changed: dict[str, bool], title: st
 @_data_dir
 def verify(repository: Path, checkpoint: Path | None, data_dir: Path) -> None:
     """Check the models in REPOSITORY: hashes, configurations, shapes, and with --checkpoint what they compute."""
-    from export.verification import Severity, verify_repository
+    from export.repository.verification import Severity, verify_repository
 
     verification = verify_repository(repository)
     findings = list(verification.findings)
     if checkpoint is not None:
-        from export.checkpoint import load_checkpoint
         from export.family import verify_against
+        from export.training.checkpoint import load_checkpoint
 
         loaded = load_checkpoint(checkpoint)
         findings += verify_against(loaded, repository, verification, _test_images(loaded, data_dir))
@@ -351,5 +351,5 @@ def _verify_table(verification: Verification, findings: list[Finding]) -> Table:
             str(severities.count("error")),
             str(severities.count("note")),
         )
-    _right_align(table, 1)
+    _right_align(table)
     return table

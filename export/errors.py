@@ -23,3 +23,8 @@ class ParityError(ExportError):
 
 class RepositoryError(ExportError):
     """A model repository can't be written, or holds something else than its files claim."""
+
+
+def one_line(exc: BaseException) -> str:
+    """Return what an exception says in one line, and of a long one the beginning."""
+    return " ".join(str(exc).split())[:200]

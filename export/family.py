@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.checkpoint import Checkpoint
-from export.datasets import ImageSet
 from export.errors import CheckpointError, ExportError, RepositoryError
-from export.model_config import LABELS_FILE, Identity, Tuning, model_name, render_config
-from export.onnx_export import check_graph, export_onnx
-from export.parity import ACCURACY_TOLERANCE, Parity, compare
-from export.repository import CONFIG_FILE, MODEL_FILE, Files, write_models
-from export.subnet import cut_subnet, flops_per_image
-from export.verification import Finding, Severity, Verification
+from export.network.subnet import cut_subnet, flops_per_image
+from export.onnx.graph import check_graph, export_onnx
+from export.onnx.parity import ACCURACY_TOLERANCE, Parity, compare
+from export.repository.model_config import LABELS_FILE, Identity, Tuning, model_name, render_config
+from export.repository.model_files import CONFIG_FILE, MODEL_FILE, Files, write_models
+from export.repository.verification import Finding, Severity, Verification
+from export.training.checkpoint import Checkpoint
+from export.training.datasets import ImageSet
 from export.width import Width
 
 

@@ -10,12 +10,19 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 log = logging.getLogger(__name__)
 
 PAUSE_S: Final = 1.0
 """Between an unexpected error and the next attempt, so that one that comes at once does not fill the log."""
+
+
+async def end_tasks(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks, and return once they have ended, however they do."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class BackgroundTasks:
@@ -40,10 +47,7 @@ class BackgroundTasks:
 
     async def stop(self) -> None:
         """Cancel all tasks and wait until they have ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
 
     async def _run(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -64,6 +64,8 @@ class Candidate:
         per_item_j: The expected energy that an item adds to a batch; None while that is unknown.
         fixed_j: The expected energy of a batch besides its items; None as per_item_j.
         backlog_s: The expected work that the whole server has, what is bound to it included.
+        margin: How many times its expected time an answer may take, by what was observed (orchestrator.profile.margin);
+            None: as many as the situation says.
     """
 
     server: ServerName
@@ -85,6 +87,7 @@ class Candidate:
     per_item_j: float | None = None
     fixed_j: float | None = None
     backlog_s: float = 0.0
+    margin: float | None = None
 
     @property
     def energy_j(self) -> float | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from orchestrator.demo.open_loop import Outcome
+from benchmarks.fidelity.open_loop import Outcome
 from orchestrator.reporting.claim import Claim, Interval
 from orchestrator.simulation.results import Result
 from orchestrator.snapshot import Width

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.fidelity.open_loop import Outcome, run_open_loop
 from benchmarks.harness.command import Say
 from benchmarks.harness.programs import find_program
 from orchestrator.config import EjectionSettings, FleetSettings, OverloadSettings, RetrySettings, RouterSettings
-from orchestrator.demo.comparison import DemoSettings, embedded_fleet
-from orchestrator.demo.open_loop import Outcome, run_open_loop
+from orchestrator.demo.testbed import embedded_fleet
 from orchestrator.errors import SlimError
 from orchestrator.loadgen.sample import LabelledSample
 from orchestrator.router import Router
@@ -71,7 +71,7 @@ async def profiled_fleet(
     """Run the servers; yield them and their measured profile; raises SlimError when that can't be done."""
     repository = _copy_repository(settings, folder / "repository")
     ours, theirs = _split_cores()
-    async with embedded_fleet(DemoSettings(repository), cores=theirs) as fleet, _bound_to(ours):
+    async with embedded_fleet(repository, cores=theirs) as fleet, _bound_to(ours):
         path, profile = folder / "fleet.yaml", folder / "profile.json"
         servers = [
             {"name": s.name, "grpc": s.grpc, "metrics": s.metrics, "emulated_slowdown": s.emulated_slowdown}

@@ -27,19 +27,19 @@ from benchmarks.real.cells import FLEETS, Cell, cells_of
 from benchmarks.real.claims import WIDEST, draw_claims
 from benchmarks.real.page import make_page
 from benchmarks.real.picture import draw_picture
+from benchmarks.real.promises import Promises, decode_promises, watch_promises
 from benchmarks.real.results import Line, decode_line
 from benchmarks.real.testbed import hogged, open_set_ups
+from orchestrator.loadgen.capacity import measure_capacity
 from orchestrator.loadgen.comparison import turns
 from orchestrator.loadgen.plan import Load
-from orchestrator.loadgen.run import measure, run_load
+from orchestrator.loadgen.run import measure
 from orchestrator.loadgen.sample import LabelledSample, load_sample
 from orchestrator.loadgen.target import SetUp
 from orchestrator.reporting.journal import Journal
 
 _WARM_UP_S = 1.0
 _REST_S = 0.5
-_CAPACITY_S, _CAPACITY_DEADLINE_S = 4.0, 10.0
-_CAPACITY_TIMES = (200.0, 3000.0)
 
 
 @click.command()
@@ -48,10 +48,17 @@ _CAPACITY_TIMES = (200.0, 3000.0)
 @path_option("--sample", Path("examples/fashion-mnist/test_1000.npz"))
 @path_option("--journal", Path("build/real.jsonl"))
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=2), default=4.0, show_default=True, help="Of each run.")
+@click.option("--seconds", type=click.FloatRange(min=2), default=3.0, show_default=True, help="Of each run.")
 @click.option("--fleet", "fleets", multiple=True, type=click.Choice(list(FLEETS)), help="Only these.")
 @click.option("--workload", "workloads", multiple=True, help="Only these shapes of load.")
 @click.option("--deadline-ms", "deadlines_ms", type=float, multiple=True, help="Only these deadlines.")
+@click.option(
+    "--promises-s",
+    type=click.FloatRange(min=0),
+    default=45.0,
+    show_default=True,
+    help="How long promises are watched at each load; 0: not at all.",
+)
 def main(
     repository: Path,
     out: Path,
@@ -62,11 +69,20 @@ def main(
     fleets: tuple[str, ...],
     workloads: tuple[str, ...],
     deadlines_ms: tuple[float, ...],
+    promises_s: float,
 ) -> None:
     """Measure; the exit status is 1 when a bar is missed."""
     done: list[Line] = []
+    promises: list[Promises] = []
+
+    def replay(_: int, values: Any) -> None:
+        if "groups" in values:
+            promises.append(decode_promises(values))
+        else:
+            done.append(decode_line(values))
+
     say = start_clock()
-    with Journal(journal, lambda _, values: done.append(decode_line(values)), remedy="remove it") as kept:
+    with Journal(journal, replay, remedy="remove it") as kept:
         for fleet in fleets or tuple(FLEETS):
             wanted = [cell for hogs in (0, 1) for cell in cells_of(fleet, hogs)]
             if workloads:
@@ -74,16 +90,19 @@ def main(
             if deadlines_ms:
                 wanted = [cell for cell in wanted if cell.deadline_s * 1e3 in deadlines_ms]
             run_to_end(_measure_fleet(repository, wanted, load_sample(sample), rounds, seconds, done, kept, say))
+            if promises_s and not any(found.fleet == fleet for found in promises):
+                run_to_end(_watch_promises(repository, fleet, load_sample(sample), promises_s, promises, kept, say))
     setting = {"machine": describe_machine(), "rounds": rounds, "seconds of each run": f"{seconds:g}"}
     document: dict[str, Any] = {
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "setting": {key: str(value) for key, value in setting.items()},
-        "claims": [encode_claim(claim) for claim in draw_claims(done)],
+        "claims": [encode_claim(claim) for claim in draw_claims(done, promises)],
         "lines": [line.encode() for line in done],
+        "promises": [found.encode() for found in promises],
     }
-    page = list(make_page(done, document["setting"], "real.png"))
+    page = list(make_page(done, promises, document["setting"], "real.png"))
     publish("real", out, document, page, picture=draw_picture(done))
-    conclude(draw_claims(done))
+    conclude(draw_claims(done, promises))
 
 
 async def _measure_fleet(
@@ -101,7 +120,8 @@ async def _measure_fleet(
     fleet = wanted[0].fleet
     with tempfile.TemporaryDirectory(prefix="bench-real-") as folder:
         async with open_set_ups(repository, fleet, Path(folder)) as set_ups:
-            capacity_rps = await _measure_capacity(set_ups, sample)
+            widest = next(set_up for set_up in set_ups if set_up.name == WIDEST)
+            capacity_rps = await measure_capacity(widest, sample)
             say(f"{fleet}: {capacity_rps:.0f} requests a second at full width")
             for cell in wanted:
                 load = cell.load(capacity_rps, seconds, _WARM_UP_S, seed=0)
@@ -138,6 +158,7 @@ async def _measure_cell(
             summary.refused,
             summary.accuracy,
             summary.p99_s,
+            summary.sender_late_s,
             {str(width): part for width, part in summary.widths.items()},
         )
         done.append(line)
@@ -149,19 +170,21 @@ async def _measure_cell(
         await asyncio.sleep(_REST_S)
 
 
-async def _measure_capacity(set_ups: Sequence[SetUp], sample: LabelledSample) -> float:
-    """Return what the fleet answers a second at full width, by more than it can answer in a time without deadlines."""
-    widest = next(set_up for set_up in set_ups if set_up.name == WIDEST)
-    rate_rps = _CAPACITY_TIMES[0]
-    while True:
-        load = Load("steady", rate_rps, _CAPACITY_S, _CAPACITY_DEADLINE_S)
-        run = await run_load(widest.target, widest.of(load), sample.images, sample.labels, wait_s=_CAPACITY_DEADLINE_S)
-        ended_s = run.records.ended_s[run.records.status == "OK"]
-        counted = ((ended_s > _CAPACITY_S / 4) & (ended_s < _CAPACITY_S)).sum()
-        found_rps = float(counted) / (_CAPACITY_S * 3 / 4)
-        if found_rps < 0.9 * rate_rps or rate_rps >= _CAPACITY_TIMES[1]:
-            return found_rps
-        rate_rps *= 2
+async def _watch_promises(
+    repository: Path,
+    fleet: str,
+    sample: LabelledSample,
+    seconds: float,
+    promises: list[Promises],
+    journal: Journal,
+    say: Say,
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="bench-real-") as folder:
+        for found in await watch_promises(repository, fleet, Path(folder), sample, seconds):
+            promises.append(found)
+            journal.write(found.encode())
+            kept = f"{100 * found.share:.1f} % of {found.groups} promises kept"
+            say(f"{fleet}, load {found.load:g}, {found.server} at {found.width} %: {kept}")
 
 
 if __name__ == "__main__":

@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from benchmarks.real.cells import Cell
+from benchmarks.real.promises import WINDOW, Promises, windows_within, worst_points
 from benchmarks.real.results import Line, behind_best, by_cell
 from benchmarks.real.testbed import DEFAULT, FIXED, RULES
 from orchestrator.loadgen.comparison import mean_of
+from orchestrator.profile.margin import CONFIDENCE
 from orchestrator.reporting.claim import Claim, Interval
 
 NARROWEST, WIDEST = "always 25 %", "always 100 %"
 BEHIND_POINTS = 0.5
 GAIN_RATIO = 0.8
 LATE_PERCENT = 1.0
+PROMISE_POINTS = 2.0
 _FITS_RATIO = 0.99
 
 
-def draw_claims(lines: Sequence[Line]) -> list[Claim]:
+def draw_claims(lines: Sequence[Line], promises: Sequence[Promises]) -> list[Claim]:
     """Return the claims, for a quiet machine and for one with other work."""
     claims = []
     for hogs, where in ((0, "on a quiet machine"), (1, "beside a process that takes a core")):
         own = [line for line in lines if line.cell.hogs == hogs]
-        claims += [_behind(own, where), _gain(own, where), _late(own, where)]
-    return claims
+        claims += [*_behind(own, where), _gain(own, where), _late(own, where)]
+    return [*claims, _kept(promises)]
 
 
-def _behind(lines: Sequence[Line], where: str) -> Claim:
+def _behind(lines: Sequence[Line], where: str) -> Iterator[Claim]:
     cells: dict[Cell, list[float]] = {}
     for cell, _, behind, _ in behind_best(lines, DEFAULT, [*FIXED, *RULES]):
         cells.setdefault(cell, []).append(100 * behind)
     means = [sum(values) / len(values) for values in cells.values()]
-    return _claim(f"top-1 in time behind the best rival of each cell, {where}", means, "points", BEHIND_POINTS)
+    yield _claim(f"top-1 in time behind the best rival of each cell, {where}", means, "points", BEHIND_POINTS)
+    near = 100 * sum(mean <= BEHIND_POINTS for mean in means) / len(means) if means else None
+    name = f"cells in which it is at most {BEHIND_POINTS} points behind the best rival, {where}"
+    yield Claim(name, near, "%", 100.0, is_floor=True)
+
+
+def _kept(promises: Sequence[Promises]) -> Claim:
+    name = f"promises about a server and width kept, away from {100 * CONFIDENCE:g} %"
+    points, windows = worst_points(promises), windows_within(promises)
+    if not points:
+        return Claim(name, None, "points", PROMISE_POINTS)
+    near = 100 * sum(value <= PROMISE_POINTS for value in windows) / max(1, len(windows))
+    note = f"the worst of {len(points)}; {near:.0f} % of {len(windows)} windows of {WINDOW} groups are within the bar"
+    return Claim(name, max(points), "points", PROMISE_POINTS, note=note)
 
 
 def _gain(lines: Sequence[Line], where: str) -> Claim:

@@ -8,11 +8,14 @@ from typing import Any
 from benchmarks.harness.claims import claims_table
 from benchmarks.real.cells import FLEETS
 from benchmarks.real.claims import draw_claims
+from benchmarks.real.promises import WINDOW, Promises
 from benchmarks.real.results import Line, by_cell
 from orchestrator.reporting.blocks import Block, Bullets, Heading, Picture, Table, Text
 
 
-def make_page(lines: Sequence[Line], setting: Mapping[str, Any], picture: str | None) -> Iterator[Block]:
+def make_page(
+    lines: Sequence[Line], promises: Sequence[Promises], setting: Mapping[str, Any], picture: str | None
+) -> Iterator[Block]:
     """Yield the blocks of the page."""
     yield Heading(1, "Policies on real servers")
     yield Text(
@@ -24,7 +27,7 @@ def make_page(lines: Sequence[Line], setting: Mapping[str, Any], picture: str | 
     yield Bullets("", [*fleets, *(f"{key}: {value}" for key, value in setting.items())])
     if picture is not None:
         yield Picture(picture, "Top-1 in time over load for each set-up")
-    claims = draw_claims(lines)
+    claims = draw_claims(lines, promises)
     yield claims_table(claims)
     yield Bullets("", [f"{claim.name}: {claim.note}" for claim in claims if claim.note])
     found = by_cell(lines)
@@ -45,6 +48,27 @@ def make_page(lines: Sequence[Line], setting: Mapping[str, Any], picture: str | 
                 )
             )
         yield Table(("arrivals", "deadline", "load", *names), rows)
+    if promises:
+        yield Heading(2, "Promises, at the caller's socket")
+        yield Text(
+            "A decision expects an answer within a time, 95 times in 100. For a third of each run a process beside it "
+            "takes a core."
+        )
+        yield Table(
+            ("fleet", "load", "server", "width", "batches", "kept, %", f"in windows of {WINDOW}"),
+            [
+                (
+                    found.fleet,
+                    f"{found.load:g}",
+                    found.server,
+                    f"{found.width} %",
+                    f"{found.groups}",
+                    f"{100 * found.share:.1f}",
+                    f"{100 * found.windows[0]:.0f} to {100 * found.windows[-1]:.0f}" if found.windows else "–",
+                )
+                for found in promises
+            ],
+        )
 
 
 def _cell(line: Line | None, best: float) -> str:

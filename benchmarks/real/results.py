@@ -18,6 +18,7 @@ class Line:
         right_in_time, in_time, late, refused: Parts of all requests, see orchestrator.loadgen.records.
         accuracy: Right answers of all answers; None without any.
         p99_s: Of the latency; None without answers.
+        sender_late_s: How late requests left that sent them: where it is much of the deadline, that was measured.
         widths: The part of the answers that each width gave, by percentage.
     """
 
@@ -31,6 +32,7 @@ class Line:
     refused: float
     accuracy: float | None
     p99_s: float | None
+    sender_late_s: float
     widths: Mapping[str, float]
 
     def encode(self) -> dict[str, Any]:

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from benchmarks.harness.programs import run_envoy, run_gateway
 from benchmarks.real.cells import FLEETS
-from orchestrator.config import FleetSettings, GatewaySettings, RouterSettings, ServerSettings, render_fleet
+from orchestrator.config import (
+    DecisionLogSettings,
+    FleetSettings,
+    GatewaySettings,
+    RouterSettings,
+    ServerSettings,
+    render_fleet,
+)
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.errors import ServerUnavailableError
@@ -24,25 +31,21 @@ RULES = {"lert:slack": "lert:slack", "lert:reserve": "lert:reserve", "thrift": "
 """Every rule that chooses the width by itself and was once a default, and the learned policy."""
 TRITON = {"Triton 25 %, Envoy": NARROWEST, "Triton 100 %, Envoy": WIDEST}
 _TRIES = 100
+_SAMPLED = 0.3  # more decisions would cost the gateway what is measured
+_LOG_MIB = 512.0
 
 
 @asynccontextmanager
 async def open_set_ups(repository: Path, fleet: str, folder: Path) -> AsyncIterator[list[SetUp]]:
     """Run a fleet, and everything that asks it; yield the set-ups, the default first."""
     async with AsyncExitStack() as stack:
-        servers = [EmbeddedServer(repository, EmbeddedOptions(slowdown=slowdown)) for slowdown in FLEETS[fleet]]
-        await asyncio.gather(*map(stack.enter_async_context, servers))
-        settings = FleetSettings(
-            servers=tuple(
-                ServerSettings(name=f"s{number}", grpc=server.grpc_address, emulated_slowdown=slowdown)
-                for number, (server, slowdown) in enumerate(zip(servers, FLEETS[fleet], strict=True))
-            )
-        )
+        settings = await _run_fleet(stack, repository, fleet)
         set_ups: list[SetUp] = []
         for name, policy in {DEFAULT: None, **FIXED, **RULES}.items():
-            address = await _run_gateway(stack, settings, policy, folder / f"{len(set_ups)}")
+            router = RouterSettings() if policy is None else RouterSettings(policy=policy)
+            address = await _run_gateway(stack, settings, router, folder / f"{len(set_ups)}")
             set_ups.append(SetUp(name, await _wait_for(address, FAMILY)))
-        port, places = choose_free_ports(1)[0], [server.grpc_address.rpartition(":") for server in servers]
+        port, places = choose_free_ports(1)[0], [server.grpc.rpartition(":") for server in settings.servers]
         upstream = [(LOOPBACK, int(triton_port)) for _, _, triton_port in places]
         await stack.enter_async_context(run_envoy(port, upstream, folder))
         for name, model in TRITON.items():
@@ -50,11 +53,31 @@ async def open_set_ups(repository: Path, fleet: str, folder: Path) -> AsyncItera
         yield set_ups
 
 
-async def _run_gateway(stack: AsyncExitStack, fleet: FleetSettings, policy: str | None, folder: Path) -> str:
+@asynccontextmanager
+async def open_logging_gateway(repository: Path, fleet: str, folder: Path, decisions: Path) -> AsyncIterator[SetUp]:
+    """Run a fleet and the default gateway, which writes part of its decisions into a directory; yield the gateway."""
+    log = DecisionLogSettings(directory=decisions, sample_ratio=_SAMPLED, max_mib=_LOG_MIB)
+    async with AsyncExitStack() as stack:
+        settings = await _run_fleet(stack, repository, fleet)
+        address = await _run_gateway(stack, settings, RouterSettings(decision_log=log), folder)
+        yield SetUp(DEFAULT, await _wait_for(address, FAMILY))
+
+
+async def _run_fleet(stack: AsyncExitStack, repository: Path, fleet: str) -> FleetSettings:
+    servers = [EmbeddedServer(repository, EmbeddedOptions(slowdown=slowdown)) for slowdown in FLEETS[fleet]]
+    await asyncio.gather(*map(stack.enter_async_context, servers))
+    return FleetSettings(
+        servers=tuple(
+            ServerSettings(name=f"s{number}", grpc=server.grpc_address, emulated_slowdown=slowdown)
+            for number, (server, slowdown) in enumerate(zip(servers, FLEETS[fleet], strict=True))
+        )
+    )
+
+
+async def _run_gateway(stack: AsyncExitStack, fleet: FleetSettings, router: RouterSettings, folder: Path) -> str:
     folder.mkdir()
     ports = choose_free_ports(3)
     grpc, http, metrics = (f"{LOOPBACK}:{port}" for port in ports)
-    router = RouterSettings() if policy is None else RouterSettings(policy=policy)
     own = fleet.model_copy(update={"router": router, "gateway": GatewaySettings(grpc=grpc, http=http, metrics=metrics)})
     path = folder / "fleet.yaml"
     path.write_text(render_fleet(own))

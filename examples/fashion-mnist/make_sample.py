@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from export.datasets import InMemoryImages, load_images
+from export.training.datasets import InMemoryImages, load_images
 
 COUNT = 1000
 

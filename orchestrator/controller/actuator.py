@@ -20,12 +20,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from orchestrator.controller.observer import OBSERVE_TIMEOUT_S, one_line, read_host, used_bytes
-from orchestrator.controller.ports import Clocks, ModelControl, Telemetry
+from orchestrator.controller.ports import Clocks, ModelControl
 from orchestrator.errors import SlimError, TransientError
 from orchestrator.planner.actions import Action, ActionKind, Outcome
 from orchestrator.planner.host import Limits, LoadedModel, ModelStatus
-from orchestrator.planner.plan_builder import still_fits
+from orchestrator.planner.scaling.plan_builder import still_fits
 from orchestrator.snapshot import ModelName
+from orchestrator.telemetry.reading import Telemetry
 
 log = logging.getLogger(__name__)
 

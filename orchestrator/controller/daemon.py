@@ -18,7 +18,7 @@ from pathlib import Path
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings
 from orchestrator.controller.actuator import LONGEST_SETTLE_S
 from orchestrator.controller.loop import Controller
-from orchestrator.controller.ports import Telemetry
+from orchestrator.controller.observer import one_line
 from orchestrator.controller.preflight import BudgetCheck, CheckedControl
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.resolve import SettingsFile, check_budget, resolve_limits
@@ -27,7 +27,7 @@ from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError, TransientError
 from orchestrator.planner.host import Limits
 from orchestrator.snapshot import ServerName
-from orchestrator.telemetry import HostReading, open_telemetry
+from orchestrator.telemetry import HostReading, Telemetry, open_telemetry
 from orchestrator.triton.control import TritonControl, check_control
 from orchestrator.triton.protocol_key import read_protocol_key
 
@@ -157,7 +157,7 @@ class ControllerDaemon:
         try:
             limits, changes = settings_file.reload()
         except SlimError as exc:
-            log.error("the fleet file is refused and the old settings stay: %s", " ".join(str(exc).split()))
+            log.error("the fleet file is refused and the old settings stay: %s", one_line(exc))
             return
         self._limits = limits
         self.controller.replace_limits(limits)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from orchestrator.controller.actuator import Actuator
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.observer import Observation, Observer, one_line
-from orchestrator.controller.ports import REAL_CLOCKS, Clocks, ModelControl, Telemetry
+from orchestrator.controller.ports import REAL_CLOCKS, Clocks, ModelControl
 from orchestrator.controller.report import StepLog, StepReport
 from orchestrator.errors import ModelNotFoundError
 from orchestrator.planner.actions import Action, Outcome, Plan
@@ -24,10 +24,10 @@ from orchestrator.planner.host import Limits
 from orchestrator.planner.plan import plan
 from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family, ModelName, ServerName
+from orchestrator.telemetry.reading import Telemetry
 
 log = logging.getLogger(__name__)
 
-Planner = Callable[..., tuple[Plan, SchedulerState]]
 BACK_OFFS_S = (1.0, 2.0, 5.0, 10.0)
 """Pauses after unexpected failures in a row; the last one is repeated."""
 STOP_WAIT_S = 10.0
@@ -43,7 +43,6 @@ class Controller:
         control: The control of its Triton; closed at the end of ``run``.
         limits: The limits to keep to, with the timings of the loop itself.
         dry_run: Whether to observe, plan and report, and change nothing.
-        planner: What decides; ``plan`` but in tests.
         on_step: A function that is called with the report of each step that was taken; not for one that failed
             unexpectedly.
         on_action: A function that is called when an action has ended or is left to itself; a step may hold several slow
@@ -64,7 +63,6 @@ class Controller:
         *,
         clocks: Clocks = REAL_CLOCKS,
         dry_run: bool = False,
-        planner: Planner = plan,
         on_step: Callable[[StepReport], None] | None = None,
         on_action: Callable[[], None] | None = None,
     ) -> None:
@@ -75,7 +73,6 @@ class Controller:
         self._wall_clock = clocks.wall
         self._sleep = clocks.sleep
         self._dry_run = dry_run
-        self._planner = planner
         self._on_step = on_step
         self._on_action = on_action
         self._observer = Observer(control, telemetry, clock=clocks.monotonic)
@@ -188,7 +185,7 @@ class Controller:
         if seen.snapshot is None:
             return None, 0.0
         began_s = self._clock()
-        made, self._state = self._planner(seen.snapshot, self._state, self._limits, now_s=seen.at_s)
+        made, self._state = plan(seen.snapshot, self._state, self._limits, now_s=seen.at_s)
         plan_s = self._clock() - began_s
         self._log.note_plan(made, is_dry=self._dry_run)
         return made, plan_s

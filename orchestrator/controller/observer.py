@@ -20,12 +20,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.controller.demands import Demands
-from orchestrator.controller.ports import ModelControl, Telemetry
+from orchestrator.controller.ports import ModelControl
 from orchestrator.errors import SlimError
 from orchestrator.planner.host import HostSnapshot, LoadedModel, ModelSnapshot, ModelStatus, RepositoryModel
 from orchestrator.planner.rates import Counters, Rates, measure_rates
 from orchestrator.snapshot import ModelName
-from orchestrator.telemetry.reading import HostReading
+from orchestrator.telemetry.reading import HostReading, Telemetry
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from typing import Protocol
 from orchestrator.planner.host import Batching, LoadedModel, RepositoryModel
 from orchestrator.planner.rates import Counters
 from orchestrator.snapshot import ModelName
-from orchestrator.telemetry.reading import HostReading
 
 
 class ModelControl(Protocol):
@@ -52,14 +51,6 @@ class ModelControl(Protocol):
 
     async def close(self) -> None:
         """Close the connections to the server."""
-        ...
-
-
-class Telemetry(Protocol):
-    """The readings of one host."""
-
-    async def read(self) -> HostReading:
-        """Return what can be read now; what can't is absent with its reason, and nothing is raised."""
         ...
 
 

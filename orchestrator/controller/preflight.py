@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable
 
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.observer import Observer
-from orchestrator.controller.ports import ModelControl, Telemetry
+from orchestrator.controller.ports import ModelControl
 from orchestrator.controller.resolve import check_budget
 from orchestrator.errors import ServerUnavailableError
 from orchestrator.planner.host import Limits, LoadedModel
 from orchestrator.snapshot import ServerName
+from orchestrator.telemetry.reading import Telemetry
 
 Check = Callable[[], Awaitable[None]]
 

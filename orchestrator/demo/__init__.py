@@ -1,1 +1,1 @@
-"""``slimsched demo``: the same labelled images under several policies on real Tritons, as a table and a page."""
+"""``slimsched demo``: the default among its rivals on real Tritons, under load that rises and falls, as one page."""

@@ -1,35 +1,40 @@
-"""The demo: the same labelled images over two unlike Tritons under four policies.
+"""The demo: the default among its rivals, in turn, under a load that rises and falls.
 
-The servers are real tritonservers. That they are unlike is emulated: each may use one core, and its backend waits
-after every batch so that it takes 8 and 24 times as long. The page and the table say so. Both are slowed down because
-everything runs on one machine: while a server waits, its core is free for the sender and the router, so the servers
-are what is scarce and not the measuring.
-
-The rate is set from what this machine can do, measured just before: some more than the fleet answers at full width.
-So the picture is the same on a laptop and on a server: dispatch that ignores the machines' speeds drowns the slow
-one, full width alone falls behind, and choosing the width by slack keeps the deadlines at a small price in accuracy.
+The load is told as a multiple of what this machine's two servers answer at full width, measured just before, so the
+picture is the same on a laptop and on a server: first full width fits, then it does not, then it does again. Rivals
+take turns in rounds, so that what else the machine does meets all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
-from orchestrator.config import FleetSettings, OverloadSettings, RouterSettings, ServerSettings
-from orchestrator.demo.open_loop import PolicySummary, poisson_arrivals_s, run_open_loop, summarize
-from orchestrator.demo.report import Comparison
-from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from orchestrator.config import ServerSettings
+from orchestrator.demo.results import Comparison, Turn, fill_in_width
+from orchestrator.demo.rivals import RIVALS, WIDEST, make_rival, only_family
+from orchestrator.demo.testbed import embedded_fleet, open_set_ups
+from orchestrator.loadgen.capacity import measure_capacity
+from orchestrator.loadgen.comparison import turns
+from orchestrator.loadgen.plan import Load
+from orchestrator.loadgen.run import run_load
 from orchestrator.loadgen.sample import LabelledSample
-from orchestrator.router import Router
-from orchestrator.snapshot import ServerName, Width
+from orchestrator.loadgen.target import SetUp
+from orchestrator.router import compile_ahead
+from orchestrator.triton.client import TritonClient
 
-POLICIES = ("random", "round-robin", "lert", "lert:slack")
-_CAPACITY_ROUNDS = 2
-_BURST_ITEMS = 256
+LOWEST_RATIO, HIGHEST_RATIO = 0.5, 2.0
+"""The load at both ends of a run and in its middle, over what is answered at full width."""
+_CAPACITY_S, _CAPACITY_FIRST_RPS = 3.0, 800.0
+_WAIT_S: Final = 1.0
+"""For answers, when all has been sent; at deadlines of the demo's length the rest is late by far."""
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,121 +42,99 @@ class DemoSettings:
     """What the demo runs.
 
     Attributes:
-        servers: Name and slow-down of each server; above 1 is emulated.
-        load_ratio: The rate of requests over the rate the fleet can answer at full width.
-        seed: The seed of the arrival times and of policies that draw random numbers.
+        rivals: Who is compared, see ``rivals.make_rival``.
+        load_ratio: A constant load, over what the servers can answer at full width; None: it rises and falls.
+        rounds: How often each of the rivals has its turn.
+        seconds: How long each turn is.
+        deadline_s: Of each request, from when it is due.
+        seed: Of arrivals, the order of images, and policies that draw random numbers.
     """
 
     repository: Path
-    policies: tuple[str, ...] = POLICIES
-    servers: tuple[tuple[str, float], ...] = (("fast", 8.0), ("slow", 24.0))
-    load_ratio: float = 1.2
+    rivals: tuple[str, ...] = RIVALS
+    load_ratio: float | None = None
+    rounds: int = 2
+    seconds: float = 5.0
     deadline_s: float = 0.1
     seed: int = 0
 
 
-async def run_demo(settings: DemoSettings, sample: LabelledSample, *, say: Callable[[str], None]) -> Comparison:
-    """Start the servers, send the sample once under each policy, and return what came out; ``say`` hears what is next.
+async def run_demo(
+    settings: DemoSettings, sample: LabelledSample, *, say: Say, note: Callable[[Comparison], None]
+) -> None:
+    """Start servers and gateways, let the rivals take turns, and have noted after each what there is so far.
 
-    Raises SlimError when the servers can't be started or fail.
+    Raises:
+        SlimError: A server or gateway can't be started or fails, or the repository can't be used.
     """
-    say(f"starting {len(settings.servers)} tritonservers")
-    async with embedded_fleet(settings) as fleet:
-        capacity_rps, widths = await _measure_capacity(fleet, sample)
-        rate_rps = settings.load_ratio * capacity_rps
-        say(f"the fleet answers {capacity_rps:.0f} images/s at full width; sending {rate_rps:.0f}/s")
-        summaries = [await _run_policy(fleet, policy, sample, rate_rps, settings, say) for policy in settings.policies]
-    return Comparison(
-        title="One slimmable network, two unlike Tritons",
-        setting=_describe(settings, len(sample.labels), capacity_rps, rate_rps),
-        servers=tuple((ServerName(s.name), _describe_server(s)) for s in fleet.servers),
-        widths=widths,
-        summaries=tuple(summaries),
-    )
-
-
-@asynccontextmanager
-async def embedded_fleet(settings: DemoSettings, *, cores: Sequence[int] = ()) -> AsyncIterator[FleetSettings]:
-    """Run the embedded servers, each on a core of its own where there are enough; of ``cores``, or of all."""
-    cores = cores or sorted(os.sched_getaffinity(0))
-    servers = [
-        EmbeddedServer(
-            settings.repository, EmbeddedOptions(slowdown=slowdown, cpus=frozenset({cores[index % len(cores)]}))
-        )
-        for index, (_, slowdown) in enumerate(settings.servers)
-    ]
+    await compile_ahead()  # the gateways would, but where nobody reads what they say
+    say("starting two tritonservers")
     async with AsyncExitStack() as stack:
-        started = await asyncio.gather(*map(stack.enter_async_context, servers), return_exceptions=True)
-        for outcome in started:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        yield FleetSettings(
-            servers=tuple(
-                ServerSettings(
-                    name=name,
-                    grpc=server.grpc_address,
-                    metrics=server.metrics_url,
-                    emulated_slowdown=slowdown if slowdown > 1 else None,
-                )
-                for server, (name, slowdown) in zip(servers, settings.servers, strict=True)
-            )
+        fleet = await stack.enter_async_context(embedded_fleet(settings.repository))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slimsched-demo-")))
+        tritons = [await stack.enter_async_context(TritonClient(server.grpc)) for server in fleet.servers]
+        family, models = only_family(await tritons[0].served_models())
+        rivals = [make_rival(spec, models) for spec in settings.rivals]
+        yardstick = make_rival(WIDEST, models)
+        started = [*rivals, *([] if yardstick in rivals else [yardstick])]
+        say(f"starting {sum(rival.model is None for rival in started)} gateways")
+        set_ups = await stack.enter_async_context(open_set_ups(fleet, family, started, folder, seed=settings.seed))
+        widest = next(set_up for set_up in set_ups if set_up.name == yardstick.name)
+        say("measuring what the servers can answer at full width")
+        capacity_rps = await measure_capacity(widest, sample, seconds=_CAPACITY_S, first_rps=_CAPACITY_FIRST_RPS)
+        load = _plan_load(settings, capacity_rps)
+        say(f"it is {capacity_rps:.0f} images a second; each turn sends {load.rate_rps:.0f} for {load.seconds:g} s")
+        comparison = Comparison(
+            setting=_describe(settings, len(sample.labels), capacity_rps, load),
+            servers=tuple((server.name, _describe_server(server)) for server in fleet.servers),
+            widths=tuple(model.width for model in models),
+            capacity_rps=capacity_rps,
+            seconds=load.seconds,
+            deadline_s=load.deadline_s,
+            rivals=tuple(rivals),
+            wanted=settings.rounds,
+            turns=(),
         )
+        for number, own, set_up in turns(set_ups[: len(rivals)], [load], settings.rounds):
+            say(f"round {number + 1} of {settings.rounds}: {set_up.name}")
+            # Whoever has no deadlines leaves servers some work, which is not to meet the next one.
+            await asyncio.gather(*(triton.infer_batch(models[-1], sample.images[:1]) for triton in tritons))
+            comparison = await _take_turn(comparison, set_up, own, sample)
+            note(comparison)
 
 
-async def _measure_capacity(fleet: FleetSettings, sample: LabelledSample) -> tuple[float, tuple[Width, ...]]:
-    """Return images a second of a burst at full width, the best of two bursts, and the widths there are.
-
-    The first burst also warms the servers, hence the best; the figure only sets the rate and is no result.
-    """
-    loop = asyncio.get_running_loop()
-    images = [sample.images[i % len(sample.images)] for i in range(_BURST_ITEMS)]
-    best_rps = 0.0
-    async with Router.from_fleet(_with_policy(fleet, "lert", deadline_s=60.0, seed=0)) as router:
-        widths = tuple(model.width for model in router.models())
-        for _ in range(_CAPACITY_ROUNDS):
-            began_s = loop.time()
-            await asyncio.gather(*(router.infer(image) for image in images))
-            best_rps = max(best_rps, _BURST_ITEMS / (loop.time() - began_s))
-    return best_rps, widths
+async def _take_turn(comparison: Comparison, set_up: SetUp, load: Load, sample: LabelledSample) -> Comparison:
+    """Return the comparison with one more turn."""
+    run = await run_load(set_up.target, set_up.of(load), sample.images, sample.labels, wait_s=_WAIT_S)
+    if run.is_cut:
+        raise asyncio.CancelledError
+    width = next(rival.width for rival in comparison.rivals if rival.name == set_up.name)
+    turn = Turn(set_up.name, fill_in_width(run.records, width))
+    return replace(comparison, turns=(*comparison.turns, turn))
 
 
-async def _run_policy(
-    fleet: FleetSettings,
-    policy: str,
-    sample: LabelledSample,
-    rate_rps: float,
-    settings: DemoSettings,
-    say: Callable[[str], None],
-) -> PolicySummary:
-    """Send the sample once under a policy, with a router that knows nothing of earlier runs."""
-    say(f"{len(sample.labels)} images under {policy}")
-    arrivals_s = poisson_arrivals_s(rate_rps, len(sample.labels), seed=settings.seed)
-    chosen = _with_policy(fleet, policy, deadline_s=settings.deadline_s, seed=settings.seed)
-    async with Router.from_fleet(chosen) as router:
-        outcomes = await run_open_loop(
-            router, sample.images, sample.labels.tolist(), arrivals_s.tolist(), deadline_s=settings.deadline_s
-        )
-    return summarize(policy, outcomes)
+def _plan_load(settings: DemoSettings, capacity_rps: float) -> Load:
+    if settings.load_ratio is None:
+        workload = f"rise-and-fall:{LOWEST_RATIO}:{HIGHEST_RATIO}"
+        ratio = (LOWEST_RATIO + HIGHEST_RATIO) / 2
+    else:
+        workload, ratio = "poisson", settings.load_ratio
+    return Load(workload, ratio * capacity_rps, settings.seconds, settings.deadline_s, seed=settings.seed)
 
 
-def _with_policy(fleet: FleetSettings, policy: str, *, deadline_s: float, seed: int) -> FleetSettings:
-    router = RouterSettings(
-        policy=policy,
-        deadline_ms=deadline_s * 1e3,
-        seed=seed,
-        overload=OverloadSettings(shed_late=False),  # how late a policy is, is to be seen
-    )
-    return fleet.model_copy(update={"router": router})
-
-
-def _describe(settings: DemoSettings, images: int, capacity_rps: float, rate_rps: float) -> tuple[str, ...]:
+def _describe(settings: DemoSettings, images: int, capacity_rps: float, load: Load) -> tuple[str, ...]:
+    if settings.load_ratio is None:
+        course = f"rises from {LOWEST_RATIO:g} to {HIGHEST_RATIO:g} times that and falls again"
+    else:
+        course = f"is {settings.load_ratio:g} times that"
     return (
-        f"{images:,} labelled test images, sent once under each policy at {rate_rps:.0f} a second "
-        f"(Poisson arrivals, seed {settings.seed}), open loop",
-        f"that is {settings.load_ratio:g} times the {capacity_rps:.0f} a second that the fleet answers at full width, "
-        "measured just before",
-        f"deadline {settings.deadline_s * 1e3:g} ms after a request is due",
-        "the servers are real tritonservers on this machine; that they are unlike is emulated",
+        f"at full width the servers answer {capacity_rps:.0f} images a second, measured just before; in a turn of "
+        f"{load.seconds:g} s the load {course}",
+        f"{images:,} labelled test images, one a request, sent open loop (Poisson arrivals, seed {settings.seed}) over "
+        "gRPC, in each round the same to everybody at the same times",
+        f"deadline {settings.deadline_s * 1e3:g} ms after a request is due, from when latency counts too",
+        "the servers are real tritonservers, on this machine as are gateways and sender; that they are slow, and "
+        "unlike, is emulated",
     )
 
 

@@ -1,52 +1,49 @@
-"""The comparison of policies as a terminal table, a picture and a self-contained HTML page."""
+"""The comparison as tables for a terminal, a picture, and a page that holds all of it."""
 
 from __future__ import annotations
 
-import base64
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from rich import table as terminal
 
-from orchestrator.demo.open_loop import PolicySummary
-from orchestrator.reporting.blocks import Block, Bullets, Heading, Picture, Table, Text, render_html
+from orchestrator.demo.picture import draw_panels, draw_picture
+from orchestrator.demo.results import LEVEL_POINTS, Comparison, Score, scores, tell_outcome
+from orchestrator.demo.rivals import DEFAULT
+from orchestrator.reporting.blocks import Block, Bullets, Heading, Pictures, Table, Text, render_html
 from orchestrator.reporting.outputs import check_folder, write_report
-from orchestrator.reporting.pictures import check_matplotlib, draw_image, hide_frame, tone
-from orchestrator.snapshot import ServerName, Width
+from orchestrator.reporting.pictures import check_matplotlib
 
-_COLUMNS = ("policy", "answered", "top-1", "mean", "p99", "missed", "top-1 in time")
 _REMEDY = "choose another folder"
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Policies on the same requests.
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
 
-    Attributes:
-        setting: What was run, one sentence each; says what is emulated.
-        servers: Name and description of each server, in the order of the columns.
-        widths: The widths, ascending.
-    """
 
-    title: str
-    setting: tuple[str, ...]
-    servers: tuple[tuple[ServerName, str], ...]
-    widths: tuple[Width, ...]
-    summaries: tuple[PolicySummary, ...]
+def _milliseconds(value_s: float | None) -> str:
+    return "-" if value_s is None else f"{value_s * 1e3:.0f} ms"
+
+
+_FIGURES: tuple[tuple[str, Callable[[Score], str]], ...] = (
+    ("right\nin time", lambda score: _percent(score.right_in_time)),
+    ("late", lambda score: _percent(score.summary.late)),
+    ("refused", lambda score: _percent(score.summary.refused)),
+    ("accuracy", lambda score: _percent(score.summary.accuracy)),
+    ("p50", lambda score: _milliseconds(score.summary.p50_s)),
+    ("p99", lambda score: _milliseconds(score.summary.p99_s)),
+)
 
 
 def comparison_tables(comparison: Comparison) -> tuple[terminal.Table, terminal.Table]:
     """Return two tables for a terminal of 80 columns: the figures, and who answered at which width."""
-    figures = terminal.Table(*_COLUMNS, title=comparison.title)
-    servers = [f"{name}\n{width} %" for name, width in _pairs(comparison)]
-    shares = terminal.Table("policy", *servers, title="share of the answers by server and width")
+    figures = terminal.Table("", *(heading for heading, _ in _FIGURES))
+    shares = terminal.Table("", *_share_headings(comparison), title="share of the answers")
     for column in (*figures.columns[1:], *shares.columns[1:]):
         column.justify = "right"
-    for summary in comparison.summaries:
-        figures.add_row(summary.policy, *_figures(summary))
-        shares.add_row(summary.policy, *_shares(comparison, summary))
+    for score in scores(comparison):
+        figures.add_row(score.rival.name, *(figure(score) for _, figure in _FIGURES))
+        shares.add_row(score.rival.name, *_shares(comparison, score))
     return figures, shares
 
 
@@ -57,79 +54,72 @@ def check_report(folder: Path) -> None:
 
 
 def write_demo(comparison: Comparison, folder: Path, *, stem: str) -> tuple[Path, Path]:
-    """Write ``stem``.png and ``stem``.html, which holds the picture too; return their paths, or raise ConfigError."""
-    picture = draw_image(partial(_draw, comparison), (14, 4), dpi=110)
-    page = render_html(_make_page(comparison, picture))
-    png, html_page = write_report(folder, {f"{stem}.png": picture, f"{stem}.html": page}, _REMEDY)
-    return png, html_page
+    """Write ``stem``.png and ``stem``.html, which needs no other file; return their paths, or raise ConfigError."""
+    contents: dict[str, str | bytes] = {
+        f"{stem}.png": draw_picture(comparison),
+        f"{stem}.html": render_html(list(_make_page(comparison))),
+    }
+    png, page = write_report(folder, contents, _REMEDY)
+    return png, page
 
 
-def _pairs(comparison: Comparison) -> list[tuple[ServerName, Width]]:
-    return [(name, width) for name, _ in comparison.servers for width in comparison.widths]
+def describe_run(comparison: Comparison) -> list[str]:
+    """Return what was run, one sentence each, and how much of it."""
+    rivals, done = len(comparison.rivals), len(comparison.turns)
+    rounds = [f"rounds: {comparison.wanted}; set-ups that take turns in each: {rivals}"]
+    if not comparison.is_whole:
+        counted = len(comparison.counted)
+        rounds.append(
+            f"interrupted after {done} of {comparison.wanted * rivals} turns; figures are of the first {counted}"
+        )
+    return [*comparison.setting, *rounds]
 
 
-def _figures(summary: PolicySummary) -> list[str]:
-    return [
-        f"{summary.answered:,}",
-        "-" if summary.accuracy is None else f"{summary.accuracy:.1%}",
-        "-" if summary.mean_latency_s is None else f"{summary.mean_latency_s * 1e3:.1f} ms",
-        "-" if summary.p99_latency_s is None else f"{summary.p99_latency_s * 1e3:.1f} ms",
-        f"{summary.miss_ratio:.1%}",
-        f"{summary.accuracy_in_time:.1%}",
-    ]
-
-
-def _shares(comparison: Comparison, summary: PolicySummary) -> list[str]:
-    return [f"{part:.0%}" if (part := summary.share.get(pair, 0.0)) else "·" for pair in _pairs(comparison)]
-
-
-def _draw(comparison: Comparison, figure: Any) -> None:
-    names = [s.policy for s in comparison.summaries]
-    latency, misses, shares = figure.subplots(1, 3)
-    rows = range(len(names))
-
-    mean_ms = [(s.mean_latency_s or 0) * 1e3 for s in comparison.summaries]
-    p99_ms = [(s.p99_latency_s or 0) * 1e3 for s in comparison.summaries]
-    latency.barh(rows, p99_ms, color="#c9d7e8", label="p99")
-    latency.barh(rows, mean_ms, height=0.5, color="#2f6db3", label="mean")
-    latency.set(title="latency (ms)", yticks=rows, yticklabels=names)
-
-    right = [s.accuracy_in_time * 100 for s in comparison.summaries]
-    missed = [s.miss_ratio * 100 for s in comparison.summaries]
-    wrong = [100 - r - m for r, m in zip(right, missed, strict=True)]
-    misses.barh(rows, right, color="#4a9d6f", label="right, in time")
-    misses.barh(rows, wrong, left=right, color="#d8d8d8", label="wrong, in time")
-    misses.barh(
-        rows, missed, left=[r + w for r, w in zip(right, wrong, strict=True)], color="#d9825b", label="late or lost"
+def _make_page(comparison: Comparison) -> Iterator[Block]:
+    found = scores(comparison)
+    headline, sentence = tell_outcome(found)
+    yield Heading(1, headline)
+    yield Text(sentence)
+    yield Text(
+        "All answer the same requests with a slimmable network on two unlike Tritons. **Right in time** is the share "
+        "of all requests that got the right class within their deadline. In the panels blue is what was answered in "
+        "time, the darker the wider, and orange what missed its deadline, late or refused."
     )
-    misses.set(title="requests (%)", yticks=rows, yticklabels=[], xlim=(0, 100))
-
-    left = [0.0] * len(names)
-    for index, width in enumerate(comparison.widths):
-        part = [s.width_share.get(width, 0.0) * 100 for s in comparison.summaries]
-        shares.barh(rows, part, left=left, color=tone(index / max(1, len(comparison.widths) - 1)), label=f"{width} %")
-        left = [a + b for a, b in zip(left, part, strict=True)]
-    shares.set(title="answers by width (%)", yticks=rows, yticklabels=[], xlim=(0, 100))
-
-    for axes in (latency, misses, shares):
-        axes.invert_yaxis()
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4, frameon=False)
-    hide_frame(latency, misses, shares)
-    figure.suptitle(comparison.title)
-
-
-def _make_page(comparison: Comparison, picture: bytes) -> list[Block]:
-    shares = [f"{name} {width} %" for name, width in _pairs(comparison)]
-    rows = [(s.policy, *_figures(s), *_shares(comparison, s)) for s in comparison.summaries]
-    image = base64.b64encode(picture).decode()
-    return [
-        Heading(1, comparison.title),
-        Bullets("", comparison.setting),
-        Bullets("Servers", [f"{name}: {text}" for name, text in comparison.servers]),
-        Table((*_COLUMNS, *shares), rows),
-        Text(
-            "top-1 is over answers; “top-1 in time” counts a late or missing answer as wrong. The columns to the right "
-            "tell which part of the answers each server gave at each width."
-        ),
-        Picture(f'<img alt="latency, deadlines and widths of each policy" src="data:image/png;base64,{image}">'),
+    yield Pictures(draw_panels(comparison))
+    head = [heading.replace("\n", " ") for heading, _ in _FIGURES]
+    rows = [
+        _mark(score, (*(figure(score) for _, figure in _FIGURES), " · ".join(f"{part:.1%}" for part in score.by_round)))
+        for score in found
     ]
+    yield Table(("", *head, "right in time by round"), rows, "What came of all requests")
+    yield Text(
+        "**Late** is what was answered after its deadline or never, **refused** what was told so before. Accuracy and "
+        "latencies are of the answers. The default is called behind where it is so by more than "
+        f"{LEVEL_POINTS:g} points, and ahead where it is so by more than that and in each round; all else is level."
+    )
+    shares = [_mark(score, _shares(comparison, score)) for score in found]
+    yield Table(("", *_share_headings(comparison)), shares, "Share of the answers, by server and by width")
+    yield Heading(2, "Who is compared")
+    yield Bullets("", [f"**{score.rival.name}**: {score.rival.text}" for score in found])
+    yield Heading(2, "What was run")
+    yield Bullets("", [*describe_run(comparison), *(f"server {name}: {text}" for name, text in comparison.servers)])
+
+
+def _mark(score: Score, cells: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a row, the default's in bold."""
+    row = (score.rival.name, *cells)
+    return tuple(f"**{cell}**" for cell in row) if score.rival.name == DEFAULT else row
+
+
+def _share_headings(comparison: Comparison) -> list[str]:
+    return [*(name for name, _ in comparison.servers), *(f"{width} %" for width in comparison.widths)]
+
+
+def _shares(comparison: Comparison, score: Score) -> tuple[str, ...]:
+    """Return the parts of servers and widths; a Triton does not say who it is."""
+    by_server, by_width = score.summary.servers, score.summary.widths
+    parts = [
+        *(None if "" in by_server else by_server.get(name, 0.0) for name, _ in comparison.servers),
+        *(by_width.get(width, 0.0) for width in comparison.widths),
+    ]
+    return tuple("-" if part is None else f"{part:.0%}" if part else "·" for part in parts)

@@ -6,6 +6,7 @@ Files are replaced atomically; a reader sees the old or the new state.
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,11 @@ def choose_state_directory(environment: Mapping[str, str], temporary_directory: 
     if runtime:
         return Path(runtime) / "slimsched"
     return Path(temporary_directory) / f"slimsched-{user_id}"
+
+
+def default_state_directory() -> Path:
+    """Return the default state directory of this process."""
+    return choose_state_directory(os.environ, tempfile.gettempdir(), os.getuid())
 
 
 def prepare_directory(directory: Path) -> None:

@@ -38,8 +38,8 @@ class TritonWheel:
     stub: Path
 
 
-def locate_wheel(package: str = "pytriton", python_version: tuple[int, int] = sys.version_info[:2]) -> TritonWheel:
-    """Find the installed wheel and its stub for a Python version, without importing the package.
+def locate_wheel(package: str = "pytriton") -> TritonWheel:
+    """Find the installed wheel and its stub for this Python, without importing the package.
 
     Raises EmbeddedServerError when it is not installed, or has no stub for this Python.
     """
@@ -50,7 +50,7 @@ def locate_wheel(package: str = "pytriton", python_version: tuple[int, int] = sy
         )
     root = Path(spec.submodule_search_locations[0])
     triton = root / "tritonserver"
-    version = ".".join(str(part) for part in python_version)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     wheel = TritonWheel(
         server=triton / "bin" / "tritonserver",
         libraries=root.parent / "nvidia_pytriton.libs",

@@ -74,7 +74,7 @@ def make_page(suite: Suite, document: Mapping[str, Any], pictures: Mapping[str, 
         ),
         Text(_extent(document)),
         Heading(2, f"Claims: {met} of {len(claims)} met"),
-        Table(("claim", "value", "95 % interval", "bar", "", "note"), [_claim(claim) for claim in claims]),
+        Table(("claim", "value", "95 % interval", "bar", "", "note"), [claim_cells(claim) for claim in claims]),
         *suite.show_sections(document),
         Heading(2, "Every figure of every policy"),
         Text(_READING),
@@ -97,7 +97,8 @@ def _extent(document: Mapping[str, Any]) -> str:
     )
 
 
-def _claim(claim: Mapping[str, Any]) -> tuple[str, ...]:
+def claim_cells(claim: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a claim of a document as a row: name, value, interval, bar, whether it is met, and note."""
     sign = "≥" if claim["bar_is"] == "at least" else "≤"
     interval = claim["interval"]
     return (

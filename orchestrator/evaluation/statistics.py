@@ -45,9 +45,7 @@ def interquartile_mean(values: Any, axis: int = -1) -> Any:
     return np.where(np.isnan(values).any(axis=axis), np.nan, trim_mean(values, _CUT, axis=axis))
 
 
-def estimate(
-    statistic: Callable[[Sequence[Indices]], Any], strata: Sequence[int], *, seed: int = 0, resamples: int = RESAMPLES
-) -> Estimate:
+def estimate(statistic: Callable[[Sequence[Indices]], Any], strata: Sequence[int], *, seed: int = 0) -> Estimate:
     """Return a statistic of the traces, with its interval by a stratified bootstrap.
 
     The statistic is a function of the indices of the traces of each stratum, int64 [..., traces], and returns [...].
@@ -62,7 +60,7 @@ def estimate(
     found = bootstrap(
         everything,
         lambda *indices, axis: statistic(indices),
-        n_resamples=resamples,
+        n_resamples=RESAMPLES,
         vectorized=True,
         axis=-1,
         confidence_level=CONFIDENCE,

@@ -8,7 +8,7 @@ one gateway: a ``Supervisor`` with workers, each of them a ``Gateway`` with a ``
 
 from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.event_loop import freeze_heap, new_event_loop
-from orchestrator.gateway.workers.fleet_updates import FollowedFleet, follow_fleet, open_gateway
+from orchestrator.gateway.workers.fleet_updates import FollowedFleet, open_gateway
 from orchestrator.gateway.workers.supervisor import Supervisor
 from orchestrator.gateway.workers.takeover import Succession, inherited_sockets
 from orchestrator.gateway.workers.worker import WorkerLaunch, WorkerTeam, read_init_message
@@ -20,7 +20,6 @@ __all__ = [
     "Supervisor",
     "WorkerLaunch",
     "WorkerTeam",
-    "follow_fleet",
     "freeze_heap",
     "inherited_sockets",
     "new_event_loop",

@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from orchestrator.background import BackgroundTasks
+from orchestrator.background import BackgroundTasks, end_tasks
 from orchestrator.config import (
     FleetSettings,
     GatewaySettings,
@@ -20,10 +20,11 @@ from orchestrator.config import (
 )
 from orchestrator.gateway.auth.callers import Guard
 from orchestrator.gateway.auth.tls import HTTP1, HTTP2, TlsFiles
-from orchestrator.gateway.call_budget import CallBudget
-from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.dataplane.dataplane import DataPlane
+from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
+from orchestrator.gateway.limits.call_budget import CallBudget
 from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import (
@@ -35,7 +36,6 @@ from orchestrator.gateway.metrics.gateway_metrics import (
     GatewayMetrics,
 )
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
-from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.ports import Server, Team
 from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
 from orchestrator.http2.grpc.channel import ConnectionPool
@@ -272,8 +272,7 @@ class Gateway:
                 if self._metrics.in_flight:
                     busy_s = loop.time()
         finally:
-            leaving.cancel()
-            await asyncio.gather(leaving, return_exceptions=True)
+            await end_tasks(leaving)
         if self._metrics.in_flight:
             log.warning("%d requests are not answered after drain_s and end here", self._metrics.in_flight)
 

@@ -14,11 +14,13 @@ holds up those who flood, and a connection with a call or two is answered as if 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from orchestrator.http2.arrivals import Arrivals, read_left_bytes
 from orchestrator.http2.connection import TURN_FRAMES, Connection
 from orchestrator.http2.flow import Limits
 from orchestrator.http2.frames import ErrorCode, ViolationError
@@ -28,7 +30,7 @@ from orchestrator.http2.loop_lag import LoopLag
 
 _WRITE_BUFFER_BYTES = 2**20
 _FULL_READ_BYTES = 2**17
-"""Where a socket gave so much at once, more may wait in it that came as early."""
+"""Where a socket gave so much at once, more may wait in it."""
 _IDLE_LOOK_S = 0.5
 _DRAIN_LOOK_S = 0.02
 LATER_FRAMES = 64
@@ -52,7 +54,7 @@ class Backlog:
 
     @property
     def unread_bytes(self) -> int:
-        """About how many bytes have come and were not taken, those that are still in sockets included."""
+        """How many bytes had come and were not taken, those that were still in sockets included."""
         return sum([protocol.unread_bytes for protocol in self._waiting])
 
     def share(self, size: int) -> int:
@@ -109,9 +111,11 @@ class Http2Protocol(asyncio.Protocol):
         self._on_lost = on_lost
         self._backlog = backlog or Backlog()
         self._lag = lag
-        self._was_read_whole = True
+        self._arrivals = Arrivals(self._loop.time())
+        self._was_behind = False  # since the socket was read
         self._is_behind = False  # with what came, and so in the backlog unless the peer takes nothing either
         self._transport: Any = None
+        self._descriptor = -1
         self.peer = ""
         self._heard_s = self._loop.time()
         self.connection: Connection[Any] | None = None
@@ -123,6 +127,8 @@ class Http2Protocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the connection, or close when there is no room."""
         self._transport = transport
+        if (socket := transport.get_extra_info("socket")) is not None:
+            self._descriptor = socket.fileno()
         self.peer = str((transport.get_extra_info("peername") or ("",))[0])
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         tls = transport.get_extra_info("ssl_object")
@@ -136,37 +142,33 @@ class Http2Protocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand bytes that came on to the connection."""
-        before_s, self._heard_s = self._heard_s, self._loop.time()
+        now_s = self._heard_s = self._loop.time()
         connection = self.connection
         if connection is not None:
             if self._lag is not None:
-                connection.arrived_s = self._estimate_arrival_s(before_s)
-                self._was_read_whole = len(data) < _FULL_READ_BYTES
+                waited_s = math.inf if self._was_behind else self._lag.seconds
+                connection.arrived_s = self._arrivals.take(len(data), self._left_bytes(len(data)), now_s, waited_s)
+                self._was_behind = False
             if connection.receive(data, most_frames=self._backlog.share(len(data))) and not self._is_behind:
-                self._is_behind = True
+                self._is_behind = self._was_behind = True
                 self._transport.pause_reading()
                 self._backlog.add(self)
             if connection.violation is not None:
                 self.close()
 
-    def _estimate_arrival_s(self, before_s: float) -> float:
-        """Return when the first of what was just read came; ``before_s`` is when the socket was read before."""
-        if not self._was_read_whole:
-            return before_s
-        assert self._lag is not None
-        return max(before_s, self._heard_s - self._lag.seconds)
+    def _left_bytes(self, read_bytes: int) -> int:
+        """Return how much the socket still holds, of which ``read_bytes`` were just read."""
+        return read_left_bytes(self._descriptor) if read_bytes >= _FULL_READ_BYTES else 0
 
     @property
     def unread_bytes(self) -> int:
-        """About how many bytes have come and were not taken.
+        """How many bytes had come at the last look and were not taken.
 
-        What a socket still has that was not read to its end is unknown; it is taken for as much as it gave. Of who was
-        never answered it is 0: a flood is no request.
+        Of who was never answered it is 0: a flood is no request.
         """
         if self.connection is None or not self.connection.was_answered:
             return 0
-        unread_bytes = self.connection.unread_bytes
-        return unread_bytes if self._was_read_whole else unread_bytes + _FULL_READ_BYTES
+        return self.connection.unread_bytes + self._arrivals.left_bytes
 
     def go_on(self) -> bool:
         """Take a further share of what came; return whether there is more that can be taken now."""

@@ -47,9 +47,7 @@ class Demonstrations:
     actions: NDArray[np.int64]
 
 
-def collect_demonstrations(
-    env: FleetVecEnv, count: int, *, seed: int, net: ScoringNet | None = None, kept_ratio: float = _KEPT
-) -> Demonstrations:
+def collect_demonstrations(env: FleetVecEnv, count: int, *, seed: int, net: ScoringNet | None = None) -> Demonstrations:
     """Return at least so many choices with what the expert of their world would do.
 
     Choices that follow each other are alike, so only a part of them is kept: as many demonstrations are then of more
@@ -62,7 +60,7 @@ def collect_demonstrations(
     follows = rng.random(env.num_envs) < 0.5
     while have < count:
         known = env.advice != NO_ADVICE
-        taken = known & (rng.random(env.num_envs) < kept_ratio)
+        taken = known & (rng.random(env.num_envs) < _KEPT)
         kept.append(
             (env.seeds()[taken], env.observations[taken].copy(), env.masks[taken].copy(), env.advice[taken].copy())
         )

@@ -12,19 +12,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.config import load_fleet
 from orchestrator.errors import SlimError
 from orchestrator.http2.grpc.channel import GrpcChannel
 from orchestrator.http2.grpc.wire import RpcError
-from orchestrator.router import Answer, Router
 from orchestrator.triton.infer_wire import InferRequests, decode_outputs
 from orchestrator.triton.messages import SERVICE, pb
+
+if TYPE_CHECKING:
+    from orchestrator.router import Answer, Router
 
 Parameters = Mapping[str, str | int | float]
 Images = NDArray[np.float32]
@@ -33,7 +34,9 @@ GRPC, HTTP, ROUTER = "grpc", "http", "router"
 DEADLINE: Final = "slim_deadline_ms"
 _INFER: Final = f"/{SERVICE}/ModelInfer"
 _CONNECTIONS: Final = 8
-"""Of a sender, used in turn; a gateway takes a thousand calls at a time on each."""
+"""Of a sender to each address, used in turn; a gateway takes a thousand calls at a time on each."""
+ALSO: Final = "+"
+"""Between addresses that get requests in turn, as from a caller who has several Tritons and nothing before them."""
 
 
 class Reply(NamedTuple):
@@ -43,11 +46,13 @@ class Reply(NamedTuple):
         scores: Of the classes, float32.
         width: In percent; 0 where it is not said.
         server: Empty where it is not said.
+        decision: The id of a router's decision; empty likewise.
     """
 
     scores: NDArray[Any]
     width: int
     server: str
+    decision: str
 
 
 class Asked(NamedTuple):
@@ -86,7 +91,7 @@ class GrpcClient(Client):
         ]
         self._fixed = _serialise_parameters(parameters)
         self._deadlines: dict[int, bytes] = {}
-        self._channels = [GrpcChannel(address) for _ in range(_CONNECTIONS)]
+        self._channels = [GrpcChannel(place) for _ in range(_CONNECTIONS) for place in address.split(ALSO)]
         self._turn = 0
 
     async def connect(self) -> None:
@@ -97,7 +102,7 @@ class GrpcClient(Client):
     def begin(self, image: int, left_ms: int | None) -> asyncio.Future[bytes]:
         """Send one image at once; see ``Client``."""
         self._turn += 1
-        channel = self._channels[self._turn % _CONNECTIONS]
+        channel = self._channels[self._turn % len(self._channels)]
         message = self._fixed + self._bodies[image]
         if left_ms is not None:
             message = self._deadline(left_ms) + message
@@ -115,8 +120,9 @@ class GrpcClient(Client):
         scores = decode_outputs(answer, self._asked.model, [self._asked.output_name])[self._asked.output_name]
         parameters = pb.ModelInferResponse.FromString(answer).parameters
         if "slim_width" not in parameters:
-            return Reply(scores, 0, "")
-        return Reply(scores, parameters["slim_width"].int64_param, parameters["slim_server"].string_param)
+            return Reply(scores, 0, "", "")
+        server, decision = (parameters[name].string_param for name in ("slim_server", "slim_decision_id"))
+        return Reply(scores, parameters["slim_width"].int64_param, server, decision)
 
     async def close(self) -> None:
         """Close the channels, whatever is under way."""
@@ -127,7 +133,8 @@ class HttpClient(Client):
     """KServe v2 over HTTP/1.1 with binary tensors."""
 
     def __init__(self, address: str, asked: Asked, images: Images, parameters: Parameters) -> None:
-        self._url = f"http://{address}/v2/models/{asked.model}/infer"
+        self._urls = [f"http://{place}/v2/models/{asked.model}/infer" for place in address.split(ALSO)]
+        self._turn = 0
         self._asked = asked
         self._images = images
         self._parameters = dict(parameters)
@@ -139,7 +146,9 @@ class HttpClient(Client):
         head = self._heads.get(left_ms)
         if head is None:
             head = self._heads[left_ms] = self._head(left_ms)
-        return asyncio.ensure_future(self._post(head, self._images[image].tobytes()))
+        self._turn += 1
+        url = self._urls[self._turn % len(self._urls)]
+        return asyncio.ensure_future(self._post(url, head, self._images[image].tobytes()))
 
     def _head(self, left_ms: int | None) -> bytes:
         parameters = self._parameters if left_ms is None else {**self._parameters, DEADLINE: left_ms}
@@ -149,10 +158,10 @@ class HttpClient(Client):
         output = {"name": self._asked.output_name, "parameters": {"binary_data": True}}
         return json.dumps({"inputs": [tensor], "outputs": [output], "parameters": parameters}).encode()
 
-    async def _post(self, head: bytes, tensor: bytes) -> tuple[bytes, int]:
+    async def _post(self, url: str, head: bytes, tensor: bytes) -> tuple[bytes, int]:
         headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
         try:
-            async with self._session.post(self._url, data=head + tensor, headers=headers) as answer:
+            async with self._session.post(url, data=head + tensor, headers=headers) as answer:
                 body = await answer.read()
                 if answer.status != 200:
                     raise RpcError(f"HTTP_{answer.status}", body.decode(errors="replace")[:300])
@@ -166,7 +175,8 @@ class HttpClient(Client):
         said = json.loads(body[:json_bytes])
         scores = np.frombuffer(body, np.float32, offset=json_bytes)
         parameters = said.get("parameters", {})
-        return Reply(scores, int(parameters.get("slim_width", 0)), str(parameters.get("slim_server", "")))
+        server, decision = (str(parameters.get(name, "")) for name in ("slim_server", "slim_decision_id"))
+        return Reply(scores, int(parameters.get("slim_width", 0)), server, decision)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -182,6 +192,10 @@ class RouterClient(Client):
     @classmethod
     async def open(cls, fleet: Path, family: str, images: Images) -> RouterClient:
         """Return a client of a router that has seen its fleet; raises SlimError."""
+        # Here, because a sender that has no router of its own begins in half the time without.
+        from orchestrator.config import load_fleet
+        from orchestrator.router import Router
+
         stack = AsyncExitStack()
         router = await stack.enter_async_context(Router.from_fleet(load_fleet(fleet)))
         return cls(router, stack, family, images)
@@ -192,7 +206,7 @@ class RouterClient(Client):
 
     def read(self, answer: Answer) -> Reply:
         """Return what a router's answer says."""
-        return Reply(answer.output, int(answer.width), str(answer.server))
+        return Reply(answer.output, int(answer.width), str(answer.server), answer.decision_id)
 
     async def close(self) -> None:
         """Close the router, after it has answered."""
@@ -202,7 +216,7 @@ class RouterClient(Client):
 async def open_client(
     kind: str, address: str, asked: Asked, images: Sequence[Any] | Images, parameters: Parameters
 ) -> Client:
-    """Return a client that is connected; the address is ``host:port``, of ROUTER the path of a fleet file.
+    """Return a client that is connected; the address is as a target's.
 
     Raises:
         SlimError: Nobody answers there.

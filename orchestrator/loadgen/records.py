@@ -34,6 +34,7 @@ class Records:
         status: How it ended, the name of gRPC's status; str [n].
         width: The width in percent that answered it; 0: nobody, or it isn't known; int64 [n].
         server: Who answered it; empty: nobody, or it isn't known; str [n].
+        decision: The id of the router's decision, see ``slimsched why``; empty: it isn't known; str [n].
         is_right: Whether the class with the highest score is the true one; bool [n].
         details: Why requests were refused, one text of each status.
         cpu_s: Processor seconds that all of it took of the senders.
@@ -45,6 +46,7 @@ class Records:
     status: NDArray[np.str_]
     width: NDArray[np.int64]
     server: NDArray[np.str_]
+    decision: NDArray[np.str_]
     is_right: NDArray[np.bool_]
     details: Mapping[str, str]
     cpu_s: float = 0.0
@@ -60,17 +62,8 @@ class Records:
 
     def where(self, chosen: NDArray[np.bool_]) -> Records:
         """Return some of the lines."""
-        return Records(
-            self.due_s[chosen],
-            self.sent_s[chosen],
-            self.ended_s[chosen],
-            self.status[chosen],
-            self.width[chosen],
-            self.server[chosen],
-            self.is_right[chosen],
-            self.details,
-            self.cpu_s,
-        )
+        arrays = {name: getattr(self, name)[chosen] for name in _ARRAYS}
+        return Records(**arrays, details=self.details, cpu_s=self.cpu_s)
 
     def is_in_time(self, deadline_s: float) -> NDArray[np.bool_]:
         """Return which were answered within so long from when they were due."""
@@ -78,7 +71,7 @@ class Records:
         return in_time
 
 
-_ARRAYS = ("due_s", "sent_s", "ended_s", "status", "width", "server", "is_right")
+_ARRAYS = ("due_s", "sent_s", "ended_s", "status", "width", "server", "decision", "is_right")
 
 
 def save_records(records: Records, path: Path) -> None:

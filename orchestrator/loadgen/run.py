@@ -21,9 +21,7 @@ from orchestrator.loadgen.sample import LabelledSample
 from orchestrator.loadgen.sender import RECORDS, SenderPlan, write_plan
 from orchestrator.loadgen.target import Target
 
-_START_S, _READ_S, _ASK_S = 60.0, 120.0, 5.0
-_TRITON = "triton"
-"""What a Triton calls itself."""
+_START_S, _READ_S = 60.0, 120.0
 _LEAD_S = 0.2
 """From when all senders are ready to when they begin."""
 

@@ -148,6 +148,7 @@ def read_outcomes(
     """Return the records of what was sent."""
     count = outcomes.sent
     status, server = np.full(count, UNANSWERED, dtype="U24"), np.full(count, "", dtype="U64")
+    decision = np.full(count, "", dtype="U32")
     width, is_right = np.zeros(count, np.int64), np.zeros(count, bool)
     details: dict[str, str] = {}
     for number in range(count):
@@ -158,10 +159,10 @@ def read_outcomes(
         elif (answer := outcomes.answers[number]) is not None:
             reply = client.read(answer)
             status[number], width[number], server[number] = OK, reply.width, reply.server
+            decision[number] = reply.decision
             is_right[number] = int(reply.scores.argmax()) == labels[order[number]]
-    return Records(
-        due_s[:count], outcomes.sent_s[:count], outcomes.ended_s[:count], status, width, server, is_right, details
-    )
+    sent_s, ended_s = outcomes.sent_s[:count], outcomes.ended_s[:count]
+    return Records(due_s[:count], sent_s, ended_s, status, width, server, decision, is_right, details)
 
 
 async def _run(folder: Path) -> None:

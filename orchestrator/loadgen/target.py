@@ -14,7 +14,7 @@ from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.http2.grpc.channel import GrpcChannel
 from orchestrator.http2.grpc.wire import RpcError
-from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
+from orchestrator.loadgen.clients import ALSO, GRPC, HTTP, ROUTER
 from orchestrator.loadgen.plan import Load
 from orchestrator.router import Router
 from orchestrator.triton.messages import SERVICE, pb
@@ -30,7 +30,7 @@ class Target:
 
     Attributes:
         kind: How it is asked, see orchestrator.loadgen.clients.
-        address: ``host:port``, or the path of a fleet file.
+        address: ``host:port``, or several with ``+`` between them that are asked in turn; or the path of a fleet file.
         model: The name of the model or family.
         input_name: Of its one input.
         output_name: Of its first output.
@@ -72,10 +72,9 @@ async def find_target(kind: str, address: str, model: str) -> Target:
         ConfigError: The kind is none.
     """
     match kind:
-        case "grpc":
-            metadata, name = await _ask_grpc(address, model)
-        case "http":
-            metadata, name = await _ask_http(address, model)
+        case "grpc" | "http":
+            ask = _ask_grpc if kind == GRPC else _ask_http
+            metadata, name = (await asyncio.gather(*(ask(place, model) for place in address.split(ALSO))))[0]
         case "router":
             return await _ask_router(address, model)
         case _:

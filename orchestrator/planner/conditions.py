@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from orchestrator.planner.host import HostSnapshot, Limits, ModelSnapshot, ModelStatus
+from orchestrator.planner.host import HostSnapshot, Limits, ModelSnapshot
 from orchestrator.planner.state import ModelMemory, SchedulerState
 
 LOAD_TIME_CONSTANT_S = 1.0
@@ -48,8 +48,7 @@ def _track_model(
 ) -> ModelMemory:
     if old.files_stamp != seen.model.files_stamp:
         old = replace(old, files_stamp=seen.model.files_stamp, drift_failures=0)
-    is_moving = seen.loaded.status in (ModelStatus.LOADING, ModelStatus.UNLOADING) or seen.name in snapshot.busy_models
-    moving_since_s = _since(old.moving_since_s, is_moving, now_s)
+    moving_since_s = _since(old.moving_since_s, snapshot.is_moving(seen), now_s)
     # What a model that does not serve keeps is what was learned of it; its load and its timers begin anew.
     if not seen.is_ready:
         return ModelMemory(

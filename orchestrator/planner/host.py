@@ -143,6 +143,10 @@ class HostSnapshot:
     overhead_bytes: int | None = None
     server_threads: int | None = None
 
+    def is_moving(self, seen: ModelSnapshot) -> bool:
+        """Return whether a model is loading or unloading, or its last action has not ended."""
+        return seen.loaded.status in (ModelStatus.LOADING, ModelStatus.UNLOADING) or seen.name in self.busy_models
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -13,14 +13,14 @@ is not loaded again while the one it made room for still lacks memory.
 
 from __future__ import annotations
 
-from orchestrator.planner import changes
 from orchestrator.planner.actions import ActionReason, NoticeKind, Numbers, Plan
 from orchestrator.planner.conditions import track
-from orchestrator.planner.growth import grow
 from orchestrator.planner.host import HostSnapshot, Limits, ModelStatus
-from orchestrator.planner.plan_builder import PlanBuilder
-from orchestrator.planner.reloads import follow_files, size_batches
-from orchestrator.planner.rivalry import RIVAL_AFTER
+from orchestrator.planner.ledgers.rivalry import RIVAL_AFTER
+from orchestrator.planner.scaling import changes
+from orchestrator.planner.scaling.growth import grow
+from orchestrator.planner.scaling.plan_builder import PlanBuilder
+from orchestrator.planner.scaling.reloads import follow_files, size_batches
 from orchestrator.planner.state import SchedulerState
 
 

@@ -26,9 +26,9 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
 from orchestrator.planner.host import Batching, Limits
-from orchestrator.planner.memory_ledger import MemoryLedger
-from orchestrator.planner.rivalry import Rivalry
-from orchestrator.planner.thread_ledger import ThreadLedger
+from orchestrator.planner.ledgers.memory_ledger import MemoryLedger
+from orchestrator.planner.ledgers.rivalry import Rivalry
+from orchestrator.planner.ledgers.thread_ledger import ThreadLedger
 from orchestrator.profile.fit import LatencyFit
 from orchestrator.snapshot import ModelName
 

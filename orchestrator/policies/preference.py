@@ -81,9 +81,7 @@ class PreferredPolicy:
             return Hold(Reason.NO_CANDIDATE)
         tail_slack_s = situation.queue.tail_deadline_s - situation.now_s
         timely = [
-            c
-            for c in candidates
-            if situation.is_in_time(c.completion_s) and c.drain_s * situation.slack_margin <= tail_slack_s
+            c for c in candidates if situation.is_in_time(c) and c.drain_s * situation.slack_margin <= tail_slack_s
         ]
         if timely:
             best, reason = _best(timely, situation), Reason.BEST_BY_PREFERENCE
@@ -105,7 +103,7 @@ def _best(timely: Sequence[Candidate], situation: Situation) -> Candidate:
         candidate, per_item_j = timely[index], joules[index]
         value = weights.accuracy * _position(candidate.accuracy, accuracies)
         if slack_s > 0:  # else whatever is in time takes no time at all
-            value -= weights.latency * candidate.completion_s * situation.slack_margin / slack_s
+            value -= weights.latency * candidate.completion_s * situation.margin_of(candidate) / slack_s
         if known:
             value -= weights.energy * (1.0 if per_item_j is None else _position(per_item_j, known))
         return value

@@ -83,7 +83,10 @@ def _decide() -> None:
     rule = parse_policy(_BASE)
     for policy in (rule, LearnedPolicy(_file(SLIM)), LearnedPolicy(_file(PAPER))):
         for tables in fleets:
-            CandidateSet(tables, situation).decide(policy, is_idle=True, binding=Binding.LATE)
+            candidate_set = CandidateSet(tables, situation)
+            candidate_set.least_answer_s(1, 1.0, True)
+            candidate_set.decide(policy, is_idle=True, binding=Binding.LATE)
+    rule.observe_miss(fleets[-1].memory)
     rule.observe(fleets[-1].memory, Outcome(_SERVERS[0], _WIDTHS[0], 1, 1.0, 1.0, 0.0, True, 0.0))
 
 

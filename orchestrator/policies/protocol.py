@@ -31,7 +31,8 @@ class Situation:
         now_s: the time on the router's clock.
         turn: how many decisions this router has made before.
         uniforms: two independent numbers in [0, 1), the only randomness there is.
-        slack_margin: what expected times are multiplied by before they are held against a deadline.
+        slack_margin: what expected times are multiplied by before they are held against a deadline, where nothing was
+            observed that says by how much.
         memory: what this router's policies remember; the policy that is asked may change its own part of it. None:
             it decides as if for the first time.
     """
@@ -48,9 +49,13 @@ class Situation:
         """Time until the head is due; negative when it is late already."""
         return self.queue.head_deadline_s - self.now_s
 
-    def is_in_time(self, completion_s: float) -> bool:
-        """Return whether an answer expected ``completion_s`` from now meets the head's deadline, with the margin."""
-        return completion_s * self.slack_margin <= self.head_slack_s
+    def margin_of(self, candidate: Candidate) -> float:
+        """Return how many times its expected time a candidate's answer may take."""
+        return self.slack_margin if candidate.margin is None else candidate.margin
+
+    def is_in_time(self, candidate: Candidate) -> bool:
+        """Return whether a candidate's answer is expected to meet the head's deadline, with its margin."""
+        return candidate.completion_s * self.margin_of(candidate) <= self.head_slack_s
 
 
 @dataclass(frozen=True, slots=True)

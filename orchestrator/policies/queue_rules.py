@@ -6,7 +6,7 @@ keeps its requests in its own way (objects and ``heapq`` there, tables here); wh
 ``orchestrator.router.queue.overload``.
 
 Rules of single numbers are plain Python, which a live router calls quicker than compiled code; the simulator compiles
-them. Therefore none of them calls another.
+them. Therefore none of them calls another; those of candidates are compiled for both.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import math
 from typing import Final, NamedTuple
 
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.candidates import capacity_rps
-from orchestrator.policies.tables.compiled import Table, compiled
+from orchestrator.policies.tables.candidates import capacity_rps, margin_of
+from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 MANY_ITEMS: Final = 64
 """With fewer waiting nobody comes too late, and what can be answered at most need not be known."""
@@ -31,7 +31,7 @@ class QueueEstimate(NamedTuple):
     """What the last decision about a queue showed of it.
 
     Attributes:
-        fastest_s: the least expected time of one item alone on an idle server, seconds.
+        fastest_s: the least time of one item alone on an idle server, the margin included, seconds.
         item_drain_s: the least expected time for each item that waits, were the queue drained at one width; NaN while
             unknown.
         most_rps: items a second that all servers answer at their quickest widths; infinite while little waits.
@@ -85,32 +85,42 @@ def comes_too_late(items_before: float, most_rps: float, allowed_s: float) -> bo
     return items_before > most_rps * allowed_s
 
 
-def expires_s(deadline_s: float, fastest_s: float, slack_margin: float) -> float:
+def expires_s(deadline_s: float, fastest_s: float) -> float:
     """Return when a request that waits is given up, on the clock of its deadline: before it, never after it."""
-    return deadline_s - fastest_s * slack_margin
+    return deadline_s - fastest_s
 
 
-def was_possible(allowed_s: float, fastest_s: float, slack_margin: float) -> bool:
+def was_possible(allowed_s: float, fastest_s: float) -> bool:
     """Return whether an idle server would have kept a deadline; else that it is missed says nothing of load."""
-    return fastest_s * slack_margin < allowed_s
+    return fastest_s < allowed_s
 
 
-def head_margin(drain_s: float, tail_slack_s: float, slack_margin: float) -> tuple[bool, float]:
-    """Return whether a queue is overloaded, and what its heads' expected times are multiplied by.
+def is_overloaded(drain_s: float, tail_slack_s: float, margin: float) -> bool:
+    """Return whether what waits can't be answered by the time that its tail is due.
 
-    It takes the least expected time until all that waits is answered at one width, and that until its tail is due.
+    It takes the least expected time until all is answered at one width, and that until the tail is due.
     """
-    is_overloaded = drain_s * slack_margin > tail_slack_s
-    return is_overloaded, slack_margin * slack_margin if drain_s > tail_slack_s else slack_margin
+    return drain_s * margin > tail_slack_s
 
 
-def longest_service_s(allowed_s: float, tail_slack_s: float, slack_margin: float) -> float:
+def head_margin(margin: float, slack_margin: float, is_beyond_help: bool) -> float:
+    """Return what a head's expected time is multiplied by to see whether it has to be given up.
+
+    At least by the margin of the settings, however well servers have kept a lower one: a head is at its last moment.
+    In a queue that is overloaded without any margin every head is, so that all whom a margin does not cover would be
+    late, and whoever is given up makes room for one who has more time: there the margin of the settings counts as well.
+    """
+    cautious = max(margin, slack_margin)
+    return cautious * slack_margin if is_beyond_help else cautious
+
+
+def longest_service_s(allowed_s: float, tail_slack_s: float, margin: float) -> float:
     """Return how long a batch may run for two of them to fit into the time from arrival to deadline.
 
     Nor longer than for two to fit into what the tail has left: heads make room for fuller batches of those who come
     after them, and in a burst nobody does who has more time than they.
     """
-    return max(0.0, min(allowed_s, tail_slack_s)) / (2 * slack_margin)
+    return max(0.0, min(allowed_s, tail_slack_s)) / (2 * margin)
 
 
 def head_batch(head_items: float, most_items: float, longest_s: float, per_item_s: float, fixed_s: float) -> float:
@@ -138,28 +148,67 @@ def slack_used(elapsed_s: float, allowed_s: float, service_s: float) -> float:
     return max(0.0, elapsed_s - service_s) / spare_s
 
 
-@compiled
-def least_times(rows: Table, count: int, queue_items: float) -> tuple[float, float, float, float]:
-    """Return what candidates, on rows, show of their queue; zeros and infinity when there are none.
+_head_batch = compiled(head_batch)
+_head_margin = compiled(head_margin)
 
-    These are the least expected times of one item alone on an idle server, until the queue is drained at one width, and
-    until the head is answered, in seconds; and the items a second that all servers answer in full batches, each at its
-    quickest width, infinite while few wait.
+
+class LeastTimes(NamedTuple):
+    """What candidates show of their queue, in seconds; zeros and infinity when there are none.
+
+    Attributes:
+        fastest_s: the least time of one item alone on an idle server, the margin included.
+        drain_s: the least expected time until the queue is drained at one width.
+        drain_margin: the margin of the one that drains it.
+        soonest_s: the least time until the head is answered, the margin included.
+        most_rps: items a second that all servers answer in full batches, each at its quickest width; infinite while
+            few wait.
     """
+
+    fastest_s: float
+    drain_s: float
+    drain_margin: float
+    soonest_s: float
+    most_rps: float
+
+
+@compiled
+def least_times(rows: Table, count: int, query: Column) -> LeastTimes:
+    """Return what candidates, on rows, show of their queue."""
     if count == 0:
-        return 0.0, 0.0, 0.0, math.inf
-    fastest_s = rows[col.ROW_PER_ITEM_S][0] + rows[col.ROW_FIXED_S][0]
-    drain_s, soonest_s = rows[col.ROW_DRAIN_S][0], rows[col.ROW_HEAD_COMPLETION_S][0]
-    for row in range(1, count):
-        fastest_s = min(fastest_s, rows[col.ROW_PER_ITEM_S][row] + rows[col.ROW_FIXED_S][row])
-        drain_s = min(drain_s, rows[col.ROW_DRAIN_S][row])
-        soonest_s = min(soonest_s, rows[col.ROW_HEAD_COMPLETION_S][row])
-    if queue_items <= MANY_ITEMS:
-        return fastest_s, drain_s, soonest_s, math.inf
+        return LeastTimes(0.0, 0.0, 1.0, 0.0, math.inf)
+    fastest_s, drain_s, soonest_s, drain_margin = math.inf, math.inf, math.inf, 1.0
+    for row in range(count):
+        margin = margin_of(row, rows, query)
+        fastest_s = min(fastest_s, (rows[col.ROW_PER_ITEM_S][row] + rows[col.ROW_FIXED_S][row]) * margin)
+        soonest_s = min(soonest_s, rows[col.ROW_HEAD_COMPLETION_S][row] * margin)
+        if rows[col.ROW_DRAIN_S][row] < drain_s:
+            drain_s, drain_margin = rows[col.ROW_DRAIN_S][row], margin
+    if query[col.QUEUE_ITEMS] <= MANY_ITEMS:
+        return LeastTimes(fastest_s, drain_s, drain_margin, soonest_s, math.inf)
     most_rps, of_server_rps = 0.0, 0.0
     for row in range(count):
         if row > 0 and rows[col.ROW_SERVER][row] != rows[col.ROW_SERVER][row - 1]:
             most_rps += of_server_rps
             of_server_rps = 0.0
         of_server_rps = max(of_server_rps, capacity_rps(row, rows))
-    return fastest_s, drain_s, soonest_s, most_rps + of_server_rps
+    return LeastTimes(fastest_s, drain_s, drain_margin, soonest_s, most_rps + of_server_rps)
+
+
+@compiled
+def least_answer_s(
+    rows: Table, count: int, query: Column, items: float, longest_s: float, is_beyond_help: bool
+) -> float:
+    """Return the least time until a head of so many items is answered, margins included, in the batch that it needs.
+
+    Such a batch takes ``longest_s`` at most; below 0 the head may go alone.
+    """
+    least_s = math.inf
+    for row in range(count):
+        per_item_s, fixed_s = rows[col.ROW_PER_ITEM_S][row], rows[col.ROW_FIXED_S][row]
+        batch = items
+        if longest_s >= 0:
+            most = min(rows[col.ROW_MAX_BATCH][row], query[col.QUEUE_ITEMS])
+            batch = _head_batch(items, most, longest_s, per_item_s, fixed_s)
+        margin = _head_margin(margin_of(row, rows, query), query[col.SLACK_MARGIN], is_beyond_help)
+        least_s = min(least_s, (rows[col.ROW_WAIT_S][row] + per_item_s * batch + fixed_s) * margin)
+    return least_s

@@ -108,6 +108,7 @@ class RulePolicy:
         """Decide, see ``Policy``. Holds when what it wants has no room yet and the policy binds late."""
         if self.slack_margin is not None:
             situation = replace(situation, slack_margin=self.slack_margin)
+            candidates = [replace(candidate, margin=None) for candidate in candidates]
         return choose_among(self, candidates, situation)
 
     def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:

@@ -126,7 +126,7 @@ def observe(
 ) -> None:
     """Let a rule remember what became of a batch, see orchestrator.policies.protocol.Outcome."""
     if is_browning_out(rule):
-        brownout.note_answer(memory, width, took_s, slack_used, now_s)
+        brownout.note_answer(memory, width, items, took_s, slack_used, now_s)
     place = int(server * memory[WHOLE][STRIDE] + column)
     if rule[REMEMBERS] == BATCH_LIMITS:
         batch_rules.adapt_limit(rule, memory, place, items, is_in_time)
@@ -140,7 +140,7 @@ def observe(
 def observe_miss(rule: Column, memory: Table) -> None:
     """Let a rule remember that a request was refused because of load, or was not answered in time."""
     if is_browning_out(rule):
-        brownout.note_miss(memory)
+        brownout.note_misses(memory, 1.0)
 
 
 @compiled

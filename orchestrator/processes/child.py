@@ -12,9 +12,11 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 from orchestrator.errors import ServerUnavailableError
 from orchestrator.processes.readiness import Hearing
@@ -22,6 +24,7 @@ from orchestrator.processes.readiness import Hearing
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
+_SLIMSCHED = "from orchestrator.cli import main; main()"
 
 
 class ChildProcess:
@@ -62,6 +65,16 @@ class ChildProcess:
         self._says_ready = says_ready
         self._process: Process | None = None
         self._log_offset = 0
+
+    @classmethod
+    def slimsched(cls, *arguments: str, **more: Any) -> Self:
+        """Return a run of a ``slimsched`` command that has ``--until-stdin-ends``, with this interpreter and its path.
+
+        ``more`` is as for any run; its name is that of the command.
+        """
+        command = (sys.executable, "-c", _SLIMSCHED, *arguments, "--until-stdin-ends")
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        return cls(arguments[0], command, environment=environment, has_lifeline=True, **more)
 
     @property
     def pid(self) -> int | None:

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.profile.document import BatchProfile, EnergySource, FittedLine
+from orchestrator.profile.margin import Margin, first_margin, observed_margin
 from orchestrator.snapshot import ModelName, ServedModel, ServerName
 
 Point = tuple[int, float]
@@ -79,18 +80,23 @@ def observed_sums(sums: Sums, line: tuple[float, float], items: float, service_s
 
 @dataclass(frozen=True, slots=True)
 class LatencyFit:
-    """Weighted sums of observations of one (server, model); immutable, ``observe`` returns a new one."""
+    """Weighted sums of observations of one (server, model); immutable, ``observe`` returns a new one.
+
+    Attributes:
+        margin: How much longer than expected its answers take; None before the first.
+    """
 
     weight: float = 0.0
     sum_n: float = 0.0
     sum_nn: float = 0.0
     sum_t_s: float = 0.0
     sum_nt_s: float = 0.0
+    margin: Margin | None = field(default=None, repr=False)  # so that digests of scenarios stay what they were
 
     def observe(self, items: int, service_s: float) -> LatencyFit:
         """Return the fit after a batch of ``items`` took ``service_s``."""
         sums = (self.weight, self.sum_n, self.sum_nn, self.sum_t_s, self.sum_nt_s)
-        return LatencyFit(*observed_sums(sums, self.line(), items, service_s))
+        return LatencyFit(*observed_sums(sums, self.line(), items, service_s), self.margin)
 
     def line(self) -> tuple[float, float]:
         """Return (seconds an item, seconds a batch), neither below 0; (0, 0) when empty.
@@ -115,6 +121,21 @@ class LatencyTable:
         key = (server, model)
         fit = self.fits.get(key, LatencyFit()).observe(items, service_s)
         return replace(self, fits={**self.fits, key: fit})
+
+    def judge(
+        self, server: ServerName, model: ModelName, ratio: float, allowed_ratio: float, *, prior: float, now_s: float
+    ) -> LatencyTable:
+        """Return the table after an answer took ``ratio`` times what was expected, see orchestrator.profile.margin."""
+        key = (server, model)
+        fit = self.fits.get(key, LatencyFit())
+        known = fit.margin or first_margin(prior, now_s)
+        margin = observed_margin(known, ratio, allowed_ratio, now_s)
+        return replace(self, fits={**self.fits, key: replace(fit, margin=margin)})
+
+    def margin(self, server: ServerName, model: ModelName) -> Margin | None:
+        """Return how much longer than expected answers take; None when none was observed."""
+        fit = self.fits.get((server, model))
+        return None if fit is None else fit.margin
 
     def start(self, server: ServerName, model: ModelName, fit: LatencyFit) -> LatencyTable:
         """Return the table with ``fit`` in place of what was observed of one model."""

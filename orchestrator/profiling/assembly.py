@@ -192,29 +192,11 @@ def _batch_energy(
     windows = [visit.window for visit in visits if visit.window is not None]
     energy_j, duration_s, source = _pool(windows)
     if energy_j is not None and source is not None and idle.source is source and idle.power_w is not None:
-        busy_s = [latency_s for visit in visits for latency_s in visit.latencies_s]
-        _, shares_j = attribute_energy(energy_j, duration_s=duration_s, idle_w=idle.power_w, busy_s=busy_s)
-        return math.fsum(shares_j) / len(busy_s), source, ""
+        batches = sum(len(visit.latencies_s) for visit in visits)
+        return max(0.0, energy_j - idle.power_w * duration_s) / batches, source, ""
     if server.power is not None:
         return (server.power.busy_w - server.power.idle_w) * mean_s, EnergySource.ESTIMATED, ""
     return None, None, _reason(server, windows)
-
-
-def attribute_energy(
-    energy_j: float, *, duration_s: float, idle_w: float, busy_s: Sequence[float]
-) -> tuple[float, tuple[float, ...]]:
-    """Share the joules that a server's counter shows for a window over the batches that ran in it.
-
-    Return the idle energy, which is nobody's, and the share of each batch; together they are ``energy_j``: energy is
-    handed on, never made or lost. What was drawn above idle is shared in proportion to how long each batch was busy
-    within the window, so two that ran side by side count once each, and one that straddles two windows gets a share of
-    both. A window that drew less than idle (counters tick, readings are noisy) is all idle; so a mean over many short
-    windows is biased upwards: to measure, add the windows up first and share once.
-    """
-    idle_j, total_s = min(energy_j, idle_w * duration_s), math.fsum(busy_s)
-    if total_s <= 0:
-        return energy_j, (0.0,) * len(busy_s)
-    return idle_j, tuple((energy_j - idle_j) * (each_s / total_s) for each_s in busy_s)
 
 
 def _pool(windows: Sequence[Window]) -> tuple[float | None, float, EnergySource | None]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from orchestrator.profile.document import batch_ladder
 from orchestrator.profiling.changes import Control, describe_before, measure_cycle, restore
-from orchestrator.profiling.probe import Clock, ProfiledServer, Telemetry, idle_window, visit_cell
+from orchestrator.profiling.probe import Clock, ProfiledServer, idle_window, visit_cell
 from orchestrator.profiling.records import ModelKey, Records
 from orchestrator.profiling.sampling import Cell, Sampling, is_settled, plan_round
 from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from typing import Protocol
 
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.planner.host import Batching, LoadedModel
-from orchestrator.profiling.probe import Clock, Telemetry
+from orchestrator.profiling.probe import Clock
 from orchestrator.profiling.records import Before, Cycle
 from orchestrator.snapshot import ModelName
-from orchestrator.telemetry import HostReading
+from orchestrator.telemetry import HostReading, Telemetry
 
 SETTLE_S = 0.3
 """Until memory is read: what an old instance held is given back some time after its unload returns."""

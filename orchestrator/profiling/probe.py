@@ -14,12 +14,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from orchestrator.background import end_tasks
 from orchestrator.errors import ConfigError
 from orchestrator.profiling.sampling import Sampling, Visit, Window
 from orchestrator.router.queue.request import Array, blank_batch
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.snapshot import ServedModel
-from orchestrator.telemetry import HostReading, Reading
+from orchestrator.telemetry import Reading, Telemetry
 
 INTEGRATED = "nvml-power-integrated"
 POLL_S = 0.1
@@ -33,14 +34,6 @@ class ProfiledServer(ServerClient, Protocol):
 
     async def version(self) -> str:
         """Return the version of its Triton; raises SlimError."""
-        ...
-
-
-class Telemetry(Protocol):
-    """Readings of a server's host."""
-
-    async def read(self) -> HostReading:
-        """Return what can be read now; never raises."""
         ...
 
 
@@ -136,8 +129,7 @@ async def _measure_window(telemetry: Telemetry, work: Callable[[], Awaitable[Non
         await work()
     finally:
         if polling is not None:
-            polling.cancel()
-            await asyncio.gather(polling, return_exceptions=True)
+            await end_tasks(polling)
     after = (await telemetry.read()).energy_j
     return _window(before, after, clock() - began_s)
 

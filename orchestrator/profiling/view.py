@@ -14,7 +14,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from orchestrator.errors import ConfigError
-from orchestrator.files import write_atomically
 from orchestrator.profile.document import ModelProfile, Origin, Profile, ServerProfile
 from orchestrator.reporting.pictures import check_matplotlib, draw_image, tone
 
@@ -52,14 +51,6 @@ def check_picture(path: Path) -> None:
         raise ConfigError(f"--plot {path}: a picture's name ends in .png")
     if not path.parent.is_dir():
         raise ConfigError(f"--plot {path}: there is no folder {path.parent}; make it or name another")
-
-
-def write_picture(profile: Profile, path: Path) -> None:
-    """Write the curves of a profile as PNG; raises ConfigError when the file can't be written."""
-    try:
-        write_atomically(path, draw_picture(profile))
-    except OSError as exc:
-        raise ConfigError(f"can't write {path} ({exc.strerror}); choose another place") from exc
 
 
 def draw_picture(profile: Profile) -> bytes:

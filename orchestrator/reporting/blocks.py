@@ -11,12 +11,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _STYLE = """\
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 1400px; padding: 0 1rem; }
-h1, h2, h3 { line-height: 1.2; } p { max-width: 75ch; } svg, img { max-width: 100%; height: auto; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; }
-th, td { border-bottom: 1px solid #ddd; padding: 3px 8px; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } td.long { white-space: normal; min-width: 18em; text-align: left; }
-th { background: #f4f4f4; position: sticky; top: 0; } code { background: #f4f4f4; padding: 0 3px; }
+:root { color-scheme: light dark; --ink: #1d2126; --paper: #fff; --soft: #f2f4f6; --line: #d8dce1; --link: #0a5cb8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e3e6ea; --paper: #14171a; --soft: #22272c; --line: #3a4149; --link: #7db8ff; }
+}
+body { font: 1rem/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 84rem;
+  margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 3rem) 4rem; }
+h1, h2, h3 { line-height: 1.2; text-wrap: balance; margin: 2.2rem 0 0.8rem; }
+h1 { font-size: clamp(1.5rem, 1.1rem + 2vw, 2.3rem); margin-top: 1rem; } h2 { font-size: 1.35rem; }
+p, li { max-width: 75ch; } ul { padding-left: 1.3rem; } a { color: var(--link); }
+figure { margin: 1rem 0; } svg, img { display: block; max-width: 100%; height: auto; } img { background: #fff; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.2rem 1.6rem; }
+.pictures figure { margin: 0; } .pictures svg { width: 100%; }
+.wide { overflow-x: auto; margin: 1rem 0; } caption { text-align: left; font-weight: 600; padding-bottom: 0.4rem; }
+table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.6rem; text-align: right; white-space: nowrap; }
+th:first-child { text-align: left; font-weight: inherit; position: sticky; left: 0; background: var(--paper); }
+.long { white-space: normal; min-width: 14em; text-align: left; }
+thead th, thead th:first-child { background: var(--soft); font-weight: 600; vertical-align: bottom; }
+thead th { white-space: normal; }
+@media (max-width: 32rem) { table { font-size: 0.8125rem; } th, td { padding: 0.3rem 0.4rem; } }
+code { background: var(--soft); padding: 0 0.25em; border-radius: 3px; } pre { background: var(--soft); padding: 0.8rem;
+  overflow-x: auto; }
 """
 _LONG = 32
 """Characters of a cell from which on it may be broken into lines."""
@@ -54,10 +70,11 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table."""
+    """A table, whose first column names what its rows are about; the caption may be empty."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    caption: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +92,14 @@ class Picture:
     text: str = ""
 
 
-Block = Heading | Text | Bullets | Code | Table | Picture
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Small pictures that are read together: in a page of HTML beside each other as far as there is room."""
+
+    pictures: Sequence[Picture]
+
+
+Block = Heading | Text | Bullets | Code | Table | Picture | Pictures
 
 
 def render_markdown(blocks: Iterable[Block]) -> str:
@@ -89,6 +113,7 @@ def render_html(blocks: Sequence[Block]) -> str:
     body = "\n".join(map(_html, blocks))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
@@ -105,8 +130,11 @@ def _markdown(block: Block) -> str:
             return "\n".join(("```", *lines, "```"))
         case Picture(_, file, text):
             return f"![{text}]({file})" if file else ""
-        case Table(head, rows):
-            return "\n".join(map(_row, [head, ["---"] * len(head), *rows]))
+        case Pictures(pictures):
+            return "\n\n".join(filter(None, map(_markdown, pictures)))
+        case Table(head, rows, caption):
+            table = map(_row, [head, ["---"] * len(head), *rows])
+            return "\n".join([*((f"{caption}:", "") if caption else ()), *table])
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -125,21 +153,31 @@ def _html(block: Block) -> str:
         case Code(lines):
             return f"<pre>{html.escape(chr(10).join(lines))}</pre>"
         case Picture(svg, file, text):
+            told = f'<svg role="img" aria-label="{html.escape(text)}"' if text else "<svg"
             image = f'<img src="{html.escape(file)}" alt="{html.escape(text)}">'
-            return f"<figure>{svg or image}</figure>"
-        case Table(head, rows):
-            top = "".join(f"<th>{_inline(cell)}</th>" for cell in head)
-            body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-            return f'<div class="wide"><table>\n<tr>{top}</tr>\n{body}\n</table></div>'
+            return f"<figure>{svg.replace('<svg', told, 1) or image}</figure>"
+        case Pictures(pictures):
+            return f'<div class="pictures">\n{chr(10).join(map(_html, pictures))}\n</div>'
+        case Table(head, rows, caption):
+            named = f"<caption>{_inline(caption)}</caption>\n" if caption else ""
+            top = "".join(f'<th scope="col">{_inline(cell)}</th>' for cell in head)
+            body = "\n".join(f"<tr>{''.join(map(_cell, row, range(len(row))))}</tr>" for row in rows)
+            return (
+                f'<div class="wide"><table>\n{named}<thead>\n<tr>{top}</tr>\n</thead>\n'
+                f"<tbody>\n{body}\n</tbody>\n</table></div>"
+            )
 
 
-def _cell(text: str) -> str:
-    return f'<td class="long">{_inline(text)}</td>' if len(text) > _LONG else f"<td>{_inline(text)}</td>"
+def _cell(text: str, column: int) -> str:
+    tag, scope = ("td", "") if column else ("th", ' scope="row"')
+    long = ' class="long"' if len(text) > _LONG else ""
+    return f"<{tag}{scope}{long}>{_inline(text)}</{tag}>"
 
 
 def _inline(text: str) -> str:
-    """Return code, bold and links as HTML, everything else escaped."""
+    """Return code, bold and links as HTML, everything else escaped; a number and its % are not torn apart."""
     escaped = html.escape(text, quote=True)
+    escaped = re.sub(r"(\d) %", "\\1\N{NO-BREAK SPACE}%", escaped)
     escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
     escaped = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escaped)
     return re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", r'<a href="\2">\1</a>', escaped)

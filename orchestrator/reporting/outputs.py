@@ -1,4 +1,4 @@
-"""A report's files in their folder."""
+"""Files that commands leave: a report's in their folder, and single ones."""
 
 from __future__ import annotations
 
@@ -28,10 +28,20 @@ def write_report(folder: Path, contents: Mapping[str, str | bytes], remedy: str)
     return [folder / name for name in contents]
 
 
+def write_file(path: Path, content: str | bytes, what: str = "", *, remedy: str = "choose another place") -> None:
+    """Write a file as a whole or not at all, to a folder made if need be.
+
+    Raises ConfigError, in which ``what`` stands before the path and the remedy at the end, when it can't be written.
+    """
+    with _one_line_errors(path.parent, remedy, f"{what}{path}"):
+        write_atomically(path, content)
+
+
 @contextmanager
-def _one_line_errors(folder: Path, remedy: str) -> Iterator[None]:
+def _one_line_errors(folder: Path, remedy: str, what: str = "") -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as exc:
-        raise ConfigError(f"can't write the report to {folder} ({exc.strerror}); {remedy}") from exc
+        what = what or f"the report to {folder}"
+        raise ConfigError(f"can't write {what} ({exc.strerror}); {remedy}") from exc

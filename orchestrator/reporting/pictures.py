@@ -6,6 +6,7 @@ Nothing of matplotlib's global state is used, so pictures can be drawn from any 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -14,6 +15,14 @@ from orchestrator.errors import ConfigError
 
 Draw = Callable[[Any], None]
 """Draws onto a matplotlib figure."""
+_INK = "#0a0b0c"
+"""A colour that no picture has, in place of which a page puts its own."""
+_ON_PAGE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+}
 
 
 def check_matplotlib(problem: str = "the picture needs matplotlib: pip install 'slim-scheduler[plot]'") -> None:
@@ -37,19 +46,21 @@ def draw_image(draw: Draw, size_in: tuple[float, float], *, dpi: int = 100, kind
 
 
 def draw_svg(draw: Draw, size_in: tuple[float, float], *, salt: str) -> str:
-    """Return a picture as an SVG element with its text as text, which is small and sharp.
+    """Return a picture as an SVG element for a page: with its text as text, which is small and sharp, on no ground.
 
-    Ids are made of the salt; without one the same picture would have other ids in each run.
+    Lines and text that are given no colour of their own have that of the page's text, be it dark or light. Ids are made
+    of the salt; without one the same picture would have other ids in each run.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9}):
+    with matplotlib.rc_context({**_ON_PAGE, "svg.hashsalt": salt}):
         figure, sink = Figure(figsize=size_in, layout="constrained"), io.StringIO()
         draw(figure)
         figure.savefig(sink, format="svg", metadata={"Date": None})
-    text = sink.getvalue()
-    return text[text.index("<svg") :]
+    text = sink.getvalue()[sink.getvalue().index("<svg") :]
+    # Names of groups, which nothing refers to; several pictures of a page would have the same.
+    return re.sub(r' id="[A-Za-z0-9.]+_\d{1,3}"', "", text).replace(_INK, "currentColor")
 
 
 def tone(ratio: float) -> Any:

@@ -26,13 +26,23 @@ from orchestrator.policies.tables.memory import new_memory
 from orchestrator.profile.document import EnergySource
 from orchestrator.profile.fit import EnergyLine, EnergyTable, LatencyTable
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
+from orchestrator.simulation.scenario.hosts import HostSettings
 from orchestrator.simulation.scenario.settings import ScenarioSettings
-from orchestrator.simulation.scenario.trace import Trace, draw_trace
+from orchestrator.simulation.scenario.trace import COMMON_STEPS, Trace, draw_trace
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.loop import advance, apply
 from orchestrator.simulation.world.servers import account
-from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, ServerState, TensorSpec, Width
+from orchestrator.snapshot import (
+    Family,
+    ModelName,
+    QueueState,
+    ServedModel,
+    ServerName,
+    ServerState,
+    TensorSpec,
+    Width,
+)
 
 DECIDED: Final = 0
 """Place in ``Simulation.learned_counts`` of a learned policy's decisions."""
@@ -218,7 +228,8 @@ def _make_world(
     schedule[:, :entries] = trace.schedule
     failures = int(np.count_nonzero(trace.schedule[sim.KIND] == sim.FAILS))
     expiries = len(trace.arrived_s) if settings.objectives.shed_late else 0
-    events = new_table(sim.EVENT_FIELDS, (2 * len(servers) + failures) * fleet.depth + expiries)
+    answers = (len(servers) + failures) * fleet.depth
+    events = new_table(sim.EVENT_FIELDS, len(servers) * fleet.depth + answers + expiries)
     query, allowed, avoided = new_column(col.QUERY_FIELDS), new_column(fleet.widths), new_column(len(servers))
     query[col.MAX_PER_ITEM_J] = math.inf
     query[col.PREFER_ACCURACY] = query[col.PREFER_LATENCY] = query[col.PREFER_ENERGY] = math.nan
@@ -242,10 +253,45 @@ def _make_world(
         heap=new_column(len(trace.arrived_s)),
         roots=np.full(cells, -1.0),
         sample=new_column(MOST_SAMPLED),
+        hosts=new_table(sim.HOST_FIELDS, len(settings.hosts)),
+        factors=_factors(settings.hosts),
+        common=trace.common if trace.common.size else new_table(1, 1),
+        inbox=new_table(sim.INBOX_FIELDS, answers),
     )
     for index, server in enumerate(servers):
         _write_truth(world, index, server, tables.widths)
+    world.truth[sim.HOST] = -1
+    world.held[sim.CORE_UNTIL_S] = math.nan
+    names = [server.name for server in servers]
+    for index, host in enumerate(settings.hosts):
+        _write_host(world, index, host)
+        for name, core_ratio in settings.core_ratios(host).items():
+            at = names.index(ServerName(name))
+            world.truth[sim.HOST][at], world.truth[sim.CORE_RATIO][at] = index, core_ratio
     return world
+
+
+def _factors(hosts: Sequence[HostSettings]) -> Table:
+    found = [() if h.residuals is None else h.residuals.factors or () for h in hosts]
+    table = new_table(max(1, len(hosts)), max(map(len, found), default=0))
+    for row, factors in zip(table, found, strict=False):
+        row[: len(factors)] = sorted(factors)
+    return table
+
+
+def _write_host(world: World, index: int, settings: HostSettings) -> None:
+    hosts, state, residuals, router = world.hosts, world.state, settings.residuals, settings.router
+    hosts[sim.CORES][index], hosts[sim.SLICE_S][index] = settings.cores, settings.slice_ms / 1e3
+    hosts[sim.NEXT_S][index] = math.inf
+    if residuals is not None:
+        hosts[sim.FACTORS][index] = len(residuals.factors or ())
+        hosts[sim.CORRELATION][index] = residuals.correlation
+        hosts[sim.COMMON_STEP_S][index] = residuals.drift_s / COMMON_STEPS
+    if router is not None:
+        state[sim.ROUTER_HOST] = index
+        state[sim.MOST_READ], state[sim.CALLERS_HERE] = router.turn_requests, router.has_callers
+        state[sim.REQUEST_COST_S], state[sim.DECISION_COST_S] = router.request_us / 1e6, router.decision_us / 1e6
+        state[sim.BATCH_COST_S], state[sim.ANSWER_COST_S] = router.batch_us / 1e6, router.answer_us / 1e6
 
 
 def _rule_of(policy: Policy) -> Column:
@@ -262,6 +308,7 @@ def _write_truth(world: World, index: int, server: SimulatedServer, widths: Sequ
         cell = index * world.fleet.columns + widths.index(model.width)
         world.service_s[cell, : model.max_batch_size] = model.service_s
         world.energy_j[cell, : model.max_batch_size] = math.nan if model.energy_j is None else model.energy_j
+        models[sim.MARGIN_MEAN][cell] = math.nan
         models[sim.SIGMA][cell], models[sim.DELAY_S][cell] = model.sigma, model.delay_s
         fit = model.start
         models[sim.FIT_WEIGHT][cell] = fit.weight
@@ -272,8 +319,9 @@ def _write_truth(world: World, index: int, server: SimulatedServer, widths: Sequ
 def _requests(trace: Trace) -> Table:
     requests = new_table(sim.REQUEST_FIELDS, len(trace.arrived_s))
     requests[sim.ARRIVED_S], requests[sim.DEADLINE_S] = trace.arrived_s, trace.deadline_s
+    requests[sim.DUE_S] = trace.deadline_s
     requests[sim.PRIORITY], requests[sim.REQUEST_ITEMS] = trace.priority, trace.items
-    requests[sim.NOISE] = trace.noise
+    requests[sim.NOISE], requests[sim.WAKE] = trace.noise, trace.wakes
     requests[sim.FIRST_UNIFORM], requests[sim.SECOND_UNIFORM] = trace.uniforms
     requests[[sim.SENT_S, sim.ANSWERED_S, sim.ACCURACY, sim.ENERGY_J]] = math.nan
     requests[[sim.NEXT, sim.QUEUE, sim.LEFT, sim.RIGHT, sim.SERVER, sim.WIDTH]] = -1.0
@@ -284,6 +332,9 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:
     state, objectives = new_column(sim.STATE_FIELDS), settings.objectives
     state[sim.ARRIVALS] = len(trace.arrived_s)
     state[sim.ENTRIES] = trace.schedule.shape[1]
+    state[sim.HOSTS] = len(settings.hosts)
+    state[sim.ROUTER_HOST] = -1
+    state[sim.HAS_SLEPT] = 1
     state[sim.HOLD_UNTIL_S] = math.inf
     state[sim.HELD_HEAD] = -1
     state[sim.MOST_RPS] = UNKNOWN.most_rps
@@ -298,5 +349,6 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:
     state[sim.BINDS_EARLY] = policy.binding is Binding.EARLY
     own = policy.slack_margin if isinstance(policy, RulePolicy | LearnedPolicy) else None
     state[sim.SLACK_MARGIN] = objectives.slack_margin if own is None else own
+    state[sim.JUDGES] = own is None
     state[sim.MIN_ACCURACY] = objectives.min_accuracy
     return state

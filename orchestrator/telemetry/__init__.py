@@ -2,11 +2,12 @@
 
 from orchestrator.telemetry.host import describe_cpu, describe_gpu, open_telemetry
 from orchestrator.telemetry.processes import TritonProcesses
-from orchestrator.telemetry.reading import HostReading, Reading
+from orchestrator.telemetry.reading import HostReading, Reading, Telemetry
 
 __all__ = [
     "HostReading",
     "Reading",
+    "Telemetry",
     "TritonProcesses",
     "describe_cpu",
     "describe_gpu",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 # CPU time is counted in ticks of 10 ms and powercap counters move about once a millisecond: over less than this the
 # quotient is mostly noise.
@@ -70,6 +71,14 @@ class HostReading:
         """Return a reading without values."""
         nothing = Reading.absent(reason)
         return cls(nothing, nothing, nothing, nothing, nothing)
+
+
+class Telemetry(Protocol):
+    """The readings of one host."""
+
+    async def read(self) -> HostReading:
+        """Return what can be read now; what can't is absent with its reason, and nothing is raised."""
+        ...
 
 
 class RateMeter:

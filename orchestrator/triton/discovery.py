@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Generic, Protocol, Self, TypeVar
 
+from orchestrator.background import end_tasks
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import ServedModel, ServerName
@@ -264,9 +265,7 @@ class ModelDiscovery(Generic[S]):
                     watching[server] = asyncio.create_task(self._watch(server, period_s))
                 await self._has_changed.wait()
         finally:
-            for task in watching.values():
-                task.cancel()
-            await asyncio.gather(*watching.values(), return_exceptions=True)
+            await end_tasks(*watching.values())
 
     async def _watch(self, server: ServerModels[S], period_s: float) -> None:
         clock = asyncio.get_running_loop().time
@@ -307,9 +306,7 @@ class ModelDiscovery(Generic[S]):
         for server in self.servers:
             server.stop()
         leaving = dict(self._leaving)
-        for task in leaving:
-            task.cancel()
-        await asyncio.gather(*leaving, return_exceptions=True)
+        await end_tasks(*leaving)
         servers = [*(server.server for server in self.servers), *leaving.values()]
         await asyncio.gather(*(server.close(drain_s=drain_s) for server in servers), return_exceptions=True)
 

@@ -1,4 +1,4 @@
-"""``infer`` and ``demo`` as a stranger runs them, on real tritonservers."""
+"""``infer``, ``bench`` and ``demo`` as a stranger runs them, on real tritonservers."""
 
 from __future__ import annotations
 
@@ -64,6 +64,24 @@ def test_the_table_shows_label_confidence_width_server_and_latency(fleet_path: P
     assert re.search(r"ankle-boot\.png +Ankle boot +\d+\.\d% +50 % +here +1 +\d+\.\d ms", output.replace("\n", " "))
 
 
+def bench(*arguments: object) -> str:
+    options = ("--rate", 50, "--seconds", 0.5, "--warm-up-s", 0, "--sample", EXAMPLES / "test_1000.npz", "--json")
+    result = CliRunner().invoke(main, ["bench", *map(str, (*arguments, *options))])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_bench_and_its_comparison_send_the_load_that_their_options_describe(fleet_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    summary = json.loads(bench("--fleet", fleet_path, "--workload", "steady", "--seed", 3, "--out", out))
+    kept = json.loads(out.read_text())
+    assert summary == kept["summary"]
+    assert (kept["load"]["rate_rps"], kept["load"]["seed"], kept["load"]["workload"]) == (50.0, 3, "steady")
+    found = json.loads(bench("compare", "--set-up", f"here=router:{fleet_path}", "--rounds", 2))
+    assert [(result["set_up"], result["round"]) for result in found] == [("here", 0), ("here", 1)]
+    assert all(result["load"]["rate_rps"] == 50.0 and result["summary"]["statuses"] for result in found)
+
+
 def test_bad_input_is_one_line(fleet_path: Path, tmp_path: Path) -> None:
     text = tmp_path / "notes.png"
     text.write_text("no image")
@@ -90,21 +108,22 @@ def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
     assert re.fullmatch(r"Error: no server serves a slimmable family \(a: .*\); check the addresses.*\n", output)
 
 
-def test_the_demo_compares_policies_and_writes_its_report(tmp_path: Path) -> None:
-    arguments = ["demo", "--policy", "round-robin", "--policy", "lert:slack", "--out", str(tmp_path)]
+def test_the_demo_compares_gateways_and_plain_tritons_and_writes_its_report(tmp_path: Path) -> None:
+    arguments = ["demo", "--policy", "default", "--policy", "triton", "--out", str(tmp_path)]
+    arguments += ["--rounds", "1", "--seconds", "2"]
     paths = [
         "--repository", str(ROOT / "model_repository"), "--sample", str(EXAMPLES / "test_1000.npz"),
     ]  # fmt: skip
     result = CliRunner().invoke(main, [*arguments, *paths])
     assert result.exit_code == 0, result.output
-    for policy in ("round-robin", "lert:slack"):
-        row = re.search(rf"│ {policy} +│ +1,000 │ (\d+\.\d)% │ +[\d.]+ ms │ +[\d.]+ ms │", result.output)
+    for rival in ("default", "plain Triton"):
+        row = re.search(rf"│ {rival} +│ +[\d.]+% │ +[\d.]+% │ +[\d.]+% │ +(\d+\.\d)% │", result.output)
         assert row is not None, result.output
-        assert float(row.group(1)) > 88, "top-1 is measured from the answers"
+        assert float(row.group(1)) > 88, "accuracy is measured from the answers"
     assert "emulated" in result.output
     page = (tmp_path / "demo.html").read_text()
     assert "emulated 8× slower" in page
-    assert "round-robin" in page
+    assert "asks both Tritons for <code>fashion_w100</code> in turn" in page
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -119,10 +138,10 @@ def marked_processes(mark: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("moment", ["starting", "the fleet answers", "images under lert"])
-def test_an_interrupted_demo_leaves_no_process(moment: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["tritonservers", "gateways", "measuring", "round 1", "round 2"])
+def test_an_interrupted_demo_leaves_no_process_and_a_report_of_what_there_was(moment: str, tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
-    demo = ["demo", "--policy", "lert:slack", "--out", str(tmp_path)]  # or those before it would run first
+    demo = ["demo", "--policy", "lert:slack", "--seconds", "1", "--out", str(tmp_path)]
     process = subprocess.Popen(
         [sys.executable, "-c", "from orchestrator.cli import main; main()", *demo],
         cwd=ROOT,
@@ -139,8 +158,10 @@ def test_an_interrupted_demo_leaves_no_process(moment: str, tmp_path: Path) -> N
         else:
             pytest.fail(f"the demo never said {moment!r}")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=GONE_S)
+        said, _ = process.communicate(timeout=GONE_S)
     assert process.returncode != 0
+    assert ("interrupted after 1 of 2 turns" in said) == (moment == "round 2")
+    assert (tmp_path / "demo.html").exists() == (moment == "round 2")
     deadline_s = time.monotonic() + GONE_S
     while marked_processes(mark):
         assert time.monotonic() < deadline_s, f"still there: {marked_processes(mark)}"

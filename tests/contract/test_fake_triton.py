@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from orchestrator.controller.ports import ModelControl, Telemetry
+from orchestrator.controller.ports import ModelControl
 from orchestrator.errors import PermanentError, ServerUnavailableError
 from orchestrator.planner.host import Batching, ModelStatus
 from orchestrator.planner.rates import measure_rates
 from orchestrator.snapshot import ModelName
+from orchestrator.telemetry import Telemetry
 from tests.fakes.control import MIB, FakeTriton
 from tests.fakes.traffic import Traffic
 

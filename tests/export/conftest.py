@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.checkpoint import Checkpoint
-from export.datasets import InMemoryImages
 from export.family import ProvenModel, prove_family, write_family
-from export.model_config import Tuning
+from export.repository.model_config import Tuning
+from export.training.checkpoint import Checkpoint
+from export.training.datasets import InMemoryImages
 from export.width import Width
 from tests.export.toys import lively_network, toy_checkpoint, toy_images
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from export.cli import export, train, verify
-from export.training import TrainSettings
+from export.training.train import TrainSettings
 from tests.export.toys import write_image_folder
 
 COMMANDS = {"train": train, "export": export, "verify": verify}

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from export.checkpoint import Checkpoint
-from export.datasets import InMemoryImages
 from export.errors import CheckpointError, ExportError, RepositoryError
 from export.family import (
     ProvenModel,
@@ -16,9 +14,11 @@ from export.family import (
     verify_against,
     write_family,
 )
-from export.model_config import Tuning, parse_config, read_identity
-from export.repository import CONFIG_FILE, MODEL_FILE, write_models
-from export.verification import verify_repository
+from export.repository.model_config import Tuning, parse_config, read_identity
+from export.repository.model_files import CONFIG_FILE, MODEL_FILE, write_models
+from export.repository.verification import verify_repository
+from export.training.checkpoint import Checkpoint
+from export.training.datasets import InMemoryImages
 from export.width import Width
 from tests.export.toys import LABELS, SIDE, lively_network, toy_checkpoint, toy_images, toy_spec
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from export.checkpoint import Checkpoint
-from export.datasets import ImageSpec, InMemoryImages
-from export.resnet import SlimResNet, architecture_named
+from export.network.resnet import SlimResNet, architecture_named
+from export.training.checkpoint import Checkpoint
+from export.training.datasets import ImageSpec, InMemoryImages
 from export.width import Width
 
 SIDE = 12

@@ -8,10 +8,10 @@ import socket
 from contextlib import suppress
 
 from orchestrator.config import GatewaySettings, RouterSettings
-from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.dataplane.dataplane import DataPlane
+from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
-from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery

@@ -11,7 +11,7 @@ from orchestrator.config import GatewaySettings, RouterSettings
 from orchestrator.gateway import Gateway
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.protocol.messages import pb
-from orchestrator.gateway.protocol.wire import Buffer
+from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import Router
 from orchestrator.snapshot import ServedModel, ServerName

@@ -21,9 +21,9 @@ from orchestrator.gateway.protocol.tensors import count_elements
 from orchestrator.gateway.protocol.wire import check_inference
 from orchestrator.triton.messages import SERVICE
 from tests.gateway.calls import RawCalls, echo_request, item_request
+from tests.gateway.dataplane.test_fuzz import damaged_requests
 from tests.gateway.fakes import World, open_world
 from tests.gateway.http.bad_http import LENGTH, PATHS, deep, framing_cases, get, infer_cases, post, speak
-from tests.gateway.test_fuzz import damaged_requests
 
 ECHO = "/v2/models/echo/infer"
 TAKEN_BY_THE_FAKE = {

@@ -39,6 +39,7 @@ def make_records(lines: tuple[tuple[float, float, float, str, int, str, bool], .
         np.array(status),
         np.array(width),
         np.array(server),
+        np.array([f"{name}-1" if name else "" for name in server]),
         np.array(is_right),
         {"RESOURCE_EXHAUSTED": "the queue is full"},
     )

@@ -50,6 +50,20 @@ async def test_every_request_of_all_senders_is_sent_and_judged_by_its_label(worl
     assert not run.is_cut
 
 
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+async def test_several_addresses_are_asked_in_turn(world: World, kind: str) -> None:
+    async with open_world(others={"c": ()}) as other:
+        places = f"{address_of(world, kind)}+{address_of(other, kind)}"
+        run = await run_load(await find_target(kind, places, "fashion"), LOAD, IMAGES, LABELS)
+        answered = [
+            sum(items for server in each.servers.values() for _, items in server.batches) for each in (world, other)
+        ]
+    assert sorted(answered) == [29, 30]
+    assert set(run.records.status) == {OK}
+    with pytest.raises(ServerUnavailableError, match=r"127\.0\.0\.1:1 says nothing"):
+        await find_target(kind, f"{address_of(world, kind)}+127.0.0.1:1", "fashion")
+
+
 async def test_parameters_and_what_is_left_of_the_deadline_go_with_each_request(world: World) -> None:
     set_up = await parse_set_up(f"narrow=grpc:{world.grpc}:fashion,slim_width=50")
     load = set_up.of(Load("burst:40", 0.0, 1.0, 0.001))

@@ -23,8 +23,8 @@ from orchestrator.planner.host import (
     RepositoryModel,
 )
 from orchestrator.planner.plan import plan
-from orchestrator.planner.plan_builder import still_fits
 from orchestrator.planner.rates import Rates
+from orchestrator.planner.scaling.plan_builder import still_fits
 from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.settings import with_settings

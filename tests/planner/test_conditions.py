@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from orchestrator.config import ControllerSettings
 from orchestrator.planner.conditions import HEALTHY_S, track
 from orchestrator.planner.host import HostSnapshot, Limits, LoadedModel, ModelSnapshot, ModelStatus, RepositoryModel
-from orchestrator.planner.memory_ledger import MemoryLedger
+from orchestrator.planner.ledgers.memory_ledger import MemoryLedger
 from orchestrator.planner.rates import Rates
 from orchestrator.planner.state import ModelMemory, SchedulerState
 from orchestrator.snapshot import Family, ModelName, Width

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
-from orchestrator.planner.batching import NO_DELAY, Demand, choose_batching, plan_batching
 from orchestrator.planner.host import (
     Batching,
     HostSnapshot,
@@ -15,10 +14,11 @@ from orchestrator.planner.host import (
     ModelStatus,
     RepositoryModel,
 )
-from orchestrator.planner.memory_ledger import MemoryLedger
+from orchestrator.planner.ledgers.memory_ledger import MemoryLedger
 from orchestrator.planner.plan import plan
-from orchestrator.planner.plan_builder import PlanBuilder
 from orchestrator.planner.rates import Counters, Rates, measure_rates
+from orchestrator.planner.scaling.batching import NO_DELAY, Demand, choose_batching, plan_batching
+from orchestrator.planner.scaling.plan_builder import PlanBuilder
 from orchestrator.planner.state import BatchCurve, SchedulerState
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.settings import with_settings

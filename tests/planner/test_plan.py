@@ -19,7 +19,7 @@ from orchestrator.planner.host import (
     ModelStatus,
     RepositoryModel,
 )
-from orchestrator.planner.memory_ledger import MemoryLedger
+from orchestrator.planner.ledgers.memory_ledger import MemoryLedger
 from orchestrator.planner.plan import plan
 from orchestrator.planner.rates import Rates
 from orchestrator.planner.state import SchedulerState

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.planner.actions import ActionKind, ActionReason
 from orchestrator.planner.host import Batching, Limits
 from orchestrator.planner.plan import plan
-from orchestrator.planner.plan_builder import still_fits
+from orchestrator.planner.scaling.plan_builder import still_fits
 from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import ModelName
 from tests.planner.fluid_host import MIB, FluidHost, FluidModel, limits_for

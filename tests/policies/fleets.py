@@ -14,6 +14,7 @@ from orchestrator.policies.protocol import Policy, Situation
 from orchestrator.policies.tables.compiled import new_table
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS, bound_work_s, free_s, seat_batches
 from orchestrator.profile.fit import EnergyTable, LatencyFit, LatencyTable
+from orchestrator.profile.margin import Margin
 from orchestrator.snapshot import (
     BatchInFlight,
     ModelName,
@@ -118,8 +119,9 @@ def fleets(draw: st.DrawFn, most: int = 5) -> tuple[list[ServerState], LatencyTa
     """Draw some servers and what is known of their speed; some of it is not known."""
     states = [draw(servers(index)) for index in range(draw(st.integers(0, most)))]
     times = st.floats(1e-6, 0.1)
+    margins = st.none() | st.builds(Margin, st.floats(-1, 1), st.floats(0.01, 1), st.floats(-2, 4), st.floats(-30, 0))
     fits = {
-        (state.name, model.name): line(draw(times), draw(times))
+        (state.name, model.name): replace(line(draw(times), draw(times)), margin=draw(margins))
         for state in states
         for model in state.models
         if draw(st.integers(0, 4)) > 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from orchestrator.decision import Candidate
 from orchestrator.profile.fit import EnergyLine, EnergyTable, LatencyTable
+from orchestrator.profile.margin import margin_ratio, recent_ratio
 from orchestrator.snapshot import BatchInFlight, ModelName, QueueState, ServedModel, ServerState, Width
 from tests.policies.fleets import has_room_for
 
@@ -41,14 +42,20 @@ def reference_candidates(
     for option in options:
         by_width.setdefault(option.model.width, []).append(option)
     drains_s = {width: _drain_s(same_width, queue) for width, same_width in by_width.items()}
-    slack_s = (queue.head_deadline_s - now_s) / slack_margin
+    slack_s = queue.head_deadline_s - now_s
+
+    def margin_of(option: _Option) -> float:
+        margin = latency.margin(option.server.name, option.model.name)
+        seen = (math.nan, 0.0) if margin is None else (margin_ratio(margin), margin.observed_s)
+        return recent_ratio(*seen, slack_margin, now_s)
+
     return tuple(
         _candidate(
             option,
             queue,
-            items=_batch_items(option, by_width[option.model.width], queue, slack_s=slack_s),
+            items=_batch_items(option, by_width[option.model.width], queue, slack_s=slack_s / margin_of(option)),
             drain_s=drains_s[option.model.width],
-            slack_margin=slack_margin,
+            margin=margin_of(option),
             joules=energy.line(option.server.name, option.model.name),
         )
         for option in options
@@ -80,7 +87,7 @@ def _candidate(
     *,
     items: int,
     drain_s: float,
-    slack_margin: float,
+    margin: float,
     joules: EnergyLine | None,
 ) -> Candidate:
     return Candidate(
@@ -99,10 +106,11 @@ def _candidate(
         fixed_s=option.fixed_s,
         max_batch_size=option.model.max_batch_size,
         instances=option.model.instances,
-        overdue_ratio=option.held.overdue_ratio(slack_margin),
+        overdue_ratio=option.held.overdue_ratio(margin),
         per_item_j=None if joules is None else joules.per_item_j,
         fixed_j=None if joules is None else joules.fixed_j,
         backlog_s=option.held.backlog_s,
+        margin=margin,
     )
 
 

@@ -90,13 +90,13 @@ def assert_is_no_stall(decision: Decision, candidates: Sequence[Candidate], situ
 @given(fleets(), situations)
 def test_central_policies_are_in_time_when_anything_is(fleet: Fleet, situation: Situation) -> None:
     candidates = candidates_of(fleet, situation.queue)
-    timely = [c for c in candidates if situation.is_in_time(c.completion_s)]
+    timely = [c for c in candidates if situation.is_in_time(c)]
     for policy in CENTRAL_POLICIES:
         decision = policy.choose(candidates, situation)
         note(f"{policy.name}: {decision}")
         if any(c.has_room for c in timely):
             assert isinstance(decision, Dispatch)
-            assert situation.is_in_time(decision.candidate.completion_s)
+            assert situation.is_in_time(decision.candidate)
             assert decision.reason is not Reason.NONE_IN_TIME
         elif timely:
             assert decision == Hold(Reason.BETTER_SERVER_BUSY)
@@ -109,7 +109,7 @@ def test_central_policies_are_in_time_when_anything_is(fleet: Fleet, situation: 
 def test_the_slack_rule_is_in_time_when_a_width_is_for_head_and_queue(fleet: Fleet, situation: Situation) -> None:
     candidates = candidates_of(fleet, situation.queue)
     tail_slack_s = situation.queue.tail_deadline_s - situation.now_s
-    timely = [c for c in candidates if situation.is_in_time(c.completion_s) and c.drain_s * MARGIN <= tail_slack_s]
+    timely = [c for c in candidates if situation.is_in_time(c) and c.drain_s * MARGIN <= tail_slack_s]
     for policy in POLICIES:
         # lect believes other times than those of the candidates; test_policies has a case of its own.
         if not policy.name.endswith(":slack") or policy.name.startswith("lect"):

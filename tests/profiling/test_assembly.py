@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from orchestrator.config import PowerSettings
 from orchestrator.errors import ConfigError
-from orchestrator.profile.document import EnergySource
-from orchestrator.profiling.assembly import ServerFacts, check_binding, find_idle
-from orchestrator.profiling.sampling import Window
+from orchestrator.profile.document import Conditions, EnergySource
+from orchestrator.profiling.assembly import ServerFacts, assemble_profile, check_binding, find_idle
+from orchestrator.profiling.sampling import Cell, Visit, Window
 from orchestrator.snapshot import ServerName
 from tests.profile.profiles import profile_of, served
 from tests.profiling.worlds import A
@@ -23,6 +24,28 @@ def facts(*, power: PowerSettings | None = None, no_counter: str = "") -> Server
 def test_idle_power_is_pooled_over_all_windows() -> None:
     idle = find_idle(facts(), [Window(30.0, 2.0, "rapl"), Window(50.0, 2.0, "rapl")])
     assert (idle.power_w, idle.source) == (pytest.approx(20), EnergySource.RAPL)
+
+
+@pytest.mark.parametrize(
+    ("windows_j", "batch_j"),
+    [
+        ((100.0, 60.0), 20.0),  # 160 J in 4 s, of which 80 are idle, over two visits of two batches
+        ((100.0, 20.0), 10.0),  # one that drew less than idle counts as it is
+        ((30.0, 20.0), 0.0),  # but no batch gives energy back
+    ],
+)
+def test_a_batch_costs_what_all_its_windows_drew_above_idle(windows_j: Sequence[float], batch_j: float) -> None:
+    model = served(25, max_batch_size=1)
+    visits = [Visit((0.1, 0.3), Window(energy_j, 2.0, "rapl")) for energy_j in windows_j]
+    profile = assemble_profile(
+        [replace(facts(), models=(model,))],
+        Conditions("2026-01-01T00:00:00+00:00", "a host", None, 0, ()),
+        visits={Cell(A, model.name, 1): visits},
+        idles={A: [Window(40.0, 2.0, "rapl")]},
+        cycles={},
+    )
+    (batch,) = profile.servers[0].models[0].batches
+    assert (batch.energy_j, batch.energy_source) == (pytest.approx(batch_j), EnergySource.RAPL)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from orchestrator.errors import ConfigError
 from orchestrator.profile.document import Origin
-from orchestrator.profiling.view import check_picture, draw_picture, render_profile_table, write_picture
+from orchestrator.profiling.view import check_picture, draw_picture, render_profile_table
 from tests.profile.profiles import model_profile, profile_of, server_profile
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -23,18 +23,14 @@ def test_there_is_a_picture_of_any_number_of_servers(servers: int) -> None:
     assert draw_picture(profile).startswith(PNG)
 
 
-def test_places_are_checked_before_the_work_and_when_writing(tmp_path: Path) -> None:
+def test_places_are_checked_before_the_work(tmp_path: Path) -> None:
     check_picture(tmp_path / "p.png")
-    write_picture(PROFILE, tmp_path / "p.png")
-    assert (tmp_path / "p.png").read_bytes().startswith(PNG)
     for path, problem in [
         (tmp_path / "p.jpg", "a picture's name ends in .png"),
         (tmp_path / "no" / "p.png", "there is no folder"),
     ]:
         with pytest.raises(ConfigError, match=problem):
             check_picture(path)
-    with pytest.raises(ConfigError, match="can't write"):
-        write_picture(PROFILE, tmp_path)
 
 
 def test_the_table_fits_a_terminal_and_says_what_is_emulated_and_unknown() -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.reporting.outputs import check_folder, write_report
+from orchestrator.reporting.outputs import check_folder, write_file, write_report
 from orchestrator.reporting.pictures import draw_image, draw_svg
 
 
@@ -24,11 +25,21 @@ def test_a_folder_that_can_not_be_used_is_named_with_what_to_do(tmp_path: Path) 
             use()
 
 
+def test_a_single_file_is_written_into_a_folder_that_is_made_or_named_with_what_to_do(tmp_path: Path) -> None:
+    write_file(tmp_path / "new" / "a.png", b"\x89")
+    assert (tmp_path / "new" / "a.png").read_bytes() == b"\x89"
+    for path in (tmp_path / "new" / "a.png" / "b", tmp_path / "new"):
+        with pytest.raises(ConfigError, match=rf"^can't write the picture {path} \(.*\); choose another place$"):
+            write_file(path, b"", "the picture ")
+
+
 def test_the_same_picture_is_the_same_text_and_of_the_size_that_was_asked_for() -> None:
     def draw(figure: object) -> None:
         figure.subplots().plot([1, 2])  # type: ignore[attr-defined]
 
     assert draw_svg(draw, (3, 2), salt="a") == draw_svg(draw, (3, 2), salt="a")
+    assert "currentColor" in draw_svg(draw, (3, 2), salt="a")
+    assert not re.search(r' id="[a-z]+_\d+"', draw_svg(draw, (3, 2), salt="a"))
     png = draw_image(draw, (3, 2), dpi=100)
     assert png.startswith(b"\x89PNG")
     assert (int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")) == (300, 200)

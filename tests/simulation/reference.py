@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 
@@ -23,8 +24,10 @@ from orchestrator.profile.document import EnergySource
 from orchestrator.profile.fit import EnergyLine, EnergyTable, LatencyFit, LatencyTable
 from orchestrator.router.queue.request_queue import RequestQueue
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
+from orchestrator.simulation.scenario.hosts import HostSettings, RouterSettings
 from orchestrator.simulation.scenario.settings import ScenarioSettings
-from orchestrator.simulation.scenario.trace import Trace
+from orchestrator.simulation.scenario.trace import COMMON_STEPS, Trace
+from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import BatchInFlight, Family, ModelName, QueueState, ServedModel, ServerState, TensorSpec
 from tests.policies.fleets import build_candidates, has_room_for
 
@@ -39,6 +42,7 @@ class _Batch:
     items: int
     sent_s: float
     started_s: float | None = None
+    takes_s: float = 0.0
     has_run: bool = False
 
 
@@ -48,6 +52,68 @@ class _Server:
     batches: list[_Batch] = field(default_factory=list)
     bound: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
     last_answer_s: float | None = None
+    host: _Host | None = None
+    core_ratio: float = 0.0
+
+
+@dataclass(eq=False)
+class _Job:
+    """Work that wants a core: of a batch on a server, or the router's."""
+
+    left_s: float
+    server: int = -1
+    batch: _Batch | None = None
+
+
+@dataclass(eq=False)
+class _Host:
+    settings: HostSettings
+    jobs: list[_Job] = field(default_factory=list)
+    competing: float = 0.0
+    stalls: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})  # by whether they are the router's
+
+    @property
+    def speed(self) -> float:
+        """What part of a core each that wants one has."""
+        return min(1.0, self.settings.cores / max(1e-9, len(self.jobs) + self.competing))
+
+    def wake_s(self, luck: float) -> float:
+        """Return how long who wakes waits for a core."""
+        wanted = max(self.settings.cores, len(self.jobs) + self.competing + 1)
+        return luck * self.settings.slice_ms / 1e3 * (wanted / self.settings.cores - 1)
+
+    @property
+    def running(self) -> list[_Job]:
+        """Those that do not stand still."""
+        return [job for job in self.jobs if not self.stalls[job.batch is None]]
+
+    def next_job(self) -> tuple[float, _Job | None]:
+        """Return in what time a job is done, and which; a batch before the router."""
+        running = sorted(self.running, key=lambda job: (job.left_s, job.batch is None))
+        return (max(0.0, running[0].left_s) / self.speed, running[0]) if running else (math.inf, None)
+
+    def pass_by(self, seconds: float) -> None:
+        """Do as much of each job as time lets it."""
+        done_s = seconds * self.speed
+        for job in self.running:
+            job.left_s -= done_s
+
+
+@dataclass
+class _Router:
+    """A router that takes time: what it has not read, what it reads in this turn, and what it owes."""
+
+    settings: RouterSettings
+    host: _Host
+    unread: list[int] = field(default_factory=list)
+    answers: list[tuple[float, int, _Batch]] = field(default_factory=list)
+    turn: tuple[list[int], list[tuple[float, int, _Batch]]] | None = None
+    is_busy: bool = False
+    has_slept: bool = True
+    owed_us: float = 0.0
+    unread_items: int = 0
+    lag_s: float = 0.0
+    lag_seen_s: float = 0.0
 
 
 class ReferenceWorld:
@@ -58,6 +124,17 @@ class ReferenceWorld:
     ) -> None:
         self.settings, self.policy, self.trace = settings, policy, trace
         self.servers = [_Server(s) for s in sorted(servers, key=lambda s: s.name)]
+        self.hosts = [_Host(host) for host in settings.hosts]
+        self.router: _Router | None = None
+        for host in self.hosts:
+            ratios = settings.core_ratios(host.settings)
+            for server in self.servers:
+                if server.server.name in ratios:
+                    server.host, server.core_ratio = host, ratios[server.server.name]
+            if host.settings.router is not None:
+                self.router = _Router(host.settings.router, host)
+        self.due_s = trace.deadline_s.tolist()
+        self.now_s = 0.0
         fits: dict[tuple[object, object], LatencyFit] = {}
         for server in servers:
             for model in server.models:
@@ -74,21 +151,122 @@ class ReferenceWorld:
 
     def run(self) -> dict[int, Outcome]:
         arrivals = [(float(t), i) for i, t in enumerate(self.trace.arrived_s)]
-        while arrivals or self.events or self.alarm_s < math.inf:
-            next_s = min(self.events[0][0] if self.events else math.inf, arrivals[0][0] if arrivals else math.inf)
-            if self.alarm_s < next_s:
-                now_s, self.alarm_s = self.alarm_s, math.inf
-            elif self.events and (not arrivals or self.events[0][0] <= arrivals[0][0]):
-                now_s, _, server, batch = heapq.heappop(self.events)
-                if not batch.has_run and batch.model.delay_s:
-                    self._run_out(server, batch, now_s)
-                    continue  # the router knows nothing of it
-                self._end(server, batch, now_s)
+        schedule = self.trace.schedule.T.tolist()
+        is_due = False  # a decision, as soon as the router is free
+        while len(self.outcomes) < len(self.trace.arrived_s):
+            ends = [(self.now_s + host.next_job()[0], host) for host in self.hosts]
+            times_s = [
+                self.events[0][0] if self.events else math.inf,
+                schedule[0][sim.AT_S] if schedule else math.inf,
+                arrivals[0][0] if arrivals else math.inf,
+                min((at_s for at_s, _ in ends), default=math.inf),
+                math.inf if self.router is not None and self.router.is_busy else max(self.now_s, self.alarm_s),
+            ]
+            next_s = min(times_s)
+            for host in self.hosts:
+                host.pass_by(next_s - self.now_s)
+            self.now_s, source = next_s, times_s.index(next_s)
+            if source == 0:
+                _, _, server, batch = heapq.heappop(self.events)
+                is_due |= self._batch_gets_on(server, batch)
+            elif source == 1:
+                self._happen(schedule.pop(0))
+            elif source == 2:
+                request = arrivals.pop(0)[1]
+                if self.router is None:
+                    self._enqueue(request)
+                    is_due = True
+                else:
+                    self.router.unread.append(request)
+            elif source == 3:
+                host = next(host for at_s, host in ends if at_s == next_s)
+                is_due |= self._end_job(host)
             else:
-                now_s, request = arrivals.pop(0)
-                heapq.heappush(self.queue, (float(self.trace.deadline_s[request]), request))
-            self._decide(now_s)
+                self.alarm_s = math.inf
+                is_due = True
+            if is_due and not (self.router is not None and self.router.is_busy):
+                is_due = False
+                self._decide(self.now_s)
+            if self.router is not None and not self.router.is_busy:
+                self._go_on(self.router)
         return self.outcomes
+
+    def _happen(self, entry: list[float]) -> None:
+        host, kind, value = self.hosts[int(entry[sim.EVENT_SERVER])], entry[sim.KIND], entry[sim.VALUE]
+        if kind == sim.COMPETES:
+            host.competing = value
+        else:
+            host.stalls[kind == sim.STALLS_ROUTER] += int(value)
+
+    def _batch_gets_on(self, server: int, batch: _Batch) -> bool:
+        """Let a batch end, or its answer come; return whether the router sees it."""
+        if not batch.has_run:
+            self._run_out(server, batch)
+            if batch.model.delay_s:
+                heapq.heappush(self.events, (self.now_s + batch.model.delay_s, next(self.order), server, batch))
+                return False
+            if self.router is None:
+                batch.has_run = self.servers[server].host is not None  # else what it took is known exactly
+        if self.router is not None:
+            self.router.answers.append((self.now_s, server, batch))
+            return False
+        self._end(server, batch, self.now_s)
+        return True
+
+    def _end_job(self, host: _Host) -> bool:
+        """End the job of a host that is done; return whether it was a turn of the router."""
+        _, job = host.next_job()
+        assert job is not None
+        host.jobs.remove(job)
+        if job.batch is not None:
+            assert job.batch.started_s is not None
+            self._end_later(job.server, job.batch)
+            return False
+        router = self.router
+        assert router is not None
+        router.is_busy = False
+        if router.turn is None:
+            return False
+        (requests, answers), router.turn = router.turn, None
+        came_s = min([float(self.trace.arrived_s[r]) for r in requests[:1]] + [at_s for at_s, _, _ in answers[:1]])
+        kept_s = router.lag_s * 0.8 ** ((self.now_s - router.lag_seen_s) / 0.01)
+        router.lag_s, router.lag_seen_s = max(kept_s, self.now_s - came_s - 1e-3), self.now_s
+        for _, server, batch in answers:
+            self._end(server, batch, self.now_s)
+        for request in requests:
+            self.due_s[request] -= router.lag_s
+            self._enqueue(request)
+        return True
+
+    def _go_on(self, router: _Router) -> None:
+        """Let the router pay what it owes, or begin a turn."""
+        settings = router.settings
+        if router.owed_us > 0:
+            work_us, router.owed_us = router.owed_us, 0.0
+        elif router.unread or router.answers:
+            requests, router.unread = router.unread[: settings.turn_requests], router.unread[settings.turn_requests :]
+            router.turn, router.answers = (requests, router.answers), []
+            router.unread_items = sum(map(self._items, router.unread))
+            answered = [r for _, _, batch in router.turn[1] for r in batch.requests]
+            work_us = len(requests) * settings.request_us + len(answered) * settings.answer_us
+            if router.has_slept:
+                woken_by = requests[0] if requests else router.turn[1][-1][2].requests[0]
+                wait_s = router.host.wake_s(float(self.trace.wakes[woken_by]))
+                wanted = len(router.host.jobs) + router.host.competing + 1
+                work_us += 1e6 * wait_s * min(1.0, router.host.settings.cores / wanted)
+        else:
+            router.has_slept = True
+            return
+        router.is_busy = True
+        router.host.jobs.append(_Job(work_us / 1e6))
+        router.has_slept = False
+
+    def _owe(self, name: str) -> None:
+        if self.router is not None:
+            self.router.owed_us += getattr(self.router.settings, name)
+
+    def _enqueue(self, request: int) -> None:
+        heapq.heappush(self.queue, (self.due_s[request], request))
 
     def _items(self, request: int) -> int:
         return int(self.trace.items[request])
@@ -98,7 +276,8 @@ class ReferenceWorld:
         while self.queue:
             deadline_s, head = self.queue[0]
             queue = QueueState(
-                items=sum(self._items(r) for _, r in self.queue),
+                items=sum(self._items(r) for _, r in self.queue)
+                + (0 if self.router is None else self.router.unread_items),
                 head_items=self._items(head),
                 head_deadline_s=deadline_s,
                 tail_deadline_s=_tail_deadline_s(self.queue),
@@ -112,7 +291,9 @@ class ReferenceWorld:
             uniforms = (float(self.trace.uniforms[0][head]), float(self.trace.uniforms[1][head]))
             decision = self.policy.choose(candidates, Situation(queue, now_s, self.turn, uniforms, margin, self.memory))
             self.turn += 1
+            self._owe("decision_us")
             if isinstance(decision, Reject):
+                self._owe("answer_us")
                 self.outcomes[heapq.heappop(self.queue)[1]] = (now_s, None, -1, 0)
                 continue
             if isinstance(decision, Hold):
@@ -160,6 +341,7 @@ class ReferenceWorld:
             requests.append(heapq.heappop(queue)[1])
         model = next(m for m in server.server.models if m.width == width)
         server.batches.append(_Batch(model, requests, sum(map(self._items, requests)), now_s))
+        self._owe("batch_us")
         self._start(index, now_s)
 
     def _start(self, index: int, now_s: float) -> None:
@@ -171,14 +353,34 @@ class ReferenceWorld:
             if busy + 1 / batch.model.instances > WHOLE:
                 return
             batch.started_s = now_s
-            noise, sigma = float(self.trace.noise[batch.requests[0]]), batch.model.sigma
-            takes_s = batch.model.service_s[batch.items - 1] * math.exp(sigma * noise - sigma * sigma / 2)
-            heapq.heappush(self.events, (now_s + takes_s, next(self.order), index, batch))
+            batch.takes_s = batch.model.service_s[batch.items - 1] * self._factor(server, batch)
+            if server.host is None or server.core_ratio * batch.takes_s == 0:
+                self._end_later(index, batch)
+            else:
+                server.host.jobs.append(_Job(server.core_ratio * batch.takes_s, index, batch))
 
-    def _run_out(self, index: int, batch: _Batch, now_s: float) -> None:
+    def _end_later(self, index: int, batch: _Batch) -> None:
+        assert batch.started_s is not None
+        at_s, host = max(self.now_s, batch.started_s + batch.takes_s), self.servers[index].host
+        if host is not None:
+            at_s += host.wake_s(float(self.trace.wakes[batch.requests[0]]))
+        heapq.heappush(self.events, (at_s, next(self.order), index, batch))
+
+    def _factor(self, server: _Server, batch: _Batch) -> float:
+        noise, sigma = float(self.trace.noise[batch.requests[0]]), batch.model.sigma
+        residuals = None if server.host is None else server.host.settings.residuals
+        if residuals is None or residuals.factors is None:
+            return math.exp(sigma * noise - sigma * sigma / 2)
+        assert server.host is not None
+        common = self.trace.common[self.hosts.index(server.host)]
+        shared = common[min(int(self.now_s / (residuals.drift_s / COMMON_STEPS)), len(common) - 1)]
+        score = math.sqrt(residuals.correlation) * shared + math.sqrt(1 - residuals.correlation) * noise
+        below = int(NormalDist().cdf(score) * len(residuals.factors))
+        return sorted(residuals.factors)[min(below, len(residuals.factors) - 1)]
+
+    def _run_out(self, index: int, batch: _Batch) -> None:
         batch.has_run = True
-        heapq.heappush(self.events, (now_s + batch.model.delay_s, next(self.order), index, batch))
-        self._start(index, now_s)
+        self._start(index, self.now_s)
 
     def _end(self, index: int, batch: _Batch, now_s: float) -> None:
         server = self.servers[index]
@@ -186,7 +388,10 @@ class ReferenceWorld:
         self._tell(server, batch, now_s)
         server.last_answer_s = now_s
         for request in batch.requests:
-            self.outcomes[request] = (now_s, server.server.name, int(batch.model.width), batch.items)
+            told_s = now_s
+            if self.router is not None and self.router.settings.has_callers:
+                told_s += self.router.host.wake_s(float(self.trace.wakes[request]))
+            self.outcomes[request] = (told_s, server.server.name, int(batch.model.width), batch.items)
         self._start(index, now_s)
         self._serve_bound(index, now_s)
 
@@ -200,7 +405,7 @@ class ReferenceWorld:
         if batch.has_run and batch.model.instances == 1:
             seen_s = max(batch.sent_s, server.last_answer_s or batch.sent_s)
         expected_s = per_item_s * batch.items + fixed_s
-        spans = [(self.trace.arrived_s[r], self.trace.deadline_s[r]) for r in batch.requests]
+        spans = [(self.trace.arrived_s[r], self.due_s[r]) for r in batch.requests]
         outcome = Answered(
             server.server.name,
             batch.model.width,
@@ -208,7 +413,7 @@ class ReferenceWorld:
             expected_s=expected_s,
             took_s=now_s - seen_s,
             slack_used=max(slack_used(now_s - came_s, due_s - came_s, expected_s) for came_s, due_s in spans),
-            is_in_time=all(now_s <= self.trace.deadline_s[r] for r in batch.requests),
+            is_in_time=all(now_s <= self.due_s[r] for r in batch.requests),
             now_s=now_s,
         )
         self.policy.observe(self.memory, outcome)

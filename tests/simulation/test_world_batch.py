@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from orchestrator.simulation.world_batch import NO_ADVICE, Step, WorldBatch
 from orchestrator.snapshot import ServerName
 from tests.policies.learned.test_policy import slim, trained
 from tests.policies.learned.views import numpy_scores
-from tests.simulation.worlds import scenario
+from tests.simulation.worlds import on_hosts, scenario
 
 Act = Callable[[Step], NDArray[np.int64]]
 EXPERTS = ("lert:slack", "slackfit-accuracy", "max-batch")
@@ -54,6 +55,21 @@ def task(count: int = 3, *, requests: int = 300, load: float = 0.6, joules: bool
         **sections,  # type: ignore[arg-type]
     )
     return Task(settings, tuple(fleet), (0.5, 0.3, 0.2))
+
+
+def on_a_host(made: Task) -> Task:
+    """Return a task with two servers and the router on a host on which everything happens."""
+    host = {
+        "name": "h",
+        "servers": {"s0": 1, "s1": 0.5},
+        "cores": 1,
+        "slice_ms": 2,
+        "competing": [(0.2, 1)],
+        "router": {"request_us": 200, "decision_us": 50, "batch_us": 200, "answer_us": 100, "has_callers": True},
+        "stalls": {"every_s": 0.5},
+        "residuals": {"factors": [0.8, 1.0, 3.0], "correlation": 0.5},
+    }
+    return replace(made, settings=on_hosts(made.settings, made.servers, [host]))
 
 
 def play(batch: WorldBatch, act: Act) -> tuple[list[Step], NDArray[np.float64]]:
@@ -89,7 +105,7 @@ def batch() -> WorldBatch:
 
 
 def test_worlds_unlike_each_other_become_what_simulations_of_the_heuristic_become(batch: WorldBatch) -> None:
-    tasks = [task(1, requests=100), task(3, load=1.1), task(9, requests=200, joules=False)]
+    tasks = [task(1, requests=100), on_a_host(task(3, load=1.1)), task(9, requests=200, joules=False)]
     for world, made in enumerate(tasks):
         batch.load(world, made, seed=world)
     play(batch, advised)

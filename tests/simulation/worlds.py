@@ -21,11 +21,20 @@ from orchestrator.snapshot import ServerName
 FOREVER_MS = 1e9
 
 
-def scenario(*, requests: int = 1000, load: float = 0.7, **sections: dict[str, Any]) -> ScenarioSettings:
+def scenario(*, requests: int = 1000, load: float = 0.7, **sections: Any) -> ScenarioSettings:
     """Return a scenario; its own servers are a placeholder, a fleet is given beside it."""
     workload = {"requests": requests, "load_ratio": load, **sections.pop("workload", {})}
     placeholder = {"name": "placeholder", "widths": {100: {"item_ms": 1}}}
     return ScenarioSettings.model_validate({"name": "test", "servers": [placeholder], "workload": workload, **sections})
+
+
+def on_hosts(
+    given: ScenarioSettings, fleet: Sequence[SimulatedServer], hosts: Sequence[dict[str, Any]]
+) -> ScenarioSettings:
+    """Return a scenario whose servers are on hosts."""
+    values = given.model_dump(mode="json")
+    values["servers"] = [{"name": server.name, "widths": {100: {"item_ms": 1}}} for server in fleet]
+    return ScenarioSettings.model_validate({**values, "hosts": hosts})
 
 
 def patient(**more: Any) -> dict[str, Any]:

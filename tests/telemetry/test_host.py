@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.controller.ports import Telemetry
-from orchestrator.telemetry import HostReading, Reading, open_telemetry
+from orchestrator.telemetry import HostReading, Reading, Telemetry, open_telemetry
 from orchestrator.telemetry.bounded import BoundedReader
 from orchestrator.telemetry.host import CpuTelemetry, GpuTelemetry, describe_cpu, describe_gpu
 from orchestrator.telemetry.powercap import Powercap

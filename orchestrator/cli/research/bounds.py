@@ -12,9 +12,10 @@ import click
 from rich.console import Console
 
 from orchestrator.cli.options import FILE
-from orchestrator.cli.research.output import figures_table, save, say_figure, wide_console
+from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.errors import ConfigError
 from orchestrator.policies.parsing import parse_policy
+from orchestrator.reporting.outputs import write_file
 from orchestrator.simulation.bounds.overview import (
     FluidBounds,
     Window,
@@ -69,7 +70,7 @@ def bounds(
             for seed, w in enumerate(found)
         ]
         values = {"scenario": settings.name, "fluid": asdict(fluid), "control_limits": limits, "windows": rows}
-        save(out, json.dumps(values, indent=1) + "\n")
+        write_file(out, json.dumps(values, indent=1) + "\n")
 
 
 def _print_fluid(console: Console, name: str, fluid: FluidBounds) -> None:

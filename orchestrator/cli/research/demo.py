@@ -1,4 +1,4 @@
-"""``slimsched demo``: what the whole thing does, in a table, a picture and a page."""
+"""``slimsched demo``: what the whole thing does, in a headline, tables, a picture and a page."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import click
 from rich.console import Console
 
 from orchestrator.cli.options import PATH
-from orchestrator.demo.comparison import POLICIES, DemoSettings, run_demo
-from orchestrator.demo.report import check_report, comparison_tables, write_demo
+from orchestrator.demo.comparison import DemoSettings, run_demo
+from orchestrator.demo.report import check_report, comparison_tables, describe_run, write_demo
+from orchestrator.demo.results import Comparison, scores, tell_outcome
+from orchestrator.demo.rivals import RIVALS, check_rivals
 from orchestrator.loadgen.sample import load_sample
-from orchestrator.policies.parsing import parse_policy
 
 
 @click.command()
@@ -24,45 +25,73 @@ from orchestrator.policies.parsing import parse_policy
     default=Path("examples/fashion-mnist/test_1000.npz"),
     help="Labelled images to send.",
 )
-@click.option("--policy", "policies", multiple=True, help="Compare these instead; may be given several times.")
-@click.option("--load", "load_ratio", type=click.FloatRange(0.05, 10), default=1.2)
-@click.option("--deadline-ms", type=click.FloatRange(min=1), default=100.0)
-@click.option("--seed", type=int, default=0, help="Of arrivals and random choices.")
-@click.option("--out", type=PATH, default=Path("reports"))
+@click.option(
+    "--policy",
+    "rivals",
+    multiple=True,
+    help=f"Compare these instead; may be given several times: a policy, or one of {', '.join(RIVALS)}.",
+)
+@click.option(
+    "--load",
+    "load_ratio",
+    type=click.FloatRange(0.05, 10),
+    help="A constant load, over what the servers can answer at full width.  [default: from 0.5 to 2 and back]",
+)
+@click.option("--rounds", type=click.IntRange(1), default=2, help="How often each takes its turn.")
+@click.option("--seconds", type=click.FloatRange(1, 3600), default=5.0, help="How long each turn is.")
+@click.option("--deadline-ms", type=click.FloatRange(min=1), default=100.0, help="From when a request is due.")
+@click.option("--seed", type=int, default=0, help="Of arrivals, the order of images and random choices.")
+@click.option("--out", type=PATH, default=Path("reports"), help="Where picture and page go.")
 def demo(
     repository: Path,
     sample_path: Path,
-    policies: tuple[str, ...],
-    load_ratio: float,
+    rivals: tuple[str, ...],
+    load_ratio: float | None,
+    rounds: int,
+    seconds: float,
     deadline_ms: float,
     seed: int,
     out: Path,
 ) -> None:
-    """Send labelled images over two unlike Tritons under several policies and compare them.
+    """Let the default and its rivals answer labelled images on two unlike Tritons, and compare them.
 
-    Two real tritonservers are started on this machine; that one is slower is emulated and labelled so. --load is the
-    rate of requests over what the fleet can answer at full width.
+    Two real tritonservers are started on this machine, slowed down so that they are what is scarce, and a gateway for
+    each policy. The load rises to twice what the servers can answer at full width, and falls again. Ctrl-C ends it; the
+    report is then of what there is.
 
     \b
     Example:
-      slimsched demo --load 0.8 --policy lert --policy lert:slack
+      slimsched demo
+      slimsched demo --load 0.8 --policy default --policy thrift --rounds 5
     """
-    for policy in policies:
-        parse_policy(policy)
+    check_rivals(rivals)
     check_report(out)
     console = Console()
     sample = load_sample(sample_path)
     settings = DemoSettings(
         repository=repository,
-        policies=policies or POLICIES,
+        rivals=rivals or RIVALS,
         load_ratio=load_ratio,
+        rounds=rounds,
+        seconds=seconds,
         deadline_s=deadline_ms / 1e3,
         seed=seed,
     )
-    comparison = asyncio.run(run_demo(settings, sample, say=lambda text: console.print(f"[dim]{text}[/dim]")))
-    for table in comparison_tables(comparison):
-        console.print(table)
-    for line in comparison.setting:
-        console.print(f"- {line}", soft_wrap=True)
+    found: list[Comparison] = []
+    try:
+        asyncio.run(run_demo(settings, sample, say=lambda text: console.print(f"[dim]{text}[/dim]"), note=found.append))
+    finally:
+        for comparison in found[-1:]:
+            _report(console, comparison, out)
+
+
+def _report(console: Console, comparison: Comparison, out: Path) -> None:
+    headline, sentence = tell_outcome(scores(comparison))
+    figures, shares = comparison_tables(comparison)
+    console.print(f"\n[bold]{headline}[/bold]\n{sentence}", highlight=False)
+    console.print(figures)
+    console.print(shares)
+    for line in describe_run(comparison):
+        console.print(f"- {line}", soft_wrap=True, highlight=False)
     picture, page = write_demo(comparison, out, stem="demo")
     console.print(f"picture: {picture}\npage:    {page}")

@@ -14,7 +14,7 @@ from orchestrator.cli.research.output import counted_progress, wide_console
 from orchestrator.evaluation.campaign import Records, run_campaign
 from orchestrator.evaluation.cases import Extent, plan_cases
 from orchestrator.evaluation.document import describe_machine, make_document
-from orchestrator.evaluation.page import check_outputs, write_outputs
+from orchestrator.evaluation.page import check_outputs, claim_cells, write_outputs
 from orchestrator.evaluation.scores import score_cases
 from orchestrator.evaluation.suite import load_suite
 
@@ -96,8 +96,6 @@ def _print(document: dict[str, object]) -> None:
     claims = document["claims"]
     assert isinstance(claims, list)
     table = Table("claim", "value", "bar", "", title=f"suite {document['suite']}")
-    for claim in claims:
-        value = "none" if claim["value"] is None else f"{claim['value']:.2%}"
-        sign = "≥" if claim["bar_is"] == "at least" else "≤"
-        table.add_row(claim["name"], value, f"{sign} {claim['bar']:.2%}", "met" if claim["met"] else "not met")
+    for name, value, _, bar, met, _ in map(claim_cells, claims):
+        table.add_row(name, value, bar, met.strip("*"))
     wide_console().print(table)

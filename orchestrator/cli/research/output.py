@@ -1,17 +1,13 @@
-"""How research commands show how far they are, print tables, and save what ``--out`` names."""
+"""How research commands show how far they are, and print tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
-
-from orchestrator.errors import ConfigError
-from orchestrator.files import write_atomically
 
 _MIN_COLUMNS = 110
 """Tables are laid out for at least so many: one that breaks its cells is harder to read than one that wraps."""
@@ -42,12 +38,3 @@ def counted_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, of: progress.update(task, completed=done, total=of)
-
-
-def save(path: Path, content: str | bytes, what: str = "") -> None:
-    """Write a file and its folder; raises ConfigError, in which ``what`` stands before the path."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-    except OSError as exc:
-        raise ConfigError(f"can't write {what}{path} ({exc})") from exc

@@ -17,7 +17,8 @@ from orchestrator.profile.document import Profile, read_profile, write_profile
 from orchestrator.profiling.campaign import Progress as CampaignProgress
 from orchestrator.profiling.profiler import ProfileRequest, check_profile, take_profile
 from orchestrator.profiling.sampling import Sampling, choose_sampling
-from orchestrator.profiling.view import check_picture, render_profile_table, write_picture
+from orchestrator.profiling.view import check_picture, draw_picture, render_profile_table
+from orchestrator.reporting.outputs import write_file
 
 DEFAULTS = Sampling()
 
@@ -105,7 +106,7 @@ def profile(
         console.print(f"profile: {out}", soft_wrap=True)
     console.print(render_profile_table(taken))
     if plot_path is not None:
-        write_picture(taken, plot_path)
+        write_file(plot_path, draw_picture(taken))
         console.print(f"picture: {plot_path}", soft_wrap=True)
 
 

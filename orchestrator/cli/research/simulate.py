@@ -13,11 +13,12 @@ import click
 from rich.table import Column
 
 from orchestrator.cli.options import FILE
-from orchestrator.cli.research.output import figures_table, save, say_figure, wide_console
+from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
 from orchestrator.loadgen.comparison import mean_of
 from orchestrator.policies.parsing import parse_policy
+from orchestrator.reporting.outputs import write_file
 from orchestrator.reporting.pictures import check_matplotlib, draw_image
 from orchestrator.simulation.results import Comparison, change_workload, compare_policies
 from orchestrator.simulation.scenario.settings import load_scenario
@@ -76,7 +77,7 @@ def simulate(
             "most_accuracy": found.most_accuracy,
             "results": [asdict(result) for result in found.results],
         }
-        save(out, json.dumps(values, indent=1) + "\n")
+        write_file(out, json.dumps(values, indent=1) + "\n")
     if plot is not None:
         _save_plot(found, settings.objectives.deadline_ms, plot)
 
@@ -105,7 +106,7 @@ def _save_plot(found: Comparison, deadline_ms: float, path: Path) -> None:
         picture = draw_image(partial(_draw, found, deadline_ms), (7, 4.5), kind=path.suffix.removeprefix(".") or "png")
     except ValueError as exc:
         raise ConfigError(f"can't write the picture {path} ({exc})") from exc
-    save(path, picture, "the picture ")
+    write_file(path, picture, "the picture ")
 
 
 def _draw(found: Comparison, deadline_ms: float, figure: Any) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from orchestrator.cli.options import FILE, PATH
-from orchestrator.cli.research.output import save, say_figure, wide_console
+from orchestrator.cli.research.output import say_figure, wide_console
 from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
 from orchestrator.loadgen.comparison import Result, compare, standings
 from orchestrator.loadgen.plan import KINDS, Load, check_load
@@ -24,6 +25,7 @@ from orchestrator.loadgen.records import Summary
 from orchestrator.loadgen.run import Measured, measure
 from orchestrator.loadgen.sample import load_sample
 from orchestrator.loadgen.target import SetUp, find_target, only_place, parse_set_ups
+from orchestrator.reporting.outputs import write_file
 
 _COLUMNS = (
     ("right in time", "right_in_time", 1.0, ".1%"),
@@ -37,7 +39,36 @@ _COLUMNS = (
 _MEANS = tuple(column for column in _COLUMNS if column[1] not in ("right_in_time", "p50_s"))
 
 
-def _load_options(command: Any) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What both commands take, as ``_load_options`` declares it."""
+
+    sample_path: Path
+    workload: str
+    deadline_ms: float
+    seconds: float
+    warm_up_s: float
+    seed: int
+    senders: int
+    out: Path | None
+    as_json: bool
+
+    def load(self, rate_rps: float) -> Load:
+        """Return the load of a rate; raises ConfigError when it can't be sent."""
+        deadline_s = self.deadline_ms / 1e3
+        return check_load(
+            Load(self.workload, rate_rps, self.seconds, deadline_s, warm_up_s=self.warm_up_s, seed=self.seed)
+        )
+
+
+def _load_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that both commands take, which come to the function as one value, ``options``."""
+
+    @wraps(function)
+    def command(**values: Any) -> None:
+        own = {field.name: values.pop(field.name) for field in fields(_Options)}
+        function(options=_Options(**own), **values)
+
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON."),
         click.option("--out", type=FILE, help="Save every figure as JSON."),
@@ -55,13 +86,13 @@ def _load_options(command: Any) -> Any:
             help="Labelled images to send: .npz with images uint8 [n, c, h, w] and labels [n].",
         ),
     ):
-        command = option(command)
+        option(command)
     return command
 
 
 @click.group(invoke_without_command=True)
-@click.option("--grpc", "grpc_address", help="HOST:PORT of a gateway's or a Triton's gRPC.")
-@click.option("--http", "http_address", help="HOST:PORT of a gateway's or a Triton's HTTP.")
+@click.option("--grpc", "grpc_address", help="HOST:PORT of a gateway's or a Triton's gRPC; with + between several.")
+@click.option("--http", "http_address", help="HOST:PORT of a gateway's or a Triton's HTTP; with + between several.")
 @click.option("--fleet", type=PATH, help="A fleet file: a router in the sender's own process.")
 @click.option("--model", default="fashion", help="Family or model to ask for.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=100.0, help="Requests a second.")
@@ -74,15 +105,7 @@ def bench(
     fleet: Path | None,
     model: str,
     rate: float,
-    sample_path: Path,
-    workload: str,
-    deadline_ms: float,
-    seconds: float,
-    warm_up_s: float,
-    seed: int,
-    senders: int,
-    out: Path | None,
-    as_json: bool,
+    options: _Options,
 ) -> None:
     """Send labelled images open loop, and show what was right and in time.
 
@@ -98,20 +121,20 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     kind, place = only_place({GRPC: grpc_address, HTTP: http_address, ROUTER: fleet})
-    load = check_load(Load(workload, rate, seconds, deadline_ms / 1e3, warm_up_s=warm_up_s, seed=seed))
-    sample = load_sample(sample_path)
+    load = options.load(rate)
+    sample = load_sample(options.sample_path)
     console = Console(stderr=True)
 
     async def run() -> Measured:
         target = await find_target(kind, place, model)
-        with _progress(console, f"{rate:g}/s {workload}", seconds) as progress:
-            return await measure(target, load, sample, senders=senders, progress=progress)
+        with _progress(console, f"{rate:g}/s {options.workload}", options.seconds) as progress:
+            return await measure(target, load, sample, senders=options.senders, progress=progress)
 
     found = asyncio.run(run())
     if found.is_cut:
         console.print("interrupted; these are the figures of what was sent")
-    _show(found.summary, found.senders_cores, as_json=as_json)
-    _save(out, {"load": asdict(load), **asdict(found)})
+    _show(found.summary, found.senders_cores, as_json=options.as_json)
+    _save(options.out, {"load": asdict(load), **asdict(found)})
 
 
 @bench.command("compare")
@@ -125,20 +148,7 @@ def bench(
 @click.option("--rate", "rates", type=click.FloatRange(min=0, min_open=True), multiple=True, required=True)
 @click.option("--rounds", type=click.IntRange(1), default=3)
 @_load_options
-def compare_command(
-    named: tuple[str, ...],
-    rates: tuple[float, ...],
-    rounds: int,
-    sample_path: Path,
-    workload: str,
-    deadline_ms: float,
-    seconds: float,
-    warm_up_s: float,
-    seed: int,
-    senders: int,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def compare_command(named: tuple[str, ...], rates: tuple[float, ...], rounds: int, options: _Options) -> None:
     """Give several set-ups the same loads in turn, in several rounds; means come with 95 % intervals.
 
     \b
@@ -147,16 +157,14 @@ def compare_command(
         --set-up default=grpc:127.0.0.1:8081:fashion \\
         --set-up narrowest=grpc:127.0.0.1:8081:fashion,slim_width=25
     """
-    loads = [
-        check_load(Load(workload, rate, seconds, deadline_ms / 1e3, warm_up_s=warm_up_s, seed=seed)) for rate in rates
-    ]
-    sample = load_sample(sample_path)
+    loads = [options.load(rate) for rate in rates]
+    sample = load_sample(options.sample_path)
     console = Console(stderr=True)
     results: list[Result] = []
 
     async def measure_one(set_up: SetUp, load: Load) -> Measured:
         with _progress(console, f"{set_up.name} {load.rate_rps:g}/s", load.seconds) as progress:
-            return await measure(set_up.target, load, sample, senders=senders, progress=progress)
+            return await measure(set_up.target, load, sample, senders=options.senders, progress=progress)
 
     async def run() -> None:
         await compare(await parse_set_ups(named), loads, rounds, measure_one, results.append)
@@ -165,8 +173,8 @@ def compare_command(
         asyncio.run(run())
     except KeyboardInterrupt:
         console.print("interrupted; these are the figures so far")
-    _show_results(results, as_json=as_json)
-    _save(out, [asdict(result) for result in results])
+    _show_results(results, as_json=options.as_json)
+    _save(options.out, [asdict(result) for result in results])
 
 
 @contextmanager
@@ -221,4 +229,4 @@ def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
 
 def _save(out: Path | None, content: Any) -> None:
     if out is not None:
-        save(out, json.dumps(content, indent=1) + "\n")
+        write_file(out, json.dumps(content, indent=1) + "\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from orchestrator.cli.signals import SighupHandler, watch_stdin
+from orchestrator.cli.signals import STOP_SIGNALS, SighupHandler, watch_stdin
 from orchestrator.config import FleetSettings, ServerSettings
 from orchestrator.controller.daemon import open_daemon
 from orchestrator.controller.status.document import describe_status
@@ -35,7 +35,7 @@ async def serve(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     if until_stdin_ends:
         watch_stdin(stop.set)

@@ -8,16 +8,18 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import click
 
+from orchestrator.background import end_tasks
 from orchestrator.cli.logs import logging_to_stderr
-from orchestrator.cli.options import LOG_LEVEL, PATH, until_stdin_ends_option
+from orchestrator.cli.options import LOG_LEVEL, fleet_option, until_stdin_ends_option
 from orchestrator.cli.serving import gateway_worker
-from orchestrator.cli.signals import watch_for_stop
-from orchestrator.config import FleetSettings, load_fleet
+from orchestrator.cli.signals import STOP_SIGNALS, watch_for_stop
+from orchestrator.config import FleetSettings, GatewaySettings, load_fleet
 from orchestrator.gateway import (
     FollowedFleet,
     Gateway,
@@ -44,14 +46,7 @@ sys.exit(main(*map(int, sys.argv[1:])))
 
 
 @click.command()
-@click.option(
-    "--fleet",
-    "--config",
-    "fleet_path",
-    type=PATH,
-    required=True,
-    help="Which servers there are, and where to listen: fleet.yaml.",
-)
+@fleet_option
 @click.option("--log-level", type=LOG_LEVEL, default="info", help="Of the lines on stderr.")
 @click.option(
     "--replace",
@@ -81,15 +76,13 @@ def gateway(
     _raise_descriptor_limit()
     announcement = Announcement(os.environ)
     succession = Succession(fleet.gateway, inherited_sockets(descriptors, os.environ), replaces=replace)
-    with logging_to_stderr(log_level):
-        if fleet.gateway.workers == 1:
-            with asyncio.Runner(loop_factory=new_event_loop) as runner:
-                runner.run(_serve(fleet, fleet_path, succession, announcement, until_stdin_ends=until_stdin_ends))
-        else:
-            supervising = _supervise(
-                fleet, fleet_path, log_level, succession, announcement, until_stdin_ends=until_stdin_ends
-            )
-            asyncio.run(supervising)
+    opening: AbstractAsyncContextManager[Gateway | Supervisor]
+    if fleet.gateway.workers == 1:
+        opening, loop_factory = _open_alone(fleet, fleet_path, succession), new_event_loop
+    else:
+        opening, loop_factory = _open_workers(fleet, fleet_path, log_level, succession), asyncio.new_event_loop
+    with logging_to_stderr(log_level), asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_serve(opening, succession, announcement, fleet.gateway, until_stdin_ends=until_stdin_ends))
 
 
 def _raise_descriptor_limit() -> None:
@@ -99,29 +92,10 @@ def _raise_descriptor_limit() -> None:
 
 
 async def _serve(
-    fleet: FleetSettings, path: Path, succession: Succession, announcement: Announcement, *, until_stdin_ends: bool
-) -> None:
-    stop = asyncio.Event()
-    watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
-    if not await _is_compiled(stop):
-        return
-    async with open_gateway(fleet, path, sockets=succession.take()) as opened:
-        freeze_heap()
-        _log_addresses(opened)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
-        announcement.say_ready()
-        async with succession.offering(opened, stop):
-            await stop.wait()
-        _log_stopping(fleet)
-    log.info("the gateway has ended")
-
-
-async def _supervise(
-    settings: FleetSettings,
-    path: Path,
-    log_level: str,
+    opening: AbstractAsyncContextManager[Gateway | Supervisor],
     succession: Succession,
     announcement: Announcement,
+    settings: GatewaySettings,
     *,
     until_stdin_ends: bool,
 ) -> None:
@@ -129,6 +103,31 @@ async def _supervise(
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     if not await _is_compiled(stop):  # here once, and not in each worker
         return
+    async with opening as opened:
+        for what, address in opened.addresses:
+            log.info("%s on %s", what, address)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
+        announcement.say_ready()
+        async with succession.offering(opened, stop):
+            await stop.wait()
+        most_s = settings.lame_duck_s + settings.drain_s
+        log.info("stopping: clients are sent elsewhere, what they have asked is answered within %g s", most_s)
+    log.info("the gateway has ended")
+
+
+@asynccontextmanager
+async def _open_alone(fleet: FleetSettings, path: Path, succession: Succession) -> AsyncIterator[Gateway]:
+    """Answer in this process."""
+    async with open_gateway(fleet, path, sockets=succession.take()) as opened:
+        freeze_heap()
+        yield opened
+
+
+@asynccontextmanager
+async def _open_workers(
+    settings: FleetSettings, path: Path, log_level: str, succession: Succession
+) -> AsyncIterator[Supervisor]:
+    """Answer in several processes, which end at once at a second signal."""
     fleet = FollowedFleet(settings, path.absolute())
     await fleet.resolve()
     launch = WorkerLaunch(
@@ -142,14 +141,8 @@ async def _supervise(
         },
     )
     async with Supervisor(fleet, launch, succession.take()) as supervisor:
-        _log_addresses(supervisor)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.reload)
-        announcement.say_ready()
-        async with succession.offering(supervisor, stop):
-            await stop.wait()
-        _log_stopping(settings)
+        yield supervisor
         _end_at_once_on_signal(supervisor)
-    log.info("the gateway has ended")
 
 
 async def _is_compiled(stop: asyncio.Event) -> bool:
@@ -158,9 +151,7 @@ async def _is_compiled(stop: asyncio.Event) -> bool:
     try:
         await asyncio.wait((compiling, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (compiling, stopping):
-            task.cancel()
-        await asyncio.gather(compiling, stopping, return_exceptions=True)
+        await end_tasks(compiling, stopping)
     if stop.is_set():
         log.info("the gateway has ended before it began")
         return False
@@ -177,15 +168,5 @@ def _end_at_once_on_signal(supervisor: Supervisor) -> None:
         loop.remove_signal_handler(number)
         signal.raise_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, end, number)
-
-
-def _log_addresses(opened: Gateway | Supervisor) -> None:
-    for what, address in opened.addresses:
-        log.info("%s on %s", what, address)
-
-
-def _log_stopping(fleet: FleetSettings) -> None:
-    most_s = fleet.gateway.lame_duck_s + fleet.gateway.drain_s
-    log.info("stopping: clients are sent elsewhere, what they have asked is answered within %g s", most_s)

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cli.options import PATH
+from orchestrator.cli.options import PATH, fleet_option
 from orchestrator.config import FleetSettings, load_fleet
 from orchestrator.images import read_image, softmax
 from orchestrator.router import Answer, Router
@@ -21,7 +21,7 @@ from orchestrator.snapshot import Width
 
 
 @click.command()
-@click.option("--fleet", "fleet_path", type=PATH, required=True, help="Which servers there are.")
+@fleet_option
 @click.option("--family", help="Which family; needed when the fleet serves several.")
 @click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="When the answer should be there.")
 @click.option("--min-accuracy", type=click.FloatRange(0, 1), help="Only widths of at least this top-1 accuracy.")

@@ -1,8 +1,6 @@
 """``slimsched local``: real tritonservers on this machine, in the background."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import click
@@ -19,14 +17,14 @@ from orchestrator.embedded.local_fleet import (
     start_fleet,
     stop_fleet,
 )
-from orchestrator.embedded.local_state import choose_state_directory
+from orchestrator.embedded.local_state import default_state_directory
 from orchestrator.embedded.local_supervisor import FleetRequest
 from orchestrator.errors import SlimError
 
 state_directory_option = click.option(
     "--state-dir",
     type=FOLDER,
-    default=lambda: choose_state_directory(os.environ, tempfile.gettempdir(), os.getuid()),
+    default=default_state_directory,
     show_default="$XDG_RUNTIME_DIR/slimsched, or a private directory in the temporary one",
     help="Where the fleet's state, fleet.yaml and logs lie; one fleet per directory.",
 )

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
-import os
 import socket
-import sys
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from math import prod
@@ -28,7 +25,7 @@ from orchestrator.cli.signals import watch_for_stop
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, load_fleet
 from orchestrator.embedded.emulation import parse_slowdowns
 from orchestrator.embedded.local_stack import LocalStack, complete_fleet, default_fleet, options_of
-from orchestrator.embedded.local_state import choose_state_directory, prepare_directory
+from orchestrator.embedded.local_state import default_state_directory, prepare_directory
 from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.listening import bind_address
@@ -44,7 +41,6 @@ _CONTROLLER_STOP_S = 15.0
 _GATEWAY_STOP_MARGIN_S = 10.0
 _REFRESH_S = 0.5
 _REPOSITORY = Path("model_repository")
-_SCRIPT = "from orchestrator.cli import main; main()"
 _SHOWN_LOGGERS = (
     "orchestrator.cli",
     "orchestrator.embedded.local_stack",
@@ -67,7 +63,7 @@ _SHOWN_LOGGERS = (
 @click.option(
     "--state-dir",
     type=FOLDER,
-    default=lambda: choose_state_directory(os.environ, tempfile.gettempdir(), os.getuid()) / "up",
+    default=lambda: default_state_directory() / "up",
     show_default="$XDG_RUNTIME_DIR/slimsched/up, or a private directory in the temporary one",
     help="Where the logs and the fleet file that is in force lie.",
 )
@@ -215,15 +211,7 @@ class _StackProcesses:
     ) -> ManagedProcess:
         """Return a ``slimsched`` command, of which a ``ChildProcess`` has to know more."""
         fleet = ("--fleet", str(self._state_dir / "fleet.yaml"))
-        make_run = partial(
-            ChildProcess,
-            arguments[0],
-            (sys.executable, "-c", _SCRIPT, *arguments, *fleet, "--until-stdin-ends"),
-            environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            log_path=log_path,
-            has_lifeline=True,
-            **more,
-        )
+        make_run = partial(ChildProcess.slimsched, *arguments, *fleet, log_path=log_path, **more)
         return ManagedProcess(name, make_run, address=address or "")
 
     def _open_log(self, name: str) -> Path:

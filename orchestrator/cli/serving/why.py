@@ -16,6 +16,7 @@ from orchestrator.cli.options import fleet_option
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError
 from orchestrator.router.dispatch.decision_log import find_decision
+from orchestrator.router.dispatch.explanation import explain
 
 
 @click.command()
@@ -50,8 +51,8 @@ def _render(record: dict[str, Any]) -> list[Text | Table]:
     lines = [
         f"{record['id']} of {record['family']}, {at} UTC, decided by {record['policy']}{stood_in}: {record['reason']}",
         f"{queue['items']} items wait, a head of {queue['head_items']} due in {queue['head_slack_s'] * 1e3:.1f} ms; "
-        f"nine of ten due in {queue['tail_slack_s'] * 1e3:.1f} ms; priority {queue['priority']}, "
-        f"expected times count {record['slack_margin']:g} times",
+        f"nine of ten due in {queue['tail_slack_s'] * 1e3:.1f} ms; priority {queue['priority']}",
+        *explain(record),
     ]
     if (shadow := record.get("shadow")) is not None:
         own = shadow["choice"]
@@ -60,14 +61,16 @@ def _render(record: dict[str, Any]) -> list[Text | Table]:
             f"{shadow['policy']}, in the shadow, would have sent {instead} ({shadow['fault'] or shadow['outcome']})"
         )
     table = Table(
-        "server", "width", "items", "ms wait", "ms to answer", "ms to drain", "J", "room", "in time", box=None
+        "server", "width", "items", "ms wait", "ms to answer", "times", "ms to drain", "J", "room", "in time", box=None
     )
     for c in record["candidates"]:
         is_chosen = choice is not None and (c["server"], c["width"]) == (choice["server"], choice["width"])
         joules = "" if c["energy_j"] is None else f"{c['energy_j']:.3g}"
         table.add_row(
             *(f"{'→ ' if is_chosen else '  '}{c['server']}", f"{c['width']} %", str(c["items"])),
-            *(f"{c[name] * 1e3:.1f}" for name in ("wait_s", "completion_s", "drain_s")),
+            *(f"{c[name] * 1e3:.1f}" for name in ("wait_s", "completion_s")),
+            f"{c.get('margin') or record['slack_margin']:.2f}",
+            f"{c['drain_s'] * 1e3:.1f}",
             *(joules, "yes" if c["has_room"] else "no", "yes" if c["in_time"] else "no"),
             style="bold" if is_chosen else None,
         )

@@ -25,9 +25,9 @@ from orchestrator.errors import ConfigError
 from orchestrator.evaluation.cases import load_case
 from orchestrator.evaluation.side_by_side import Progress, run_jobs
 from orchestrator.evaluation.tuning.space import BUCKETS, RANKS, SEARCHED, configurations
-from orchestrator.files import write_atomically
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.journal import Journal, differences
+from orchestrator.reporting.outputs import write_file
 from orchestrator.simulation.results import WARM_UP_RATIO, Result, mean_of_known, summarise
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario, load_scenario
@@ -208,25 +208,14 @@ def write_tuned(path: Path, trials: Trials, provenance: Mapping[str, Any]) -> No
         chosen = best_of(own)
         best.setdefault(stem, {})[policy] = {"spec": chosen.spec, **_figures(chosen)}
         every.setdefault(stem, {})[policy] = [[trial.spec, *_figures(trial).values()] for trial in own]
-    _write(
-        path.with_suffix(".trials.json"),
-        {"provenance": provenance, "columns": ["spec", "utility", *FIGURES], "trials": every},
-        3,
-    )
-    _write(path, best, 2)
+    tried = {"provenance": provenance, "columns": ["spec", "utility", *FIGURES], "trials": every}
+    for place, values, depth in ((path.with_suffix(".trials.json"), tried, 3), (path, best, 2)):
+        write_file(place, _render(values, depth) + "\n", remedy="choose another place with --out")
 
 
 def _figures(trial: Trial) -> dict[str, float | None]:
     figures = dict(zip(("utility", *FIGURES), (trial.utility, *trial.figures), strict=True))
     return {name: None if value is None else float(f"{value:.{_DIGITS}g}") for name, value in figures.items()}
-
-
-def _write(path: Path, values: Mapping[str, Any], depth: int) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, _render(values, depth) + "\n")
-    except OSError as exc:
-        raise ConfigError(f"can't write {path} ({exc}); choose another place with --out") from exc
 
 
 def _render(values: Any, depth: int, indent: str = "") -> str:

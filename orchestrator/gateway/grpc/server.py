@@ -20,11 +20,11 @@ from operator import attrgetter
 from orchestrator.config import GatewaySettings
 from orchestrator.errors import CapacityError, SlimError
 from orchestrator.gateway.auth.callers import Caller
-from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.dataplane.dataplane import DataPlane
+from orchestrator.gateway.dataplane.passthrough import STREAM_METHOD
+from orchestrator.gateway.dataplane.streaming import StreamSession
 from orchestrator.gateway.listening import Endpoint
-from orchestrator.gateway.passthrough import STREAM_METHOD
 from orchestrator.gateway.statuses import status_of
-from orchestrator.gateway.streaming import StreamSession
 from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.connection import Connection
 from orchestrator.http2.flow import Limits

@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import TypeVar
 
 from aiohttp import web
@@ -26,13 +25,12 @@ from orchestrator.errors import CapacityError, ConfigError
 from orchestrator.gateway.http.connection import HttpConnection
 from orchestrator.gateway.http.errors import StalledError, TooLargeError, UnsupportedEncodingError
 from orchestrator.gateway.http.json_text import QUICK_BYTES, count_values
-from orchestrator.gateway.protocol.wire import Buffer
 from orchestrator.http2.budget import HeldBudget, time_bought_s
-from orchestrator.http2.grpc.wire import ENCODINGS, PIECE_BYTES, inflate
+from orchestrator.http2.flow import Buffer
+from orchestrator.http2.grpc.server_call import unpack_beside
+from orchestrator.http2.grpc.wire import ENCODINGS, PIECE_BYTES, collect, inflate
 
 _MIB = 2**20
-_PIECES_A_HOP = 4
-"""Pieces of such a size that a thread unpacks at a time, because the way there and back takes as long as one."""
 _PAUSE_S = 0.01
 """Between two large messages, in which the event loop gets done what has gathered while it waited for the first."""
 _MAX_GROWING = 4
@@ -171,7 +169,7 @@ class Body:
             while chunk := await self._next_chunk(len(chunk), len(found)):
                 limit.check(len(found) + len(chunk))
                 self._hold(len(chunk))
-                found = _join(found, chunk)
+                found = collect(found, chunk)
         except web.RequestPayloadError:
             raise ConfigError("the body's framing is broken") from None
         return found
@@ -184,7 +182,7 @@ class Body:
         while piece := next(pieces, b"") if is_quick else await self._grow(pieces):
             limit.check(len(found) + len(piece))
             self._hold(len(piece))
-            found = _join(found, piece)
+            found = collect(found, piece)
             is_quick = is_quick and len(piece) < PIECE_BYTES  # else it is a thousand times larger, perhaps
         return found
 
@@ -193,7 +191,7 @@ class Body:
         if not self._is_growing:
             await self._reader.growing.acquire()
             self._is_growing = True
-        return await asyncio.to_thread(lambda: b"".join(islice(pieces, _PIECES_A_HOP)))
+        return await unpack_beside(pieces)
 
     async def _next_chunk(self, last_bytes: int, held_bytes: int) -> bytes:
         """Return what has come of the body next, nothing at its end; so much came last, and in all."""
@@ -244,16 +242,6 @@ class Body:
         if not self._is_lost:
             self._held_bytes -= size_bytes
             self._reader.budget.give(self, size_bytes)
-
-
-def _join(found: bytes | bytearray, piece: bytes) -> bytes | bytearray:
-    """Return what was found with one more piece: one alone is taken as it is, more grow in place."""
-    if not found:
-        return piece
-    if isinstance(found, bytes):
-        found = bytearray(found)
-    found += piece
-    return found
 
 
 async def encoded(request: web.BaseRequest, parts: Sequence[Buffer], headers: dict[str, str]) -> web.StreamResponse:

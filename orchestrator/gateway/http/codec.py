@@ -29,7 +29,8 @@ from orchestrator.gateway.protocol.tensors import (
     from_json,
     to_json,
 )
-from orchestrator.gateway.protocol.wire import Buffer, join
+from orchestrator.gateway.protocol.wire import join
+from orchestrator.http2.flow import Buffer
 
 _ONE_SOURCE: Final = (
     "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "

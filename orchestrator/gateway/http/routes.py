@@ -19,7 +19,8 @@ from aiohttp import web
 
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.auth.callers import Caller
-from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.dataplane.dataplane import DataPlane
+from orchestrator.gateway.dataplane.inference import call_beside
 from orchestrator.gateway.http.body import JSON_LIMIT, SETTINGS_LIMIT, BodyReader, encoded
 from orchestrator.gateway.http.codec import (
     HttpBody,
@@ -36,9 +37,8 @@ from orchestrator.gateway.http.codec import (
 )
 from orchestrator.gateway.http.errors import NoSuchRouteError, WrongMethodError, cut, error_response, refusal
 from orchestrator.gateway.http.json_text import dump_json, load_json
-from orchestrator.gateway.inference import call_beside
 from orchestrator.gateway.protocol.messages import Message, to_json_value
-from orchestrator.gateway.protocol.wire import Buffer
+from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.wire import Metadata
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from orchestrator.config import GatewaySettings
-from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.dataplane.dataplane import DataPlane
 from orchestrator.gateway.http.body import BodyReader
 from orchestrator.gateway.http.connection import HttpConnection, HttpListener
 from orchestrator.gateway.http.errors import error_response

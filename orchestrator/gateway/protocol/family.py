@@ -23,7 +23,7 @@ from orchestrator.gateway.protocol.tensors import (
     require_scores,
     topk_strings,
 )
-from orchestrator.gateway.protocol.wire import Buffer
+from orchestrator.http2.flow import Buffer
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import Answer
 from orchestrator.snapshot import Family, ServedModel, TensorSpec

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.protocol.tensors import count_elements
+from orchestrator.http2.flow import Buffer
 from orchestrator.triton.infer_wire import encode_varint
 from orchestrator.triton.messages import Message, parse_answer, pb
 
@@ -34,8 +35,6 @@ MAX_HEAD_BYTES: Final = 8 * 2**20
 """Most bytes of a message that is parsed, besides its raw data: protobuf copies them, and typed contents thrice."""
 _LONGEST_NAME: Final = 4096
 """Most bytes of a name, or of a sequence's id; Triton takes more, and nobody has longer ones."""
-
-Buffer = bytes | bytearray | memoryview
 
 COPY_STEP_BYTES: Final = 2**20
 """Bytes copied at a time. All of the process waits for each copy, for 64 MiB up to a tenth of a second."""

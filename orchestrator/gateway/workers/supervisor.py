@@ -22,12 +22,12 @@ from typing import Self
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.config.names import ServerChanges
-from orchestrator.gateway.fleet_statistics import FleetStatistics
+from orchestrator.gateway.dataplane.fleet_statistics import FleetStatistics
+from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES, TASK_FAILURES, WORKER_RESTARTS, WORKERS
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
-from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.server import open_servers
 from orchestrator.gateway.workers.file_watch import watch
 from orchestrator.gateway.workers.fleet_updates import FollowedFleet

@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 import struct
-import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Protocol, Self
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.config import GatewaySettings
-from orchestrator.embedded.local_state import choose_state_directory, prepare_directory
+from orchestrator.embedded.local_state import default_state_directory, prepare_directory
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.listening import Sockets
 
@@ -225,7 +224,7 @@ class Succession:
         """Return the sockets that are there already; raises ConfigError."""
         if self._inherited or any(address.endswith(":0") for address in self._addresses.values()):
             return self._inherited
-        directory = choose_state_directory(os.environ, tempfile.gettempdir(), os.getuid())
+        directory = default_state_directory()
         try:
             prepare_directory(directory)
         except ConfigError as exc:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from orchestrator.background import end_tasks
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.protocol.messages import parse_request
@@ -136,8 +137,7 @@ class WorkerRun(ChildProcess):
             return
         listening, self._listening = self._listening, None
         await asyncio.wait({listening}, timeout=_LAST_WORDS_S)
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        await end_tasks(listening)
         self.is_up = False
         self._on_change(self)
         self._distributor.remove(self.number, self._handoff)
@@ -232,8 +232,7 @@ class WorkerTeam:
         if failure is not None:
             self._channel.notify("failed", failure)
         if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+            await end_tasks(self._listening)
         await self._channel.close()
 
     async def query_fleet(self, method: str, message: bytes) -> bytes:

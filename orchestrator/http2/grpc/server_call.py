@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
@@ -37,6 +37,11 @@ _PIECES_A_HOP = 4
 
 CallerT = TypeVar("CallerT")
 """Who makes a call, as its service identifies them."""
+
+
+async def unpack_beside(pieces: Iterator[bytes]) -> bytes:
+    """Return what a compressed body holds next, nothing at its end, unpacked beside the event loop."""
+    return await asyncio.to_thread(lambda: b"".join(islice(pieces, _PIECES_A_HOP)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +191,7 @@ class ServerCall(ABC, Generic[CallerT]):
         """
         pieces = unpack(flag, payload, self._head.encoding, self._rules.max_message_bytes)
         message: bytes | bytearray = b""
-        while piece := await asyncio.to_thread(lambda: b"".join(islice(pieces, _PIECES_A_HOP))):
+        while piece := await unpack_beside(pieces):
             message = collect(message, piece)
             self._count_unpacked(len(piece))
             if self._is_lost:

@@ -14,7 +14,6 @@ from orchestrator.decision import Candidate, Decision, Dispatch, Hold
 from orchestrator.policies.circuit_breaker import Fault, find_fault, is_bounded
 from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.protocol import Binding, Policy, RowPolicy, Situation
-from orchestrator.policies.queue_rules import least_times
 from orchestrator.snapshot import ModelName, ServerName
 
 
@@ -24,10 +23,8 @@ class CandidateSet:
     Servers to avoid are used only where there are no others.
 
     Attributes:
-        fastest_s: the least expected time of one item alone on an idle server that is reachable; 0 when there is none.
-        drain_s: the least expected time until all that waits is answered at one width; likewise.
-        soonest_s: the least expected time until a reachable server has answered the head, waiting included; likewise.
-        most_rps: items a second that the reachable servers answer at their quickest widths; infinite while few wait.
+        least: what all that are reachable show of the queue.
+        drain_s: the least expected time until all that waits is answered at one width; 0 when there is no candidate.
     """
 
     def __init__(self, tables: FleetTables, situation: Situation, avoided: Collection[ServerName] = ()) -> None:
@@ -38,12 +35,27 @@ class CandidateSet:
         self._values: tuple[Candidate, ...] | None = None
         self._reachable: tuple[Candidate, ...] | None = None
         self._is_touched = False  # by a policy, which may have written what it believes into the rows
-        self.fastest_s, self.drain_s, self.soonest_s, self.most_rps = least_times(
-            tables.rows, self._count, situation.queue.items
-        )
+        self.least = tables.least_times(self._count)
+        self.drain_s = self.least.drain_s
 
     def __bool__(self) -> bool:
         return self._count > 0
+
+    def least_answer_s(self, items: int, longest_s: float, is_beyond_help: bool) -> float:
+        """Return when a head of so many items is answered at the soonest, see orchestrator.policies.queue_rules.
+
+        By any server that is reachable.
+        """
+        if self._reachable is not None or self._is_touched:
+            self._tables.fill(self.situation, self._avoided)
+        return self._tables.least_answer_s(self._count, items, longest_s, is_beyond_help)
+
+    @property
+    def servers(self) -> Collection[ServerName]:
+        """The reachable servers that have a candidate."""
+        if self._reachable is not None or self._is_touched:
+            return {candidate.server for candidate in self.reachable}
+        return self._tables.servers_of(self._count)
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

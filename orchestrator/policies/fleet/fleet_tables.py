@@ -14,6 +14,7 @@ import numpy as np
 from orchestrator.decision import Candidate, Decision
 from orchestrator.policies.fleet.row_values import read_candidate, read_decision, write_query
 from orchestrator.policies.protocol import RowPolicy, Situation
+from orchestrator.policies.queue_rules import LeastTimes, least_answer_s, least_times
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_spread_table, new_table
@@ -21,6 +22,7 @@ from orchestrator.policies.tables.layout import Fleet, QueueHead, Scratch
 from orchestrator.policies.tables.memory import Memory
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS
 from orchestrator.profile.fit import EnergyTable, LatencyTable
+from orchestrator.profile.margin import Margin, margin_ratio
 from orchestrator.snapshot import ModelName, QueueState, ServedModel, ServerName, ServerState, Width
 
 _SPARE_BATCHES = 2  # beyond a server's limit, for batches that were sent before the limit was lowered
@@ -73,6 +75,7 @@ class FleetTables:
         for model in models:
             at = first + columns[model.name]
             table[col.PER_ITEM_S][at], table[col.FIXED_S][at] = latency.line(state.name, model, ())
+            self._write_margin(at, latency.margin(state.name, model.name))
 
     def put_load(self, state: ServerState) -> None:
         """Take over what a known server holds, its limits and its health; not its models, times and joules."""
@@ -113,6 +116,18 @@ class FleetTables:
             return None
         column = self._column_of[server].get(model, self.fleet.widths)
         return server * self.fleet.columns + column if column < self.fleet.widths else None
+
+    def least_times(self, count: int) -> LeastTimes:
+        """Return what the first ``count`` rows show of what waits."""
+        return LeastTimes(*least_times(self.rows, count, self._query))
+
+    def least_answer_s(self, count: int, items: int, longest_s: float, is_beyond_help: bool) -> float:
+        """Return when a head of so many items is answered at the soonest by the first ``count`` rows."""
+        return float(least_answer_s(self.rows, count, self._query, float(items), longest_s, is_beyond_help))
+
+    def servers_of(self, count: int) -> Collection[ServerName]:
+        """Return the servers of the first ``count`` rows."""
+        return {self.names[int(server)] for server in self.rows[col.ROW_SERVER, :count]}
 
     def read_candidates(self, count: int) -> tuple[Candidate, ...]:
         """Return the first ``count`` rows as values."""
@@ -195,6 +210,7 @@ class FleetTables:
         own = models[:, first : first + self.fleet.columns]
         own[:] = 0
         own[col.MAX_BATCH] = own[col.INSTANCES] = 1
+        own[col.MARGIN] = math.nan
         columns = self._column_of[server] = {}
         for model in state.models:
             columns[model.name] = self.widths.index(model.width)
@@ -214,9 +230,15 @@ class FleetTables:
             for model in siblings:
                 at = first + columns[model.name]
                 models[col.PER_ITEM_S][at], models[col.FIXED_S][at] = self._latency.line(state.name, model, siblings)
+                self._write_margin(at, self._latency.margin(state.name, model.name))
                 joules = self._energy.line(state.name, model.name)
                 models[col.PER_ITEM_J][at] = math.nan if joules is None else joules.per_item_j
                 models[col.FIXED_J][at] = math.nan if joules is None else joules.fixed_j
+
+    def _write_margin(self, at: int, margin: Margin | None) -> None:
+        models = self.fleet.models
+        models[col.MARGIN][at] = math.nan if margin is None else margin_ratio(margin)
+        models[col.MARGIN_SEEN_S][at] = 0.0 if margin is None else margin.observed_s
 
     def _write_load(self, server: int, state: ServerState) -> None:
         (servers, _, batches, _, _, _, depth), columns = self.fleet, self._column_of[server]

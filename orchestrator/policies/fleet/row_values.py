@@ -43,7 +43,7 @@ def write_query(query: Column, situation: Situation) -> None:
 def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candidate:
     """Return a row as a value; ``names`` are those of the servers by index."""
     values = rows[:, row].tolist()  # much quicker than one by one
-    per_item_j, fixed_j = values[col.ROW_PER_ITEM_J], values[col.ROW_FIXED_J]
+    per_item_j, fixed_j, margin = values[col.ROW_PER_ITEM_J], values[col.ROW_FIXED_J], values[col.ROW_MARGIN]
     return Candidate(
         server=names[int(values[col.ROW_SERVER])],
         width=Width(int(values[col.ROW_WIDTH])),
@@ -64,6 +64,7 @@ def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candid
         per_item_j=None if math.isnan(per_item_j) else per_item_j,
         fixed_j=None if math.isnan(fixed_j) else fixed_j,
         backlog_s=values[col.ROW_BACKLOG_S],
+        margin=None if math.isnan(margin) else margin,
     )
 
 

@@ -24,8 +24,9 @@ from typing import Final
 
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.memory import may_fill
-from orchestrator.policies.rules.width_rules import is_in_time, is_timely
+from orchestrator.policies.rules.width_rules import is_head_in_time, is_timely
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import margin_of
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 TIMELY: Final = 2  # what is asked of candidates
@@ -94,8 +95,9 @@ def hold_until_s(rows: Table, chosen: Column, considered: int, query: Column) ->
     """Return until when a hold lasts: half the time until the quickest candidate would be late; now when it is."""
     least_s = math.inf
     for line in range(considered):
-        least_s = min(least_s, rows[col.ROW_HEAD_COMPLETION_S][int(chosen[line])])
-    left_s = query[col.HEAD_DEADLINE_S] - query[col.NOW_S] - query[col.SLACK_MARGIN] * least_s
+        row = int(chosen[line])
+        least_s = min(least_s, rows[col.ROW_HEAD_COMPLETION_S][row] * margin_of(row, rows, query))
+    left_s = query[col.HEAD_DEADLINE_S] - query[col.NOW_S] - least_s
     return query[col.NOW_S] + max(0.0, left_s) / 2 if considered > 0 else query[col.NOW_S]
 
 
@@ -148,7 +150,7 @@ def _need(rows: Table, chosen: Column, considered: int, query: Column) -> int:
 def _meets(row: int, need: int, rows: Table, query: Column) -> bool:
     if need == TIMELY:
         return is_timely(row, query[col.SLACK_MARGIN], rows, query)
-    return need == ANYTHING or is_in_time(rows[col.ROW_HEAD_COMPLETION_S][row], query)
+    return need == ANYTHING or is_head_in_time(row, rows, query)
 
 
 @compiled

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.memory import quick_rps, slow_rps, swing
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.candidates import capacity_rps
+from orchestrator.policies.tables.candidates import capacity_rps, margin_of
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 _LEAST_SERVICE: Final = 0  # places in ``extremes``
@@ -154,7 +154,7 @@ def _find_extremes(rows: Table, chosen: Column, considered: int, extremes: Colum
 def _encode_row(
     rows: Table, row: int, query: Column, slack_s: float, tail_slack_s: float, extremes: Column, line: Column
 ) -> None:
-    margin, items, most = query[col.SLACK_MARGIN], rows[col.ROW_ITEMS][row], rows[col.ROW_MAX_BATCH][row]
+    margin, items, most = margin_of(row, rows, query), rows[col.ROW_ITEMS][row], rows[col.ROW_MAX_BATCH][row]
     completion_s, drain_s = rows[col.ROW_COMPLETION_S][row], rows[col.ROW_DRAIN_S][row]
     service_s, accuracy = rows[col.ROW_SERVICE_S][row], rows[col.ROW_ACCURACY][row]
     least, spread = extremes[_LEAST_ACCURACY], extremes[_MOST_ACCURACY] - extremes[_LEAST_ACCURACY]

@@ -35,9 +35,9 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import OF_SERVERS, Knob, knob, knob_of_rank
-from orchestrator.policies.rules.width_rules import is_in_time, is_kept
+from orchestrator.policies.rules.width_rules import is_head_in_time, is_kept
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.candidates import capacity_rps
+from orchestrator.policies.tables.candidates import capacity_rps, margin_of
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT, Choice
 from orchestrator.policies.tables.memory import OF_MODEL, model_place
@@ -109,7 +109,7 @@ def send_or_wait(row: int, batch: float, most: float, rows: Table, query: Column
     if query[col.QUEUE_ITEMS] >= batch:
         return row, items, _BATCH_FULL, math.inf
     takes_s = rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * batch + rows[col.ROW_FIXED_S][row]
-    until_s = query[col.HEAD_DEADLINE_S] - takes_s * query[col.SLACK_MARGIN]
+    until_s = query[col.HEAD_DEADLINE_S] - takes_s * margin_of(row, rows, query)
     if until_s <= query[col.NOW_S]:
         return row, items, _HEAD_IS_DUE, math.inf
     # While a server is busy its wait passes with the time, so ``until_s`` moves; without a least step it could do so in
@@ -195,10 +195,10 @@ def choose_half_deadline(width: float, timely: float, rows: Table, count: int, q
 @compiled
 def can_none_be_in_time(rows: Table, count: int, query: Column) -> bool:
     """Return whether the head would be late on every server and width, even alone."""
-    soonest_s = math.inf
+    in_time = 0
     for row in range(count):
-        soonest_s = min(soonest_s, rows[col.ROW_HEAD_COMPLETION_S][row])
-    return not is_in_time(soonest_s, query)
+        in_time += is_head_in_time(row, rows, query)
+    return in_time == 0
 
 
 @compiled

@@ -9,14 +9,19 @@ al., "Brownout: building more robust cloud applications", ICSE 2014), what becom
 - A request that was refused because of load, or was not answered in time, puts the ceiling to the narrowest width, for
   ``CALM_S`` after the last of them; not one whose deadline an idle server could not have kept, or a client who asks for
   the impossible would narrow everybody.
-- An answer that used more than ``HALF`` of the time that it had to spare puts it one width lower; so does more than
-  all servers could answer at the width, whether or not anybody has waited for it yet.
-- While neither happens, it rises by a width every ``STEP_S``, as long as servers of the next width could answer what
-  arrives in ``LOAD`` of their time. A width at which it had to fall is left out for a pause, which doubles, up to
-  ``LONGEST_PAUSE_S``, when it has to fall there again soon after.
+- An answer that used more than ``USED`` of the time that it had to spare puts it one width lower; so does more than
+  all servers could answer, whether or not anybody has waited for it yet.
+- While neither happens, it rises by a width every ``STEP_S``, as long as servers could answer what arrives in ``LOAD``
+  of their time: at the width that it rises to, or, where that is so much more accurate that it is worth the risk, at
+  the one that it leaves. Then some requests get the one and some the other; families of few widths far apart would
+  waste much otherwise. What it risks is how much longer than expected answers take (orchestrator.profile.margin).
+- A width at which it had to fall is left out for so long that the requests that this has cost are no more than
+  ``PRICE`` of the accuracy that the width could have gained in that time: where a width gains little, it is hardly ever
+  tried beside a job that makes it fail, and where it gains much, all the time.
 
-Below the ceiling the width is the widest at which the head is in time and the queue drains in a ``reserve``-th of its
-time (policies.rules.width_rules). Where a request allows no width below it, the narrowest that it allows is taken.
+Below the ceiling the width is the widest at which the head is in time and the queue drains in a ``RESERVE``-th of its
+time, and within ``LONGEST_DRAIN_S`` (policies.rules.width_rules). Where a request allows no width below it, the
+narrowest that it allows is taken.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from typing import Final
 from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand
 from orchestrator.policies.rules.width_rules import is_timely, nearest_width, next_width
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.candidates import capacity_rps
+from orchestrator.policies.tables.candidates import capacity_rps, margin_of
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.memory import WHOLE
 
@@ -35,45 +40,49 @@ CALM_S: Final = 1.0
 """From the last request that was missed to when the ceiling rises."""
 STEP_S: Final = 0.25
 """From one rise to the next, and from a step down to a rise."""
-HALF: Final = 0.4
+USED: Final = 0.5
 """Part of the time that an answer had to spare above which it says that there is too much to do."""
-FIRST_PAUSE_S: Final = 1.0
-LONGEST_PAUSE_S: Final = 16.0
-RESERVE: Final = 2.0
-"""The queue must drain in a RESERVE-th of its time: the rest is for what comes meanwhile, and for stalls."""
-
+PRICE: Final = 0.5
+SHORTEST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+RESERVE: Final = 2.5
+"""The queue must drain in a RESERVE-th of its time, with the margin: the rest is for what comes meanwhile."""
+LONGEST_DRAIN_S: Final = 1.0
+"""However much time it has, or deadlines of half a minute would let it grow until it is full; in the long run the width
+is what the load leaves time for, and a longer queue only makes answers late."""
+RISK: Final = 0.003
+"""Relative gain in accuracy, over the square of the margin, from which on two widths are mixed."""
 LOAD: Final = 0.8
-"""Part of the servers' time that what arrives may take at a width for the ceiling to rise to it."""
+"""Part of the servers' time that what arrives may take at a width for the ceiling to rise beyond it."""
 _WINDOW_S: Final = 0.25  # over which arrivals are counted
 
 _CEILING: Final = FREE_SLOT  # of row WHOLE: the widest width that is allowed, in percent; 0 before the first decision
-_PRESSURE: Final = FREE_SLOT + 1  # what has been noted since the last decision
+_PRESSURE: Final = FREE_SLOT + 1  # what has been noted since the last decision: misses, or HIGH
 _CHANGED_S: Final = FREE_SLOT + 2  # when the ceiling last changed
 _RISES_S: Final = FREE_SLOT + 3  # when it may rise
 _FAILED: Final = FREE_SLOT + 4  # the width at which it last had to fall; 0: none
-_PAUSE_S: Final = FREE_SLOT + 5  # for how long that is left out
-_RETRY_S: Final = FREE_SLOT + 6  # until when
+_FAILED_S: Final = FREE_SLOT + 5  # when
+_MISSES: Final = FREE_SLOT + 6  # what that has cost
 
 _NONE: Final = 0.0
-_HIGH: Final = 1.0
-_MISSED: Final = 2.0
+_HIGH: Final = 0.5
 
 
 @compiled
-def note_answer(memory: Table, width: float, took_s: float, slack_used: float, now_s: float) -> None:
+def note_answer(memory: Table, width: float, items: float, took_s: float, slack_used: float, now_s: float) -> None:
     """Note what became of a batch that ran at a width, see orchestrator.policies.protocol.Outcome."""
     whole = memory[WHOLE]
     if slack_used > 1:
-        note_miss(memory)
-    elif slack_used > HALF and width <= whole[_CEILING] and now_s - took_s >= whole[_CHANGED_S]:
+        note_misses(memory, items)
+    elif slack_used > USED and width <= whole[_CEILING] and now_s - took_s >= whole[_CHANGED_S]:
         # What was sent before the ceiling fell says nothing of how it is now.
         whole[_PRESSURE] = max(whole[_PRESSURE], _HIGH)
 
 
 @compiled
-def note_miss(memory: Table) -> None:
-    """Note that a request was refused because of load, or was not answered in time."""
-    memory[WHOLE][_PRESSURE] = _MISSED
+def note_misses(memory: Table, count: float) -> None:
+    """Note that requests were refused because of load, or were not answered in time."""
+    memory[WHOLE][_PRESSURE] = math.floor(memory[WHOLE][_PRESSURE]) + count
 
 
 @compiled
@@ -81,14 +90,15 @@ def narrow_below(memory: Table, rows: Table, count: int, query: Column) -> tuple
     """Return the width, and which of its rows count, as orchestrator.policies.rules.width_rules.narrow does."""
     follow_demand(_WINDOW_S, memory, query)
     ceiling = _move_ceiling(memory, rows, count, query)
-    reserve = max(RESERVE, query[col.SLACK_MARGIN])
-    widest, soonest = 0.0, -1
+    widest, soonest, reserve = 0.0, -1, RESERVE
     for row in range(count):
         width = rows[col.ROW_WIDTH][row]
         if width > ceiling:
             continue
-        if width > widest and is_timely(row, reserve, rows, query):
-            widest = width
+        drains_soon = rows[col.ROW_DRAIN_S][row] <= LONGEST_DRAIN_S
+        of_row = RESERVE * max(1.0, margin_of(row, rows, query))
+        if width > widest and drains_soon and is_timely(row, of_row, rows, query):
+            widest, reserve = width, of_row
         if soonest < 0 or _drains_sooner(row, soonest, rows):
             soonest = row
     if widest > 0:
@@ -119,20 +129,27 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
     current = max(narrowest, min(widest, whole[_CEILING]))
     if pressure != _NONE:
         if current > narrowest:  # else the width is not what is to blame
-            _leave_out(current, whole, now_s)
-        lower = 1.0 if pressure == _MISSED else _next_lower(current, rows, count)
+            whole[_FAILED], whole[_FAILED_S] = current, now_s
+        if now_s - whole[_FAILED_S] <= CALM_S:
+            whole[_MISSES] += math.floor(pressure)
+        lower = 1.0 if pressure >= 1 else _next_lower(current, rows, count)
         if lower < whole[_CEILING]:
             whole[_CEILING], whole[_CHANGED_S] = lower, now_s
-        whole[_RISES_S] = now_s + (CALM_S if pressure == _MISSED else STEP_S)
-    elif current > narrowest and _capacity_rps(current, rows, count) < whole[RATE_RPS]:
+        whole[_RISES_S] = now_s + (CALM_S if pressure >= 1 else STEP_S)
+    elif current > narrowest and not _keeps_up(
+        _next_lower(current, rows, count), current, 1.0, whole, rows, count, query
+    ):
         whole[_CEILING], whole[_CHANGED_S] = _next_lower(current, rows, count), now_s
         whole[_RISES_S] = now_s + STEP_S
     elif whole[_CEILING] < widest and now_s >= whole[_RISES_S]:
         higher = next_width(current, rows, count)
-        is_left_out = higher >= whole[_FAILED] and now_s < whole[_RETRY_S]
-        if not is_left_out and LOAD * _capacity_rps(higher, rows, count) >= whole[RATE_RPS]:
+        pause_s = _pause_s(current, higher, whole, rows, count) if 0 < whole[_FAILED] <= higher else 0.0
+        is_left_out = now_s < whole[_FAILED_S] + pause_s
+        if not is_left_out and _keeps_up(current, higher, LOAD, whole, rows, count, query):
             whole[_CEILING] = math.inf if higher == widest else higher
             whole[_CHANGED_S], whole[_RISES_S] = now_s, now_s + STEP_S
+            if higher >= whole[_FAILED]:
+                whole[_MISSES] = 0.0
     return max(narrowest, whole[_CEILING])
 
 
@@ -147,11 +164,35 @@ def _capacity_rps(width: float, rows: Table, count: int) -> float:
 
 
 @compiled
-def _leave_out(width: float, whole: Column, now_s: float) -> None:
-    """Leave a width at which the ceiling has to fall out for a while, longer when that happens again soon."""
-    is_again = width >= whole[_FAILED] > 0 and now_s - whole[_CHANGED_S] < 2 * whole[_PAUSE_S]
-    whole[_PAUSE_S] = min(LONGEST_PAUSE_S, 2 * whole[_PAUSE_S]) if is_again else FIRST_PAUSE_S
-    whole[_FAILED], whole[_RETRY_S] = width, now_s + whole[_PAUSE_S]
+def _keeps_up(width: float, higher: float, load: float, whole: Column, rows: Table, count: int, query: Column) -> bool:
+    """Return whether servers can answer what arrives, in so much of their time, with the ceiling at ``higher``."""
+    margin = 1.0
+    for row in range(count):
+        if rows[col.ROW_WIDTH][row] == width:
+            margin = max(margin, margin_of(row, rows, query))
+    mixes = _gain(width, higher, rows, count) >= RISK * margin * margin
+    return bool(load * _capacity_rps(width if mixes else higher, rows, count) >= whole[RATE_RPS])
+
+
+@compiled
+def _gain(width: float, higher: float, rows: Table, count: int) -> float:
+    """Return how much more accurate a wider width is than another, in parts of the other's accuracy."""
+    accuracy, gained = 1.0, 1.0
+    for row in range(count):
+        if rows[col.ROW_WIDTH][row] == width:
+            accuracy = rows[col.ROW_ACCURACY][row]
+        if rows[col.ROW_WIDTH][row] == higher:
+            gained = rows[col.ROW_ACCURACY][row]
+    return gained / accuracy - 1 if accuracy > 0 else 0.0
+
+
+@compiled
+def _pause_s(width: float, higher: float, whole: Column, rows: Table, count: int) -> float:
+    """Return for how long a width at which the ceiling had to fall is left out, by what that has cost."""
+    gained_rps = PRICE * _gain(width, higher, rows, count) * whole[RATE_RPS]
+    if whole[_MISSES] >= gained_rps * LONGEST_PAUSE_S:
+        return LONGEST_PAUSE_S if whole[_MISSES] > 0 else SHORTEST_PAUSE_S
+    return max(SHORTEST_PAUSE_S, whole[_MISSES] / gained_rps)
 
 
 @compiled

@@ -10,6 +10,7 @@ import math
 from typing import Final
 
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import margin_of
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 DRAWN: Final = 0
@@ -42,9 +43,17 @@ def narrow(rule: int, fixed_width: float, rows: Table, count: int, query: Column
 
 
 @compiled
-def is_in_time(completion_s: float, query: Column) -> bool:
-    """Return whether an answer expected ``completion_s`` from now meets the head's deadline, with the margin."""
-    return completion_s * query[col.SLACK_MARGIN] <= query[col.HEAD_DEADLINE_S] - query[col.NOW_S]
+def is_in_time(row: int, rows: Table, query: Column) -> bool:
+    """Return whether a row's answer is expected to meet the head's deadline, with the row's margin."""
+    slack_s = query[col.HEAD_DEADLINE_S] - query[col.NOW_S]
+    return bool(rows[col.ROW_COMPLETION_S][row] * margin_of(row, rows, query) <= slack_s)
+
+
+@compiled
+def is_head_in_time(row: int, rows: Table, query: Column) -> bool:
+    """Return the same of the head's answer were it sent alone."""
+    slack_s = query[col.HEAD_DEADLINE_S] - query[col.NOW_S]
+    return bool(rows[col.ROW_HEAD_COMPLETION_S][row] * margin_of(row, rows, query) <= slack_s)
 
 
 @compiled
@@ -60,7 +69,7 @@ def is_timely(row: int, factor: float, rows: Table, query: Column) -> bool:
     The time in which the backlog drains is multiplied by ``factor``.
     """
     tail_slack_s = query[col.TAIL_DEADLINE_S] - query[col.NOW_S]
-    return is_in_time(rows[col.ROW_COMPLETION_S][row], query) and rows[col.ROW_DRAIN_S][row] * factor <= tail_slack_s
+    return is_in_time(row, rows, query) and rows[col.ROW_DRAIN_S][row] * factor <= tail_slack_s
 
 
 @compiled

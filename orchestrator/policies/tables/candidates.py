@@ -25,6 +25,9 @@ from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import Fleet, QueueHead, Scratch
 from orchestrator.policies.tables.occupancy import bound_work_s, free_s, has_room, seat_batches
+from orchestrator.profile.margin import recent_ratio
+
+_recent_ratio = compiled(recent_ratio)
 
 
 @compiled
@@ -68,7 +71,6 @@ def _server_rows(fleet: Fleet, server: int, head: QueueHead, rows: Table, scratc
     last_start_s, stretch_ratio, backlog_s = 0.0, 0.0, 0.0
     if held > 0:
         last_start_s, stretch_ratio, backlog_s = seat_batches(fleet, server, scratch.busy, query[col.NOW_S])
-    overdue_ratio = max(1.0, stretch_ratio / query[col.SLACK_MARGIN])
     bound_s = bound_work_s(fleet, server)
     wait_s, waits_for = 0.0, 0.0  # most widths of a server have as many instances
     for width in range(fleet.widths):
@@ -89,7 +91,11 @@ def _server_rows(fleet: Fleet, server: int, head: QueueHead, rows: Table, scratc
         rows[col.ROW_FIXED_S][count] = models[col.FIXED_S][model]
         rows[col.ROW_MAX_BATCH][count] = models[col.MAX_BATCH][model]
         rows[col.ROW_INSTANCES][count] = instances
-        rows[col.ROW_OVERDUE_RATIO][count] = overdue_ratio
+        margin = _recent_ratio(
+            models[col.MARGIN][model], models[col.MARGIN_SEEN_S][model], query[col.SLACK_MARGIN], query[col.NOW_S]
+        )
+        rows[col.ROW_OVERDUE_RATIO][count] = max(1.0, stretch_ratio / margin)
+        rows[col.ROW_MARGIN][count] = margin
         rows[col.ROW_PER_ITEM_J][count] = models[col.PER_ITEM_J][model]
         rows[col.ROW_FIXED_J][count] = models[col.FIXED_J][model]
         rows[col.ROW_BACKLOG_S][count] = backlog_s + bound_s
@@ -135,7 +141,7 @@ def _has_room(fleet: Fleet, server: int, column: int, instances: float) -> float
 def _size_batches(fleet: Fleet, width: int, query: Column, rows: Table, scratch: Scratch) -> None:
     """Write how many items go together, for all rows of a width."""
     head_items = query[col.HEAD_ITEMS]
-    slack_s = (query[col.HEAD_DEADLINE_S] - query[col.NOW_S]) / query[col.SLACK_MARGIN]
+    slack_s = query[col.HEAD_DEADLINE_S] - query[col.NOW_S]
     per_item_s, wait_s, fixed_s = rows[col.ROW_PER_ITEM_S], rows[col.ROW_WAIT_S], rows[col.ROW_FIXED_S]
     order, hull = scratch.order[width], scratch.hull
     is_bounded = query[col.QUEUE_ITEMS] > head_items
@@ -150,7 +156,8 @@ def _size_batches(fleet: Fleet, width: int, query: Column, rows: Table, scratch:
         most = max(head_items, min(query[col.QUEUE_ITEMS], rows[col.ROW_MAX_BATCH][row]))
         if is_bounded:
             if per_item_s[row] > 0:
-                in_time = math.floor((slack_s - wait_s[row] - fixed_s[row]) / per_item_s[row])
+                left_s = slack_s / margin_of(row, rows, query) - wait_s[row] - fixed_s[row]
+                in_time = math.floor(left_s / per_item_s[row])
                 if in_time >= head_items:
                     most = min(most, in_time)
             if pending >= 0 and per_item_s[row] > per_item_s[pending]:
@@ -249,6 +256,13 @@ def _finish_rows(query: Column, rows: Table, count: int) -> None:
 
 
 @compiled
+def margin_of(row: int, rows: Table, query: Column) -> float:
+    """Return how many times its expected time an answer may take before it is held against a deadline."""
+    margin = rows[col.ROW_MARGIN][row]
+    return query[col.SLACK_MARGIN] if math.isnan(margin) else margin
+
+
+@compiled
 def capacity_rps(row: int, rows: Table) -> float:
     """Return the items a second of full batches on all instances; infinite while it is guessed to be instant."""
     most = rows[col.ROW_MAX_BATCH][row]
@@ -270,7 +284,7 @@ def stretch_overdue(rows: Table, count: int) -> None:
     2000; Dahlin, "Interpreting Stale Load Information", TPDS 11(10), 2000), with the slow-down factor of ALERT (ATC'20)
     bounded from below by a measurement that is not over yet.
 
-    The factor is e/E of the most overdue batch that the server runs, in which E holds the slack margin already; and
+    The factor is e/E of the most overdue batch that the server runs, in which E holds the margin already; and
     1, so that nothing changes, while it is in time. It applies to all that is expected of that server, what it
     holds and the new batch alike. What is expected of the whole fleet, to drain the queue, stays.
     """

@@ -34,7 +34,9 @@ PER_ITEM_J: Final = 6  # NaN while unknown
 FIXED_J: Final = 7  # NaN while unknown
 MODEL_BOUND_ITEMS: Final = 8
 MODEL_WIDTH: Final = 9
-MODEL_FIELDS: Final = 10
+MARGIN: Final = 10  # see orchestrator.profile.margin; NaN while unknown
+MARGIN_SEEN_S: Final = 11  # when that was last observed
+MODEL_FIELDS: Final = 12
 
 COLUMN: Final = 0  # -1 when the server no longer serves it
 ITEMS: Final = 1
@@ -62,7 +64,8 @@ ROW_OVERDUE_RATIO: Final = 16
 ROW_PER_ITEM_J: Final = 17  # NaN while unknown
 ROW_FIXED_J: Final = 18  # NaN while unknown
 ROW_BACKLOG_S: Final = 19  # work the whole server has, bound work included
-ROW_FIELDS: Final = 20
+ROW_MARGIN: Final = 20  # expected times are multiplied by it; NaN: SLACK_MARGIN
+ROW_FIELDS: Final = 21
 
 NOW_S: Final = 0
 SLACK_MARGIN: Final = 1

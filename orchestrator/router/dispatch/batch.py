@@ -29,6 +29,9 @@ class Batch:
         sent: How it counts in the server's load.
         energy: What batches of this model cost on this server; None when unknown.
         record: The decision for the log; None when it is not sampled.
+        expected_s: Seconds from its sending to its answer as they were expected; 0 when nobody held them against a
+            deadline.
+        margin: How many times that its answer was allowed to take.
         output: The server's answer, once it is sent.
         is_given_up: Whether its requests no longer wait for it.
         is_overdue: Whether it has taken far longer than was expected.
@@ -44,6 +47,8 @@ class Batch:
     sent: BatchInFlight
     energy: EnergyLine | None = None
     record: dict[str, Any] | None = None
+    expected_s: float = 0.0
+    margin: float = 1.0
     output: asyncio.Future[Array] = field(init=False, repr=False)
     is_given_up: bool = False
     is_overdue: bool = False

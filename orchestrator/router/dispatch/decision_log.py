@@ -121,8 +121,7 @@ class DecisionLog:
             "lots": situation.uniforms,
             "slack_margin": situation.slack_margin,
             "candidates": [
-                {**_record(c), "energy_j": c.energy_j, "in_time": situation.is_in_time(c.completion_s)}
-                for c in candidates
+                {**_record(c), "energy_j": c.energy_j, "in_time": situation.is_in_time(c)} for c in candidates
             ],
         }
 

@@ -34,7 +34,7 @@ from orchestrator.router.dispatch.deciders import Decided, make_deciders
 from orchestrator.router.dispatch.decision_log import DecisionLog
 from orchestrator.router.dispatch.sender import Sender
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.overload import Shed, Shedder, describe_deadline, estimate, take_late
+from orchestrator.router.queue.overload import Shed, Shedder, describe_lack, estimate, take_late
 from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
 from orchestrator.router.servers.connection import ServerConnection
@@ -189,9 +189,9 @@ class Dispatcher:
             late = take_late(
                 queue, head, candidate_set, lambda name: not servers[name].held() or self._fleet.is_tried(name)
             )
-            for request in late:
-                given = describe_deadline(request)
-                self._shedder.shed(request, Shed.LATE, f"its deadline of {given} can't be kept at any width it allows")
+            for request, takes_s in late:
+                left_s = request.deadline_s - candidate_set.situation.now_s
+                self._shedder.shed(request, Shed.LATE, describe_lack(request, left_s, takes_s))
             if late:
                 return True
         return self._decide(queue, head, candidate_set)
@@ -307,7 +307,12 @@ class Dispatcher:
             for request in requests:
                 request.policy = decided.policy
         record = (decided and decided.record) or requests[0].record
-        self.sender.send(Batch(self._new_id(), server, model, queue.key, requests, sent, energy, record))
+        batch = Batch(self._new_id(), server, model, queue.key, requests, sent, energy, record)
+        if decided is not None and isinstance(decided.decision, Dispatch):
+            believed = decided.decision.candidate
+            if believed.margin is not None:
+                batch.expected_s, batch.margin = believed.with_items(sent.items).completion_s, believed.margin
+        self.sender.send(batch)
         return True
 
     def _note_miss(self) -> None:
@@ -322,6 +327,9 @@ class Dispatcher:
         siblings = batch.server.models_of(batch.key.family) if observing else ()
         per_item_s, fixed_s = self._fleet.latency.line(batch.server.name, batch.model, siblings)
         took_s = self._fleet.finish(batch.server, batch.sent, now_s=now_s)
+        if batch.expected_s > 0:
+            ratio = (now_s - batch.sent.sent_s) / batch.expected_s
+            self._fleet.judge(batch.server, batch.model.name, ratio, batch.margin)
         tables = self._tables.of(batch.key.family)
         if not observing or batch.server.name not in tables.names or batch.model.width not in tables.widths:
             return  # nobody wants to know, or it is of a server that has left

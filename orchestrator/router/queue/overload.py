@@ -6,7 +6,7 @@ be given up; the router's default one orders and sizes, but nobody asked for it,
 
 A request that waits is *shed*, refused at once, when
 
-- *late*: the head of a queue can't be answered in time by the quickest candidate, its waiting and the slack margin
+- *late*: the head of a queue can't be answered in time by the quickest candidate, its waiting and its margin
   counted, and no server that could take it is idle. An idle one is tried whatever is expected of it: that costs nobody
   anything, and an estimate that has become too high would otherwise never be seen to be wrong.
 - *late*, too, under *overload*: when the queue can't drain in time at any width, earliest-deadline-first alone would
@@ -14,14 +14,14 @@ A request that waits is *shed*, refused at once, when
   needs time for the largest batch whose service fits twice into its own deadline (one that runs, one that waits): the
   early drop and the rule 2·l(b) ≤ SLO of Nexus (Shen et al., SOSP'19). Of a burst, whose tail is due as soon as its
   head, nobody has more time than the head, and giving it up would help nobody; so the batch must fit twice into what
-  the tail has left as well. When it could not drain even without the slack
-  margin, heads need the margin twice: behind them there is always somebody who has more time, so caution costs no
-  answers, and it is what keeps a server that stalls from making a whole batch late.
+  the tail has left as well. When it could not drain even without a margin, heads need ``slack_margin`` on top of
+  theirs: behind them there is always somebody who has more time, so caution costs no answers, and it is what keeps a
+  server that stalls from making a whole batch late.
 - *late*, as soon as it comes: when more goes before it than all servers together could answer within its deadline, in
   full batches at their quickest widths, without any margin and as if they had nothing to do. So under a burst most
   callers are refused at once, when they still have time to ask elsewhere, and no more waits than could be answered; the
   rules above then choose among these.
-- *expired*: wherever it waits, when less of its deadline is left than the quickest candidate takes alone, by the slack
+- *expired*: wherever it waits, when less of its deadline is left than the quickest candidate takes alone, by its
   margin. So a refusal comes before the deadline, never after it.
 - *displaced*: the queue is full and something more important came: a higher priority or, within one, an earlier
   deadline. The least important, latest goes first.
@@ -51,8 +51,7 @@ from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.policies.queue_rules import (
     QueueEstimate,
     expires_s,
-    head_batch,
-    head_margin,
+    is_overloaded,
     longest_service_s,
     order_key,
     was_possible,
@@ -91,44 +90,41 @@ def estimate(candidate_set: CandidateSet) -> QueueEstimate:
     but for how long the queue takes.
     """
     items = candidate_set.situation.queue.items
-    return QueueEstimate(candidate_set.fastest_s, candidate_set.drain_s / items, candidate_set.most_rps)
+    return QueueEstimate(candidate_set.least.fastest_s, candidate_set.drain_s / items, candidate_set.least.most_rps)
 
 
 def take_late(
     queue: RequestQueue, first: PendingRequest, candidate_set: CandidateSet, is_idle: Callable[[ServerName], bool]
-) -> Sequence[PendingRequest]:
+) -> Sequence[tuple[PendingRequest, float]]:
     """Remove and return the heads of a queue, ``first`` and those behind it, that are to be shed as late.
 
-    ``is_idle`` returns whether a server has nothing to do, as far as is known. Suspect ones count too, see
-    ``estimate``.
+    With each comes how long the quickest answer may take, in seconds. ``is_idle`` returns whether a server has nothing
+    to do, as far as is known. Suspect ones count too, see ``estimate``.
     """
     if not first.has_own_deadline or first.under_way:
         return ()
     situation = candidate_set.situation
-    state, now_s, slack_margin = situation.queue, situation.now_s, situation.slack_margin
+    state, now_s, least = situation.queue, situation.now_s, candidate_set.least
     tail_slack_s = state.tail_deadline_s - now_s
-    is_overloaded, margin = head_margin(candidate_set.drain_s, tail_slack_s, slack_margin)
-    if not is_overloaded and situation.is_in_time(candidate_set.soonest_s):
+    drain_margin = max(least.drain_margin, situation.slack_margin)
+    is_pressed = is_overloaded(candidate_set.drain_s, tail_slack_s, drain_margin)
+    is_beyond_help = is_overloaded(candidate_set.drain_s, tail_slack_s, 1.0)
+    if not is_pressed and least.soonest_s <= situation.head_slack_s:
         return ()  # as is seen without a look at all candidates
-    candidates = candidate_set.reachable
-    if any(is_idle(c.server) for c in candidates):
+    if any(is_idle(server) for server in candidate_set.servers):
         return ()
 
     def needs_s(request: PendingRequest) -> float:
-        longest_s = longest_service_s(request.deadline_s - request.arrived_s, tail_slack_s, slack_margin)
-        least_s = math.inf
-        for c in candidates:
-            items: float = request.items
-            if is_overloaded:
-                items = head_batch(items, min(c.max_batch_size, state.items), longest_s, c.per_item_s, c.fixed_s)
-            least_s = min(least_s, c.wait_s + c.per_item_s * items + c.fixed_s)
-        return least_s * margin
+        longest_s = -1.0
+        if is_pressed:
+            longest_s = longest_service_s(request.deadline_s - request.arrived_s, tail_slack_s, drain_margin)
+        return candidate_set.least_answer_s(request.items, longest_s, is_beyond_help)
 
-    late: list[PendingRequest] = []
+    late: list[tuple[PendingRequest, float]] = []
     while (head := queue.head()) is not None:
-        if not head.has_own_deadline or head.under_way or now_s + needs_s(head) <= head.deadline_s:
+        if not head.has_own_deadline or head.under_way or now_s + (takes_s := needs_s(head)) <= head.deadline_s:
             break
-        late += queue.take(head.items)  # the head alone
+        late += [(request, takes_s) for request in queue.take(head.items)]  # the head alone
     return late
 
 
@@ -236,7 +232,7 @@ class Shedder:
     def _note_miss(self, request: PendingRequest) -> None:
         allowed_s = request.deadline_s - request.arrived_s
         fastest_s = self._queues.fastest_s(request.queue)
-        if not request.has_own_deadline or was_possible(allowed_s, fastest_s, self.settings.slack_margin):
+        if not request.has_own_deadline or was_possible(allowed_s, fastest_s):
             self.on_missed()
 
     def refuse_in_outage(self, key: BatchKey, head: PendingRequest) -> bool:
@@ -258,8 +254,12 @@ class Shedder:
             return
         due_s = request.arrived_s + self.settings.request_timeout_s
         if request.has_own_deadline:
-            margin = self.settings.slack_margin
-            due_s = min(due_s, expires_s(request.deadline_s, queue.estimate.fastest_s, margin))
+            fastest_s = queue.estimate.fastest_s
+            due_s = min(due_s, expires_s(request.deadline_s, fastest_s))
+            left_s = request.deadline_s - asyncio.get_running_loop().time()
+            if left_s <= fastest_s and queue.items > request.items:  # and so no server is idle, that could be tried
+                self.shed(request, Shed.EXPIRED, describe_lack(request, left_s, fastest_s))
+                return
         if due_s < request.due_s:
             self._deadlines.watch(request, due_s)
 
@@ -297,6 +297,14 @@ class Shedder:
         else:
             text = f"it waited in vain and its deadline of {describe_deadline(request)} can't be kept"
             self.shed(request, Shed.EXPIRED, text)
+
+
+def describe_lack(request: PendingRequest, left_s: float, takes_s: float) -> str:
+    """Return why a request is given up that needs so much time and has less."""
+    return (
+        f"its deadline of {describe_deadline(request)} can't be kept at any width it allows: "
+        f"{max(0.0, left_s) * 1e3:.0f} ms are left, and an answer may take {takes_s * 1e3:.0f} ms"
+    )
 
 
 def describe_deadline(request: PendingRequest) -> str:

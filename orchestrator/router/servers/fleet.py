@@ -211,6 +211,12 @@ class Fleet:
             self._observe(server, run.model, run.items, run.ended_s - run.began_s)
         return took_s
 
+    def judge(self, server: ServerConnection, model: ModelName, ratio: float, allowed_ratio: float) -> None:
+        """Note that an answer took ``ratio`` times what was expected, and that ``allowed_ratio`` would have done."""
+        if self.servers.get(server.name) is server:
+            now_s, prior = asyncio.get_running_loop().time(), self.settings.slack_margin
+            self.latency = self.latency.judge(server.name, model, ratio, allowed_ratio, prior=prior, now_s=now_s)
+
     def _observe(self, server: ServerConnection, model: ModelName, items: int, service_s: float) -> None:
         if self.servers.get(server.name) is not server:  # it has left, and another machine may go by its name
             return

@@ -18,6 +18,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.profile.document import read_profile
 from orchestrator.simulation.scenario import workloads
 from orchestrator.simulation.scenario.fleet import SimulatedServer, check_fleet, linear_model, server_from_profile
+from orchestrator.simulation.scenario.hosts import HostSettings, check_hosts
 from orchestrator.snapshot import ServerName
 
 Shares = dict[Annotated[int, Field(ge=1, le=1000)], Annotated[float, Field(gt=0)]]
@@ -65,6 +66,13 @@ class ServerSettings(Section):
         if (self.profile is None) == (not self.widths):
             raise ValueError(f"server {self.name!r} needs either profile or widths")
         return self
+
+    def names(self) -> list[str]:
+        """Return the name of each of them."""
+        if self.count == 1:
+            return [self.name]
+        digits = len(str(self.count - 1))
+        return [f"{self.name}{index:0{digits}d}" for index in range(self.count)]
 
 
 class WorkloadSettings(Section):
@@ -192,6 +200,22 @@ class ScenarioSettings(Section):
     objectives: ObjectiveSettings = ObjectiveSettings()
     faults: FaultSettings = FaultSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    hosts: tuple[HostSettings, ...] = ()
+    """Machines that servers and router share; a server that is on none is one of its own."""
+
+    @model_validator(mode="after")
+    def _has_hosts_that_can_be(self) -> ScenarioSettings:
+        check_hosts(self.hosts, [server.name for server in self.servers])
+        return self
+
+    def core_ratios(self, host: HostSettings) -> dict[str, float]:
+        """Return which part of their time batches need a core for, by the names of a host's servers."""
+        return {
+            name: host.servers[entry.name]
+            for entry in self.servers
+            if entry.name in host.servers
+            for name in entry.names()
+        }
 
     def with_workload(self, **changes: Any) -> ScenarioSettings:
         """Return the scenario with some settings of its workload changed, which are not checked again."""
@@ -211,6 +235,8 @@ def load_scenario(path: Path) -> tuple[ScenarioSettings, tuple[SimulatedServer, 
     settings = parse_settings(ScenarioSettings, text, source=str(path), start="name")
     if settings.workload.file is not None:
         settings = settings.with_workload(file=path.parent / settings.workload.file)
+    hosts = tuple(host.with_files(path.parent) for host in settings.hosts)
+    settings = settings.model_copy(update={"hosts": hosts})
     fleet = tuple(server for entry in settings.servers for server in _servers(entry, path.parent))
     check_fleet(fleet)
     return settings, fleet
@@ -222,10 +248,12 @@ def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServe
     Raises:
         ConfigError: when the file of times is missing or out of order.
     """
-    excluded = {
+    excluded: dict[str, Any] = {
         "workload": {"file"},
         "objectives": set[str](),
     }  # newer keys at their defaults, so that older digests stay
+    if not settings.hosts:
+        excluded["hosts"] = True
     if settings.workload.priorities is None:
         excluded["workload"].add("priorities")
     if not settings.objectives.shed_late:
@@ -242,11 +270,7 @@ def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServe
 
 def _servers(settings: ServerSettings, folder: Path) -> list[SimulatedServer]:
     one = _server(settings, folder)
-    if settings.count == 1:
-        return [one]
-    digits = len(str(settings.count - 1))
-    names = [f"{settings.name}{index:0{digits}d}" for index in range(settings.count)]
-    return [SimulatedServer(ServerName(name), one.models, one.idle_w) for name in names]
+    return [SimulatedServer(ServerName(name), one.models, one.idle_w) for name in settings.names()]
 
 
 def _server(settings: ServerSettings, folder: Path) -> SimulatedServer:

@@ -1,4 +1,4 @@
-"""What happens to a fleet whatever its router decides: arrivals, noise, uniform draws and faults, drawn beforehand.
+"""What happens to a fleet whatever its router decides: arrivals, noise, uniform draws, faults and stalls, drawn before.
 
 Each kind has a random stream of its own, spawned from one seed, so that a scenario with failures has the arrivals of
 the same scenario without. Policies that are given the same trace meet the same world.
@@ -6,20 +6,25 @@ the same scenario without. Policies that are given the same trace meet the same 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.scenario.fleet import SimulatedServer
+from orchestrator.simulation.scenario.hosts import HostSettings
 from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings, TelemetrySettings
 from orchestrator.simulation.scenario.workloads import scaled
 from orchestrator.simulation.world import columns as sim
 
 Floats = NDArray[np.float64]
 
+COMMON_STEPS: Final = 8
+"""Of ``Trace.common``, in the time in which it is mostly forgotten."""
 _MOST_DRAIN_S = 60.0
 
 
@@ -32,9 +37,11 @@ class Trace:
     priority: Floats  # 1 is the highest
     items: Floats
     noise: Floats  # standard normal
+    wakes: Floats  # exponential of mean 1
     uniforms: Floats  # [2, requests], in [0, 1)
     schedule: Floats  # [EVENT_FIELDS, entries], by time
     believed_speed: Floats  # [servers], factors on the service times that the router assumes at the beginning
+    common: Floats  # [hosts, steps], normal scores of what a host's batches have in common; see COMMON_STEPS
     rate_rps: float  # mean items a second that the arrivals were scaled to
 
 
@@ -44,8 +51,8 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
     Raises:
         ConfigError: when the load can't be scaled, because no server serves what is asked for.
     """
-    arrivals, noise, uniforms, faults, reports, beliefs, priorities = (
-        np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(7)
+    arrivals, noise, uniforms, faults, reports, beliefs, priorities, hosts = (
+        np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(8)
     )
     workload, objectives = settings.workload, settings.objectives
     most_rps = capacity_rps(servers, width=workload.load_of_width, min_accuracy=objectives.min_accuracy)
@@ -55,9 +62,12 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
     # Faults and reports go on for a while after the last arrival, in which the queue drains; those that lie after the
     # last answer never happen (orchestrator.simulation.world.loop).
     horizon_s = float(arrived_s[-1]) + min(objectives.request_timeout_s, _MOST_DRAIN_S)
+    stalls, commons, wakes = hosts.spawn(3)
     entries = [
         *_faults(settings.faults, len(servers), horizon_s, faults),
         *_reports(settings.telemetry, len(servers), horizon_s, reports),
+        *_stalls(settings.hosts, horizon_s, stalls),
+        *_competing(settings.hosts, horizon_s),
     ]
     schedule = np.zeros((sim.EVENT_FIELDS, len(entries)))
     fields = [sim.AT_S, sim.EVENT_SERVER, sim.KIND, sim.VALUE]
@@ -70,9 +80,11 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
         priority=_priorities(workload.priorities, count, priorities),
         items=np.full(count, float(workload.items)),
         noise=noise.standard_normal(count),
+        wakes=wakes.standard_exponential(count) if settings.hosts else np.ones(count),
         uniforms=uniforms.random((2, count)),
         schedule=schedule,
         believed_speed=np.exp(sigma * beliefs.standard_normal(len(servers)) - sigma * sigma / 2),
+        common=_common(settings.hosts, horizon_s, commons),
         rate_rps=rate_rps,
     )
 
@@ -85,7 +97,7 @@ def _priorities(shares: Mapping[int, float] | None, count: int, rng: np.random.G
 
 
 Entry = tuple[float, float, float, float]
-"""When, server, kind, value."""
+"""When, server or host, kind, value."""
 
 
 def _faults(settings: FaultSettings, servers: int, horizon_s: float, rng: np.random.Generator) -> list[Entry]:
@@ -122,3 +134,45 @@ def _reports(settings: TelemetrySettings, servers: int, horizon_s: float, rng: n
         kept = at_s[rng.random(len(at_s)) >= settings.lost_ratio] + settings.delay_s
         entries += [(float(t), float(server), sim.REPORTS, settings.delay_s) for t in kept]
     return entries
+
+
+def _stalls(hosts: Sequence[HostSettings], horizon_s: float, rng: np.random.Generator) -> list[Entry]:
+    entries: list[Entry] = []
+    for host, (settings, own) in enumerate(zip(hosts, rng.spawn(len(hosts)), strict=True)):
+        stalls = settings.stalls
+        if stalls is None:
+            continue
+        times, lengths = own.spawn(2)
+        count = int(times.poisson(horizon_s / stalls.every_s))
+        begins_s = np.sort(times.random(count)) * horizon_s
+        kinds = {"both": (sim.STALLS_SERVERS, sim.STALLS_ROUTER), "servers": (sim.STALLS_SERVERS,)}
+        for begin_s, lasts_s in zip(begins_s.tolist(), stalls.draw_lengths_s(count, lengths).tolist(), strict=True):
+            for kind in kinds.get(stalls.stops, (sim.STALLS_ROUTER,)):
+                entries += [(begin_s, host, kind, 1.0), (begin_s + lasts_s, host, kind, -1.0)]
+    return entries
+
+
+def _competing(hosts: Sequence[HostSettings], horizon_s: float) -> list[Entry]:
+    return [
+        (at_s, host, sim.COMPETES, processes)
+        for host, settings in enumerate(hosts)
+        for at_s, processes in settings.competing
+        if at_s <= horizon_s
+    ]
+
+
+def _common(hosts: Sequence[HostSettings], horizon_s: float, rng: np.random.Generator) -> Floats:
+    """Return stationary first-order autoregressions of mean 0 and variance 1, padded to the longest of them."""
+    steps = [
+        0 if host.residuals is None else 1 + int(COMMON_STEPS * horizon_s / host.residuals.drift_s) for host in hosts
+    ]
+    found = np.zeros((len(hosts), max(steps, default=0)))
+    kept = math.exp(-1 / COMMON_STEPS)
+    for host, (count, own) in enumerate(zip(steps, rng.spawn(len(hosts)), strict=True)):
+        shocks = own.standard_normal(count)
+        shocks[1:] *= math.sqrt(1 - kept * kept)
+        score = 0.0
+        for step, shock in enumerate(shocks.tolist()):
+            score = kept * score + shock
+            found[host, step] = score
+    return found

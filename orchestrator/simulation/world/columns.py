@@ -6,6 +6,9 @@
 - **held** [field, server · depth + slot]: beside the router's ``batches``, what it does not know of them.
 - **events** [field, entry]: a binary heap by time, of batches that end and requests that expire.
 - **schedule** [field, entry]: what was arranged beforehand, by time.
+- **hosts** [field, host]: what servers, router and other processes share.
+- **factors** [host, entry]: residuals of a host, ascending; **common** [host, step]: what its batches have in common.
+- **inbox** [field, entry]: a ring of batches whose answers the router has not read.
 - **state** [field]: of the loop.
 """
 
@@ -14,7 +17,7 @@ from __future__ import annotations
 from typing import Final
 
 ARRIVED_S: Final = 0
-DEADLINE_S: Final = 1
+DEADLINE_S: Final = 1  # of its caller's
 PRIORITY: Final = 2  # 1 is the highest
 REQUEST_ITEMS: Final = 3
 NOISE: Final = 4  # of the service time of a batch that it heads, see SIGMA
@@ -34,7 +37,9 @@ QUEUE: Final = 17  # the queue of a server and width that it is bound to, -1: th
 LEFT: Final = 18  # in the queue it is bound to, a skew heap
 RIGHT: Final = 19
 IS_WATCHED: Final = 20  # 1 while an event is to come that lets it expire
-REQUEST_FIELDS: Final = 21
+DUE_S: Final = 21  # the deadline that the router goes by: DEADLINE_S less what the way back is expected to take
+WAKE: Final = 22  # exponential, of mean 1: how many times as long as usual who wakes for it waits for a core
+REQUEST_FIELDS: Final = 23
 
 # As floats: Numba would compile a function anew for each whole number that it is called with.
 COMING: Final = 0.0
@@ -55,7 +60,9 @@ CHANGED_S: Final = 6
 BUSY_PARTS: Final = 7
 BATCHES_RUN: Final = 8
 ITEMS_RUN: Final = 9
-TRUTH_FIELDS: Final = 10
+HOST: Final = 10  # -1: none
+CORE_RATIO: Final = 11  # part of a batch's time for which it needs a core of its host
+TRUTH_FIELDS: Final = 12
 
 FIT_WEIGHT: Final = 0  # the sums of an orchestrator.profile.fit.LatencyFit
 FIT_N: Final = 1
@@ -64,7 +71,10 @@ FIT_T_S: Final = 3
 FIT_NT_S: Final = 4
 SIGMA: Final = 5  # a factor exp(σ·NOISE − σ²/2) of service times; NaN where NOISE is the factor itself
 DELAY_S: Final = 6  # from the end of a batch until the router has its answer
-TRUE_FIELDS: Final = 7
+MARGIN_MEAN: Final = 7  # an orchestrator.profile.margin.Margin; NaN before the first answer
+MARGIN_DEVIATION: Final = 8
+MARGIN_DEVIATIONS: Final = 9
+TRUE_FIELDS: Final = 10
 
 BATCH_ID: Final = 0
 STARTED_S: Final = 1  # NaN while it waits for an instance
@@ -72,7 +82,31 @@ TAKES_S: Final = 2
 FIRST: Final = 3  # its first request; the others follow by NEXT
 DONE_S: Final = 4  # NaN while it is not; then it is held only because no report has said so
 HAS_RUN: Final = 5  # 1 while its answer is on its way
-HELD_FIELDS: Final = 6
+EXPECTED_S: Final = 6  # from its sending to its answer; 0 when it was not held against a deadline
+ALLOWED_RATIO: Final = 7  # so many times that it might take
+CORE_UNTIL_S: Final = 8  # by its host's SERVERS_WORK_S, NaN while it needs no core
+HELD_FIELDS: Final = 9
+
+CORES: Final = 0
+SLICE_S: Final = 1
+COMPETING: Final = 2  # other processes that want a core
+RUNNING: Final = 3  # batches that do
+ROUTER_RUNS: Final = 4  # 1 while the router does
+STALLED_SERVERS: Final = 5  # by so many stalls
+STALLED_ROUTER: Final = 6
+SERVERS_WORK_S: Final = 7  # what whoever has had a core all the time has done of a server's work, until SYNCED_S
+ROUTER_WORK_S: Final = 8  # likewise of a router's, which stalls at other times
+SYNCED_S: Final = 9
+NEXT_S: Final = 10  # when the next of those who have a core is done with it; infinite when none has
+FACTORS: Final = 11  # entries of its residuals; 0: noise is that of the widths
+CORRELATION: Final = 12
+COMMON_STEP_S: Final = 13
+HOST_FIELDS: Final = 14
+
+INBOX_SERVER: Final = 0
+INBOX_BATCH: Final = 1
+INBOX_CAME_S: Final = 2
+INBOX_FIELDS: Final = 3
 
 AT_S: Final = 0
 ORDER: Final = 1  # of events at the same time
@@ -90,6 +124,13 @@ THROTTLES: Final = 4.0  # VALUE is the factor of service times
 REPORTS: Final = 5.0  # what the router then knows of a server is VALUE seconds old
 ANSWERS: Final = 6.0  # a batch that has run; DETAIL is its id
 EXPIRES: Final = 7.0  # a request that waits and can't keep its deadline any more; DETAIL is its number
+STALLS_SERVERS: Final = 8.0  # of the host that stands in place of a server; VALUE is 1 at the beginning, -1 at the end
+STALLS_ROUTER: Final = 9.0  # likewise
+COMPETES: Final = 10.0  # VALUE is how many processes compete on such a host from now on
+
+IDLE: Final = 0.0  # phases of a router: it has nothing to do
+READS: Final = 1.0  # a turn: what has come
+SETTLES: Final = 2.0  # what it has decided and sent meanwhile takes its time
 
 NOW_S: Final = 0
 NEXT_ARRIVAL: Final = 1
@@ -128,4 +169,26 @@ IS_EXTERNAL: Final = 33  # 1 when decisions are made outside of the loop
 BINDS_EARLY: Final = 34
 SLACK_MARGIN: Final = 35
 MIN_ACCURACY: Final = 36
-STATE_FIELDS: Final = 37
+HOSTS: Final = 37
+NEXT_HOST: Final = 38  # whose NEXT_S comes next
+ROUTER_HOST: Final = 39  # -1: a router takes no time
+PHASE: Final = 40
+ROUTER_UNTIL_S: Final = 41  # by its host's ROUTER_WORK_S
+HAS_SLEPT: Final = 42  # 1 when the router has to wake up for what comes next
+NEXT_UNREAD: Final = 43  # the first request that has come, or will, and is not read
+TURN_END: Final = 44  # the first one that is not read in this turn
+UNREAD_ITEMS: Final = 45  # that the router knew to be there when the turn began, behind it
+ANSWERS_READ: Final = 46  # entries of the inbox, counted from the beginning
+ANSWERS_TURN: Final = 47  # to be read in this turn
+ANSWERS_CAME: Final = 48
+OWED_S: Final = 49  # what decisions and batches have taken since the last turn ended
+LAG_S: Final = 50  # how long what comes has lately waited
+LAG_SEEN_S: Final = 51
+MOST_READ: Final = 52  # requests in a turn
+REQUEST_COST_S: Final = 53
+DECISION_COST_S: Final = 54
+BATCH_COST_S: Final = 55
+ANSWER_COST_S: Final = 56
+CALLERS_HERE: Final = 57  # 1 when callers are on the router's host
+JUDGES: Final = 58  # 1 when margins follow how long answers took
+STATE_FIELDS: Final = 59

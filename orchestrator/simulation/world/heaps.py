@@ -74,7 +74,7 @@ def _is_before(events: Table, one: int, other: int) -> bool:
 @compiled
 def key_of(requests: Table, request: float) -> tuple[float, float]:
     """Return what a request is ordered by among those that wait."""
-    return _order_key(requests[sim.PRIORITY][int(request)], requests[sim.DEADLINE_S][int(request)])
+    return _order_key(requests[sim.PRIORITY][int(request)], requests[sim.DUE_S][int(request)])
 
 
 @compiled
@@ -133,7 +133,7 @@ def tail_deadline_s(heap: Column, size: int, requests: Table, sample: Column) ->
     """Return when the tail of the queue is due, by a sample spread evenly over the heap."""
     count = 0
     for entry in range(0, size, _sample_step(size)):
-        deadline_s = requests[sim.DEADLINE_S][int(heap[entry])]
+        deadline_s = requests[sim.DUE_S][int(heap[entry])]
         at = count
         while at > 0 and sample[at - 1] > deadline_s:
             sample[at] = sample[at - 1]

@@ -26,7 +26,7 @@ class World(NamedTuple):
         scratch: room for it.
         rule: of the policy; see orchestrator.policies.rule.
         memory: what the policy remembers; see orchestrator.policies.tables.memory.
-        requests, truth, models, held, events, schedule, state: see ``columns``.
+        requests, truth, models, held, events, schedule, state, hosts, factors, common, inbox: see ``columns``.
         service_s, energy_j: [server · columns + width, items - 1], what a batch takes at its mean.
         heap: requests that wait for a decision, a binary heap by priority, then deadline.
         roots: the first request that is bound to each server and width, -1 when there is none.
@@ -51,6 +51,10 @@ class World(NamedTuple):
     heap: Column
     roots: Column
     sample: Column
+    hosts: Table
+    factors: Table
+    common: Table
+    inbox: Table
 
 
 class StackedWorlds(NamedTuple):
@@ -113,4 +117,8 @@ def world_of(stacked: StackedWorlds, at: int) -> World:
         tables.heap[at],
         tables.roots[at],
         tables.sample[at],
+        tables.hosts[at],
+        tables.factors[at],
+        tables.common[at],
+        tables.inbox[at],
     )

@@ -2,7 +2,8 @@
 
 Of what happens at the same time, batches end first, then what was arranged beforehand happens, then requests arrive.
 After each the router does what a live one does after a change: it asks its policy about the head of the queue until
-the policy holds (orchestrator.router.router).
+the policy holds (orchestrator.router.router). A router that takes time does so at the end of a turn
+(orchestrator.simulation.world.turns).
 
 A run is over when the last request of its trace is answered or given up; nothing happens after that, so that times,
 joules and utilisation are of the work alone. Faults and reports that were arranged for later never come, and neither
@@ -16,11 +17,11 @@ import math
 from orchestrator.policies.rule import choose_row
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
-from orchestrator.policies.tables.compiled import compiled
+from orchestrator.policies.tables.compiled import compiled, compiled_apart
 from orchestrator.policies.tables.layout import REJECT
 from orchestrator.policies.tables.occupancy import has_room
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world import queue, servers, shedding
+from orchestrator.simulation.world import hosts, queue, servers, shedding, turns
 from orchestrator.simulation.world.heaps import drop_event, goes_first, tail_deadline_s
 from orchestrator.simulation.world.layout import World
 
@@ -29,6 +30,7 @@ FROM_HEAP = 1
 FROM_SCHEDULE = 2
 ARRIVAL = 3
 HOLD_ENDS = 4
+FROM_HOST = 5
 
 _ROUNDING = 1e-9
 """Relative, so that who has waited for as long as anybody may has by the sum of his times as well."""
@@ -42,33 +44,53 @@ def advance(world: World, until_s: float) -> bool:
     """
     state = world.state
     while True:
-        if state[sim.IS_CHANGED] != 0 and _decide(world):
+        if state[sim.IS_CHANGED] != 0 and state[sim.PHASE] == sim.IDLE and _decide(world):
             return True
+        if state[sim.ROUTER_HOST] >= 0:
+            turns.go_on(world)
         source, at_s = _next_event(world)
         if source == NO_EVENT or at_s > until_s:
             if until_s < math.inf:  # who names a time waits for it; else it stays where the last event was
                 state[sim.NOW_S] = max(state[sim.NOW_S], until_s)
             return False
         state[sim.NOW_S] = at_s
-        state[sim.IS_CHANGED] = 1
-        if source == FROM_HEAP:
-            kind, server = world.events[sim.KIND][0], int(world.events[sim.EVENT_SERVER][0])
-            detail, value = world.events[sim.DETAIL][0], world.events[sim.VALUE][0]
-            drop_event(world)
-            _happen(world, kind, server, detail, value)
-        elif source == FROM_SCHEDULE:
-            schedule, entry = world.schedule, int(state[sim.NEXT_ENTRY])
-            state[sim.NEXT_ENTRY] += 1
-            kind, server = schedule[sim.KIND][entry], int(schedule[sim.EVENT_SERVER][entry])
-            _happen(world, kind, server, schedule[sim.DETAIL][entry], schedule[sim.VALUE][entry])
-        elif source == ARRIVAL:
-            state[sim.NEXT_ARRIVAL] += 1
+        _go_on(world, source)
+
+
+@compiled
+def _go_on(world: World, source: int) -> None:
+    """Do what comes next; then a decision is due, at once or when the router is free."""
+    state = world.state
+    was_due = state[sim.IS_CHANGED]
+    state[sim.IS_CHANGED] = 1
+    if source == ARRIVAL:
+        state[sim.NEXT_ARRIVAL] += 1
+        if state[sim.ROUTER_HOST] < 0:
             shedding.arrive(world, int(state[sim.NEXT_ARRIVAL]) - 1)
-            continue
         else:
-            state[sim.HOLD_UNTIL_S] = math.inf
-        if state[sim.IS_CHANGED] != 0:
-            state[sim.HELD_HEAD] = -1
+            state[sim.IS_CHANGED] = was_due  # it has to be read first
+        return
+    if source == FROM_HOST:
+        state[sim.IS_CHANGED] = was_due
+        if hosts.end_next(world, int(state[sim.NEXT_HOST])):
+            _end_turn(world)
+        return
+    if source == FROM_HEAP:
+        kind, server = world.events[sim.KIND][0], int(world.events[sim.EVENT_SERVER][0])
+        detail, value = world.events[sim.DETAIL][0], world.events[sim.VALUE][0]
+        drop_event(world)
+        _happen(world, kind, server, detail, value)
+    elif source == FROM_SCHEDULE:
+        schedule, entry = world.schedule, int(state[sim.NEXT_ENTRY])
+        state[sim.NEXT_ENTRY] += 1
+        kind, server = schedule[sim.KIND][entry], int(schedule[sim.EVENT_SERVER][entry])
+        _happen(world, kind, server, schedule[sim.DETAIL][entry], schedule[sim.VALUE][entry])
+    else:
+        state[sim.HOLD_UNTIL_S] = math.inf
+    if state[sim.IS_CHANGED] != 0:
+        state[sim.HELD_HEAD] = -1
+    elif was_due != 0:
+        state[sim.IS_CHANGED] = 1
 
 
 @compiled
@@ -88,7 +110,11 @@ def _next_event(world: World) -> tuple[int, float]:
         arrival_s = world.requests[sim.ARRIVED_S][int(state[sim.NEXT_ARRIVAL])]
         if arrival_s < at_s:
             source, at_s = ARRIVAL, arrival_s
-    if state[sim.HOLD_UNTIL_S] < at_s:
+    for host in range(int(state[sim.HOSTS])):
+        if world.hosts[sim.NEXT_S][host] < at_s:
+            source, at_s = FROM_HOST, world.hosts[sim.NEXT_S][host]
+            state[sim.NEXT_HOST] = host
+    if state[sim.HOLD_UNTIL_S] < at_s and state[sim.PHASE] == sim.IDLE:
         source, at_s = HOLD_ENDS, max(state[sim.NOW_S], state[sim.HOLD_UNTIL_S])
     if source == NO_EVENT and queue.has_head(world):  # nothing is to come that it could wait for
         given_up_s = world.requests[sim.ARRIVED_S][int(world.heap[0])] + state[sim.TIMEOUT_S]
@@ -110,6 +136,9 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
         servers.report(world, server, value)
     elif kind == sim.THROTTLES:
         truth[sim.SPEED][server] = value
+    elif kind >= sim.STALLS_SERVERS:
+        hosts.happen(world, kind, server, value)
+        world.state[sim.IS_CHANGED] = 0
     elif kind == sim.FAILS:
         if truth[sim.IS_UP][server] != 0:
             servers.fail(world, server)
@@ -135,9 +164,35 @@ def _advance_batch(world: World, kind: float, server: int, batch: float, part: f
         return
     if kind == sim.ENDS:
         servers.end_batch(world, server, slot, part)
-    else:
+    elif world.state[sim.ROUTER_HOST] < 0:
         servers.answer_batch(world, server, slot)
-    _serve_bound(world, server)
+    else:
+        servers.arrive_at_router(world, server, slot)
+    if world.state[sim.ROUTER_HOST] < 0:
+        _serve_bound(world, server)
+
+
+@compiled_apart
+def _end_turn(world: World) -> None:
+    """Answer what the router has read of answers in its turn, and let requests that it has read wait for a decision."""
+    state = world.state
+    has_read = state[sim.PHASE] == sim.READS
+    state[sim.PHASE] = sim.IDLE
+    if not has_read:
+        return
+    turns.note_lag(world)
+    for entry in range(int(state[sim.ANSWERS_READ]), int(state[sim.ANSWERS_TURN])):
+        server, slot = turns.answered_batch(world, entry)
+        state[sim.HELD_HEAD] = -1
+        if slot >= 0:
+            servers.answer_batch(world, server, slot)
+            _serve_bound(world, server)
+    state[sim.ANSWERS_READ] = state[sim.ANSWERS_TURN]
+    for request in range(int(state[sim.NEXT_UNREAD]), int(state[sim.TURN_END])):
+        world.requests[sim.DUE_S][request] = world.requests[sim.DEADLINE_S][request] - state[sim.LAG_S]
+        shedding.arrive(world, request)
+    state[sim.NEXT_UNREAD] = state[sim.TURN_END]
+    state[sim.IS_CHANGED] = 1
 
 
 @compiled
@@ -170,6 +225,7 @@ def apply(world: World, row: int, items: float, until_s: float) -> bool:
     state, rows = world.state, world.rows
     state[sim.TURN] += 1
     state[sim.IS_PENDING] = 0
+    state[sim.OWED_S] += state[sim.DECISION_COST_S]
     if row == REJECT:
         queue.give_up(world, queue.take_head(world), sim.REJECTED)
         return True
@@ -184,7 +240,11 @@ def apply(world: World, row: int, items: float, until_s: float) -> bool:
         _serve_bound(world, server)
     else:
         first, taken = queue.take_batch(world, items)
-        servers.send(world, server, column, first, taken)
+        expected_s, margin = 0.0, rows[col.ROW_MARGIN][row]
+        if state[sim.JUDGES] != 0 and not math.isnan(margin):
+            per_item_s, fixed_s = rows[col.ROW_PER_ITEM_S][row], rows[col.ROW_FIXED_S][row]
+            expected_s = rows[col.ROW_WAIT_S][row] + per_item_s * taken + fixed_s
+        servers.send(world, server, column, first, taken, expected_s, margin)
     return True
 
 
@@ -194,9 +254,9 @@ def _write_query(world: World) -> None:
     head, queued = int(world.heap[0]), int(state[sim.QUEUED])
     query[col.NOW_S] = state[sim.NOW_S]
     query[col.SLACK_MARGIN] = state[sim.SLACK_MARGIN]
-    query[col.QUEUE_ITEMS] = state[sim.QUEUE_ITEMS]
+    query[col.QUEUE_ITEMS] = state[sim.QUEUE_ITEMS] + state[sim.UNREAD_ITEMS]
     query[col.HEAD_ITEMS] = requests[sim.REQUEST_ITEMS][head]
-    query[col.HEAD_DEADLINE_S] = requests[sim.DEADLINE_S][head]
+    query[col.HEAD_DEADLINE_S] = requests[sim.DUE_S][head]
     query[col.TAIL_DEADLINE_S] = tail_deadline_s(world.heap, queued, requests, world.sample)
     query[col.MIN_ACCURACY] = state[sim.MIN_ACCURACY]
     query[col.PRIORITY] = requests[sim.PRIORITY][head]
@@ -223,7 +283,7 @@ def _serve_bound(world: World, server: int) -> None:
         if chosen < 0:
             return
         first, taken = queue.take_bound_batch(world, server * fleet.columns + chosen)
-        servers.send(world, server, chosen, first, taken)
+        servers.send(world, server, chosen, first, taken, 0.0, 1.0)
 
 
 @compiled

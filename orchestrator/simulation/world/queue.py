@@ -38,9 +38,10 @@ def give_up(world: World, request: int, status: float) -> None:
     world.requests[sim.STATUS][request] = status
     world.requests[sim.ANSWERED_S][request] = world.state[sim.NOW_S]
     world.state[sim.LOST_COUNT] += 1
-    allowed_s = world.requests[sim.DEADLINE_S][request] - world.requests[sim.ARRIVED_S][request]
-    is_own, margin = world.state[sim.SHEDS_LATE] != 0, world.state[sim.SLACK_MARGIN]
-    if status != sim.FAILED and (not is_own or _was_possible(allowed_s, world.state[sim.FASTEST_S], margin)):
+    world.state[sim.OWED_S] += world.state[sim.ANSWER_COST_S]
+    allowed_s = world.requests[sim.DUE_S][request] - world.requests[sim.ARRIVED_S][request]
+    was_possible = world.state[sim.SHEDS_LATE] == 0 or _was_possible(allowed_s, world.state[sim.FASTEST_S])
+    if status != sim.FAILED and was_possible:
         observe_miss(world.rule, world.memory)
 
 

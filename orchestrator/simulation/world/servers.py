@@ -2,9 +2,10 @@
 
 A batch of a width with k instances takes a k-th of its server, batches start in the order they were sent, and none
 overtakes: the reading of ``policies.tables.occupancy``, which expects just that, is here the truth. A batch takes
-what its width and size take on average, times the noise of its first request, times the server's throttling.
+what its width and size take on average, times the noise of its first request, times the server's throttling; longer
+where its host has too few cores for all that wants one (orchestrator.simulation.world.hosts).
 Its answer reaches the router DELAY_S later, while the next batch runs already: what a call takes beside the instance
-(travel, decoding) costs latency and no capacity.
+(travel, decoding) costs latency and no capacity. A router that takes time has it when it has read it.
 
 Energy is exact: idle power while a server is up, and what each batch adds over the time it ran.
 """
@@ -19,8 +20,11 @@ from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.occupancy import WHOLE
 from orchestrator.profile.fit import fitted_line, observed_sums
+from orchestrator.profile.margin import Margin, first_margin, margin_ratio, observed_margin
 from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world import hosts
 from orchestrator.simulation.world.heaps import push_event
+from orchestrator.simulation.world.inbox import come
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.queue import give_up
 from orchestrator.simulation.world.shedding import enqueue
@@ -28,11 +32,17 @@ from orchestrator.simulation.world.shedding import enqueue
 _fitted_line = compiled(fitted_line)
 _observed_sums = compiled(observed_sums)
 _slack_used = compiled(slack_used)
+_first_margin = compiled(first_margin)
+_observed_margin = compiled(observed_margin)
+_margin_ratio = compiled(margin_ratio)
 
 
 @compiled
-def send(world: World, server: int, column: int, first: int, items: float) -> None:
-    """Send a batch: requests linked by NEXT from ``first`` on, ``items`` together."""
+def send(world: World, server: int, column: int, first: int, items: float, expected_s: float, margin: float) -> None:
+    """Send a batch: requests linked by NEXT from ``first`` on, ``items`` together.
+
+    It is expected to be answered in ``expected_s``, and may take ``margin`` times that; 0 when nobody says.
+    """
     fleet, state = world.fleet, world.state
     batches, held = fleet.batches, world.held
     if fleet.servers[col.BATCH_COUNT][server] >= fleet.depth:  # full of batches that are done and not reported yet
@@ -47,9 +57,13 @@ def send(world: World, server: int, column: int, first: int, items: float) -> No
     held[sim.STARTED_S][slot] = math.nan
     held[sim.DONE_S][slot] = math.nan
     held[sim.HAS_RUN][slot] = 0
+    held[sim.CORE_UNTIL_S][slot] = math.nan
     held[sim.FIRST][slot] = first
+    held[sim.EXPECTED_S][slot] = expected_s
+    held[sim.ALLOWED_RATIO][slot] = margin
     fleet.servers[col.BATCH_COUNT][server] += 1
     fleet.servers[col.HELD_ITEMS][server] += items
+    state[sim.OWED_S] += state[sim.BATCH_COST_S]
     request = first
     while request >= 0:
         world.requests[sim.STATUS][request] = sim.SENT
@@ -79,18 +93,24 @@ def start_batches(world: World, server: int) -> None:
         account(world, server)
         truth[sim.BUSY_PARTS][server] += 1 / instances
         items = int(fleet.batches[col.ITEMS][slot])
-        factor = _noise(world, model, int(held[sim.FIRST][slot])) * truth[sim.SPEED][server]
+        factor = _noise(world, server, model, int(held[sim.FIRST][slot])) * truth[sim.SPEED][server]
         held[sim.STARTED_S][slot] = now_s
         held[sim.TAKES_S][slot] = world.service_s[model][items - 1] * factor
         if instances > 1:
             fleet.batches[col.BEGAN_S][slot] = now_s
+        if truth[sim.HOST][server] >= 0:
+            hosts.start_batch(world, server, slot)
+            continue
         push_event(world, now_s + held[sim.TAKES_S][slot], sim.ENDS, server, held[sim.BATCH_ID][slot], 1 / instances)
 
 
 @compiled
-def _noise(world: World, model: int, request: int) -> float:
-    """Return the factor of a service time, 1 on average; lognormal but where a scenario says otherwise."""
+def _noise(world: World, server: int, model: int, request: int) -> float:
+    """Return the factor of a service time; lognormal and 1 on average but where a scenario says otherwise."""
     noise, sigma = world.requests[sim.NOISE][request], world.models[sim.SIGMA][model]
+    host = int(world.truth[sim.HOST][server])
+    if host >= 0 and world.hosts[sim.FACTORS][host] > 0:
+        return hosts.residual(world, server, noise)
     return noise if math.isnan(sigma) else math.exp(sigma * noise - sigma * sigma / 2)
 
 
@@ -129,9 +149,19 @@ def end_batch(world: World, server: int, slot: int, part: float) -> None:
         at_s = state[sim.NOW_S] + world.models[sim.DELAY_S][model]
         push_event(world, at_s, sim.ANSWERS, server, held[sim.BATCH_ID][slot], 0.0)
         state[sim.IS_CHANGED] = 0  # for the router nothing is
+    elif state[sim.ROUTER_HOST] >= 0:
+        held[sim.HAS_RUN][slot] = 1
+        arrive_at_router(world, server, slot)
     else:
         answer_batch(world, server, slot)
     start_batches(world, server)
+
+
+@compiled
+def arrive_at_router(world: World, server: int, slot: int) -> None:
+    """Let the answer of a batch wait for a router that takes time."""
+    come(world, server, world.held[sim.BATCH_ID][slot])
+    world.state[sim.IS_CHANGED] = 0  # for the router nothing is, until it has read it
 
 
 @compiled
@@ -155,7 +185,7 @@ def answer_batch(world: World, server: int, slot: int) -> None:
     request, is_in_time, most_used = int(held[sim.FIRST][slot]), 1.0, 0.0
     while request >= 0:
         _answer(world, request, fleet.models[col.ACCURACY][model], energy_j / items)
-        arrived_s, deadline_s = world.requests[sim.ARRIVED_S][request], world.requests[sim.DEADLINE_S][request]
+        arrived_s, deadline_s = world.requests[sim.ARRIVED_S][request], world.requests[sim.DUE_S][request]
         if now_s > deadline_s:
             is_in_time = 0.0
         most_used = max(most_used, _slack_used(now_s - arrived_s, deadline_s - arrived_s, expected_s))
@@ -176,6 +206,8 @@ def answer_batch(world: World, server: int, slot: int) -> None:
     )
     if state[sim.LEARNS] != 0:
         observe(world, model, items, took_s)
+        if held[sim.EXPECTED_S][slot] > 0:
+            _judge(world, model, (now_s - fleet.batches[col.SENT_S][slot]) / held[sim.EXPECTED_S][slot], slot)
     held[sim.DONE_S][slot] = now_s
     if state[sim.REPORTED] == 0:
         fleet.servers[col.LAST_ANSWER_S][server] = now_s
@@ -186,7 +218,7 @@ def answer_batch(world: World, server: int, slot: int) -> None:
 def _seen_s(world: World, server: int, slot: int) -> float:
     """Return how long a batch took as its router sees it: since it began, by what the router knew then."""
     batches, held = world.fleet.batches, world.held
-    if held[sim.HAS_RUN][slot] == 0:
+    if held[sim.HAS_RUN][slot] == 0 and world.truth[sim.HOST][server] < 0:
         return held[sim.TAKES_S][slot]
     began_s = batches[col.BEGAN_S][slot]
     if math.isnan(began_s):
@@ -200,6 +232,8 @@ def _seen_s(world: World, server: int, slot: int) -> float:
 def _answer(world: World, request: int, accuracy: float, per_item_j: float) -> None:
     requests, state = world.requests, world.state
     now_s, items = state[sim.NOW_S], requests[sim.REQUEST_ITEMS][request]
+    if state[sim.CALLERS_HERE] != 0:  # its caller has to wake up for it
+        now_s += hosts.wake_s(world, int(state[sim.ROUTER_HOST]), request)
     requests[sim.STATUS][request] = sim.ANSWERED
     requests[sim.ANSWERED_S][request] = now_s
     requests[sim.ACCURACY][request] = accuracy
@@ -221,6 +255,21 @@ def observe(world: World, model: int, items: float, took_s: float) -> None:
     fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model] = sums[0], sums[1], sums[2]
     fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model] = sums[3], sums[4]
     models[col.PER_ITEM_S][model], models[col.FIXED_S][model] = _fitted_line(*sums)
+
+
+@compiled
+def _judge(world: World, model: int, ratio: float, slot: int) -> None:
+    """Note how much longer than expected an answer took, as orchestrator.profile.fit.LatencyTable.judge does."""
+    truth, models, now_s = world.models, world.fleet.models, world.state[sim.NOW_S]
+    if math.isnan(truth[sim.MARGIN_MEAN][model]):
+        known = _first_margin(world.state[sim.SLACK_MARGIN], now_s)
+    else:
+        mean, deviation = truth[sim.MARGIN_MEAN][model], truth[sim.MARGIN_DEVIATION][model]
+        known = Margin(mean, deviation, truth[sim.MARGIN_DEVIATIONS][model], models[col.MARGIN_SEEN_S][model])
+    margin = _observed_margin(known, ratio, world.held[sim.ALLOWED_RATIO][slot], now_s)
+    truth[sim.MARGIN_MEAN][model], truth[sim.MARGIN_DEVIATION][model] = margin.mean, margin.deviation
+    truth[sim.MARGIN_DEVIATIONS][model] = margin.deviations
+    models[col.MARGIN][model], models[col.MARGIN_SEEN_S][model] = _margin_ratio(margin), now_s
 
 
 @compiled
@@ -271,6 +320,7 @@ def fail(world: World, server: int) -> None:
             continue
         model = server * fleet.columns + int(fleet.batches[col.COLUMN][slot])
         held[sim.BATCH_ID][slot] = -1  # its end, or its answer, will not come
+        hosts.stop_batch(world, server, slot)
         if held[sim.HAS_RUN][slot] != 0:
             continue
         items = int(fleet.batches[col.ITEMS][slot])
@@ -288,7 +338,7 @@ def lose_batches(world: World, server: int) -> None:
         while request >= 0:
             following = int(requests[sim.NEXT][request])
             requests[sim.NEXT][request] = -1
-            has_time = state[sim.SHEDS_LATE] == 0 or state[sim.NOW_S] < requests[sim.DEADLINE_S][request]
+            has_time = state[sim.SHEDS_LATE] == 0 or state[sim.NOW_S] < requests[sim.DUE_S][request]
             if has_time and requests[sim.ATTEMPTS][request] < state[sim.MAX_ATTEMPTS]:
                 enqueue(world, request)
             else:

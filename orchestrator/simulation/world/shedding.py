@@ -19,8 +19,7 @@ from orchestrator.simulation.world.queue import bound_head, give_up, has_head, p
 
 _comes_too_late = compiled(queue_rules.comes_too_late)
 _expires_s = compiled(queue_rules.expires_s)
-_head_batch = compiled(queue_rules.head_batch)
-_head_margin = compiled(queue_rules.head_margin)
+_is_overloaded = compiled(queue_rules.is_overloaded)
 _is_beyond_limits = compiled(queue_rules.is_beyond_limits)
 _longest_service_s = compiled(queue_rules.longest_service_s)
 
@@ -45,7 +44,7 @@ def enqueue(world: World, request: int) -> None:
         shed(world, request)
     elif requests[sim.IS_WATCHED][request] == 0:
         requests[sim.IS_WATCHED][request] = 1
-        at_s = _expires_s(requests[sim.DEADLINE_S][request], state[sim.FASTEST_S], state[sim.SLACK_MARGIN])
+        at_s = _expires_s(requests[sim.DUE_S][request], state[sim.FASTEST_S])
         push_event(world, max(at_s, state[sim.NOW_S]), sim.EXPIRES, -1.0, float(request), 0.0)
 
 
@@ -86,18 +85,23 @@ def shed_late_heads(world: World, count: int) -> bool:
     fleet, state, query = world.fleet, world.state, world.head.query
     if count == 0:
         return False
-    fastest_s, drain_s, _, most_rps = queue_rules.least_times(world.rows, count, query[col.QUEUE_ITEMS])
-    state[sim.FASTEST_S], state[sim.MOST_RPS] = fastest_s, most_rps
+    least = queue_rules.least_times(world.rows, count, query)
+    state[sim.FASTEST_S], state[sim.MOST_RPS] = least.fastest_s, least.most_rps
     for row in range(count):
         if fleet.servers[col.BATCH_COUNT][int(world.rows[col.ROW_SERVER][row])] == 0:
             return False  # an idle server is tried whatever is expected of it
     tail_slack_s = query[col.TAIL_DEADLINE_S] - state[sim.NOW_S]
-    is_overloaded, margin = _head_margin(drain_s, tail_slack_s, state[sim.SLACK_MARGIN])
+    margin = max(least.drain_margin, state[sim.SLACK_MARGIN])
+    is_pressed = _is_overloaded(least.drain_s, tail_slack_s, margin)
+    is_beyond_help = _is_overloaded(least.drain_s, tail_slack_s, 1.0)
     has_shed = False
     while has_head(world):
         head = int(world.heap[0])
-        needs_s = _least_answer_s(world, count, head, is_overloaded, tail_slack_s) * margin
-        if state[sim.NOW_S] + needs_s <= world.requests[sim.DEADLINE_S][head]:
+        allowed_s = world.requests[sim.DUE_S][head] - world.requests[sim.ARRIVED_S][head]
+        longest_s = _longest_service_s(allowed_s, tail_slack_s, margin) if is_pressed else -1.0
+        items = world.requests[sim.REQUEST_ITEMS][head]
+        needs_s = queue_rules.least_answer_s(world.rows, count, query, items, longest_s, is_beyond_help)
+        if state[sim.NOW_S] + needs_s <= world.requests[sim.DUE_S][head]:
             break
         give_up(world, take_head(world), sim.SHED)
         has_shed = True
@@ -105,26 +109,9 @@ def shed_late_heads(world: World, count: int) -> bool:
 
 
 @compiled
-def _least_answer_s(world: World, count: int, head: int, is_overloaded: bool, tail_slack_s: float) -> float:
-    """Return the least expected time until the head is answered, in the batch that its queue needs it to go in."""
-    rows, requests = world.rows, world.requests
-    allowed_s = requests[sim.DEADLINE_S][head] - requests[sim.ARRIVED_S][head]
-    longest_s = _longest_service_s(allowed_s, tail_slack_s, world.state[sim.SLACK_MARGIN])
-    least_s = math.inf
-    for row in range(count):
-        per_item_s, fixed_s = rows[col.ROW_PER_ITEM_S][row], rows[col.ROW_FIXED_S][row]
-        items = requests[sim.REQUEST_ITEMS][head]
-        if is_overloaded:
-            most_items = min(rows[col.ROW_MAX_BATCH][row], world.head.query[col.QUEUE_ITEMS])
-            items = _head_batch(items, most_items, longest_s, per_item_s, fixed_s)
-        least_s = min(least_s, rows[col.ROW_WAIT_S][row] + per_item_s * items + fixed_s)
-    return least_s
-
-
-@compiled
 def _has_come_too_late(world: World, request: int) -> bool:
     requests, state = world.requests, world.state
-    allowed_s, most_rps = requests[sim.DEADLINE_S][request] - requests[sim.ARRIVED_S][request], state[sim.MOST_RPS]
+    allowed_s, most_rps = requests[sim.DUE_S][request] - requests[sim.ARRIVED_S][request], state[sim.MOST_RPS]
     if not _comes_too_late(state[sim.QUEUE_ITEMS], most_rps, allowed_s):
         return False  # no more goes before it than waits
     items_before = state[sim.QUEUE_ITEMS] * ratio_before(world.heap, int(state[sim.QUEUED]), requests, request)

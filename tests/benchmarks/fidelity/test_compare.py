@@ -19,11 +19,11 @@ from benchmarks.fidelity.compare import (
     tau_beyond_chance,
 )
 from benchmarks.fidelity.counterpart import make_counterpart
+from benchmarks.fidelity.open_loop import Outcome
 from benchmarks.fidelity.page import Report, make_document, make_page
 from benchmarks.fidelity.sessions import ProfileRow, Session, add_session, next_round, profile_rows, read_sessions
 from benchmarks.fidelity.testbed import FidelitySettings
 from benchmarks.harness.machine import Machine
-from orchestrator.demo.open_loop import Outcome
 from orchestrator.errors import ConfigError
 from orchestrator.profile.document import read_profile
 from orchestrator.reporting.blocks import render_markdown

@@ -26,7 +26,7 @@ from orchestrator.planner.host import (
     ModelStatus,
     RepositoryModel,
 )
-from orchestrator.planner.memory_ledger import LedgerEntry, MemoryLedger
+from orchestrator.planner.ledgers.memory_ledger import LedgerEntry, MemoryLedger
 from orchestrator.planner.rates import Rates
 from orchestrator.planner.state import Prices, Quarantine, QuarantineEntry, SchedulerState
 from orchestrator.snapshot import Family, ModelName, ServerName, Width

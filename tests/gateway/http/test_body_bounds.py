@@ -25,7 +25,7 @@ from orchestrator.gateway.http.errors import TooLargeError
 from orchestrator.gateway.http.json_text import QUICK_BYTES, count_values, dump_json, dump_texts, load_json
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.gateway.protocol.tensors import encode_bytes, from_json
-from orchestrator.gateway.protocol.wire import Buffer
+from orchestrator.http2.flow import Buffer
 from tests.gateway.fakes import World, open_world
 from tests.gateway.protocol.strategies import Tensor, tensors
 from tests.gateway.protocol.test_tensors import values_of

@@ -382,7 +382,9 @@ async def test_metrics_show_what_the_router_decides() -> None:
         await asyncio.gather(*posts)
         metrics = await read_metrics(world)
     refused = metrics['slim_gateway_requests_total{model="fashion",outcome="shed",server="",width=""}']
-    assert 0 < refused == metrics['slim_router_sheds_total{reason="full"}']
+    sheds = {key: value for key, value in metrics.items() if key.startswith("slim_router_sheds_total{")}
+    assert sheds['slim_router_sheds_total{reason="full"}'] > 0
+    assert refused == sum(sheds.values()), "a busy machine may make some wait for too long"
     assert 0 < metrics["slim_router_policy_seconds_count"] <= 30
     assert 'slim_router_fallbacks_total{reason="raised"}' not in metrics
     batches = {key: value for key, value in metrics.items() if key.startswith("slim_router_groups_in_flight{")}

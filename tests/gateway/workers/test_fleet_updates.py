@@ -10,11 +10,12 @@ import pytest
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, find_changes, render_fleet
 from orchestrator.config.names import ServerChanges
 from orchestrator.errors import ConfigError, ModelNotFoundError
-from orchestrator.gateway import FollowedFleet, Gateway, follow_fleet
-from orchestrator.gateway.fleet_statistics import FleetStatistics
-from orchestrator.gateway.model_index import ModelIndex
+from orchestrator.gateway import FollowedFleet, Gateway
+from orchestrator.gateway.dataplane.fleet_statistics import FleetStatistics
+from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.gateway.protocol.wire import Address
+from orchestrator.gateway.workers.fleet_updates import follow_fleet
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery

@@ -45,8 +45,8 @@ def assert_same(found: tuple[Candidate, ...], expected: tuple[Candidate, ...]) -
     ]
     for one, other in zip(found, expected, strict=True):
         assert (one.per_item_j, one.fixed_j) == (other.per_item_j, other.fixed_j)
-        assert astuple(one)[1:-3] == pytest.approx(astuple(other)[1:-3], rel=1e-9, abs=1e-12)
-        assert one.backlog_s == pytest.approx(other.backlog_s, rel=1e-9, abs=1e-12)
+        assert astuple(one)[1:-4] == pytest.approx(astuple(other)[1:-4], rel=1e-9, abs=1e-12)
+        assert (one.backlog_s, one.margin) == pytest.approx((other.backlog_s, other.margin), rel=1e-9, abs=1e-12)
 
 
 @settings(deadline=None, max_examples=200)

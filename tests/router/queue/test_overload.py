@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import weakref
 from collections import Counter
 from typing import Any
@@ -182,6 +183,12 @@ async def test_a_pinned_width_and_an_accuracy_floor_are_shed_rather_than_narrowe
     answered = [outcome for _, _, outcome in outcomes if isinstance(outcome, Answer)]
     assert {answer.width for answer in answered} <= {75, 100}
     assert 0 < len(answered) < len(outcomes)
+    said = [
+        re.search(r": (\d+) ms are left, and an answer may take (\d+) ms", str(outcome)) for *_, outcome in outcomes
+    ]
+    times_ms = [(int(found[1]), int(found[2])) for found in said if found is not None]
+    assert times_ms, "some are refused as heads of the queue"
+    assert all(left_ms <= takes_ms for left_ms, takes_ms in times_ms)
 
 
 async def test_an_idle_server_is_tried_whatever_is_expected_of_it() -> None:

@@ -71,6 +71,18 @@ def test_servers_are_counted_and_named(tmp_path: Path) -> None:
         ({"servers": [{"name": "a", "widths": {0: {"item_ms": 1}}}]}, "greater than or equal to 1"),
         ({"servers": [{"name": "a", "profile": "none.json"}]}, "none.json"),
         ({"faults": {"throttle_factor": 0.5}}, "faults.throttle_factor: .*greater than or equal to 1, got 0.5"),
+        ({"hosts": [{"name": "h", "cores": 0}]}, r"hosts\[0\].cores: .*greater than 0, got 0"),
+        ({"hosts": [{"name": "h", "cores": 1, "servers": {"b": 1}}]}, "h has no server 'b' to hold; there are a"),
+        ({"hosts": [{"name": "h", "cores": 1, "servers": {"a": 2}}]}, "less than or equal to 1, got 2"),
+        ({"hosts": [{"name": n, "cores": 1, "servers": {"a": 1}} for n in "gh"]}, "a is on g and on h; leave it on"),
+        ({"hosts": [{"name": n, "cores": 1, "router": {}} for n in "gh"]}, "g and h have a router each"),
+        ({"hosts": [{"name": "h", "cores": 1, "competing": [[2, 1], [1, 0]]}]}, "1 s comes after 2 s"),
+        (
+            {"hosts": [{"name": "h", "cores": 1, "stalls": {"every_s": 1, "least_ms": 9, "most_ms": 3}}]},
+            "most_ms = 3 is below least_ms = 9",
+        ),
+        ({"hosts": [{"name": "h", "cores": 1, "residuals": {}}]}, "residuals need either factors or file"),
+        ({"hosts": [{"name": "h", "cores": 1, "residuals": {"file": "none.txt"}}]}, "can't read .*none.txt"),
     ],
 )
 def test_what_is_impossible_is_refused_with_key_and_value(
@@ -128,8 +140,9 @@ def test_priorities_and_late_shedding_are_part_of_a_digest_and_none_of_them_leav
         scenario(requests=10, workload={"priorities": {1: 1, 2: 3}}),
         scenario(requests=10, workload={"priorities": {1: 1, 2: 4}}),
         scenario(requests=10, objectives={"shed_late": True}),
+        scenario(requests=10, hosts=[{"name": "h", "cores": 1}]),
     ]
-    assert len({plain, *(digest_scenario(other, fleet) for other in others)}) == 4
+    assert len({plain, *(digest_scenario(other, fleet) for other in others)}) == 5
 
 
 def test_priorities_are_drawn_by_their_shares_and_leave_all_else_of_a_trace_alone() -> None:

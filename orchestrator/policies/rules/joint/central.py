@@ -100,7 +100,7 @@ def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column)
     if row >= 0:
         return row, rows[col.ROW_ITEMS][row], reason, math.inf
     for busy in range(count):
-        if is_in_time(rows[col.ROW_COMPLETION_S][busy], query):
+        if is_in_time(busy, rows, query):
             return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
     return _drain(rows, count, query)
 

@@ -19,6 +19,7 @@ from orchestrator.decision import Reason
 from orchestrator.policies.rules.batch_rules import objective_s
 from orchestrator.policies.rules.server_rules import least
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import margin_of
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import REASONS, Choice
 from orchestrator.policies.tables.memory import OF_SERVER, OF_SERVER_TOO, server_place
@@ -57,7 +58,7 @@ def choose_cheapest(memory: Table, rows: Table, count: int, query: Column) -> Ch
 @compiled
 def _meets_objective(row: int, rows: Table, query: Column) -> bool:
     alone_s = rows[col.ROW_PER_ITEM_S][row] * query[col.HEAD_ITEMS] + rows[col.ROW_FIXED_S][row]
-    return alone_s * query[col.SLACK_MARGIN] <= objective_s(query)
+    return alone_s * margin_of(row, rows, query) <= objective_s(query)
 
 
 @compiled

@@ -35,6 +35,7 @@ from typing import Final
 
 from orchestrator.policies.rules.width_rules import is_in_time
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import margin_of
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 DEFAULT_BUCKETS: Final = 16
@@ -74,7 +75,7 @@ def fill_slack(buckets: float, prefers_batch: bool, rows: Table, count: int, que
 
 @compiled
 def _is_ready(row: int, rows: Table, query: Column) -> bool:
-    return rows[col.ROW_HAS_ROOM][row] != 0 and is_in_time(rows[col.ROW_COMPLETION_S][row], query)
+    return rows[col.ROW_HAS_ROOM][row] != 0 and is_in_time(row, rows, query)
 
 
 @compiled
@@ -107,7 +108,7 @@ def _latency_s(row: int, index: int, rows: Table, query: Column) -> float:
     """Return the latency of a batch, what the server has to do first and the margin included."""
     batch = _batch(row, index, rows, query)
     alone_s = rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * batch + rows[col.ROW_FIXED_S][row]
-    return alone_s * query[col.SLACK_MARGIN]
+    return alone_s * margin_of(row, rows, query)
 
 
 @compiled

@@ -89,7 +89,7 @@ def choose_thrifty(rule: Column, rows: Table, count: int, query: Column) -> tupl
     widest = widest_draining((query[col.TAIL_DEADLINE_S] - query[col.NOW_S]) / reserve, rows, count, query)
     best, chosen, best_score, chosen_score = -1, -1, -math.inf, -math.inf
     for row in range(count):
-        if rows[col.ROW_WIDTH][row] > widest or not is_in_time(rows[col.ROW_COMPLETION_S][row], query):
+        if rows[col.ROW_WIDTH][row] > widest or not is_in_time(row, rows, query):
             continue
         score = _score(row, prices, rows)
         if score > best_score:
@@ -111,7 +111,7 @@ def _better_suffice(least_score: float, widest: float, prices: _Prices, rows: Ta
     for row in range(count):
         if rows[col.ROW_SERVER][row] != server:
             total, most, server = total + most, 0.0, rows[col.ROW_SERVER][row]
-        if rows[col.ROW_WIDTH][row] > widest or not is_in_time(rows[col.ROW_COMPLETION_S][row], query):
+        if rows[col.ROW_WIDTH][row] > widest or not is_in_time(row, rows, query):
             continue
         if _score(row, prices, rows) > least_score:
             most = max(most, sendable_items(by_s, row, rows))

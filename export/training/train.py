@@ -1,0 +1,368 @@
+"""Training one network for all its widths.
+
+Each step runs the sandwich rule with in-place distillation (Yu and Huang, "Universally Slimmable Networks",
+arXiv 1903.05134): the full width learns from the labels, the narrowest and some random widths between learn
+from the full width's detached soft output, and one optimizer step is taken on the sum of their gradients.
+
+Randomness is a function of (seed, epoch) alone: every epoch seeds one generator anew. So nothing of a generator's
+state needs saving, and a training resumed from any epoch is equal, bit for bit on a CPU, to one never interrupted.
+
+``train`` is a generator of events; what shows progress to a person is the caller's affair, and an abandoned
+generator loses at most the epoch under way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from export.errors import CheckpointError, DataUnavailableError, ExportError
+from export.network.resnet import SlimResNet, architecture_named
+from export.training.checkpoint import Checkpoint, load_checkpoint, replace_file, save_checkpoint
+from export.training.datasets import ImageSet
+from export.width import Width, width_key
+
+LAST = "last.pt"
+"""State of the training after the newest finished epoch, with the optimizer."""
+FINAL = "model.pt"
+"""The trained network, calibrated and measured, without the optimizer."""
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """What decides the outcome of a training, besides the data.
+
+    Attributes:
+        architecture: A name in ``export.network.resnet.ARCHITECTURES``.
+        widths: The widths, ascending; the others learn from the last.
+        epochs: Passes over the training split.
+        learning_rate: Peak of the one-cycle schedule.
+        warmup_ratio: Part of all steps in which the rate climbs, 0..1.
+        momentum: The momentum of SGD with Nesterov's correction.
+        weight_decay: The decay of convolution and linear weights; never of batch norms and biases.
+        middle_widths: Random widths between the narrowest and the full one in each step.
+        crop_padding: The pixels of zero padding before random crops.
+        flip: Whether half of the images are mirrored left to right.
+        bf16: Whether forward passes run in bfloat16 where that is safe.
+    """
+
+    architecture: str
+    widths: tuple[Width, ...]
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    warmup_ratio: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    middle_widths: int = 2
+    crop_padding: int = 2
+    flip: bool = True
+    seed: int = 0
+    bf16: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """One optimizer step was taken."""
+
+    epoch: int
+    step: int
+    steps_per_epoch: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    """An epoch was finished, measured and saved.
+
+    Attributes:
+        metrics: ``epoch``, ``learning_rate``, ``loss``, ``accuracy`` (by width in percent, 0..1), ``seconds``.
+    """
+
+    metrics: Mapping[str, Any]
+
+
+def learning_rate_at(step: int, total_steps: int, settings: TrainSettings) -> float:
+    """Return the rate of step ``step`` (from 0): linear climb to the peak, then half a cosine to zero."""
+    warmup = max(1, round(total_steps * settings.warmup_ratio))
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, total_steps - warmup)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def sandwich_widths(widths: tuple[Width, ...], middle_count: int, generator: torch.Generator) -> tuple[Width, ...]:
+    """Return the students of one step: random middle widths, then the narrowest; empty with one width only."""
+    middle = widths[1:-1]
+    order = torch.randperm(len(middle), generator=generator)[:middle_count]
+    return tuple(middle[int(i)] for i in order) + widths[:1] * (len(widths) > 1)
+
+
+def augment(images: torch.Tensor, settings: TrainSettings, generator: torch.Generator) -> torch.Tensor:
+    """Return the uint8 [n, c, h, w] batch, each image shifted by its own random offset and perhaps mirrored."""
+    n, _, height, width = images.shape
+    pad = settings.crop_padding
+    if pad:
+        padded = functional.pad(images, (pad, pad, pad, pad))
+        offset = torch.randint(0, 2 * pad + 1, (2, n), generator=generator)
+        rows = offset[0, :, None] + torch.arange(height)
+        columns = offset[1, :, None] + torch.arange(width)
+        index = torch.arange(n)[:, None, None]
+        images = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    if settings.flip:
+        mirrored = torch.rand(n, generator=generator) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    return images
+
+
+def accuracy_of(network: SlimResNet, images: ImageSet, width: Width, *, device: torch.device) -> float:
+    """Return top-1 in 0..1 of ``network`` at ``width`` over all images."""
+    network.eval()
+    correct = 0
+    with torch.inference_mode():
+        for pixels, labels in map(images.batch, torch.split(torch.arange(len(images)), 500)):
+            logits = network(_to_unit(pixels, device), width)
+            correct += int((logits.argmax(1).cpu() == labels).sum())
+    return correct / len(images)
+
+
+def calibrate(network: SlimResNet, images: ImageSet, *, device: torch.device, batches: int = 60) -> None:
+    """Set every batch norm's statistics to the plain mean over training images as they will be served.
+
+    The running averages kept in training lag behind the weights and saw augmented images; a pass over evenly
+    spread images without augmentation removes both errors (arXiv 1903.05134, section 3.3).
+    """
+    network.train()
+    spread = torch.linspace(0, len(images) - 1, min(len(images), batches * 500)).long()
+    for width in network.widths:
+        norms = [m for name, m in network.named_modules() if name.endswith(f"norms.{width_key(width)}")]
+        for norm in norms:
+            assert isinstance(norm, torch.nn.BatchNorm2d)
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative mean
+        # Batches of equal size, because each counts the same in the mean.
+        with torch.no_grad():
+            for part in torch.tensor_split(spread, math.ceil(len(spread) / 500)):
+                network(_to_unit(images.batch(part)[0], device), width)
+        for norm in norms:
+            assert isinstance(norm, torch.nn.BatchNorm2d)
+            norm.momentum = 0.1
+    network.eval()
+
+
+def train(
+    settings: TrainSettings,
+    train_images: ImageSet,
+    test_images: ImageSet,
+    out: Path,
+    *,
+    device: str,
+    resume: bool,
+) -> Iterator[StepDone | EpochDone | Checkpoint]:
+    """Train, yielding an event after each step and epoch, and at last the finished checkpoint.
+
+    The folder ``out`` gets ``last.pt``, ``model.pt`` and ``metrics.jsonl``. To resume is to go on from ``last.pt``,
+    where there is one, with the settings in it. Each epoch is measured on the test images, and nothing is chosen by
+    them. The device is called as in torch.
+
+    Raises:
+        CheckpointError: when ``out`` can't be written, or holds a training that these settings do not continue.
+        DataUnavailableError: when the two splits are not of one kind.
+        ExportError: when the loss is no number any more.
+    """
+    _require_same_kind(train_images, test_images)
+    _require_writable(out)
+    place = torch.device(device)
+    torch.manual_seed(settings.seed)
+    network = SlimResNet(
+        architecture_named(settings.architecture),
+        settings.widths,
+        num_classes=len(train_images.spec.labels),
+        mean=train_images.spec.mean,
+        std=train_images.spec.std,
+    )
+    network.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks it
+    optimizer = _optimizer(network, settings)
+    history: list[Mapping[str, Any]] = []
+    if resume and (out / LAST).exists():
+        history = _restore(load_checkpoint(out / LAST), settings, train_images, network, optimizer)
+        _write_metrics(history, out / METRICS)  # an interrupt may have come between the checkpoint and its last line
+    elif (out / LAST).exists() or (out / FINAL).exists():
+        raise CheckpointError(f"{out} holds a training already; add --resume to go on or choose another --out")
+
+    for epoch in range(len(history) + 1, settings.epochs + 1):
+        started = time.monotonic()
+        losses = []
+        for event in _train_epoch(network, optimizer, settings, train_images, epoch, place):
+            losses.append(event.loss)
+            yield event
+        metrics = {
+            "epoch": epoch,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "loss": sum(losses) / len(losses),
+            "accuracy": {str(w): accuracy_of(network, test_images, w, device=place) for w in settings.widths},
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        history.append(metrics)
+        save_checkpoint(_checkpoint(network, settings, train_images, history, optimizer=optimizer), out / LAST)
+        _write_metrics(history, out / METRICS)
+        yield EpochDone(metrics)
+
+    calibrate(network, train_images, device=place)
+    accuracy = {w: accuracy_of(network, test_images, w, device=place) for w in settings.widths}
+    final = _checkpoint(network, settings, train_images, history, accuracy=accuracy)
+    save_checkpoint(final, out / FINAL)
+    yield final
+
+
+def _train_epoch(
+    network: SlimResNet,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainSettings,
+    images: ImageSet,
+    epoch: int,
+    device: torch.device,
+) -> Iterator[StepDone]:
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
+    order = torch.randperm(len(images), generator=generator)
+    parts = list(torch.split(order, settings.batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1:  # one image alone has no variance for a batch norm to take
+        parts[-2:] = [torch.cat(parts[-2:])]
+    steps = len(parts)
+    network.train()
+    for step, (pixels, labels) in enumerate(map(images.batch, parts)):
+        rate = learning_rate_at((epoch - 1) * steps + step, settings.epochs * steps, settings)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        students = sandwich_widths(settings.widths, settings.middle_widths, generator)
+        batch = _to_unit(augment(pixels, settings, generator), device)
+        loss = _train_step(network, optimizer, batch, labels.to(device), students, bf16=settings.bf16)
+        if not math.isfinite(loss):
+            raise ExportError(
+                f"the loss is {loss} at step {step + 1} of epoch {epoch}; lower --learning-rate and start anew"
+            )
+        yield StepDone(epoch, step + 1, steps, loss)
+
+
+def _train_step(
+    network: SlimResNet,
+    optimizer: torch.optim.Optimizer,
+    batch: torch.Tensor,
+    labels: torch.Tensor,
+    students: tuple[Width, ...],
+    *,
+    bf16: bool,
+) -> float:
+    """Take one step; return the full width's loss."""
+
+    def forward(width: Width) -> torch.Tensor:
+        with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=bf16):
+            logits: torch.Tensor = network(batch, width)
+        return logits.float()
+
+    optimizer.zero_grad(set_to_none=True)
+    logits = forward(network.widths[-1])
+    loss = functional.cross_entropy(logits, labels)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's Tensor.backward has no annotations
+    soft_labels = logits.detach().softmax(dim=1)
+    for width in students:
+        functional.cross_entropy(forward(width), soft_labels).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item()
+
+
+def _to_unit(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return float32 pixels in 0..1 in the memory order convolutions like."""
+    return (pixels.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def _optimizer(network: SlimResNet, settings: TrainSettings) -> torch.optim.SGD:
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    plain = [p for p in network.parameters() if p.ndim <= 1]
+    return torch.optim.SGD(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=True,
+    )
+
+
+def _checkpoint(
+    network: SlimResNet,
+    settings: TrainSettings,
+    images: ImageSet,
+    history: list[Mapping[str, Any]],
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    accuracy: Mapping[Width, float] | None = None,
+) -> Checkpoint:
+    return Checkpoint(
+        architecture=settings.architecture,
+        widths=settings.widths,
+        images=images.spec,
+        model={k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()},
+        epoch=len(history),
+        settings=asdict(settings),
+        history=tuple(history),
+        optimizer=optimizer.state_dict() if optimizer else None,
+        accuracy=accuracy or {},
+    )
+
+
+def _restore(
+    saved: Checkpoint,
+    settings: TrainSettings,
+    images: ImageSet,
+    network: SlimResNet,
+    optimizer: torch.optim.Optimizer,
+) -> list[Mapping[str, Any]]:
+    """Load a checkpoint into network and optimizer; return its history."""
+    wanted = asdict(settings)
+    different = sorted(key for key in wanted if wanted[key] != saved.settings.get(key))
+    if different:
+        key = different[0]
+        raise CheckpointError(
+            f"can't resume: {key} is {wanted[key]!r} now and was {saved.settings.get(key)!r}; "
+            "repeat the first command's flags or choose another --out"
+        )
+    if images.spec != saved.images:
+        raise CheckpointError(f"can't resume: the training was on {saved.images.name}, not {images.spec.name}")
+    if saved.optimizer is None:
+        raise CheckpointError(f"can't resume: {LAST} holds no optimizer state; train anew with another --out")
+    network.load_state_dict(dict(saved.model))
+    optimizer.load_state_dict(dict(saved.optimizer))
+    return list(saved.history)
+
+
+def _write_metrics(history: list[Mapping[str, Any]], path: Path) -> None:
+    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
+    replace_file(path, lambda sink: sink.write(lines.encode()))
+
+
+def _require_same_kind(train_images: ImageSet, test_images: ImageSet) -> None:
+    for name in ("name", "shape", "labels"):
+        learnt, tested = getattr(train_images.spec, name), getattr(test_images.spec, name)
+        if learnt != tested:
+            raise DataUnavailableError(
+                f"training and test split differ in {name}: {learnt} and {tested}; give both the same class folders"
+            )
+
+
+def _require_writable(out: Path) -> None:
+    """Refuse, before the first epoch, a folder that can't be written after it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as exc:
+        raise CheckpointError(f"can't write to {out} ({exc.strerror}); choose another --out") from exc

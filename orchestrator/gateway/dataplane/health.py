@@ -1,0 +1,67 @@
+"""Whether the gateway, its families and single models can answer now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orchestrator.errors import ConfigError, SlimError
+from orchestrator.gateway.auth.callers import Caller
+from orchestrator.gateway.dataplane.model_index import ModelIndex
+from orchestrator.gateway.protocol.family import VERSION, check_version
+from orchestrator.gateway.protocol.messages import build_answer, parse_request
+from orchestrator.gateway.protocol.wire import Address
+from orchestrator.router import Router
+
+
+class GatewayHealth:
+    """Health as load balancers and clients ask for it; ``is_ending`` is set when they are to go elsewhere."""
+
+    def __init__(
+        self,
+        router: Router,
+        model_index: ModelIndex,
+        is_served_elsewhere: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.is_ending = False
+        self._router = router
+        self._model_index = model_index
+        self._is_served_elsewhere = is_served_elsewhere
+
+    def is_ready(self) -> bool:
+        """Return whether each expected family is answered by some server, and the gateway is not about to end."""
+        return not self.is_ending and all(self.is_family_ready(name) for name in self._model_index.families)
+
+    def is_family_ready(self, family: str) -> bool:
+        """Return whether every process of the gateway can answer a family: a client may reach any of them."""
+        elsewhere = self._is_served_elsewhere
+        return self.serves(family) and (elsewhere is None or elsewhere(family))
+
+    def serves(self, family: str) -> bool:
+        """Return whether some server answers a width of a family, as this process sees it."""
+        try:
+            return any(self._router.served_by(family).values())
+        except ConfigError:
+            return False
+
+    def is_model_ready(self, name: str, version: str = "") -> bool:
+        """Return whether a model is answered by some server; raises ConfigError when the version is no number."""
+        check_version(version)
+        if name in self._model_index.families:
+            return version in ("", VERSION) and self.is_family_ready(name)
+        try:
+            return any(server.problem is None for server in self._model_index.find(Address(name, version)))
+        except SlimError:
+            return False
+
+    async def answer_live(self, message: bytes, caller: Caller) -> bytes:
+        """Return the answer to ServerLive."""
+        return build_answer("ServerLive", live=True)
+
+    async def answer_ready(self, message: bytes, caller: Caller) -> bytes:
+        """Return the answer to ServerReady."""
+        return build_answer("ServerReady", ready=self.is_ready())
+
+    async def answer_model_ready(self, message: bytes, caller: Caller) -> bytes:
+        """Return the answer to ModelReady."""
+        request = parse_request("ModelReady", message)
+        return build_answer("ModelReady", ready=self.is_model_ready(request.name, request.version))

@@ -1,0 +1,341 @@
+"""Inferences: those of families through the router, those of other models through the server that has them.
+
+There is one way through the router, and it calls back: gRPC's unary calls are most of the traffic, and a callback needs
+no task. HTTP and streams await the same, by a future that the callback resolves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Final, TypeVar
+
+from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
+from orchestrator.gateway.auth.callers import Caller, Guard, Ticket
+from orchestrator.gateway.dataplane.model_index import ModelIndex
+from orchestrator.gateway.dataplane.passthrough import Passthrough
+from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.gateway.protocol.family import (
+    FamilyMessages,
+    FamilyModel,
+    FamilyRequest,
+    build_response,
+    read_request,
+    require_version,
+)
+from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
+from orchestrator.gateway.protocol.wire import (
+    COPY_STEP_BYTES,
+    MalformedMessageError,
+    build_request,
+    check_inference,
+    read_address,
+    request_parts,
+    split_answer,
+    split_request,
+)
+from orchestrator.gateway.statuses import outcome_of
+from orchestrator.http2.flow import Buffer
+from orchestrator.http2.grpc.service import UnaryCall
+from orchestrator.http2.loop_lag import LoopLag
+from orchestrator.router import Answer, CallbackSink, Router, Transit
+
+T = TypeVar("T")
+ResponseT = TypeVar("ResponseT")
+
+_QUICK_BYTES: Final = 2**16
+"""Size up to which a message is parsed unseen: that costs less than reading its fields here, whatever they are."""
+
+
+class Inference:
+    """Answers inferences of every model, each after it was admitted.
+
+    Attributes:
+        lag: How long what comes waits for this process, and answers wait to leave it.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        model_index: ModelIndex,
+        metrics: GatewayMetrics,
+        guard: Guard,
+        passthrough: Passthrough,
+    ) -> None:
+        self._router = router
+        self._model_index = model_index
+        self._metrics = metrics
+        self._guard = guard
+        self._passthrough = passthrough
+        self._messages = FamilyMessages()
+        self.lag = LoopLag()
+
+    def admit(self, caller: Caller, model: str) -> Ticket:
+        """Return what holds an inference's place among those under way; to be closed when it is answered.
+
+        Raises ForbiddenError when the caller may not use the model, and QuotaError when it has had its share.
+        """
+        try:
+            return self._guard.admit(caller, model)
+        except SlimError as exc:
+            self._metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
+            raise
+
+    def begin(self, message: bytes, caller: Caller, responder: UnaryCall[Caller]) -> bool:
+        """Take a serialised inference, to be answered when the router does; False when it is of no family.
+
+        Raises SlimError when it is refused.
+        """
+        request = parse(pb.ModelInferRequest, message) if len(message) <= _QUICK_BYTES else None
+        model = read_address(message).model if request is None else request.model_name
+        family = self._model_index.families.get(model)
+        if family is None:
+            return False
+        ticket = self.admit(caller, family.name)
+
+        def respond(response: bytes | Exception) -> None:
+            responder.on_abort = None  # else call and callback would keep each other alive
+            ticket.close()
+            if isinstance(response, Exception):
+                responder.refuse(response)
+            else:
+                responder.answer(response)
+
+        def abort() -> None:
+            ticket.close()
+            cancel()
+
+        try:
+            read: Callable[[Message, FamilyModel], FamilyRequest] = self._messages.read
+            if request is None:
+                request, raws = _parse(message)
+                read = partial(read_request, raws=raws)
+            transit = Transit(responder.connection.arrived_s, self.lag.seconds)
+            cancel = self._begin(family, request, caller, respond, read, self._messages.write, transit)
+        except BaseException:
+            ticket.close()
+            raise
+        responder.on_abort = abort
+        return True
+
+    async def call(self, message: bytes, caller: Caller) -> bytes:
+        """Return the serialised answer to a serialised inference; raises SlimError."""
+        model = read_address(message).model
+        with self.admit(caller, model):
+            family = self._model_index.families.get(model)
+            if family is None:
+                return await self._pass_through(model, message, caller)
+            request, raws = _parse(message)
+            return serialise(await self._infer(family, request, caller, raws))
+
+    async def infer(
+        self, request: Message, raws: Sequence[Buffer], caller: Caller, *, is_decoupled: bool = False
+    ) -> tuple[Message, Sequence[Buffer]]:
+        """Return the ModelInferResponse to a ModelInferRequest that was admitted, both with raw data beside them.
+
+        Of a model that ``is_decoupled`` it is its only response. Raises as ``call``.
+        """
+        family = self._model_index.families.get(request.model_name)
+        if family is None:
+            head, *rest = request_parts(request, raws)
+            answer = await self._pass_through(request.model_name, bytes(head), caller, rest, is_decoupled=is_decoupled)
+            return split_answer(answer)
+        response = await self._infer(family, request, caller, raws)
+        return response, response.raw_output_contents
+
+    async def stream(self, request: Message, raws: list[Buffer], caller: Caller) -> AsyncGenerator[Message]:
+        """Yield the ModelStreamInferResponses to a ModelInferRequest that was admitted.
+
+        ``raws`` is emptied. What a model says of its failure is inside the responses; raises as ``call`` otherwise.
+        """
+        model = request.model_name
+        family = self._model_index.families.get(model)
+        if family is not None:
+            response = await self._infer(family, request, caller, raws)
+            yield pb.ModelStreamInferResponse(infer_response=response)
+            return
+        message = await _join(request, raws)
+        with self._metrics.answering():
+            try:
+                self._guard.charge_items(caller, 1)
+                check_inference(message)
+                answers = self._passthrough.stream(message, caller.metadata)
+            except SlimError as exc:
+                self._metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
+                raise
+            self._metrics.count(model, "streamed", tenant=caller.tenant)
+            async with aclosing(answers):
+                async for answer in answers:
+                    yield answer
+
+    async def infer_streamed(self, family: FamilyModel, message: bytes, caller: Caller) -> bytes:
+        """Return the ModelStreamInferResponse to one request of a stream; expected errors are inside it."""
+        response = pb.ModelStreamInferResponse()
+        try:
+            with self.admit(caller, family.name):
+                request, raws = _parse(message)
+                response.infer_response.CopyFrom(await self._infer(family, request, caller, raws))
+                response.infer_response.parameters["triton_final_response"].bool_param = True
+        except MalformedMessageError:
+            raise
+        except SlimError as exc:
+            response.error_message = str(exc)
+            response.infer_response.id = read_address(message).request_id
+        return serialise(response)
+
+    async def _infer(
+        self, family: FamilyModel, request: Message, caller: Caller, raws: Sequence[Buffer] | None = None
+    ) -> Message:
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        read = partial(read_request, raws=raws)
+        lag_s = self.lag.seconds
+        transit = Transit(asyncio.get_running_loop().time() - lag_s, lag_s)
+        cancel = self._begin(family, request, caller, partial(_resolve, future), read, build_response, transit)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            cancel()
+            raise
+        finally:
+            del future, cancel  # an error holds this frame, and the future the error; it would take the collector
+
+    def _begin(
+        self,
+        family: FamilyModel,
+        request: Message,
+        caller: Caller,
+        callback: Callable[[ResponseT | Exception], None],
+        read: Callable[[Message, FamilyModel], FamilyRequest],
+        write: Callable[[str, FamilyModel, Answer, int | None], ResponseT],
+        transit: Transit,
+    ) -> Callable[[], None]:
+        """Take a ModelInferRequest and return at once what withdraws it.
+
+        ``callback`` is called once with what ``write`` makes of the answer, or with the error, unless this raises or
+        the request is withdrawn; it may be called before this returns.
+        """
+        self._metrics.begin()
+        note = partial(self._note, family, caller, time.perf_counter())
+
+        def finish(outcome: Answer | Exception) -> None:
+            if isinstance(outcome, Exception):
+                note(outcome_of(outcome))
+                callback(outcome)
+                return
+            try:
+                callback(write(wanted.id, family, outcome, wanted.classes))
+                note("ok", outcome)
+            except Exception as exc:  # a bug of ours, and the client learns that it is one
+                note(outcome_of(exc))
+                callback(exc)
+
+        def cancel() -> None:
+            if not sink.done():
+                sink.cancel()
+                note("cancelled")
+
+        sink = CallbackSink(finish)
+        try:
+            require_version(family, request.model_version)
+            wanted = read(request, family)
+            self._guard.require_priority(caller, wanted.options.priority)
+            self._guard.charge_items(caller, len(wanted.batch))
+            self._metrics.time_transit(transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s)
+            self._submit(wanted, family, sink, transit)
+        except BaseException as exc:
+            note(outcome_of(exc))
+            raise
+        return cancel
+
+    def _submit(self, wanted: FamilyRequest, family: FamilyModel, sink: CallbackSink, transit: Transit) -> None:
+        try:
+            self._router.submit(wanted.batch, wanted.options, sink, transit)
+        except ConfigError as exc:
+            try:
+                self._router.models(family.name)
+            except ConfigError:  # not the client's fault: the family is known but has left all servers
+                raise ServerUnavailableError(f"family '{family.name}' is on no server now", executed=False) from exc
+            raise
+
+    def _note(
+        self, family: FamilyModel, caller: Caller, began_s: float, outcome: str, answer: Answer | None = None
+    ) -> None:
+        self._metrics.end()
+        self._metrics.time(
+            family.name,
+            outcome,
+            tenant=caller.tenant,
+            width="" if answer is None else str(answer.width),
+            server="" if answer is None else answer.server,
+            latency_s=time.perf_counter() - began_s,
+            queue_s=None if answer is None else answer.queue_s,
+        )
+
+    async def _pass_through(
+        self, name: str, message: bytes, caller: Caller, rest: Sequence[Buffer] = (), *, is_decoupled: bool = False
+    ) -> bytes:
+        """Return what a server answers to an inference of a model that is no family; ``rest`` is our own raw data."""
+        self._metrics.begin()
+        began_s = time.perf_counter()
+        outcome, server = "ok", ""
+        try:
+            self._guard.charge_items(caller, 1)
+            classified = check_inference(message)
+            passing, metadata = self._passthrough, caller.metadata
+            if is_decoupled:
+                answer, server = await passing.ask_decoupled(b"".join((message, *rest)), metadata)
+            else:
+                answer, server = await passing.ask("ModelInfer", message, metadata, rest=rest, classified=classified)
+            return answer
+        except BaseException as exc:
+            outcome = outcome_of(exc)
+            raise
+        finally:
+            self._metrics.end()
+            self._metrics.time(
+                name if outcome == "ok" else self._label(name),
+                outcome,
+                tenant=caller.tenant,
+                server=server,
+                latency_s=time.perf_counter() - began_s,
+                queue_s=None,
+            )
+
+    def _label(self, model: str) -> str:
+        """Return a model's name for metrics, empty when nobody has it: a client must not make up series."""
+        return model if self._model_index.is_known(model) else ""
+
+
+async def _join(request: Message, raws: list[Buffer]) -> bytes:
+    """Return a ModelInferRequest with its raw data, which are taken out of their list, as one message."""
+    message = await call_beside(partial(build_request, request, raws), copied_bytes=sum(map(len, raws)))
+    raws.clear()
+    return message
+
+
+async def call_beside(function: Callable[[], T], *, copied_bytes: int) -> T:
+    """Return what a function returns, called beside the event loop when it copies much."""
+    return function() if copied_bytes <= COPY_STEP_BYTES else await asyncio.to_thread(function)
+
+
+def _parse(message: bytes) -> tuple[Message, Sequence[Buffer] | None]:
+    """Return a ModelInferRequest for a family, and its raw data when it is not in it.
+
+    Raises ConfigError or MalformedMessageError.
+    """
+    if len(message) <= _QUICK_BYTES:
+        return parse(pb.ModelInferRequest, message), None
+    head, raws = split_request(message)
+    return parse(pb.ModelInferRequest, head), raws
+
+
+def _resolve(future: asyncio.Future[Message], response: Message | Exception) -> None:
+    if future.done():  # whoever waited has given up
+        return
+    if isinstance(response, Exception):
+        future.set_exception(response)
+    else:
+        future.set_result(response)

@@ -1,0 +1,76 @@
+"""What a decision weighed, in words, from the record of it in the decision log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from orchestrator.decision import Reason
+from orchestrator.policies.rules.brownout import RESERVE
+from orchestrator.profile.margin import CONFIDENCE
+
+Record = Mapping[str, Any]
+
+_BY_WIDTH = (Reason.LEAST_COMPLETION, Reason.BELOW_CEILING)
+"""Reasons of rules that take a width first, and then the server that answers first at it."""
+
+
+def explain(record: Record) -> Iterator[str]:
+    """Yield sentences about a decision that sent something: what was expected, why not wider, and who came second."""
+    choice, candidates = record["choice"], record["candidates"]
+    chosen = next((c for c in candidates if choice is not None and _key(c) == _key(choice)), None)
+    if chosen is None:
+        return
+    slack_s, margin = record["queue"]["head_slack_s"], _margin(chosen, record)
+    wait_s, expected_s = chosen["wait_s"], chosen["wait_s"] + chosen["item_s"] * choice["items"] + chosen["group_s"]
+    waiting = f", {_ms(wait_s)} of them behind what it had" if wait_s > 0 else ""
+    yield (
+        f"{choice['server']} at {choice['width']} % was expected to answer in {_ms(expected_s)}{waiting}, "
+        f"and {CONFIDENCE * 100:g} times in 100 within {_ms(expected_s * margin)}; the head was due in {_ms(slack_s)}."
+    )
+    if record["reason"] not in _BY_WIDTH:
+        return
+    yield _why_not_wider(chosen, candidates, record)
+    second = min(
+        (c for c in candidates if c["width"] == chosen["width"] and c["server"] != chosen["server"]),
+        key=lambda c: c["head_completion_s"],
+        default=None,
+    )
+    if second is not None:
+        later_s = second["head_completion_s"] - chosen["head_completion_s"]
+        yield f"{second['server']}, the next best, would have answered the head {_ms(later_s)} later."
+
+
+def _why_not_wider(chosen: Record, candidates: Sequence[Record], record: Record) -> str:
+    wider = [c for c in candidates if c["width"] > chosen["width"]]
+    if not wider:
+        return "No server serves a wider width that the request allows."
+    width = min(c["width"] for c in wider)
+    quickest = min((c for c in wider if c["width"] == width), key=lambda c: c["completion_s"] * _margin(c, record))
+    most_s, drain_s = quickest["completion_s"] * _margin(quickest, record), quickest["drain_s"]
+    tail_slack_s = record["queue"]["tail_slack_s"]
+    if most_s > record["queue"]["head_slack_s"]:
+        return f"{width} % might have been too late: {quickest['server']} would have taken up to {_ms(most_s)}."
+    if drain_s * RESERVE * max(1.0, _margin(quickest, record)) > tail_slack_s:
+        return (
+            f"At {width} % all servers together would have taken {_ms(drain_s)} for what waited, of which nine of ten "
+            f"were due in {_ms(tail_slack_s)}; only part of that may be used."
+        )
+    if record["reason"] == Reason.BELOW_CEILING:
+        return (
+            f"{width} % would have been in time, but late or refused requests, or the load, had ruled it out for now."
+        )
+    return f"{width} % would have been in time as well, for the head alone."
+
+
+def _key(candidate: Record) -> tuple[Any, Any]:
+    return candidate["server"], candidate["width"]
+
+
+def _margin(candidate: Record, record: Record) -> float:
+    margin: float | None = candidate.get("margin")
+    return float(record["slack_margin"]) if margin is None else margin
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"

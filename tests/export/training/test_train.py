@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from export.errors import CheckpointError, ExportError
+from export.training.checkpoint import Checkpoint, load_checkpoint
+from export.training.datasets import InMemoryImages
+from export.training.train import (
+    EpochDone,
+    StepDone,
+    TrainSettings,
+    accuracy_of,
+    augment,
+    calibrate,
+    learning_rate_at,
+    sandwich_widths,
+    train,
+)
+from export.width import Width
+from tests.export.toys import WIDTHS, lively_network, toy_images, toy_spec
+
+SETTINGS = TrainSettings("slimresnet-tiny", WIDTHS, epochs=5, batch_size=32, learning_rate=0.1, flip=False)
+TRAIN, TEST = toy_images(192), toy_images(60, seed=1)
+CPU = torch.device("cpu")
+
+
+def run(out: Path, settings: TrainSettings = SETTINGS, *, resume: bool = False) -> Checkpoint:
+    *_, last = train(settings, TRAIN, TEST, out, device="cpu", resume=resume)
+    assert isinstance(last, Checkpoint)
+    return last
+
+
+def without_seconds(history: tuple[Mapping[str, Any], ...]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return run(tmp_path_factory.mktemp("run") / "out")
+
+
+def test_it_learns(uninterrupted: Checkpoint) -> None:
+    assert set(uninterrupted.accuracy) == set(WIDTHS)
+    assert min(uninterrupted.accuracy.values()) > 0.8  # one in three by chance
+
+
+@pytest.mark.parametrize("steps_into_epoch_2", [0, 3])
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(
+    uninterrupted: Checkpoint, steps_into_epoch_2: int, tmp_path: Path
+) -> None:
+    events = train(SETTINGS, TRAIN, TEST, tmp_path, device="cpu", resume=False)
+    while not isinstance(next(events), EpochDone):
+        pass
+    for _ in range(steps_into_epoch_2):
+        assert isinstance(next(events), StepDone)
+    events.close()  # type: ignore[attr-defined]
+    assert not (tmp_path / "model.pt").exists()
+
+    resumed = run(tmp_path, resume=True)
+
+    assert resumed.model.keys() == uninterrupted.model.keys()
+    for name, tensor in uninterrupted.model.items():
+        assert torch.equal(resumed.model[name], tensor), name
+    assert without_seconds(resumed.history) == without_seconds(uninterrupted.history)
+    assert resumed.accuracy == uninterrupted.accuracy
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=1)
+    one, two = run(tmp_path / "1", settings), run(tmp_path / "2", settings)
+    other = run(tmp_path / "3", replace(settings, seed=1))
+    assert torch.equal(one.model["stem.weight"], two.model["stem.weight"])
+    assert not torch.equal(one.model["stem.weight"], other.model["stem.weight"])
+
+
+def test_events_metrics_and_files_agree(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=1)
+    events = list(train(settings, TRAIN, TEST, tmp_path, device="cpu", resume=False))
+    assert [type(event) for event in events] == [StepDone] * 6 + [EpochDone, Checkpoint]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 1
+    assert set(rows[0]["accuracy"]) == {"25", "50", "75", "100"}
+    final = load_checkpoint(tmp_path / "model.pt")
+    assert final.optimizer is None
+    network = final.network()
+    assert {w: accuracy_of(network, TEST, w, device=CPU) for w in WIDTHS} == final.accuracy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"learning_rate": 0.2}, "learning_rate is 0.2 now and was 0.1"), ({"epochs": 2}, "epochs")],
+)
+def test_other_settings_do_not_continue_a_training(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    events = train(replace(SETTINGS, epochs=1), TRAIN, TEST, tmp_path, device="cpu", resume=False)
+    list(events)
+    with pytest.raises(CheckpointError, match=message):
+        run(tmp_path, replace(SETTINGS, **{"epochs": 1, **change}), resume=True)
+
+
+def test_other_images_do_not_continue_a_training(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=1)
+    run(tmp_path, settings)
+    others = toy_images(64, spec=toy_spec(labels=("a", "b", "c")))
+    with pytest.raises(CheckpointError, match="can't resume"):
+        list(train(settings, others, others, tmp_path, device="cpu", resume=True))
+
+
+def test_a_training_is_not_overwritten_by_accident(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=1)
+    run(tmp_path, settings)
+    with pytest.raises(CheckpointError, match="--resume"):
+        run(tmp_path, settings)
+
+
+def test_the_rate_climbs_to_its_peak_and_falls_to_nothing() -> None:
+    rates = [learning_rate_at(step, 100, SETTINGS) for step in range(100)]
+    peak = rates.index(max(rates))
+    assert max(rates) == SETTINGS.learning_rate
+    assert peak in (19, 20)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert 0 < rates[0] < 0.1 * SETTINGS.learning_rate
+    assert rates[-1] < 0.001 * SETTINGS.learning_rate
+
+
+def test_students_are_middle_widths_and_last_the_narrowest() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [sandwich_widths(WIDTHS, 1, generator) for _ in range(40)]
+    assert {students[-1] for students in drawn} == {25}
+    assert {students[0] for students in drawn} == {50, 75}
+    assert {len(students) for students in drawn} == {2}
+    assert set(sandwich_widths(WIDTHS, 9, generator)) == {25, 50, 75}
+    assert sandwich_widths((Width(100),), 2, generator) == ()
+
+
+def test_augmentation_shifts_and_mirrors_each_image_on_its_own() -> None:
+    images = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8).repeat(64, 1, 1, 1)
+    settings = replace(SETTINGS, crop_padding=2, flip=True)
+    result = augment(images, settings, torch.Generator().manual_seed(0))
+    assert result.shape == images.shape
+    assert result.dtype == torch.uint8
+    padded = torch.nn.functional.pad(images[0, 0], (2, 2, 2, 2))
+    allowed = {
+        view.numpy().tobytes()
+        for rows in range(5)
+        for columns in range(5)
+        for crop in [padded[rows : rows + 8, columns : columns + 8]]
+        for view in (crop.contiguous(), crop.flip(1).contiguous())
+    }
+    found = {image.contiguous().numpy().tobytes() for image in result[:, 0]}
+    assert found <= allowed
+    assert len(found) > 20
+
+
+def test_augmentation_can_be_turned_off() -> None:
+    images = toy_images(5).images
+    settings = replace(SETTINGS, crop_padding=0, flip=False)
+    assert torch.equal(augment(images, settings, torch.Generator()), images)
+
+
+def test_calibration_sets_statistics_to_those_of_the_images_as_served() -> None:
+    network = lively_network(widths=(Width(25), Width(100)))
+    calibrate(network, TRAIN, device=CPU)
+    assert not network.training
+    pixels = TRAIN.images.float() / 255
+    for width in network.widths:
+        norm = network.stem.norm.norm(width)
+        raw = torch.nn.functional.conv2d(
+            (pixels - network.mean) / network.std, network.stem.active_weight(width), padding=1
+        )
+        torch.testing.assert_close(norm.running_mean, raw.mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(norm.running_var, raw.var(dim=(0, 2, 3)), atol=1e-3, rtol=1e-3)
+        assert norm.momentum == 0.1
+
+
+def test_the_metrics_are_whole_after_an_interrupt_behind_the_last_checkpoint(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=2)
+    run(tmp_path, settings)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text(lines[0])
+    run(tmp_path, settings, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True) == lines
+
+
+def test_a_last_batch_of_one_image_joins_the_one_before_it(tmp_path: Path) -> None:
+    # At 8×8 pixels the last feature map of slimresnet18 is one pixel, so one image alone has no variance.
+    spec = replace(toy_spec(), height=8, width=8)
+    images = InMemoryImages(spec, torch.randint(0, 255, (17, 1, 8, 8), dtype=torch.uint8), torch.arange(17) % 3)
+    settings = TrainSettings("slimresnet18", (Width(25),), epochs=1, batch_size=8, crop_padding=0)
+    events = list(train(settings, images, images, tmp_path, device="cpu", resume=False))
+    assert [(e.step, e.steps_per_epoch) for e in events if isinstance(e, StepDone)] == [(1, 2), (2, 2)]
+
+
+def test_calibration_weighs_every_image_alike() -> None:
+    images = InMemoryImages(toy_spec(), torch.zeros(501, 1, 12, 12, dtype=torch.uint8), torch.zeros(501).long())
+    images.images[-1] = 255
+    network = lively_network()
+    calibrate(network, images, device=CPU)
+    with torch.no_grad():
+        x = (images.images.float() / 255 - network.mean) / network.std
+        weight = network.stem.active_weight(Width(100))
+        means = torch.nn.functional.conv2d(x, weight, padding=1).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(network.stem.norm.norm(Width(100)).running_mean, means, rtol=0.02, atol=1e-4)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, learning_rate=1e30, warmup_ratio=0.0)
+    with pytest.raises(ExportError, match=r"the loss is (nan|inf) at step \d+ of epoch \d+; lower --learning-rate"):
+        run(tmp_path, settings)
+    assert not (tmp_path / "model.pt").exists()
