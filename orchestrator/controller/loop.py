@@ -28,6 +28,7 @@ from orchestrator.telemetry.reading import Telemetry
 
 log = logging.getLogger(__name__)
 
+Planner = Callable[..., tuple[Plan, SchedulerState]]
 BACK_OFFS_S = (1.0, 2.0, 5.0, 10.0)
 """Pauses after unexpected failures in a row; the last one is repeated."""
 STOP_WAIT_S = 10.0
@@ -43,6 +44,7 @@ class Controller:
         control: The control of its Triton; closed at the end of ``run``.
         limits: The limits to keep to, with the timings of the loop itself.
         dry_run: Whether to observe, plan and report, and change nothing.
+        planner: What decides; ``plan`` but in tests.
         on_step: A function that is called with the report of each step that was taken; not for one that failed
             unexpectedly.
         on_action: A function that is called when an action has ended or is left to itself; a step may hold several slow
@@ -63,6 +65,7 @@ class Controller:
         *,
         clocks: Clocks = REAL_CLOCKS,
         dry_run: bool = False,
+        planner: Planner = plan,
         on_step: Callable[[StepReport], None] | None = None,
         on_action: Callable[[], None] | None = None,
     ) -> None:
@@ -73,6 +76,7 @@ class Controller:
         self._wall_clock = clocks.wall
         self._sleep = clocks.sleep
         self._dry_run = dry_run
+        self._planner = planner
         self._on_step = on_step
         self._on_action = on_action
         self._observer = Observer(control, telemetry, clock=clocks.monotonic)
@@ -185,7 +189,7 @@ class Controller:
         if seen.snapshot is None:
             return None, 0.0
         began_s = self._clock()
-        made, self._state = plan(seen.snapshot, self._state, self._limits, now_s=seen.at_s)
+        made, self._state = self._planner(seen.snapshot, self._state, self._limits, now_s=seen.at_s)
         plan_s = self._clock() - began_s
         self._log.note_plan(made, is_dry=self._dry_run)
         return made, plan_s

@@ -159,7 +159,7 @@ class LeastTimes(NamedTuple):
         fastest_s: the least time of one item alone on an idle server, the margin included.
         drain_s: the least expected time until the queue is drained at one width.
         drain_margin: the margin of the one that drains it.
-        soonest_s: the least time until the head is answered, the margin included.
+        soonest_s: the least time until the head is answered, with the margin by which it would be given up.
         most_rps: items a second that all servers answer in full batches, each at its quickest width; infinite while
             few wait.
     """
@@ -180,7 +180,8 @@ def least_times(rows: Table, count: int, query: Column) -> LeastTimes:
     for row in range(count):
         margin = margin_of(row, rows, query)
         fastest_s = min(fastest_s, (rows[col.ROW_PER_ITEM_S][row] + rows[col.ROW_FIXED_S][row]) * margin)
-        soonest_s = min(soonest_s, rows[col.ROW_HEAD_COMPLETION_S][row] * margin)
+        cautious = max(margin, query[col.SLACK_MARGIN])  # as head_margin
+        soonest_s = min(soonest_s, rows[col.ROW_HEAD_COMPLETION_S][row] * cautious)
         if rows[col.ROW_DRAIN_S][row] < drain_s:
             drain_s, drain_margin = rows[col.ROW_DRAIN_S][row], margin
     if query[col.QUEUE_ITEMS] <= MANY_ITEMS:

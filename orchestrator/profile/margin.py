@@ -29,7 +29,7 @@ DECAY: Final = 0.95
 """Weight of the past in mean and deviation when an answer comes."""
 FORGET_S: Final = 10.0
 """After so many seconds without an answer what was observed and the settings count alike."""
-_FIRST_DEVIATIONS: Final = 2.0
+_FIRST_DEVIATIONS: Final = 2.06  # as a normal distribution has them
 _MOST_DEVIATIONS: Final = 20.0
 _LEAST_DEVIATION: Final = 0.01  # of logarithms, so 1 %
 _OUTLIER: Final = 3.0  # one answer counts as at most so many deviations

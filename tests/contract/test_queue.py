@@ -69,7 +69,7 @@ def draw(
     settings = scenario(
         requests=requests,
         objectives={"in_flight_groups": 1, "shed_late": shed_late, **limits},
-        telemetry={"learns": False},
+        telemetry={"learns": True},
     )
     arrived_s = np.cumsum(rng.exponential(gap_s, requests)).round(9)
     allowed_s = rng.uniform(0.05, 0.6, requests).round(9)

@@ -38,6 +38,7 @@ def make_records(
         status,
         np.where(answered, width, 0),
         np.where(answered, server, ""),
+        np.where(answered, "a-1", ""),
         np.arange(count) < right,
         {},
     )

@@ -40,7 +40,7 @@ CALM_S: Final = 1.0
 """From the last request that was missed to when the ceiling rises."""
 STEP_S: Final = 0.25
 """From one rise to the next, and from a step down to a rise."""
-USED: Final = 0.5
+USED: Final = 0.6
 """Part of the time that an answer had to spare above which it says that there is too much to do."""
 PRICE: Final = 0.5
 SHORTEST_PAUSE_S: Final = 1.0
@@ -101,8 +101,10 @@ def narrow_below(memory: Table, rows: Table, count: int, query: Column) -> tuple
             widest, reserve = width, of_row
         if soonest < 0 or _drains_sooner(row, soonest, rows):
             soonest = row
-    if widest > 0:
+    if widest > nearest_width(0.0, rows, count):
         return widest, reserve
+    if widest > 0:
+        return widest, 0.0  # there is no narrower one that a server could take which is not in time
     return rows[col.ROW_WIDTH][soonest], 0.0
 
 

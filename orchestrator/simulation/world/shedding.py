@@ -43,8 +43,11 @@ def enqueue(world: World, request: int) -> None:
     if requests[sim.ATTEMPTS][request] == 0 and _has_come_too_late(world, request):
         shed(world, request)
     elif requests[sim.IS_WATCHED][request] == 0:
-        requests[sim.IS_WATCHED][request] = 1
         at_s = _expires_s(requests[sim.DUE_S][request], state[sim.FASTEST_S])
+        if at_s <= state[sim.NOW_S] and state[sim.QUEUE_ITEMS] > requests[sim.REQUEST_ITEMS][request]:
+            shed(world, request)  # others wait, so no server is idle that could be tried
+            return
+        requests[sim.IS_WATCHED][request] = 1
         push_event(world, max(at_s, state[sim.NOW_S]), sim.EXPIRES, -1.0, float(request), 0.0)
 
 
