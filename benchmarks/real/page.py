@@ -51,7 +51,7 @@ def make_page(
     if promises:
         yield Heading(2, "Promises, at the caller's socket")
         yield Text(
-            "A decision expects an answer within a time, 95 times in 100. For a third of each run a process beside it "
+            "A decision expects an answer within a time, 97 times in 100. For a third of each run a process beside it "
             "takes a core."
         )
         yield Table(

@@ -1,6 +1,6 @@
 """Whether answers come as often as was promised within the time that was promised, at the caller's socket.
 
-A decision expects an answer within a time, 95 times in 100 (orchestrator.profile.margin). Here the decisions of a
+A decision expects an answer within a time, 97 times in 100 (orchestrator.profile.margin). Here the decisions of a
 gateway's log are joined with what callers measured of the same requests, while a process that takes a core comes and
 goes. The time of the head of a batch counts, from when it was sent: by the record it was due in so long, so it was
 promised an answer within its deadline, less what was left of it then, plus what the batch might take.

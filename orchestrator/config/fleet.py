@@ -150,7 +150,7 @@ class RouterSettings(Section):
     """Deadline of requests that bring none: ten times the latency of a small CNN on one core."""
     slack_margin: float = Field(default=1.25, ge=1)
     """Expected times are multiplied by this before they are held against a deadline, until so much was observed of a
-    server and width that it is known how much 95 % of its answers take (orchestrator.profile.margin). The least by
+    server and width that it is known how much 97 % of its answers take (orchestrator.profile.margin). The least by
     which a request is given up."""
     request_timeout_s: float = Field(default=30.0, gt=0)
     """Time after which a caller gets an error whatever its deadline."""

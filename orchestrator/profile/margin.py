@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-CONFIDENCE: Final = 0.95
+CONFIDENCE: Final = 0.97
 """The share of answers that come within the margin."""
 STEP: Final = 0.5
 """Of the number of deviations; larger follows changes sooner, and swings more while nothing changes."""
@@ -29,7 +29,7 @@ DECAY: Final = 0.95
 """Weight of the past in mean and deviation when an answer comes."""
 FORGET_S: Final = 10.0
 """After so many seconds without an answer what was observed and the settings count alike."""
-_FIRST_DEVIATIONS: Final = 2.06  # as a normal distribution has them
+_FIRST_DEVIATIONS: Final = 2.352  # as a normal distribution has them
 _MOST_DEVIATIONS: Final = 20.0
 _LEAST_DEVIATION: Final = 0.01  # of logarithms, so 1 %
 _OUTLIER: Final = 3.0  # one answer counts as at most so many deviations

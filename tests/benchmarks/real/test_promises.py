@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.real.promises import DEADLINE_S, WINDOW, judge, windows_within, worst_points
 from orchestrator.loadgen.records import OK, Records
+from orchestrator.profile.margin import CONFIDENCE
 
 
 def decision(number: int, *, margin: float | None = 2.0, left_s: float = 0.09) -> dict[str, Any]:
@@ -62,5 +63,5 @@ def test_windows_follow_the_order_of_decisions() -> None:
     (found,) = judge("two", 1.5, records(latencies_s, names), {name: decision(int(name)) for name in names})
     assert found.windows == [0.9, 1.0]
     assert found.share == pytest.approx(0.95)
-    assert worst_points([found]) == pytest.approx([0.0])
-    assert windows_within([found]) == pytest.approx([5.0, 5.0])
+    assert worst_points([found]) == pytest.approx([100 * abs(0.95 - CONFIDENCE)])
+    assert windows_within([found]) == pytest.approx([100 * abs(0.9 - CONFIDENCE), 100 * (1 - CONFIDENCE)])
