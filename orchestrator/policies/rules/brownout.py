@@ -52,6 +52,8 @@ LONGEST_DRAIN_S: Final = 1.0
 is what the load leaves time for, and a longer queue only makes answers late."""
 RISK: Final = 0.003
 """Relative gain in accuracy, over the square of the margin, from which on two widths are mixed."""
+RELIEVED: Final = 0.7
+"""With less than this part of what came when a width failed, that says nothing of it any more."""
 LOAD: Final = 0.8
 """Part of the servers' time that what arrives may take at a width for the ceiling to rise beyond it."""
 _WINDOW_S: Final = 0.25  # over which arrivals are counted
@@ -63,6 +65,7 @@ _RISES_S: Final = FREE_SLOT + 3  # when it may rise
 _FAILED: Final = FREE_SLOT + 4  # the width at which it last had to fall; 0: none
 _FAILED_S: Final = FREE_SLOT + 5  # when
 _MISSES: Final = FREE_SLOT + 6  # what that has cost
+_FAILED_RPS: Final = FREE_SLOT + 7  # how much came then
 
 _NONE: Final = 0.0
 _HIGH: Final = 0.5
@@ -131,7 +134,7 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
     current = max(narrowest, min(widest, whole[_CEILING]))
     if pressure != _NONE:
         if current > narrowest:  # else the width is not what is to blame
-            whole[_FAILED], whole[_FAILED_S] = current, now_s
+            whole[_FAILED], whole[_FAILED_S], whole[_FAILED_RPS] = current, now_s, whole[RATE_RPS]
         if now_s - whole[_FAILED_S] <= CALM_S:
             whole[_MISSES] += math.floor(pressure)
         lower = 1.0 if pressure >= 1 else _next_lower(current, rows, count)
@@ -145,7 +148,8 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
         whole[_RISES_S] = now_s + STEP_S
     elif whole[_CEILING] < widest and now_s >= whole[_RISES_S]:
         higher = next_width(current, rows, count)
-        pause_s = _pause_s(current, higher, whole, rows, count) if 0 < whole[_FAILED] <= higher else 0.0
+        has_failed = 0 < whole[_FAILED] <= higher and whole[RATE_RPS] > RELIEVED * whole[_FAILED_RPS]
+        pause_s = _pause_s(current, higher, whole, rows, count) if has_failed else 0.0
         is_left_out = now_s < whole[_FAILED_S] + pause_s
         if not is_left_out and _keeps_up(current, higher, LOAD, whole, rows, count, query):
             whole[_CEILING] = math.inf if higher == widest else higher

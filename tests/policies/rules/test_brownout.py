@@ -98,6 +98,17 @@ def test_a_width_that_fails_is_tried_again_once_what_it_cost_is_half_of_what_it_
     assert all(max(CALM_S, pause_s) - 0.1 <= gap_s <= max(rise_s, pause_s) + 2 * STEP_S for gap_s in gaps_s), gaps_s
 
 
+def test_a_width_that_failed_under_more_load_is_tried_again_at_once() -> None:
+    asker = new_asker()
+    for number in range(400):
+        width_at(asker, 1.0 + number / 200)
+    for _ in range(1000):
+        asker.policy.observe_miss(asker.memory)
+    seen = [width_at(asker, 3.0 + number / 50) for number in range(5 * 50)]
+    assert seen[0] == NARROWEST
+    assert seen[-1] == WIDEST, "and not after a minute"
+
+
 def test_a_miss_at_the_narrowest_is_not_put_down_to_a_wider_one() -> None:
     asker = new_asker()
     asker.policy.observe_miss(asker.memory)
