@@ -26,7 +26,7 @@ def make_page(
     fleets = [f"{name}: slow-downs {', '.join(f'{s:g}' for s in slow)}" for name, slow in FLEETS.items()]
     yield Bullets("", [*fleets, *(f"{key}: {value}" for key, value in setting.items())])
     if picture is not None:
-        yield Picture(picture, "Top-1 in time over load for each set-up")
+        yield Picture("", picture, "Top-1 in time over load for each set-up")
     claims = draw_claims(lines, promises)
     yield claims_table(claims)
     yield Bullets("", [f"{claim.name}: {claim.note}" for claim in claims if claim.note])

@@ -30,7 +30,8 @@ def _draw(lines: Sequence[Line], figure: Any) -> None:
             ratios = sorted(points)
             means = [sum(points[ratio]) / len(points[ratio]) for ratio in ratios]
             is_own = name == DEFAULT
-            axis.plot(ratios, means, marker="o", label=name, linewidth=3 if is_own else 1, zorder=9 if is_own else 2)
+            style = {"color": "black", "linewidth": 3, "zorder": 9} if is_own else {"linewidth": 1}
+            axis.plot(ratios, means, marker="o", label=name, **style)
         axis.set(xscale="log", xlabel="load, of capacity at full width", title=f"{fleet}{', busy' if hogs else ''}")
         axis.set_xticks(sorted({line.cell.ratio for line in shown}), minor=False)
         axis.set_xticklabels([f"{ratio:g}" for ratio in sorted({line.cell.ratio for line in shown})])
