@@ -29,7 +29,9 @@ DECAY: Final = 0.95
 """Weight of the past in mean and deviation when an answer comes."""
 FORGET_S: Final = 10.0
 """After so many seconds without an answer what was observed and the settings count alike."""
-_FIRST_DEVIATIONS: Final = 2.352  # as a normal distribution has them
+_FIRST_DEVIATIONS: Final = 2.352
+"""As a normal distribution has them; and no sum of steps leads from here to 0, where the margin of a server that takes
+just what is expected of it would be just that, and rounding would decide."""
 _MOST_DEVIATIONS: Final = 20.0
 _LEAST_DEVIATION: Final = 0.01  # of logarithms, so 1 %
 _OUTLIER: Final = 3.0  # one answer counts as at most so many deviations

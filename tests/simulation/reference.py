@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 
 import numpy as np
+import pytest
 
 from orchestrator.decision import Hold, Reject
 from orchestrator.policies.protocol import Binding, ObservingPolicy, Policy, Situation
@@ -27,6 +28,7 @@ from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServ
 from orchestrator.simulation.scenario.hosts import HostSettings, RouterSettings
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import COMMON_STEPS, Trace
+from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import BatchInFlight, Family, ModelName, QueueState, ServedModel, ServerState, TensorSpec
 from tests.policies.fleets import build_candidates, has_room_for
@@ -417,6 +419,19 @@ class ReferenceWorld:
             now_s=now_s,
         )
         self.policy.observe(self.memory, outcome)
+
+
+def assert_same(simulation: Simulation, expected: dict[int, Outcome]) -> None:
+    """Check that a run that has ended came out as a plain world's."""
+    requests, names = simulation.world.requests, [s.name for s in simulation.servers]
+    for request, (answered_s, server, width, batch) in expected.items():
+        assert requests[sim.ANSWERED_S][request] == pytest.approx(answered_s)
+        if server is None:
+            assert requests[sim.STATUS][request] == sim.REJECTED
+            continue
+        assert names[int(requests[sim.SERVER][request])] == server
+        assert (requests[sim.WIDTH][request], requests[sim.BATCH][request]) == (width, batch)
+    assert len(expected) == len(simulation.trace.arrived_s)
 
 
 def _tail_deadline_s(queue: list[tuple[float, int]]) -> float:

@@ -22,7 +22,7 @@ from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName
-from tests.simulation.reference import ReferenceWorld
+from tests.simulation.reference import ReferenceWorld, assert_same
 from tests.simulation.worlds import patient, run, scenario, servers, single
 
 POLICIES = ["random", "round-robin", "jsq", "p2c", "sed:slack", "lert", "lert:slack", "lect", "slackfit", "max-batch"]
@@ -94,16 +94,7 @@ def test_the_loop_does_what_a_plain_world_of_objects_does(
     policy, trace = parse_policy(name), draw_trace(given, fleet, seed)
     simulation = Simulation(given, fleet, policy, trace=trace)
     simulation.run()
-    expected = ReferenceWorld(given, fleet, policy, trace).run()
-    requests, names = simulation.world.requests, [s.name for s in simulation.servers]
-    for request in range(given.workload.requests):
-        answered_s, server, width, batch = expected[request]
-        assert requests[sim.ANSWERED_S][request] == pytest.approx(answered_s)
-        if server is None:
-            assert requests[sim.STATUS][request] == sim.REJECTED
-            continue
-        assert names[int(requests[sim.SERVER][request])] == server
-        assert (requests[sim.WIDTH][request], requests[sim.BATCH][request]) == (width, batch)
+    assert_same(simulation, ReferenceWorld(given, fleet, policy, trace).run())
 
 
 faults = st.fixed_dictionaries(

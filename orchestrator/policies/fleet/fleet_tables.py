@@ -119,7 +119,7 @@ class FleetTables:
 
     def least_times(self, count: int) -> LeastTimes:
         """Return what the first ``count`` rows show of what waits."""
-        return LeastTimes(*least_times(self.rows, count, self._query))
+        return least_times(self.rows, count, self._query)
 
     def least_answer_s(self, count: int, items: int, longest_s: float, is_beyond_help: bool) -> float:
         """Return when a head of so many items is answered at the soonest by the first ``count`` rows."""

@@ -43,8 +43,10 @@ STEP_S: Final = 0.25
 USED: Final = 0.6
 """Part of the time that an answer had to spare above which it says that there is too much to do."""
 PRICE: Final = 0.5
+"""Part of what a width could gain that trying it again may cost."""
 SHORTEST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
+"""From when a width failed to when it is tried again."""
 RESERVE: Final = 2.5
 """The queue must drain in a RESERVE-th of its time, with the margin: the rest is for what comes meanwhile."""
 LONGEST_DRAIN_S: Final = 1.0
@@ -55,7 +57,7 @@ RISK: Final = 0.003
 RELIEVED: Final = 0.7
 """With less than this part of what came when a width failed, that says nothing of it any more."""
 LOAD: Final = 0.8
-"""Part of the servers' time that what arrives may take at a width for the ceiling to rise beyond it."""
+"""Part of the servers' time that what arrives may take for the ceiling to rise."""
 _WINDOW_S: Final = 0.25  # over which arrivals are counted
 
 _CEILING: Final = FREE_SLOT  # of row WHOLE: the widest width that is allowed, in percent; 0 before the first decision

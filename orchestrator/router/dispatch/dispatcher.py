@@ -129,6 +129,7 @@ class Dispatcher:
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
         self.sender = Sender(fleet, queues, observer, self.wake, self._learn, self._log)
         shedder.on_missed = self._note_miss
+        shedder.is_any_idle = self._is_any_idle
         self.unread_bytes: Callable[[], int] = lambda: 0
         self._changes = 0  # of anything but what waits
         self._is_scheduled = False
@@ -186,9 +187,7 @@ class Dispatcher:
             return True
         if candidate_set:
             self._queues.note_estimate(queue, estimate(candidate_set))
-            late = take_late(
-                queue, head, candidate_set, lambda name: not servers[name].held() or self._fleet.is_tried(name)
-            )
+            late = take_late(queue, head, candidate_set, lambda name: self._is_idle(servers[name]))
             for request, takes_s in late:
                 left_s = request.deadline_s - candidate_set.situation.now_s
                 self._shedder.shed(request, Shed.LATE, describe_lack(request, left_s, takes_s))
@@ -216,6 +215,15 @@ class Dispatcher:
         if candidate_set and any([server.health.suspects for server in servers.values()]):
             candidate_set.exclude(self._fleet.suspects, self._fleet.suspect_models)
         return candidate_set
+
+    def _is_idle(self, server: ServerConnection) -> bool:
+        """Return whether a server has nothing to do, as far as is known, or is being tried just now."""
+        return not server.held() or self._fleet.is_tried(server.name)
+
+    def _is_any_idle(self) -> bool:
+        """Return whether some server is idle, between decisions: what has just been answered may still be held."""
+        servers = self._fleet.servers.values()
+        return any([server.health.is_healthy and (not server.calls or self._is_idle(server)) for server in servers])
 
     def _expected_items(self) -> int:
         """Return about how many items are about to be queued; they are as large as those that wait."""

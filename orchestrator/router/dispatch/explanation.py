@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.decision import Reason
-from orchestrator.policies.rules.brownout import RESERVE
+from orchestrator.policies.rules.brownout import LONGEST_DRAIN_S, RESERVE
 from orchestrator.profile.margin import CONFIDENCE
 
 Record = Mapping[str, Any]
 
-_BY_WIDTH = (Reason.LEAST_COMPLETION, Reason.BELOW_CEILING)
-"""Reasons of rules that take a width first, and then the server that answers first at it."""
+_EXPLAINED = ":brownout"
+"""End of the names of policies that take the widest width below their ceiling, whose choice of it can be explained."""
 
 
 def explain(record: Record) -> Iterator[str]:
@@ -28,7 +28,7 @@ def explain(record: Record) -> Iterator[str]:
         f"{choice['server']} at {choice['width']} % was expected to answer in {_ms(expected_s)}{waiting}, "
         f"and {CONFIDENCE * 100:g} times in 100 within {_ms(expected_s * margin)}; the head was due in {_ms(slack_s)}."
     )
-    if record["reason"] not in _BY_WIDTH:
+    if not record["policy"].partition(",")[0].endswith(_EXPLAINED):
         return
     yield _why_not_wider(chosen, candidates, record)
     second = min(
@@ -51,6 +51,8 @@ def _why_not_wider(chosen: Record, candidates: Sequence[Record], record: Record)
     tail_slack_s = record["queue"]["tail_slack_s"]
     if most_s > record["queue"]["head_slack_s"]:
         return f"{width} % might have been too late: {quickest['server']} would have taken up to {_ms(most_s)}."
+    if drain_s > LONGEST_DRAIN_S:
+        return f"At {width} % all servers together would have taken {_ms(drain_s)} for what waited."
     if drain_s * RESERVE * max(1.0, _margin(quickest, record)) > tail_slack_s:
         return (
             f"At {width} % all servers together would have taken {_ms(drain_s)} for what waited, of which nine of ten "
@@ -60,7 +62,7 @@ def _why_not_wider(chosen: Record, candidates: Sequence[Record], record: Record)
         return (
             f"{width} % would have been in time, but late or refused requests, or the load, had ruled it out for now."
         )
-    return f"{width} % would have been in time as well, for the head alone."
+    return f"{width} % would have been in time as well."
 
 
 def _key(candidate: Record) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ A request that waits is *shed*, refused at once, when
   callers are refused at once, when they still have time to ask elsewhere, and no more waits than could be answered; the
   rules above then choose among these.
 - *expired*: wherever it waits, when less of its deadline is left than the quickest candidate takes alone, by its
-  margin. So a refusal comes before the deadline, never after it.
+  margin; as soon as it comes, where no server is idle. So a refusal comes before the deadline, never after it.
 - *displaced*: the queue is full and something more important came: a higher priority or, within one, an earlier
   deadline. The least important, latest goes first.
 
@@ -155,6 +155,7 @@ class Shedder:
         settings: The settings of the router now; what waits keeps the time by which it is refused.
         on_missed: Called for each request that is refused because of load, or not answered in time, though an idle
             server could have.
+        is_any_idle: Returns whether some server has nothing to do, and is tried whatever is expected of it.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class Shedder:
         self._outage = outage
         self._observer = observer
         self.on_missed: Callable[[], None] = lambda: None
+        self.is_any_idle: Callable[[], bool] = lambda: True
         self._deadlines: Deadlines[PendingRequest] = Deadlines(self._on_due)
         queues.on_queued = self._watch
 
@@ -257,7 +259,7 @@ class Shedder:
             fastest_s = queue.estimate.fastest_s
             due_s = min(due_s, expires_s(request.deadline_s, fastest_s))
             left_s = request.deadline_s - asyncio.get_running_loop().time()
-            if left_s <= fastest_s and queue.items > request.items:  # and so no server is idle, that could be tried
+            if left_s <= fastest_s and not request.attempts and not self.is_any_idle():
                 self.shed(request, Shed.EXPIRED, describe_lack(request, left_s, fastest_s))
                 return
         if due_s < request.due_s:

@@ -44,8 +44,8 @@ def enqueue(world: World, request: int) -> None:
         shed(world, request)
     elif requests[sim.IS_WATCHED][request] == 0:
         at_s = _expires_s(requests[sim.DUE_S][request], state[sim.FASTEST_S])
-        if at_s <= state[sim.NOW_S] and state[sim.QUEUE_ITEMS] > requests[sim.REQUEST_ITEMS][request]:
-            shed(world, request)  # others wait, so no server is idle that could be tried
+        if at_s <= state[sim.NOW_S] and requests[sim.ATTEMPTS][request] == 0 and not _is_any_idle(world):
+            shed(world, request)
             return
         requests[sim.IS_WATCHED][request] = 1
         push_event(world, max(at_s, state[sim.NOW_S]), sim.EXPIRES, -1.0, float(request), 0.0)
@@ -109,6 +109,16 @@ def shed_late_heads(world: World, count: int) -> bool:
         give_up(world, take_head(world), sim.SHED)
         has_shed = True
     return has_shed
+
+
+@compiled
+def _is_any_idle(world: World) -> bool:
+    """Return whether some server, as the router knows it, has nothing to do."""
+    known = world.fleet.servers
+    for server in range(world.fleet.server_count):
+        if known[col.HEALTHY][server] != 0 and known[col.BATCH_COUNT][server] == 0:
+            return True
+    return False
 
 
 @compiled

@@ -20,6 +20,7 @@ def record(*candidates: dict[str, Any], reason: str = "least expected completion
     first = candidates[0]
     return {
         "reason": reason,
+        "policy": "lert:brownout",
         "slack_margin": 1.25,
         "choice": {"server": first["server"], "width": first["width"], "items": 4},
         "queue": {"head_slack_s": 0.05, "tail_slack_s": 0.06} | queue,
@@ -41,13 +42,14 @@ def test_what_was_expected_is_said_with_its_quantile_and_what_was_left() -> None
     ("wider", "reason", "said"),
     [
         ({"wait_s": 0.04}, "least expected completion", "50 % might have been too late: a would have taken up to 75"),
+        ({"drain_s": 1.5}, "least expected completion", "At 50 % all servers together would have taken 1500.0 ms"),
         ({"drain_s": 0.05}, "least expected completion", "At 50 % all servers together would have taken 50.0 ms"),
         (
             {},
             "least expected completion, below the ceiling that misses have lowered",
             "50 % would have been in time, but late or refused requests, or the load, had ruled it out for now.",
         ),
-        ({}, "least expected completion", "50 % would have been in time as well, for the head alone."),
+        ({}, "least expected completion", "50 % would have been in time as well."),
     ],
 )  # fmt: skip
 def test_what_the_next_wider_width_lacked_is_said(wider: dict[str, float], reason: str, said: str) -> None:
@@ -64,6 +66,6 @@ def test_the_next_best_server_is_named_with_what_it_lacked() -> None:
 
 
 def test_of_rules_that_weigh_otherwise_only_what_was_expected_is_said() -> None:
-    weighed_otherwise = record(candidate("a", 25), candidate("b", 50), reason="the widest that the load allows")
-    assert len(list(explain(weighed_otherwise))) == 1
+    fixed = record(candidate("a", 25), candidate("b", 50)) | {"policy": "lert:25"}
+    assert len(list(explain(fixed))) == 1
     assert list(explain(record(candidate("a", 25)) | {"choice": None})) == []

@@ -202,6 +202,12 @@ async def test_an_idle_server_is_tried_whatever_is_expected_of_it() -> None:
         server.per_item_s = 0.001  # it is believed to be slow, and would never be seen to be quick again
         outcomes = [await timed(router, n, deadline_ms=10) for n in range(40)]
         assert all(isinstance(outcome, Answer) for _, _, outcome in outcomes)
+        server.per_item_s = 1.0
+        await timed(router, 0, deadline_ms=10)
+        await asyncio.sleep(1)
+        server.per_item_s = 0.001
+        at_once = await asyncio.gather(*(timed(router, n, deadline_ms=10) for n in range(5)))
+        assert all(isinstance(outcome, Answer) for _, _, outcome in at_once), "those behind the first are not given up"
 
 
 async def test_only_deadlines_of_the_callers_own_are_a_reason_to_be_given_up() -> None:
