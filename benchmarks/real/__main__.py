@@ -24,12 +24,12 @@ from benchmarks.harness.command import (
 )
 from benchmarks.harness.machine import describe_machine
 from benchmarks.real.cells import FLEETS, Cell, cells_of
-from benchmarks.real.claims import WIDEST, draw_claims
+from benchmarks.real.claims import NARROWEST, WIDEST, draw_claims
 from benchmarks.real.page import make_page
 from benchmarks.real.picture import draw_picture
 from benchmarks.real.promises import Promises, decode_promises, watch_promises
 from benchmarks.real.results import Line, decode_line
-from benchmarks.real.testbed import hogged, open_set_ups
+from benchmarks.real.testbed import DEFAULT, hogged, open_set_ups
 from orchestrator.loadgen.capacity import measure_capacity
 from orchestrator.loadgen.comparison import turns
 from orchestrator.loadgen.plan import Load
@@ -40,6 +40,8 @@ from orchestrator.reporting.journal import Journal
 
 _WARM_UP_S = 1.0
 _REST_S = 0.5
+_BURST_ROUNDS = 3
+_BURST_SET_UPS = (DEFAULT, NARROWEST)
 
 
 @click.command()
@@ -140,6 +142,8 @@ async def _measure_cell(
     say: Say,
 ) -> None:
     known = {(line.cell, line.round, line.set_up) for line in done}
+    if cell.is_burst:
+        rounds, set_ups = _BURST_ROUNDS, [set_up for set_up in set_ups if set_up.name in _BURST_SET_UPS]
     for number, own, set_up in turns(set_ups, [load], rounds):
         if (cell, number, set_up.name) in known:
             continue

@@ -15,6 +15,8 @@ FEW_RATIOS = (0.6, 1.2, 2.0)
 DEADLINES_S = (0.025, 0.1, 0.5)
 _USUAL_S = 0.1
 _SHAPES = ("gamma:8", "flash-crowd:4")
+BURSTS = (100, 1000, 5000)
+"""Requests that are all due at once, in one cell each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Cell:
         fleet: Its name in FLEETS.
         hogs: Processes that do nothing but take a core.
         workload: The shape of the arrivals.
-        ratio: The mean rate over what the fleet answers at full width.
+        ratio: The mean rate over what the fleet answers at full width; of a burst nothing.
         deadline_s: The deadline of each request.
     """
 
@@ -35,6 +37,11 @@ class Cell:
     ratio: float
     deadline_s: float
 
+    @property
+    def is_burst(self) -> bool:
+        """Whether all requests are due at once."""
+        return self.workload.startswith("burst:")
+
     def load(self, capacity_rps: float, seconds: float, warm_up_s: float, seed: int) -> Load:
         """Return the load of this cell at a fleet that answers so much at full width."""
         rate_rps = self.ratio * capacity_rps
@@ -42,7 +49,10 @@ class Cell:
 
 
 def cells_of(fleet: str, hogs: int) -> Iterator[Cell]:
-    """Yield what a fleet is measured at beside so many hogs: every load at the usual deadline, fewer elsewhere."""
+    """Yield what a fleet is measured at beside so many hogs: every load at the usual deadline, fewer elsewhere.
+
+    Bursts come last.
+    """
     for ratio in RATIOS:
         yield Cell(fleet, hogs, "steady", ratio, _USUAL_S)
     for ratio in FEW_RATIOS:
@@ -51,3 +61,5 @@ def cells_of(fleet: str, hogs: int) -> Iterator[Cell]:
         for deadline_s in DEADLINES_S:
             if deadline_s != _USUAL_S:
                 yield Cell(fleet, hogs, "steady", ratio, deadline_s)
+    for count in BURSTS:
+        yield Cell(fleet, hogs, f"burst:{count}", 1.0, _USUAL_S)

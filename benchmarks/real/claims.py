@@ -17,6 +17,7 @@ BEHIND_POINTS = 0.5
 GAIN_RATIO = 0.8
 LATE_PERCENT = 1.0
 PROMISE_POINTS = 2.0
+BURST_RATIO = 0.9
 _FITS_RATIO = 0.99
 
 
@@ -25,7 +26,8 @@ def draw_claims(lines: Sequence[Line], promises: Sequence[Promises]) -> list[Cla
     claims = []
     for hogs, where in ((0, "on a quiet machine"), (1, "beside a process that takes a core")):
         own = [line for line in lines if line.cell.hogs == hogs]
-        claims += [*_behind(own, where), _gain(own, where), _late(own, where)]
+        lasting = [line for line in own if not line.cell.is_burst]
+        claims += [*_behind(lasting, where), _gain(lasting, where), _late(own, where), _bursts(own, where)]
     return [*claims, _kept(promises)]
 
 
@@ -70,6 +72,19 @@ def _late(lines: Sequence[Line], where: str) -> Claim:
     late = [100 * line.late for line in lines if line.set_up == DEFAULT]
     return _claim(f"requests that were neither answered nor refused within their deadline, {where}", late, "%",
                   LATE_PERCENT)  # fmt: skip
+
+
+def _bursts(lines: Sequence[Line], where: str) -> Claim:
+    """Of what the narrowest width answers in time of a burst, how much the default does; the least of all bursts."""
+    name = f"answers in time of a burst, of those of always narrowest, {where}"
+    answered: dict[str, dict[Cell, list[float]]] = {DEFAULT: {}, NARROWEST: {}}
+    for line in lines:
+        if line.cell.is_burst and line.set_up in answered:
+            answered[line.set_up].setdefault(line.cell, []).append(line.in_time)
+    own, narrow = answered[DEFAULT], answered[NARROWEST]
+    ratios = [sum(own[cell]) / sum(narrow[cell]) for cell in own if sum(narrow.get(cell, ()))]
+    note = f"the least of {len(ratios)} sizes of bursts, each the mean of its rounds"
+    return Claim(name, min(ratios) if ratios else None, "", BURST_RATIO, is_floor=True, note=note)
 
 
 def _claim(name: str, values: Sequence[float], unit: str, bar: float, *, is_floor: bool = False) -> Claim:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness.claims import claims_table
-from benchmarks.real.cells import FLEETS
-from benchmarks.real.claims import draw_claims
+from benchmarks.real.cells import FLEETS, Cell
+from benchmarks.real.claims import NARROWEST, draw_claims
 from benchmarks.real.promises import WINDOW, Promises
 from benchmarks.real.results import Line, by_cell
+from benchmarks.real.testbed import DEFAULT
 from orchestrator.reporting.blocks import Block, Bullets, Heading, Picture, Table, Text
 
 
@@ -36,7 +37,7 @@ def make_page(
         yield Heading(2, f"{fleet.capitalize()}, {'quiet' if not hogs else 'beside a process that takes a core'}")
         rows = []
         for (cell, _), own in found.items():
-            if (cell.fleet, cell.hogs) != (fleet, hogs):
+            if (cell.fleet, cell.hogs) != (fleet, hogs) or cell.is_burst:
                 continue
             best = max(line.right_in_time for line in own.values())
             rows.append(
@@ -48,6 +49,7 @@ def make_page(
                 )
             )
         yield Table(("arrivals", "deadline", "load", *names), rows)
+    yield from _bursts(found)
     if promises:
         yield Heading(2, "Promises, at the caller's socket")
         yield Text(
@@ -69,6 +71,23 @@ def make_page(
                 for found in promises
             ],
         )
+
+
+def _bursts(found: Mapping[tuple[Cell, int], Mapping[str, Line]]) -> Iterator[Block]:
+    cells = list(dict.fromkeys(cell for cell, _ in found if cell.is_burst))
+    if not cells:
+        return
+    yield Heading(2, "Bursts")
+    yield Text("Answered in time of requests that were all due at once, in percent, in each round.")
+    rows = []
+    for cell in cells:
+        rounds = [own for (other, _), own in found.items() if other == cell]
+        shares = [
+            " ".join(f"{100 * own[name].in_time:.1f}" for own in rounds if name in own) for name in (DEFAULT, NARROWEST)
+        ]
+        hogs = "" if not cell.hogs else "beside a process that takes a core"
+        rows.append((cell.fleet, hogs, cell.workload.removeprefix("burst:"), *shares))
+    yield Table(("fleet", "", "requests", DEFAULT, NARROWEST), rows)
 
 
 def _cell(line: Line | None, best: float) -> str:
