@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import SlimError
 from orchestrator.http2.grpc.channel import GrpcChannel
 from orchestrator.http2.grpc.wire import RpcError
+from orchestrator.loadgen.receive_times import ReceiveTimes
 from orchestrator.triton.infer_wire import InferRequests, decode_outputs
 from orchestrator.triton.messages import SERVICE, pb
 
@@ -70,6 +73,13 @@ class Client(ABC):
     def begin(self, image: int, left_ms: int | None) -> asyncio.Future[Any]:
         """Send one image of the sample at once; ``left_ms`` is told as its deadline, None as none."""
 
+    def received_s(self, ended: Any) -> float | None:
+        """Return when an answer, or the error in its place, came to this machine, on the monotonic clock.
+
+        None where nothing but when it was read is known.
+        """
+        return None
+
     @abstractmethod
     def read(self, answer: Any) -> Reply:
         """Return what an answer says."""
@@ -77,6 +87,19 @@ class Client(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Let go of connections."""
+
+
+class _Received(NamedTuple):
+    message: bytes
+    received_s: float
+
+
+class _RefusedError(RpcError):
+    """A status in place of an answer, with when it came."""
+
+    def __init__(self, error: RpcError, received_s: float) -> None:
+        super().__init__(error.status, error.detail, retry_after_s=error.retry_after_s)
+        self.received_s = received_s
 
 
 class GrpcClient(Client):
@@ -91,7 +114,11 @@ class GrpcClient(Client):
         ]
         self._fixed = _serialise_parameters(parameters)
         self._deadlines: dict[int, bytes] = {}
-        self._channels = [GrpcChannel(place) for _ in range(_CONNECTIONS) for place in address.split(ALSO)]
+        places = [place for _ in range(_CONNECTIONS) for place in address.split(ALSO)]
+        self._times = [ReceiveTimes() for _ in places]
+        self._channels = [
+            GrpcChannel(place, dial=times.connect) for place, times in zip(places, self._times, strict=True)
+        ]
         self._turn = 0
 
     async def connect(self) -> None:
@@ -99,15 +126,23 @@ class GrpcClient(Client):
         for channel in self._channels:
             await channel.call(f"/{SERVICE}/ServerLive", b"")
 
-    def begin(self, image: int, left_ms: int | None) -> asyncio.Future[bytes]:
+    def begin(self, image: int, left_ms: int | None) -> asyncio.Future[Any]:
         """Send one image at once; see ``Client``."""
-        self._turn += 1
-        channel = self._channels[self._turn % len(self._channels)]
+        self._turn = (self._turn + 1) % len(self._channels)
+        channel, times = self._channels[self._turn], self._times[self._turn]
         message = self._fixed + self._bodies[image]
         if left_ms is not None:
             message = self._deadline(left_ms) + message
-        answer = channel.begin(_INFER, message, (), read=bytes, explain=_itself)
-        return asyncio.ensure_future(channel.call(_INFER, message)) if answer is None else answer
+        read, explain = partial(_note_answer, times), partial(_note_refusal, times)
+        answer = channel.begin(_INFER, message, (), read=read, explain=explain)
+        return asyncio.ensure_future(self._call(channel, message)) if answer is None else answer
+
+    async def _call(self, channel: GrpcChannel, message: bytes) -> _Received:
+        return _Received(await channel.call(_INFER, message), math.inf)
+
+    def received_s(self, ended: Any) -> float | None:
+        """Return when an answer or refusal came; see ``Client``."""
+        return ended.received_s if isinstance(ended, _Received | _RefusedError) else None
 
     def _deadline(self, left_ms: int) -> bytes:
         told = self._deadlines.get(left_ms)
@@ -115,13 +150,14 @@ class GrpcClient(Client):
             told = self._deadlines[left_ms] = _serialise_parameters({DEADLINE: left_ms})
         return told
 
-    def read(self, answer: bytes) -> Reply:
+    def read(self, answer: _Received) -> Reply:
         """Return what a serialised ModelInferResponse says."""
-        scores = decode_outputs(answer, self._asked.model, [self._asked.output_name])[self._asked.output_name]
-        parameters = pb.ModelInferResponse.FromString(answer).parameters
+        message, name = answer.message, self._asked.output_name
+        scores = decode_outputs(message, self._asked.model, [name])[name]
+        parameters = pb.ModelInferResponse.FromString(message).parameters
         if "slim_width" not in parameters:
             return Reply(scores, 0, "", "")
-        server, decision = (parameters[name].string_param for name in ("slim_server", "slim_decision_id"))
+        server, decision = (parameters[key].string_param for key in ("slim_server", "slim_decision_id"))
         return Reply(scores, parameters["slim_width"].int64_param, server, decision)
 
     async def close(self) -> None:
@@ -253,5 +289,10 @@ def _serialise_parameters(parameters: Parameters) -> bytes:
     return serialised
 
 
-def _itself(error: RpcError) -> RpcError:
-    return error
+def _note_answer(times: ReceiveTimes, message: bytes) -> _Received:
+    return _Received(bytes(message), times.last_s)
+
+
+def _note_refusal(times: ReceiveTimes, error: RpcError) -> RpcError:
+    """Return the error with its time; of a connection that was lost nothing came."""
+    return error if error.status == "UNAVAILABLE" else _RefusedError(error, times.last_s)

@@ -101,15 +101,17 @@ class _Outcomes:
         self._open += 1
         return self.sent - 1
 
-    def note(self, number: int, began_s: float, answer: asyncio.Future[Any]) -> None:
-        """Keep how a request ended."""
-        self.ended_s[number] = time.monotonic() - began_s
+    def note(self, number: int, began_s: float, client: Client, answer: asyncio.Future[Any]) -> None:
+        """Keep how a request ended, and when that came."""
+        ended: Any = None
         if answer.cancelled():
             self.failures[number] = "CANCELLED", "the call was cancelled"
-        elif (error := answer.exception()) is not None:
-            self.failures[number] = status_of_failure(error)
+        elif (ended := answer.exception()) is not None:
+            self.failures[number] = status_of_failure(ended)
         else:
-            self.answers[number] = answer.result()
+            self.answers[number] = ended = answer.result()
+        received_s = client.received_s(ended)
+        self.ended_s[number] = min(time.monotonic(), math.inf if received_s is None else received_s) - began_s
         self._open -= 1
         self._has_ended.set()
 
@@ -131,7 +133,7 @@ async def send_all(
         while outcomes.sent < count and due_s[outcomes.sent] <= now_s and at_once < _AT_ONCE:
             number = outcomes.begin(now_s)
             answer = client.begin(order[number], plan.left_ms(now_s - due_s[number]))
-            answer.add_done_callback(partial(outcomes.note, number, began_s))
+            answer.add_done_callback(partial(outcomes.note, number, began_s, client))
             at_once += 1
         if outcomes.sent < count:
             await asyncio.sleep(max(0.0, due_s[outcomes.sent] - (time.monotonic() - began_s)))

@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -52,6 +52,10 @@ _UNACKNOWLEDGED_MS: Final = 20_000
 _MOST_BLOCKS: Final = 256
 
 
+Dial = Callable[[str, int], Awaitable[socket.socket]]
+"""Returns a connected socket that does not block, for a host and a port; raises OSError."""
+
+
 class Connector:
     """Connects to one server at ``host:port``, and again; to be used from one event loop.
 
@@ -60,8 +64,9 @@ class Connector:
         is_closed: Whether the last of them has gone.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, dial: Dial | None = None) -> None:
         self.address = address
+        self._dial = dial
         self.is_closed = False
         self.users = 0
         self._protocol: Http2Protocol | None = None
@@ -115,13 +120,12 @@ class Connector:
             self._pause_s = _FIRST_PAUSE_S
 
     async def _open(self) -> Connection[ResponseHead]:
-        loop = asyncio.get_running_loop()
         host, _, port = self.address.rpartition(":")
         if self._protocol is not None:  # going away; what is under way on it may end
             self._protocol.close_when_idle()
         try:
             async with asyncio.timeout(_CONNECT_S):
-                transport, protocol = await loop.create_connection(self._make_protocol, host.strip("[]"), int(port))
+                transport, protocol = await self._connect(host.strip("[]"), int(port))
         except (OSError, TimeoutError) as exc:
             self._problem = f"failed to connect: {_reason_of(exc)}"
             self._not_before_s = time.monotonic() + self._pause_s
@@ -132,6 +136,12 @@ class Connector:
         assert protocol.connection is not None
         connection: Connection[ResponseHead] = protocol.connection
         return connection
+
+    async def _connect(self, host: str, port: int) -> tuple[asyncio.Transport, Http2Protocol]:
+        loop = asyncio.get_running_loop()
+        if self._dial is None:
+            return await loop.create_connection(self._make_protocol, host, port)
+        return await loop.create_connection(self._make_protocol, sock=await self._dial(host, port))
 
     def _make_protocol(self) -> Http2Protocol:
         return Http2Protocol(_make_connection, self._note_made, self._note_lost)
@@ -155,11 +165,11 @@ class ConnectionPool:
     def __init__(self) -> None:
         self._connectors: WeakValueDictionary[str, Connector] = WeakValueDictionary()
 
-    def connector(self, address: str) -> Connector:
+    def connector(self, address: str, dial: Dial | None = None) -> Connector:
         """Return what connects to ``host:port``; the caller has to ``release`` it."""
         connector = self._connectors.get(address)
         if connector is None or connector.is_closed:
-            connector = self._connectors[address] = Connector(address)
+            connector = self._connectors[address] = Connector(address, dial)
         connector.users += 1
         return connector
 
@@ -167,12 +177,13 @@ class ConnectionPool:
 class GrpcChannel:
     """Calls one server at ``host:port``; to be used from one event loop.
 
-    Channels to the same address share the connection of their pool; without one, a channel has its own.
+    Channels to the same address share the connection of their pool; without one, a channel has its own, which
+    ``dial`` may make.
     """
 
-    def __init__(self, address: str, pool: ConnectionPool | None = None) -> None:
+    def __init__(self, address: str, pool: ConnectionPool | None = None, *, dial: Dial | None = None) -> None:
         self.address = address
-        self._connector = (pool or ConnectionPool()).connector(address)
+        self._connector = (pool or ConnectionPool()).connector(address, dial)
         self._blocks: dict[tuple[str, Metadata], bytes] = {}
         self._under_way: set[ClientCall] = set()
         self._is_closed = False
