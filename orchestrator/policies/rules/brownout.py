@@ -15,9 +15,11 @@ al., "Brownout: building more robust cloud applications", ICSE 2014), what becom
   of their time: at the width that it rises to, or, where that is so much more accurate that it is worth the risk, at
   the one that it leaves. Then some requests get the one and some the other; families of few widths far apart would
   waste much otherwise. What it risks is how much longer than expected answers take (orchestrator.profile.margin).
-- A width at which it had to fall is left out for so long that the requests that this has cost are no more than
-  ``PRICE`` of the accuracy that the width could have gained in that time: where a width gains little, it is hardly ever
-  tried beside a job that makes it fail, and where it gains much, all the time.
+- A width at which it had to fall is left out, for a second at first and twice as long each time that it fails again
+  soon after it was tried, as a caller backs off: load that changes makes any width fail once. It is left out no longer
+  than that the requests that this has cost are ``PRICE`` of the accuracy that the width could have gained in that time:
+  where a width gains little, it is hardly ever tried beside a job that makes it fail, and where it gains much, all the
+  time.
 
 Below the ceiling the width is the widest at which the head is in time and the queue drains in a ``RESERVE``-th of its
 time, and within ``LONGEST_DRAIN_S`` (policies.rules.width_rules). Where a request allows no width below it, the
@@ -47,12 +49,14 @@ PRICE: Final = 0.5
 SHORTEST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 """From when a width failed to when it is tried again."""
+AGAIN_S: Final = 5.0
+"""A width that fails later than that after it was tried has done well meanwhile; its pauses are short again."""
 RESERVE: Final = 2.5
 """The queue must drain in a RESERVE-th of its time, with the margin: the rest is for what comes meanwhile."""
 LONGEST_DRAIN_S: Final = 1.0
 """However much time it has, or deadlines of half a minute would let it grow until it is full; in the long run the width
 is what the load leaves time for, and a longer queue only makes answers late."""
-RISK: Final = 0.003
+RISK: Final = 0.0015
 """Relative gain in accuracy, over the square of the margin, from which on two widths are mixed."""
 RELIEVED: Final = 0.7
 """With less than this part of what came when a width failed, that says nothing of it any more."""
@@ -68,6 +72,7 @@ _FAILED: Final = FREE_SLOT + 4  # the width at which it last had to fall; 0: non
 _FAILED_S: Final = FREE_SLOT + 5  # when
 _MISSES: Final = FREE_SLOT + 6  # what that has cost
 _FAILED_RPS: Final = FREE_SLOT + 7  # how much came then
+_FAILURES: Final = FREE_SLOT + 8  # how often it has failed again since it last did well
 
 _NONE: Final = 0.0
 _HIGH: Final = 0.5
@@ -136,7 +141,7 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
     current = max(narrowest, min(widest, whole[_CEILING]))
     if pressure != _NONE:
         if current > narrowest:  # else the width is not what is to blame
-            whole[_FAILED], whole[_FAILED_S], whole[_FAILED_RPS] = current, now_s, whole[RATE_RPS]
+            _note_failure(whole, current, now_s)
         if now_s - whole[_FAILED_S] <= CALM_S:
             whole[_MISSES] += math.floor(pressure)
         lower = 1.0 if pressure >= 1 else _next_lower(current, rows, count)
@@ -159,6 +164,15 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
             if higher >= whole[_FAILED]:
                 whole[_MISSES] = 0.0
     return max(narrowest, whole[_CEILING])
+
+
+@compiled
+def _note_failure(whole: Column, width: float, now_s: float) -> None:
+    """Note that the ceiling falls because of what became of requests at a width."""
+    if now_s - whole[_FAILED_S] > CALM_S:
+        is_again = whole[_FAILED] <= width and whole[_FAILED_S] < whole[_CHANGED_S] > now_s - AGAIN_S
+        whole[_FAILURES] = whole[_FAILURES] + 1 if is_again else 0.0
+    whole[_FAILED], whole[_FAILED_S], whole[_FAILED_RPS] = width, now_s, whole[RATE_RPS]
 
 
 @compiled
@@ -196,10 +210,11 @@ def _gain(width: float, higher: float, rows: Table, count: int) -> float:
 
 @compiled
 def _pause_s(width: float, higher: float, whole: Column, rows: Table, count: int) -> float:
-    """Return for how long a width at which the ceiling had to fall is left out, by what that has cost."""
+    """Return for how long a width at which the ceiling had to fall is left out, by how often and what that has cost."""
+    longest_s = min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2.0 ** min(10.0, whole[_FAILURES]))
     gained_rps = PRICE * _gain(width, higher, rows, count) * whole[RATE_RPS]
-    if whole[_MISSES] >= gained_rps * LONGEST_PAUSE_S:
-        return LONGEST_PAUSE_S if whole[_MISSES] > 0 else SHORTEST_PAUSE_S
+    if whole[_MISSES] >= gained_rps * longest_s:
+        return longest_s if whole[_MISSES] > 0 else SHORTEST_PAUSE_S
     return max(SHORTEST_PAUSE_S, whole[_MISSES] / gained_rps)
 
 

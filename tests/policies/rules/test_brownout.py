@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Reason
-from orchestrator.policies.rules.brownout import CALM_S, LONGEST_PAUSE_S, PRICE, STEP_S
+from orchestrator.policies.rules.brownout import (
+    AGAIN_S,
+    CALM_S,
+    LONGEST_PAUSE_S,
+    PRICE,
+    SHORTEST_PAUSE_S,
+    STEP_S,
+)
 from tests.policies.cases import WIDTHS, Asker, line_candidate
 
 NARROWEST, WIDEST = WIDTHS[0], WIDTHS[-1]
@@ -92,10 +99,27 @@ def test_a_width_that_fails_is_tried_again_once_what_it_cost_is_half_of_what_it_
             for _ in range(misses):
                 asker.policy.observe_miss(asker.memory)
             assert width_at(asker, now_s) == NARROWEST
-    gaps_s = [later - earlier for earlier, later in pairwise(tried_s)][2:]  # once the rate is known
+    gaps_s = [later - earlier for earlier, later in pairwise(tried_s)]
     rise_s = CALM_S + 3 * STEP_S
-    assert gaps_s
+    assert all(gap_s <= max(rise_s, SHORTEST_PAUSE_S * 2**tries) + 2 * STEP_S for tries, gap_s in enumerate(gaps_s))
+    gaps_s = gaps_s[-3:]  # it has failed often
     assert all(max(CALM_S, pause_s) - 0.1 <= gap_s <= max(rise_s, pause_s) + 2 * STEP_S for gap_s in gaps_s), gaps_s
+
+
+def test_a_width_that_has_done_well_meanwhile_is_tried_again_at_once_when_it_fails() -> None:
+    asker, rate_rps, misses = new_asker(), 100, 1000
+    missed_s, widest_s = [], []
+    for number in range(60 * rate_rps):
+        now_s = 1.0 + number / rate_rps
+        if width_at(asker, now_s) == WIDEST:
+            widest_s.append(now_s)
+            if now_s > (missed_s[-1] if missed_s else 0) + 2 * AGAIN_S:
+                missed_s.append(now_s)
+                for _ in range(misses):
+                    asker.policy.observe_miss(asker.memory)
+    back_s = [next(s for s in widest_s if s > missed + CALM_S / 2) - missed for missed in missed_s[:-1]]
+    assert len(back_s) > 3
+    assert max(back_s) <= CALM_S + 3 * STEP_S + 0.1
 
 
 def test_a_width_that_failed_under_more_load_is_tried_again_at_once() -> None:
