@@ -36,7 +36,10 @@ def test_rendering_and_reading_are_inverse() -> None:
     ("text", "problem"),
     [
         ("servers: [{name: a, grpc: 'h:99999'}]", "port 99999 is outside 1 to 65535"),
-        ("servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline_ms: .inf}", r"router\.deadline_ms: .*finite number"),
+        (
+            "servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline_ms: .inf}",
+            r"router\.deadline_ms: must be a finite number",
+        ),
         (
             "servers: [{name: a, grpc: 'h:1'}]\nrouter: {discovery_period_s: 9, guard: {stale_after_s: 9}}",
             "stale_after_s 9 is not above discovery_period_s 9.*raise it",
@@ -50,9 +53,12 @@ def test_rendering_and_reading_are_inverse() -> None:
         ("a: !!bool x", "is no YAML"),
         ("a: " + "9" * 5000, "is no YAML"),
         ("router: {}", "key servers is missing"),
-        ("servers: []", "servers: .*at least 1 item"),
+        ("servers: []", "servers: must have at least 1, but has 0"),
         ("servers: [{name: a}]", r"key servers\[0\]\.grpc is missing"),
-        ("servers: [{name: a, grpc: localhost}]", r"servers\[0\]\.grpc: .*pattern.*got 'localhost'"),
+        (
+            "servers: [{name: a, grpc: localhost}]",
+            r"servers\[0\]\.grpc: must be host:port, such as 127.0.0.1:8001.*, got 'localhost'$",
+        ),
         (
             "servers: [{name: a, grpc: 'h:1', gprc: 2}]",
             r"unknown key servers\[0\]\.gprc; allowed here: name, grpc, metrics",
@@ -61,15 +67,18 @@ def test_rendering_and_reading_are_inverse() -> None:
         ('servers: [{name: a, grpc: "h:1"}]\nrouter: {profile: "a\\0"}', r"router\.profile.* it holds a null byte"),
         (
             "servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline_ms: 0}",
-            r"router\.deadline_ms: .*greater than 0, got 0",
+            r"router\.deadline_ms: must be above 0, got 0",
         ),
         (
             "servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline: 5, polcy: x}",
-            r"unknown key router\.deadline.*\(and 1 more\)",
+            r"has 2 problems: \(1\) unknown key router\.deadline; .*; \(2\) unknown key router\.polcy; allowed",
         ),
         ("servers: [{name: a, grpc: 'h:1'}, {name: a, grpc: 'h:2'}]", "name 'a' is used twice"),
         ("servers: [{name: a, grpc: 'h:1'}, {name: b, grpc: 'h:1'}]", "'a' and 'b' share the address h:1"),
-        ("servers: [{name: a, grpc: 'h:1', emulated_slowdown: 0.5}]", r"emulated_slowdown: .*equal to 1, got 0\.5"),
+        (
+            "servers: [{name: a, grpc: 'h:1', emulated_slowdown: 0.5}]",
+            r"emulated_slowdown: must be at least 1, got 0\.5",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(text: str, problem: str) -> None:
@@ -102,7 +111,7 @@ def test_a_metrics_url_that_can_t_be_asked_is_named_with_a_remedy(url: str) -> N
         ("deadline_budget_ms: 101", "deadline_budget_ms 101 is above router.deadline_ms 100.*lower it"),
         ("grow_busy_ratio: 0.4", "controller: shrink_busy_ratio 0.4 must be below grow_busy_ratio 0.4"),
         ("quarantine_s: 301", "controller: quarantine_max_s 300 is below quarantine_s 301; raise it$"),
-        ("action_timeout_s: 0.4", r"controller\.action_timeout_s: .*greater than or equal to 0\.5, got 0\.4"),
+        ("action_timeout_s: 0.4", r"controller\.action_timeout_s: must be at least 0\.5, got 0\.4"),
     ],
 )
 def test_timings_that_contradict_each_other_are_refused(settings: str, problem: str) -> None:

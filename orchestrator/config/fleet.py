@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
 from orchestrator.config.gateway import GatewaySettings
-from orchestrator.config.section import Address, Section, Url, parse_settings
+from orchestrator.config.section import Address, Name, Section, Url, parse_settings
 from orchestrator.errors import ConfigError
 from orchestrator.files import read_file
 
@@ -50,7 +50,7 @@ class PowerSettings(Section):
 class ServerSettings(Section):
     """One Triton of the fleet."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     """Unique in the fleet; appears in answers, logs and metrics."""
     grpc: Address
     """Address of its gRPC endpoint, ``host:port``."""

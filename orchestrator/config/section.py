@@ -6,10 +6,10 @@ from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
 from orchestrator.errors import ConfigError
-from orchestrator.validation import describe_problem
+from orchestrator.validation import Spelling, describe_problems, join_problems
 
 
 class Section(BaseModel):
@@ -37,23 +37,32 @@ def _check_port(address: str) -> str:
 
 
 def _check_url(url: str) -> str:
-    remedy = "give a URL such as http://127.0.0.1:8002/metrics"
     try:
         parts = urlsplit(url)
-        port = parts.port
-    except ValueError as exc:  # a port that is no number or above 65535, brackets that don't close
-        raise ValueError(f"{exc}; {remedy}") from None
-    if parts.scheme != "http" or not parts.hostname or " " in url:
-        raise ValueError(f"this is no http:// URL with a host; {remedy}")
-    if port == 0:
-        raise ValueError(f"port 0 is outside 1 to 65535; {remedy}")
+        is_one = parts.scheme == "http" and bool(parts.hostname) and " " not in url and parts.port != 0
+    except ValueError:  # a port that is no number or above 65535, brackets that don't close
+        is_one = False
+    if not is_one:
+        raise ValueError(
+            "must be an http:// URL with a host, and a port from 1 to 65535 if any; give a URL such as "
+            "http://127.0.0.1:8002/metrics"
+        )
     return url
 
 
 Address = Annotated[
-    str, StringConstraints(pattern=r"^[^:/\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"), AfterValidator(_check_port)
+    str,
+    Spelling(
+        r"^([^:/\s]+|\[[0-9a-fA-F:]+\]):\d{1,5}$", "host:port, such as 127.0.0.1:8001 or [::1]:8001 or triton-a:8001"
+    ),
+    AfterValidator(_check_port),
 ]
 """``host:port``, with the host in brackets when it is an IPv6 address, and a port that can be one."""
+Name = Annotated[
+    str,
+    Spelling(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", "letters, digits, dots, underscores and hyphens after a letter or digit"),
+]
+"""A name for answers, logs and metrics."""
 Url = Annotated[str, AfterValidator(_check_url)]
 """An ``http://`` URL with a host, and a port that can be one if it names any."""
 
@@ -76,9 +85,8 @@ def parse_settings(kind: type[SectionT], text: str, *, source: str, start: str, 
         return kind.model_validate(values)
     except ValidationError as exc:
         # The chained exception would show the values too.
-        raise ConfigError(f"{source}: {describe_problem(exc, kind, is_secret=is_secret)}") from (
-            None if is_secret else exc
-        )
+        problems = [problem.text for problem in describe_problems(exc, kind, is_secret=is_secret)]
+        raise ConfigError(join_problems(source, problems)) from (None if is_secret else exc)
 
 
 def _place(error: Exception) -> str:
