@@ -132,14 +132,14 @@ def _describe(problem: Mapping[str, Any], root: type[Any], *, is_secret: bool) -
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         allowed = f"allowed here: {_keys_at(location[:-1], root)}"
         if is_secret:  # a token may stand where a key should
-            return f"unknown key in {_key_path(location[:-1]) or 'the file'}; {allowed}"
-        return f"unknown key {_key_path(location)}; {allowed}"
-    path = _key_path(location)
+            return f"unknown key in {key_path(location[:-1]) or 'the file'}; {allowed}"
+        return f"unknown key {key_path(location)}; {allowed}"
+    path = key_path(location)
     if kind == "missing":
         return f"key {path} is missing"
     # A whole section behind the problem of its values, or a whole file that is cut off, would hide the message.
     is_quoted = not (is_secret or isinstance(value, dict) or kind in ("json_invalid", "too_short", "too_long"))
-    got = f", got {_quote(value)}" if is_quoted else ""
+    got = f", got {quote_value(value)}" if is_quoted else ""
     return f"{path}{': ' if path else ''}{_word(problem, root)}{got}"
 
 
@@ -151,7 +151,7 @@ def _word(problem: Mapping[str, Any], root: type[Any]) -> str:
     return message.removeprefix("Value error, ") if words is None else words.format(**problem.get("ctx", {}))
 
 
-def _quote(value: object) -> str:
+def quote_value(value: object) -> str:
     """Return a value as it could stand in a file, cut off where it is long, or what it is."""
     if isinstance(value, list | tuple | set | frozenset):
         return "a list"
@@ -165,7 +165,8 @@ def _keys_at(location: Location, root: type[Any]) -> str:
     return ", ".join(_fields(_section_at(location, root)))
 
 
-def _key_path(location: Location) -> str:
+def key_path(location: Location) -> str:
+    """Return a path as it is written, such as ``servers[0].grpc``."""
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
@@ -190,7 +191,7 @@ def _section_in(annotation: Any) -> type[Any] | None:
 
 def _fields(section: type[Any]) -> dict[str, Any]:
     if issubclass(section, BaseModel):
-        return {name: info.annotation for name, info in section.model_fields.items()}
+        return {info.alias or name: info.annotation for name, info in section.model_fields.items()}
     hints = typing.get_type_hints(section, include_extras=True)
     return {_alias(annotation) or name: annotation for name, annotation in hints.items()}
 

@@ -29,7 +29,7 @@ def test_rendering_and_reading_are_inverse() -> None:
     fleet = parse_fleet(FLEET)
     assert parse_fleet(render_fleet(fleet)) == fleet
     plain = FleetSettings(servers=(ServerSettings(name="a", grpc="localhost:1"),))
-    assert render_fleet(plain) == "servers:\n- name: a\n  grpc: localhost:1\n"
+    assert render_fleet(plain) == "apiVersion: slimsched/v1\nservers:\n- name: a\n  grpc: localhost:1\n"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,10 @@ def test_rendering_and_reading_are_inverse() -> None:
             "servers: [{name: a, grpc: 'h:1', gprc: 2}]",
             r"unknown key servers\[0\]\.gprc; allowed here: name, grpc, metrics",
         ),
-        ("servers: [{name: a, grpc: 'h:1'}]\nruoter: {}", "unknown key ruoter; allowed here: servers, router"),
+        (
+            "servers: [{name: a, grpc: 'h:1'}]\nruoter: {}",
+            "unknown key ruoter; allowed here: apiVersion, servers, ",
+        ),
         ('servers: [{name: a, grpc: "h:1"}]\nrouter: {profile: "a\\0"}', r"router\.profile.* it holds a null byte"),
         (
             "servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline_ms: 0}",
@@ -71,7 +74,7 @@ def test_rendering_and_reading_are_inverse() -> None:
         ),
         (
             "servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline: 5, polcy: x}",
-            r"has 2 problems: \(1\) unknown key router\.deadline; .*; \(2\) unknown key router\.polcy; allowed",
+            r"2 problems: \(1\) line 2: unknown key router\.deadline; .*; \(2\) line 2: unknown key router\.polcy",
         ),
         ("servers: [{name: a, grpc: 'h:1'}, {name: a, grpc: 'h:2'}]", "name 'a' is used twice"),
         ("servers: [{name: a, grpc: 'h:1'}, {name: b, grpc: 'h:1'}]", "'a' and 'b' share the address h:1"),

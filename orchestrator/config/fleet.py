@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
 from orchestrator.config.gateway import GatewaySettings
-from orchestrator.config.section import Address, Name, Section, Url, parse_settings
+from orchestrator.config.section import Address, Name, Section, Url, parse_settings, read_settings
 from orchestrator.errors import ConfigError
 from orchestrator.files import read_file
+from orchestrator.validation import Location, quote_value
 
+API_VERSION: Final = "slimsched/v1"
+"""The version of fleet.yaml that is read; it changes when a file no longer means what it meant."""
 _MOST_BYTES = 2**24
 """Largest fleet file; a thousand servers have a hundredth of it."""
 
@@ -301,10 +306,24 @@ class ControllerSettings(Section):
 class FleetSettings(Section):
     """The whole of fleet.yaml."""
 
+    api_version: Literal["slimsched/v1"] = Field(default=API_VERSION, alias="apiVersion")
+    """Version of the file's keys and of what they mean. A file without it is of the first, `slimsched/v1`."""
     servers: tuple[ServerSettings, ...] = Field(min_length=1)
     router: RouterSettings = RouterSettings()
     controller: ControllerSettings = ControllerSettings()
     gateway: GatewaySettings = GatewaySettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_of_a_version_that_is_read(cls, values: Any) -> Any:
+        """Refuse another version before its keys are looked at: they may all be others."""
+        version = values.get("apiVersion", API_VERSION) if isinstance(values, dict) else API_VERSION
+        if version != API_VERSION:
+            raise ValueError(
+                f"apiVersion is {quote_value(version)}, and this release reads {API_VERSION!r}; see docs/settings.md "
+                "for what changed, or take the release that the file was written for"
+            )
+        return values
 
     @field_validator("servers")
     @classmethod
@@ -343,14 +362,22 @@ class FleetSettings(Section):
 
 
 def load_fleet(path: Path) -> FleetSettings:
-    """Return the settings in a file; raises ConfigError when it can't be read, or says what is not allowed."""
+    """Return the settings in a file; raises ConfigError when it can't be read, or says what is not allowed.
+
+    Addresses and paths in the environment count in place of the file's; see orchestrator.config.environment.
+    """
+    return read_fleet(path, os.environ)[0]
+
+
+def read_fleet(path: Path, environment: Mapping[str, str]) -> tuple[FleetSettings, Mapping[Location, str]]:
+    """Return the settings in a file, and where each that is no default was given; see ``read_settings``."""
     try:
         text = read_file(path, most_bytes=_MOST_BYTES).decode()
     except FileNotFoundError:
         raise ConfigError(f"no fleet file at {path}; 'slimsched local up' writes one") from None
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"can't read {path} ({exc})") from exc
-    return parse_fleet(text, source=str(path))
+    return read_settings(FleetSettings, text, source=str(path), start="servers", environment=environment)
 
 
 def parse_fleet(text: str, *, source: str = "fleet.yaml") -> FleetSettings:
@@ -359,7 +386,7 @@ def parse_fleet(text: str, *, source: str = "fleet.yaml") -> FleetSettings:
 
 
 def render_fleet(fleet: FleetSettings) -> str:
-    """Return the settings as YAML, without what equals the defaults; ``parse_fleet`` gives them back."""
-    values = fleet.model_dump(mode="json", exclude_defaults=True)
+    """Return the settings as YAML, the version first, without what equals the defaults; ``parse_fleet`` inverts it."""
+    values = {"apiVersion": fleet.api_version, **fleet.model_dump(mode="json", exclude_defaults=True)}
     text: str = yaml.safe_dump(values, sort_keys=False)
     return text

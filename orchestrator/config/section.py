@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from orchestrator.errors import ConfigError
-from orchestrator.validation import Spelling, describe_problems, join_problems
+from orchestrator.config.environment import override
+from orchestrator.config.yaml_document import read_yaml
+from orchestrator.errors import ConfigError, SettingsError
+from orchestrator.validation import Location, Problem, Spelling, describe_problems, join_problems, key_path
 
 
 class Section(BaseModel):
@@ -56,6 +58,7 @@ Address = Annotated[
         r"^([^:/\s]+|\[[0-9a-fA-F:]+\]):\d{1,5}$", "host:port, such as 127.0.0.1:8001 or [::1]:8001 or triton-a:8001"
     ),
     AfterValidator(_check_port),
+    Field(json_schema_extra={"format": "host-port"}),
 ]
 """``host:port``, with the host in brackets when it is an IPv6 address, and a port that can be one."""
 Name = Annotated[
@@ -63,7 +66,7 @@ Name = Annotated[
     Spelling(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", "letters, digits, dots, underscores and hyphens after a letter or digit"),
 ]
 """A name for answers, logs and metrics."""
-Url = Annotated[str, AfterValidator(_check_url)]
+Url = Annotated[str, AfterValidator(_check_url), Field(json_schema_extra={"format": "uri"})]
 """An ``http://`` URL with a host, and a port that can be one if it names any."""
 
 
@@ -71,22 +74,46 @@ def parse_settings(kind: type[SectionT], text: str, *, source: str, start: str, 
     """Return the settings that the YAML ``text`` spells; errors name the ``source`` and quote nothing of secrets.
 
     ``start`` is the key that such a file begins with, for the message when it holds no mapping. Raises ConfigError for
-    that, for text that is no YAML, and for a key or value that is not allowed.
+    that, for text that is no YAML, and for keys and values that are not allowed.
+    """
+    return read_settings(kind, text, source=source, start=start, is_secret=is_secret, environment={})[0]
+
+
+def read_settings(
+    kind: type[SectionT], text: str, *, source: str, start: str, environment: Mapping[str, str], is_secret: bool = False
+) -> tuple[SectionT, Mapping[Location, str]]:
+    """Return the settings, and where each key and entry that is no default was given: a line, or a variable.
+
+    As ``parse_settings``; what ``environment`` holds of them counts in place of what ``text`` says.
     """
     try:
-        values = yaml.safe_load(text)
+        document = read_yaml(text)
     except Exception as exc:  # PyYAML lets through what int, float and datetime say of a scalar such as 2026-02-30
         raise ConfigError(f"{source} is no YAML: {_place(exc) if is_secret else ' '.join(str(exc).split())}") from (
             None if is_secret else exc
         )
-    if not isinstance(values, dict):
+    if not isinstance(document.values, dict):
         raise ConfigError(f"{source} holds no mapping; it starts with '{start}:'")
+    values, variables = override(kind, document.values, environment)
+    origins = {at: f"line {line}" for at, line in document.lines.items()} | dict(variables)
+    twice = "a key is" if is_secret else "{} is"
+    problems = [f"line {document.lines[at]}: {twice.format(key_path(at))} given twice" for at in document.doubled]
     try:
-        return kind.model_validate(values)
+        settings = kind.model_validate(values)
     except ValidationError as exc:
+        problems += [locate(found, origins) for found in describe_problems(exc, kind, is_secret=is_secret)]
         # The chained exception would show the values too.
-        problems = [problem.text for problem in describe_problems(exc, kind, is_secret=is_secret)]
-        raise ConfigError(join_problems(source, problems)) from (None if is_secret else exc)
+        raise SettingsError(join_problems(source, problems), problems) from (None if is_secret else exc)
+    if problems:
+        raise SettingsError(join_problems(source, problems), problems)
+    return settings, origins
+
+
+def locate(problem: Problem, origins: Mapping[Location, str]) -> str:
+    """Return the text of a problem, behind where its key was given, or what that would be in, if either was."""
+    location = problem.location
+    origin = next((origins[location[:end]] for end in range(len(location), 0, -1) if location[:end] in origins), None)
+    return problem.text if origin is None else f"{origin}: {problem.text}"
 
 
 def _place(error: Exception) -> str:
