@@ -88,9 +88,25 @@ class RootGroup(click.Group):
             ) from exc
 
 
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from orchestrator.cli.version import describe_version  # asks git, which no other command needs
+
+    click.echo(f"slimsched {describe_version()}")
+    ctx.exit()
+
+
 @click.group(cls=RootGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
-@click.version_option(package_name="slim-scheduler", prog_name="slimsched")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def main(debug: bool) -> None:
     """Serve slimmable CNNs over many Tritons.
 
