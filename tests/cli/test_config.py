@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
@@ -88,10 +87,3 @@ def test_schema_prints_the_one_that_is_shipped() -> None:
     assert Path(path.output.strip()) == SHIPPED
     tokens = json.loads(CliRunner().invoke(main, ["config", "schema", "--tokens"]).output)
     assert "tenants" in tokens["properties"]
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_gets_its_completion_script(shell: str) -> None:
-    result = CliRunner().invoke(main, prog_name="slimsched", env={"_SLIMSCHED_COMPLETE": f"{shell}_source"})
-    assert result.exit_code == 0
-    assert "_SLIMSCHED_COMPLETE" in result.output

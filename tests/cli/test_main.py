@@ -96,3 +96,20 @@ def test_a_usage_error_is_one_line_too() -> None:
     assert result.output.startswith("Error: Invalid value for '--servers': 0 is not in the range x>=1")
     assert result.output.count("\n") == 1
     assert "--help" in result.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_the_script_that_completes(shell: str) -> None:
+    result = CliRunner().invoke(main, prog_name="slimsched", env={"_SLIMSCHED_COMPLETE": f"{shell}_source"})
+    assert result.exit_code == 0
+    assert f"_SLIMSCHED_COMPLETE={shell}_complete" in result.output
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [("slimsched conf", ["config"]), ("slimsched config s", ["schema", "show"]), ("slimsched why --j", ["--json"])],
+)
+def test_commands_and_options_are_completed(line: str, completed: list[str]) -> None:
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    result = CliRunner().invoke(main, prog_name="slimsched", env={"_SLIMSCHED_COMPLETE": "bash_complete", **words})
+    assert result.output.split() == [f"plain,{word}" for word in completed]
