@@ -139,8 +139,10 @@ def _describe(problem: Mapping[str, Any], root: type[Any], *, is_secret: bool) -
         return f"key {path} is missing"
     # A whole section behind the problem of its values, or a whole file that is cut off, would hide the message.
     is_quoted = not (is_secret or isinstance(value, dict) or kind in ("json_invalid", "too_short", "too_long"))
-    got = f", got {quote_value(value)}" if is_quoted else ""
-    return f"{path}{': ' if path else ''}{_word(problem, root)}{got}"
+    words, quoted = _word(problem, root), quote_value(value)
+    is_quoted = is_quoted and not (isinstance(value, str) and quoted in words)
+    got = f", got {quoted}" if is_quoted else ""
+    return f"{path}{': ' if path else ''}{words}{got}"
 
 
 def _word(problem: Mapping[str, Any], root: type[Any]) -> str:

@@ -28,6 +28,7 @@ def test_a_fleet_file_is_read() -> None:
 def test_rendering_and_reading_are_inverse() -> None:
     fleet = parse_fleet(FLEET)
     assert parse_fleet(render_fleet(fleet)) == fleet
+    assert FleetSettings.model_validate_json(fleet.model_dump_json()) == fleet
     plain = FleetSettings(servers=(ServerSettings(name="a", grpc="localhost:1"),))
     assert render_fleet(plain) == "apiVersion: slimsched/v1\nservers:\n- name: a\n  grpc: localhost:1\n"
 

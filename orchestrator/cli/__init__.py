@@ -71,7 +71,7 @@ class RootGroup(click.Group):
         """Run the command; expected errors and bugs alike end in one line and exit status 1."""
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort):
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):  # the last is a reader that has seen enough
             raise
         except click.UsageError as exc:  # click would print the usage too; one line says enough
             hint = f"; see '{exc.ctx.command_path} --help'" if exc.ctx else ""

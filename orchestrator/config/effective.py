@@ -25,7 +25,7 @@ class EffectiveSetting(NamedTuple):
 
 def effective_settings(fleet: FleetSettings, origins: Mapping[Location, str]) -> Iterator[EffectiveSetting]:
     """Yield all keys in the order of the sections' fields; ``origins`` is what ``read_fleet`` says."""
-    for location, value in _leaves(fleet.model_dump(mode="json", by_alias=True), ()):
+    for location, value in _leaves(fleet.model_dump(mode="json"), ()):
         shown = hide_credentials(value) if isinstance(value, str) else value
         yield EffectiveSetting(key_path(location), shown, origins.get(location, "default"))
 

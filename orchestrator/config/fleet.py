@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
 from orchestrator.config.gateway import GatewaySettings
-from orchestrator.config.section import Address, Name, Section, Url, parse_settings, read_settings
+from orchestrator.config.section import Address, Name, PolicyName, Section, Url, parse_settings, read_settings
 from orchestrator.errors import ConfigError
 from orchestrator.files import read_file
 from orchestrator.validation import Location, quote_value
@@ -79,7 +79,7 @@ class ServerSettings(Section):
 class GuardSettings(Section):
     """The conditions under which the fallback decides in place of the policy; see policies.circuit_breaker."""
 
-    fallback: str = "lert:reserve"
+    fallback: PolicyName = "lert:reserve"
     """The policy that decides in its place."""
     policy_time_budget_ms: float | None = Field(default=10.0, gt=0)
     """A slower decision is not used. A tenth of the default deadline and some hundred times what those here take, so
@@ -137,13 +137,13 @@ class DecisionLogSettings(Section):
 class RouterSettings(Section):
     """How the router queues, batches and sends."""
 
-    policy: str = "lert:brownout"
+    policy: PolicyName = "lert:brownout"
     """Policy that decides. The default is the one that was right and in time most often on real servers that are not
     alone on their machine. Or ``ppo-slim`` and ``ppo-paper``, which are learned, or another rule,
     ``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.policies.registry; ``thrift`` and ``ppo-slim`` save joules."""
     policy_file: Path | None = None
     """File of a learned policy, see docs/learning.md; None: the one that ships with the project."""
-    shadow_policy: str | None = None
+    shadow_policy: PolicyName | None = None
     """Policy that is asked about every decision as well, compared and logged, and never obeyed; None: none is."""
     binding: Literal["policy", "late", "early"] = "policy"
     """Moment at which a request gets its server and width: on arrival, when a server has room, or as the policy
@@ -369,7 +369,9 @@ def load_fleet(path: Path) -> FleetSettings:
     return read_fleet(path, os.environ)[0]
 
 
-def read_fleet(path: Path, environment: Mapping[str, str]) -> tuple[FleetSettings, Mapping[Location, str]]:
+def read_fleet(
+    path: Path, environment: Mapping[str, str], check_policy: Callable[[str], object] | None = None
+) -> tuple[FleetSettings, Mapping[Location, str]]:
     """Return the settings in a file, and where each that is no default was given; see ``read_settings``."""
     try:
         text = read_file(path, most_bytes=_MOST_BYTES).decode()
@@ -377,7 +379,9 @@ def read_fleet(path: Path, environment: Mapping[str, str]) -> tuple[FleetSetting
         raise ConfigError(f"no fleet file at {path}; 'slimsched local up' writes one") from None
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"can't read {path} ({exc})") from exc
-    return read_settings(FleetSettings, text, source=str(path), start="servers", environment=environment)
+    return read_settings(
+        FleetSettings, text, source=str(path), start="servers", environment=environment, check_policy=check_policy
+    )
 
 
 def parse_fleet(text: str, *, source: str = "fleet.yaml") -> FleetSettings:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from orchestrator.config.environment import override
 from orchestrator.config.yaml_document import read_yaml
 from orchestrator.errors import ConfigError, SettingsError
-from orchestrator.validation import Location, Problem, Spelling, describe_problems, join_problems, key_path
+from orchestrator.validation import Location, Spelling, describe_problems, join_problems, key_path
 
 
 class Section(BaseModel):
     """Refuses unknown keys and numbers that are none, and does not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -36,6 +36,16 @@ def _check_port(address: str) -> str:
     if not 1 <= int(port) <= 65535:
         raise ValueError(f"port {port} is outside 1 to 65535")
     return address
+
+
+def _check_policy(name: str, info: ValidationInfo) -> str:
+    """Refuse what the check that was given refuses, if any: policies are known in a layer above."""
+    if info.context is not None:
+        try:
+            info.context(name)
+        except ConfigError as exc:
+            raise ValueError(str(exc)) from exc
+    return name
 
 
 def _check_url(url: str) -> str:
@@ -66,6 +76,8 @@ Name = Annotated[
     Spelling(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", "letters, digits, dots, underscores and hyphens after a letter or digit"),
 ]
 """A name for answers, logs and metrics."""
+PolicyName = Annotated[str, AfterValidator(_check_policy)]
+"""A policy by its name, see orchestrator.policies.parsing."""
 Url = Annotated[str, AfterValidator(_check_url), Field(json_schema_extra={"format": "uri"})]
 """An ``http://`` URL with a host, and a port that can be one if it names any."""
 
@@ -80,11 +92,19 @@ def parse_settings(kind: type[SectionT], text: str, *, source: str, start: str, 
 
 
 def read_settings(
-    kind: type[SectionT], text: str, *, source: str, start: str, environment: Mapping[str, str], is_secret: bool = False
+    kind: type[SectionT],
+    text: str,
+    *,
+    source: str,
+    start: str,
+    environment: Mapping[str, str],
+    check_policy: Callable[[str], object] | None = None,
+    is_secret: bool = False,
 ) -> tuple[SectionT, Mapping[Location, str]]:
     """Return the settings, and where each key and entry that is no default was given: a line, or a variable.
 
-    As ``parse_settings``; what ``environment`` holds of them counts in place of what ``text`` says.
+    As ``parse_settings``; what ``environment`` holds of them counts in place of what ``text`` says, and a policy for
+    which ``check_policy`` raises ConfigError is not allowed.
     """
     try:
         document = read_yaml(text)
@@ -99,21 +119,17 @@ def read_settings(
     twice = "a key is" if is_secret else "{} is"
     problems = [f"line {document.lines[at]}: {twice.format(key_path(at))} given twice" for at in document.doubled]
     try:
-        settings = kind.model_validate(values)
+        settings = kind.model_validate(values, context=check_policy)
     except ValidationError as exc:
-        problems += [locate(found, origins) for found in describe_problems(exc, kind, is_secret=is_secret)]
+        for found in describe_problems(exc, kind, is_secret=is_secret):
+            at = found.location
+            origin = next((origins[at[:end]] for end in range(len(at), 0, -1) if at[:end] in origins), None)
+            problems.append(found.text if origin is None else f"{origin}: {found.text}")
         # The chained exception would show the values too.
         raise SettingsError(join_problems(source, problems), problems) from (None if is_secret else exc)
     if problems:
         raise SettingsError(join_problems(source, problems), problems)
     return settings, origins
-
-
-def locate(problem: Problem, origins: Mapping[Location, str]) -> str:
-    """Return the text of a problem, behind where its key was given, or what that would be in, if either was."""
-    location = problem.location
-    origin = next((origins[location[:end]] for end in range(len(location), 0, -1) if location[:end] in origins), None)
-    return problem.text if origin is None else f"{origin}: {problem.text}"
 
 
 def _place(error: Exception) -> str:

@@ -38,12 +38,13 @@ def test_check_prints_all_problems_a_line_each_and_fails(tmp_path: Path) -> None
 
 
 def test_check_knows_every_policy_that_a_router_would_be_given(tmp_path: Path) -> None:
-    text = FILE + "  policy: fastest\n  shadow_policy: lert:thin\n  guard: {fallback: 'ppo-slim,x=1'}\n"
+    text = FILE + "  policy: fastest\n  seed: x\n  shadow_policy: lert:thin\n  guard: {fallback: 'ppo-slim,x=1'}\n"
     result = run("check", tmp_path, text)
     assert result.exit_code == 1
-    keys = [": ".join(line.split(": ")[1:3]) for line in result.output.splitlines()]
-    assert keys == ["line 5: router.policy", "line 6: router.shadow_policy", "line 7: router.guard.fallback"]
-    assert "ppo-slim" in result.output.splitlines()[0]
+    keys = {": ".join(line.split(": ")[1:3]) for line in result.output.splitlines()}
+    policies = {"line 5: router.policy", "line 7: router.shadow_policy", "line 8: router.guard.fallback"}
+    assert keys == {*policies, "line 6: router.seed"}
+    assert "unknown policy 'fastest'; known are ppo-slim, ppo-paper, which are learned; the rules" in result.output
     early = run("check", tmp_path, FILE + "  policy: ppo-slim\n  binding: early\n")
     assert (early.exit_code, "was trained to bind late" in early.output) == (1, True)
 

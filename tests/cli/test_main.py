@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import importlib
 import pkgutil
 import subprocess
@@ -67,6 +68,11 @@ def test_a_failure_is_one_line_and_a_status_and_a_traceback_only_with_debug(erro
     assert result.exit_code == 1
     assert "Traceback (most recent call last)" in result.output
     assert result.output.endswith(line)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error_to_tell() -> None:
+    result = CliRunner().invoke(failing(BrokenPipeError(errno.EPIPE, "Broken pipe")), ["fail"])
+    assert (result.exit_code, result.output) == (1, "")
 
 
 def modules() -> list[str]:

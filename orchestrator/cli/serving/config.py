@@ -13,7 +13,6 @@ from orchestrator.config import FleetSettings
 from orchestrator.config.effective import effective_settings
 from orchestrator.config.fleet import read_fleet
 from orchestrator.config.schema import SHIPPED, settings_schema
-from orchestrator.config.section import locate
 from orchestrator.config.tenants import TenantsSettings
 from orchestrator.errors import SettingsError
 
@@ -41,13 +40,16 @@ def check(fleet_path: Path) -> None:
     Example:
       slimsched config check --fleet fleet.yaml
     """
-    try:
-        fleet, origins = read_fleet(fleet_path, os.environ)
-        from orchestrator.router.dispatch.deciders import policy_problems  # takes a second to import
+    from orchestrator.policies.parsing import parse_policy  # takes a second to import, as does the router
+    from orchestrator.router import RouterObserver
+    from orchestrator.router.dispatch.deciders import make_deciders
 
-        problems = [locate(problem, origins) for problem in policy_problems(fleet.router)]
+    problems: tuple[str, ...] = ()
+    try:
+        fleet, _ = read_fleet(fleet_path, os.environ, parse_policy)
+        make_deciders(fleet.router, RouterObserver())
     except SettingsError as exc:
-        problems = list(exc.problems)
+        problems = exc.problems
     for problem in problems:
         click.echo(f"{fleet_path}: {problem}")
     if problems:

@@ -24,7 +24,6 @@ from orchestrator.router.dispatch.decision_log import DecisionLog, Record
 from orchestrator.router.dispatch.guarded_policy import GuardedPolicy, Shadow
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import Family
-from orchestrator.validation import Problem, key_path
 
 log = logging.getLogger(__name__)
 
@@ -122,25 +121,6 @@ def make_deciders(settings: RouterSettings, observer: RouterObserver) -> Decider
     asked = [policy for guarded in policies.values() for policy in (guarded.policy, guarded.fallback)]
     observing = {p.name: p for p in asked if isinstance(p, ObservingPolicy) and p.is_observing}
     return Deciders(policies, tuple(observing.values()), shadow)
-
-
-def policy_problems(settings: RouterSettings) -> tuple[Problem, ...]:
-    """Return why such settings' policies can't be used, with the keys in fleet.yaml; empty when they can."""
-    fallback = settings.guard.fallback
-    named = {("policy",): settings.policy, ("shadow_policy",): settings.shadow_policy, ("guard", "fallback"): fallback}
-    problems: list[Problem] = []
-    for key, name in named.items():
-        try:
-            if name is not None:
-                _policy(name, settings)
-        except ConfigError as exc:
-            problems.append(Problem(location := ("router", *key), f"{key_path(location)}: {exc}"))
-    if not problems:
-        try:
-            make_deciders(settings, RouterObserver())
-        except ConfigError as exc:
-            problems.append(Problem(("router",), f"router: {exc}"))
-    return tuple(problems)
 
 
 def _policy(name: str, settings: RouterSettings) -> Policy:
