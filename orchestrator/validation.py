@@ -137,11 +137,11 @@ def _describe(problem: Mapping[str, Any], root: type[Any], *, is_secret: bool) -
     path = key_path(location)
     if kind == "missing":
         return f"key {path} is missing"
-    # A whole section behind the problem of its values, or a whole file that is cut off, would hide the message.
-    is_quoted = not (is_secret or isinstance(value, dict) or kind in ("json_invalid", "too_short", "too_long"))
     words, quoted = _word(problem, root), quote_value(value)
-    is_quoted = is_quoted and not (isinstance(value, str) and quoted in words)
-    got = f", got {quoted}" if is_quoted else ""
+    # A whole section behind the problem of its values, or a whole file that is cut off, would hide the message.
+    is_hiding = isinstance(value, dict) or kind in ("json_invalid", "too_short", "too_long")
+    is_said = isinstance(value, str) and quoted in words
+    got = "" if is_secret or is_hiding or is_said else f", got {quoted}"
     return f"{path}{': ' if path else ''}{words}{got}"
 
 
@@ -159,8 +159,8 @@ def quote_value(value: object) -> str:
         return "a list"
     if isinstance(value, int) and value.bit_length() > _MOST_QUOTED:
         return "a number of many digits"
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-    return hide_credentials(text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}…")
+    text = hide_credentials(repr(value) if isinstance(value, str) else json.dumps(value, default=str))
+    return text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}…"
 
 
 def _keys_at(location: Location, root: type[Any]) -> str:

@@ -77,12 +77,13 @@ def test_settings_are_described_alike_and_secrets_are_not_quoted() -> None:
         (None, "null"),
         (True, "true"),
         ("http://me:secret@host/", "'http://***@host/'"),
+        (f"http://me:{'s' * 200}@host/", "'http://***@host/'"),
         ("A" * 200, f"'{'A' * 99}…"),
         ([1, [2]], "a list"),
         (1 << 20_000, "a number of many digits"),
         (float("nan"), "NaN"),
     ],
-    ids=["null", "boolean", "url", "long", "list", "digits", "nan"],
+    ids=["null", "boolean", "url", "long password", "long", "list", "digits", "nan"],
 )
 def test_a_value_is_quoted_as_a_file_spells_it_without_credentials_and_cut_off(value: Any, quoted: str) -> None:
     (problem,) = problems_of({"word": value})
