@@ -63,7 +63,8 @@ levels. An entry of a list goes by its name, in which everything but letters and
 | `SLIM_SERVERS__GPU_0__PROTOCOL_KEY_FILE` | `protocol_key_file` of the same |
 
 A variable counts in place of the file's value, and an empty one not at all. It can make a section that the file does
-not have, but no server. One of this form that names nothing is an error. Secrets themselves are not taken from the
+not have, but no server. One of this form that names no key is an error; one of a server that the file does not have is
+passed over, because servers leave while a process keeps its environment. Secrets themselves are not taken from the
 environment, where other processes could see them and where they can't be replaced: put them into files, and give the
 path.
 

@@ -5,8 +5,9 @@ name: ``SLIM_GATEWAY__GRPC``, ``SLIM_SERVERS__GPU_0__GRPC``. Only where somethin
 policies are the fleet's and belong in its file, where all processes read the same. A secret stays in a file of its own,
 which platforms mount and which changes while a process runs; the environment says where that lies.
 
-A variable of this form that names nothing is an error: it was meant to change something. One level is not of this
-form, because Kubernetes gives such variables for services, like ``SLIM_SCHEDULER_SERVICE_HOST``.
+A variable of this form that names no key is an error: it was meant to change something. One of a server that the file
+does not have is passed over, because servers leave the file while a process keeps its variables. One level is not of
+this form, because Kubernetes gives such variables for services, like ``SLIM_SCHEDULER_SERVICE_HOST``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def override(
     An empty variable counts as none.
 
     Raises:
-        ConfigError: when a variable of the form names no such key, or more than one.
+        ConfigError: when a variable of the form is none of such a key, or of more than one.
     """
     given = {name: text for name, text in environment.items() if text and _FORM.fullmatch(name)}
     if not given:
@@ -46,13 +47,21 @@ def override(
     for variable, location in _variables(schema, schema, values, "SLIM_", ()):
         known[variable].append(location)
     origins: dict[Location, str] = {}
+    of_absent = [re.compile(variable.replace("*", r"\w+")) for variable in known if "*" in variable]
     for variable, text in sorted(given.items()):
+        if variable not in known and any(each.fullmatch(variable) for each in of_absent):
+            continue
         if len(known[variable]) != 1:
             raise ConfigError(_refusal(variable, known))
         (location,) = known[variable]
         values = _with(values, location, text)
         origins[location] = variable
     return values, origins
+
+
+def without_overrides(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without such variables, for a process whose file has what they say already."""
+    return {name: text for name, text in environment.items() if not _FORM.fullmatch(name)}
 
 
 def can_override(node: dict[str, Any]) -> bool:
@@ -63,7 +72,7 @@ def can_override(node: dict[str, Any]) -> bool:
 def _variables(
     schema: dict[str, Any], section: dict[str, Any], values: object, prefix: str, location: Location
 ) -> Iterator[tuple[str, Location]]:
-    """Yield the variable for each key that may be given, and the key; entries of lists are there if they have names."""
+    """Yield the variable for each key that may be given, and the key; ``*`` stands for entries that are not there."""
     from orchestrator.config.schema import entries_of, section_of
 
     for key, node in section["properties"].items():
@@ -76,6 +85,7 @@ def _variables(
         elif entries_of(node) is None:
             yield from _variables(schema, inner, value, f"{variable}__", at)
         else:
+            yield from _variables(schema, inner, {}, f"{variable}__*__", (*at, "*"))
             for name, index, entry in _named_entries(value):
                 yield from _variables(schema, inner, entry, f"{variable}__{_capitals(name)}__", (*at, index))
 
@@ -99,7 +109,7 @@ def _refusal(variable: str, known: Mapping[str, list[Location]]) -> str:
         keys = " and ".join(map(key_path, known[variable]))
         return f"the environment's {variable} stands for {keys}; give their servers names that differ by more"
     start = variable.partition("__")[0]
-    near = [name for name, keys in known.items() if keys and name.startswith(f"{start}__")]
+    near = [name for name, keys in known.items() if keys and "*" not in name and name.startswith(f"{start}__")]
     names = near or sorted({name.partition("__")[0] + "__…" for name, keys in known.items() if keys})
     return f"the environment's {variable} names no address, URL or path of the settings; known: {', '.join(names)}"
 

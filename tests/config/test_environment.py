@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import FleetSettings, load_fleet
-from orchestrator.config.environment import override
+from orchestrator.config.environment import override, without_overrides
 from orchestrator.config.fleet import read_fleet
 from orchestrator.errors import ConfigError, SettingsError
 
@@ -50,6 +50,15 @@ def test_variables_of_another_form_are_nobody_s(path: Path, name: str) -> None:
     assert read_fleet(path, {name: "10.0.0.1"})[0] == read_fleet(path, {})[0]
 
 
+def test_a_process_whose_file_has_them_already_is_given_none_of_them() -> None:
+    environment = {"SLIM_GATEWAY__GRPC": "h:1", "SLIM_SLOWDOWN": "2", "HOME": "/root"}
+    assert without_overrides(environment) == {"SLIM_SLOWDOWN": "2", "HOME": "/root"}
+
+
+def test_a_variable_of_a_server_that_left_the_file_is_passed_over(path: Path) -> None:
+    assert read_fleet(path, {"SLIM_SERVERS__C__GRPC": "h:3"})[0] == read_fleet(path, {})[0]
+
+
 def test_an_empty_variable_counts_as_none(path: Path) -> None:
     assert read_fleet(path, {"SLIM_GATEWAY__GRPC": ""})[0].gateway.grpc == "127.0.0.1:9001"
 
@@ -58,7 +67,7 @@ def test_an_empty_variable_counts_as_none(path: Path) -> None:
     ("name", "problem"),
     [
         ("SLIM_GATEWAY__GRCP", "SLIM_GATEWAY__GRCP names no address.*; known: SLIM_GATEWAY__GRPC, SLIM_GATEWAY__HTTP"),
-        ("SLIM_SERVERS__C__GRPC", "names no address, .*; known: SLIM_SERVERS__GPU_0__GRPC, "),
+        ("SLIM_SERVERS__B__GRCP", "names no address, .*; known: SLIM_SERVERS__GPU_0__GRPC, "),
         ("SLIM_SERVERS__GRPC", "names no address"),
         ("SLIM_ROUTER__DEADLINE_MS", "names no address, .*; known: SLIM_ROUTER__POLICY_FILE, "),
         ("SLIM_GATEWEY__GRPC", "names no address, .*; known: SLIM_GATEWAY__…, SLIM_ROUTER__…, SLIM_SERVERS__…"),
