@@ -51,7 +51,6 @@ _WORDS: Final[Mapping[str, str]] = {
     "too_short": "must have at least {min_length}, but has {actual_length}",
     "too_long": "must have at most {max_length}, but has {actual_length}",
     "dict_type": "must hold keys and values",
-    "invalid_key": "must be text, as every key",
     "greater_than": "must be above {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
     "less_than": "must be below {lt:g}",
@@ -134,6 +133,9 @@ def _describe(problem: Mapping[str, Any], root: type[Any], *, is_secret: bool) -
         if is_secret:  # a token may stand where a key should
             return f"unknown key in {key_path(location[:-1]) or 'the file'}; {allowed}"
         return f"unknown key {key_path(location)}; {allowed}"
+    if kind == "invalid_key":  # its location is the key in Python's words
+        got = "" if is_secret else f", got {quote_value(value)}"
+        return f"{key_path(location[:-1]) or 'the file'}: a key must be text{got}"
     path = key_path(location)
     if kind == "missing":
         return f"key {path} is missing"

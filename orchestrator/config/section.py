@@ -109,9 +109,8 @@ def read_settings(
     try:
         document = read_yaml(text)
     except Exception as exc:  # PyYAML lets through what int, float and datetime say of a scalar such as 2026-02-30
-        raise ConfigError(f"{source} is no YAML: {_place(exc) if is_secret else ' '.join(str(exc).split())}") from (
-            None if is_secret else exc
-        )
+        problem = _yaml_problem(exc, is_secret=is_secret)
+        raise ConfigError(f"{source} is no YAML: {problem}") from (None if is_secret else exc)
     if not isinstance(document.values, dict):
         raise ConfigError(f"{source} holds no mapping; it starts with '{start}:'")
     values, variables = override(kind, document.values, environment)
@@ -132,7 +131,12 @@ def read_settings(
     return settings, origins
 
 
-def _place(error: Exception) -> str:
-    """Return where YAML ends, without the text there."""
-    mark = getattr(error, "problem_mark", None)
-    return "line unknown" if mark is None else f"see line {mark.line + 1}, column {mark.column + 1}"
+def _yaml_problem(error: Exception, *, is_secret: bool) -> str:
+    """Return where and why a text is no YAML; of secrets only where."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if is_secret:
+        return "line unknown" if mark is None else f"see line {mark.line + 1}, column {mark.column + 1}"
+    if isinstance(error, RecursionError):
+        return "lists and keys are nested too deeply in it"
+    why = " ".join(str(problem or error).split())
+    return why if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {why}"

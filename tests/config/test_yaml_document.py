@@ -44,5 +44,6 @@ def test_a_key_that_is_given_twice_is_refused_with_its_line_beside_all_else() ->
 
 def test_of_a_file_of_secrets_no_key_is_quoted() -> None:
     with pytest.raises(SettingsError, match="line 1: a key is given twice") as caught:
-        parse_tenants("{tenants: [{name: a, tokens: []}], hush: 1, hush: 2}")
+        parse_tenants("{tenants: [{name: a, tokens: []}], hush: 1, hush: 2, 123456: 3}")
     assert "hush" not in str(caught.value)
+    assert "123456" not in str(caught.value)
