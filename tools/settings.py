@@ -127,7 +127,9 @@ def _sections(schema: _Schema, section: _Schema, path: str) -> Iterator[str]:
 
 def _row(key: str, node: _Schema, section: _Schema | None, *, is_required: bool) -> str:
     reason = node.get("description") or (section or {}).get("description", "")
-    default = "as below" if section and node.get("default") else _value(node.get("default"))
+    default = (
+        "as below" if section and node.get("default") else _value(node["default"]) if "default" in node else "none"
+    )
     cells = (f"`{key}`", _type(node), _unit(key, node), "required" if is_required else default, _range(node), reason)
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n"
 

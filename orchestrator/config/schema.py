@@ -70,10 +70,13 @@ class _WithReasons(GenerateJsonSchema):
 
 
 def _read_reasons(kind: type[BaseModel]) -> dict[str, str]:
-    """Return the text under each field of a class that has one."""
+    """Return the text under each field of a class that has one, those that it inherits included."""
+    reasons: dict[str, str] = {}
+    for base in kind.__bases__:
+        if issubclass(base, BaseModel) and base is not BaseModel:
+            reasons |= _read_reasons(base)
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
-    reasons: dict[str, str] = {}
     for field, after in itertools.pairwise(definition.body):
         match field, after:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
