@@ -5,6 +5,10 @@ Foreign exceptions (gRPC, operating system, ONNX Runtime) are translated by the 
 chained with ``from``; status codes of a transport never appear here.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class SlimError(Exception):
     """Base of every expected failure; the command line prints it as one line."""
@@ -12,6 +16,18 @@ class SlimError(Exception):
 
 class ConfigError(SlimError):
     """What the user wrote can't be used: a file, a flag, an image, a repository. Retrying is useless."""
+
+
+class SettingsError(ConfigError):
+    """Keys or values of a settings file are not allowed.
+
+    Attributes:
+        problems: All that is wrong, a line each, of which the message lists the first.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str]) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class UntrustedError(SlimError):

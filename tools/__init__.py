@@ -1,1 +1,1 @@
-"""Generators of files that are committed: synthetic profiles and ``deploy/compose.yaml``. Not installed."""
+"""Generators of files that are committed: synthetic profiles, ``deploy/compose.yaml``, the settings' reference."""

@@ -19,6 +19,7 @@ from orchestrator.errors import SlimError
 _COMMANDS = {
     "bench": "orchestrator.cli.serving.bench:bench",
     "bounds": "orchestrator.cli.research.bounds:bounds",
+    "config": "orchestrator.cli.serving.config:config",
     "controller": "orchestrator.cli.serving.controller:controller",
     "demand": "orchestrator.cli.serving.status:demand",
     "demo": "orchestrator.cli.research.demo:demo",
@@ -70,7 +71,7 @@ class RootGroup(click.Group):
         """Run the command; expected errors and bugs alike end in one line and exit status 1."""
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort):
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):  # the last is a reader that has seen enough
             raise
         except click.UsageError as exc:  # click would print the usage too; one line says enough
             hint = f"; see '{exc.ctx.command_path} --help'" if exc.ctx else ""
@@ -87,9 +88,25 @@ class RootGroup(click.Group):
             ) from exc
 
 
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from orchestrator.cli.version import describe_version  # asks git, which no other command needs
+
+    click.echo(f"slimsched {describe_version()}")
+    ctx.exit()
+
+
 @click.group(cls=RootGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
-@click.version_option(package_name="slim-scheduler", prog_name="slimsched")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def main(debug: bool) -> None:
     """Serve slimmable CNNs over many Tritons.
 

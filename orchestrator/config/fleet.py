@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
 from orchestrator.config.gateway import GatewaySettings
-from orchestrator.config.section import Address, Section, Url, parse_settings
+from orchestrator.config.section import Address, Name, PolicyName, Section, Url, parse_settings, read_settings
 from orchestrator.errors import ConfigError
 from orchestrator.files import read_file
+from orchestrator.validation import Location, quote_value
 
+API_VERSION: Final = "slimsched/v1"
+"""The version of fleet.yaml that is read; it changes when a file no longer means what it meant."""
 _MOST_BYTES = 2**24
 """Largest fleet file; a thousand servers have a hundredth of it."""
 
@@ -50,7 +55,7 @@ class PowerSettings(Section):
 class ServerSettings(Section):
     """One Triton of the fleet."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     """Unique in the fleet; appears in answers, logs and metrics."""
     grpc: Address
     """Address of its gRPC endpoint, ``host:port``."""
@@ -74,7 +79,7 @@ class ServerSettings(Section):
 class GuardSettings(Section):
     """The conditions under which the fallback decides in place of the policy; see policies.circuit_breaker."""
 
-    fallback: str = "lert:reserve"
+    fallback: PolicyName = "lert:reserve"
     """The policy that decides in its place."""
     policy_time_budget_ms: float | None = Field(default=10.0, gt=0)
     """A slower decision is not used. A tenth of the default deadline and some hundred times what those here take, so
@@ -132,13 +137,13 @@ class DecisionLogSettings(Section):
 class RouterSettings(Section):
     """How the router queues, batches and sends."""
 
-    policy: str = "lert:brownout"
+    policy: PolicyName = "lert:brownout"
     """Policy that decides. The default is the one that was right and in time most often on real servers that are not
     alone on their machine. Or ``ppo-slim`` and ``ppo-paper``, which are learned, or another rule,
     ``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.policies.registry; ``thrift`` and ``ppo-slim`` save joules."""
     policy_file: Path | None = None
     """File of a learned policy, see docs/learning.md; None: the one that ships with the project."""
-    shadow_policy: str | None = None
+    shadow_policy: PolicyName | None = None
     """Policy that is asked about every decision as well, compared and logged, and never obeyed; None: none is."""
     binding: Literal["policy", "late", "early"] = "policy"
     """Moment at which a request gets its server and width: on arrival, when a server has room, or as the policy
@@ -301,10 +306,24 @@ class ControllerSettings(Section):
 class FleetSettings(Section):
     """The whole of fleet.yaml."""
 
+    api_version: Literal["slimsched/v1"] = Field(default=API_VERSION, alias="apiVersion")
+    """Version of the file's keys and of what they mean. A file without it is of the first, `slimsched/v1`."""
     servers: tuple[ServerSettings, ...] = Field(min_length=1)
     router: RouterSettings = RouterSettings()
     controller: ControllerSettings = ControllerSettings()
     gateway: GatewaySettings = GatewaySettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_of_a_version_that_is_read(cls, values: Any) -> Any:
+        """Refuse another version before its keys are looked at: they may all be others."""
+        version = values.get("apiVersion", API_VERSION) if isinstance(values, dict) else API_VERSION
+        if version != API_VERSION:
+            raise ValueError(
+                f"apiVersion is {quote_value(version)}, and this release reads {API_VERSION!r}; see docs/settings.md "
+                "for what changed, or take the release that the file was written for"
+            )
+        return values
 
     @field_validator("servers")
     @classmethod
@@ -343,14 +362,26 @@ class FleetSettings(Section):
 
 
 def load_fleet(path: Path) -> FleetSettings:
-    """Return the settings in a file; raises ConfigError when it can't be read, or says what is not allowed."""
+    """Return the settings in a file; raises ConfigError when it can't be read, or says what is not allowed.
+
+    Addresses and paths in the environment count in place of the file's; see orchestrator.config.environment.
+    """
+    return read_fleet(path, os.environ)[0]
+
+
+def read_fleet(
+    path: Path, environment: Mapping[str, str], check_policy: Callable[[str], object] | None = None
+) -> tuple[FleetSettings, Mapping[Location, str]]:
+    """Return the settings in a file, and where each that is no default was given; see ``read_settings``."""
     try:
         text = read_file(path, most_bytes=_MOST_BYTES).decode()
     except FileNotFoundError:
         raise ConfigError(f"no fleet file at {path}; 'slimsched local up' writes one") from None
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"can't read {path} ({exc})") from exc
-    return parse_fleet(text, source=str(path))
+    return read_settings(
+        FleetSettings, text, source=str(path), start="servers", environment=environment, check_policy=check_policy
+    )
 
 
 def parse_fleet(text: str, *, source: str = "fleet.yaml") -> FleetSettings:
@@ -359,7 +390,7 @@ def parse_fleet(text: str, *, source: str = "fleet.yaml") -> FleetSettings:
 
 
 def render_fleet(fleet: FleetSettings) -> str:
-    """Return the settings as YAML, without what equals the defaults; ``parse_fleet`` gives them back."""
-    values = fleet.model_dump(mode="json", exclude_defaults=True)
+    """Return the settings as YAML, the version first, without what equals the defaults; ``parse_fleet`` inverts it."""
+    values = {"apiVersion": fleet.api_version, **fleet.model_dump(mode="json", exclude_defaults=True)}
     text: str = yaml.safe_dump(values, sort_keys=False)
     return text

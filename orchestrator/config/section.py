@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from orchestrator.errors import ConfigError
-from orchestrator.validation import describe_problem
+from orchestrator.config.environment import override
+from orchestrator.config.yaml_document import read_yaml
+from orchestrator.errors import ConfigError, SettingsError
+from orchestrator.validation import Location, Spelling, describe_problems, join_problems, key_path
 
 
 class Section(BaseModel):
     """Refuses unknown keys and numbers that are none, and does not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -36,25 +38,47 @@ def _check_port(address: str) -> str:
     return address
 
 
+def _check_policy(name: str, info: ValidationInfo) -> str:
+    """Refuse what the check that was given refuses, if any: policies are known in a layer above."""
+    if info.context is not None:
+        try:
+            info.context(name)
+        except ConfigError as exc:
+            raise ValueError(str(exc)) from exc
+    return name
+
+
 def _check_url(url: str) -> str:
-    remedy = "give a URL such as http://127.0.0.1:8002/metrics"
     try:
         parts = urlsplit(url)
-        port = parts.port
-    except ValueError as exc:  # a port that is no number or above 65535, brackets that don't close
-        raise ValueError(f"{exc}; {remedy}") from None
-    if parts.scheme != "http" or not parts.hostname or " " in url:
-        raise ValueError(f"this is no http:// URL with a host; {remedy}")
-    if port == 0:
-        raise ValueError(f"port 0 is outside 1 to 65535; {remedy}")
+        is_one = parts.scheme == "http" and bool(parts.hostname) and " " not in url and parts.port != 0
+    except ValueError:  # a port that is no number or above 65535, brackets that don't close
+        is_one = False
+    if not is_one:
+        raise ValueError(
+            "must be an http:// URL with a host, and a port from 1 to 65535 if any; give a URL such as "
+            "http://127.0.0.1:8002/metrics"
+        )
     return url
 
 
 Address = Annotated[
-    str, StringConstraints(pattern=r"^[^:/\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"), AfterValidator(_check_port)
+    str,
+    Spelling(
+        r"^([^:/\s]+|\[[0-9a-fA-F:]+\]):\d{1,5}$", "host:port, such as 127.0.0.1:8001 or [::1]:8001 or triton-a:8001"
+    ),
+    AfterValidator(_check_port),
+    Field(json_schema_extra={"format": "host-port"}),
 ]
 """``host:port``, with the host in brackets when it is an IPv6 address, and a port that can be one."""
-Url = Annotated[str, AfterValidator(_check_url)]
+Name = Annotated[
+    str,
+    Spelling(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", "letters, digits, dots, underscores and hyphens after a letter or digit"),
+]
+"""A name for answers, logs and metrics."""
+PolicyName = Annotated[str, AfterValidator(_check_policy)]
+"""A policy by its name, see orchestrator.policies.parsing."""
+Url = Annotated[str, AfterValidator(_check_url), Field(json_schema_extra={"format": "uri"})]
 """An ``http://`` URL with a host, and a port that can be one if it names any."""
 
 
@@ -62,26 +86,57 @@ def parse_settings(kind: type[SectionT], text: str, *, source: str, start: str, 
     """Return the settings that the YAML ``text`` spells; errors name the ``source`` and quote nothing of secrets.
 
     ``start`` is the key that such a file begins with, for the message when it holds no mapping. Raises ConfigError for
-    that, for text that is no YAML, and for a key or value that is not allowed.
+    that, for text that is no YAML, and for keys and values that are not allowed.
+    """
+    return read_settings(kind, text, source=source, start=start, is_secret=is_secret, environment={})[0]
+
+
+def read_settings(
+    kind: type[SectionT],
+    text: str,
+    *,
+    source: str,
+    start: str,
+    environment: Mapping[str, str],
+    check_policy: Callable[[str], object] | None = None,
+    is_secret: bool = False,
+) -> tuple[SectionT, Mapping[Location, str]]:
+    """Return the settings, and where each key and entry that is no default was given: a line, or a variable.
+
+    As ``parse_settings``; what ``environment`` holds of them counts in place of what ``text`` says, and a policy for
+    which ``check_policy`` raises ConfigError is not allowed.
     """
     try:
-        values = yaml.safe_load(text)
+        document = read_yaml(text)
     except Exception as exc:  # PyYAML lets through what int, float and datetime say of a scalar such as 2026-02-30
-        raise ConfigError(f"{source} is no YAML: {_place(exc) if is_secret else ' '.join(str(exc).split())}") from (
-            None if is_secret else exc
-        )
-    if not isinstance(values, dict):
+        problem = _yaml_problem(exc, is_secret=is_secret)
+        raise ConfigError(f"{source} is no YAML: {problem}") from (None if is_secret else exc)
+    if not isinstance(document.values, dict):
         raise ConfigError(f"{source} holds no mapping; it starts with '{start}:'")
+    values, variables = override(kind, document.values, environment)
+    origins = {at: f"line {line}" for at, line in document.lines.items()} | dict(variables)
+    twice = "a key is" if is_secret else "{} is"
+    problems = [f"line {document.lines[at]}: {twice.format(key_path(at))} given twice" for at in document.doubled]
     try:
-        return kind.model_validate(values)
+        settings = kind.model_validate(values, context=check_policy)
     except ValidationError as exc:
+        for found in describe_problems(exc, kind, is_secret=is_secret):
+            at = found.location
+            origin = next((origins[at[:end]] for end in range(len(at), 0, -1) if at[:end] in origins), None)
+            problems.append(found.text if origin is None else f"{origin}: {found.text}")
         # The chained exception would show the values too.
-        raise ConfigError(f"{source}: {describe_problem(exc, kind, is_secret=is_secret)}") from (
-            None if is_secret else exc
-        )
+        raise SettingsError(join_problems(source, problems), problems) from (None if is_secret else exc)
+    if problems:
+        raise SettingsError(join_problems(source, problems), problems)
+    return settings, origins
 
 
-def _place(error: Exception) -> str:
-    """Return where YAML ends, without the text there."""
-    mark = getattr(error, "problem_mark", None)
-    return "line unknown" if mark is None else f"see line {mark.line + 1}, column {mark.column + 1}"
+def _yaml_problem(error: Exception, *, is_secret: bool) -> str:
+    """Return where and why a text is no YAML; of secrets only where."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if is_secret:
+        return "line unknown" if mark is None else f"see line {mark.line + 1}, column {mark.column + 1}"
+    if isinstance(error, RecursionError):
+        return "lists and keys are nested too deeply in it"
+    why = " ".join(str(problem or error).split())
+    return why if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {why}"

@@ -10,23 +10,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from orchestrator.config.section import Section, parse_settings
+from orchestrator.config.section import Name, Section, parse_settings
 from orchestrator.errors import ConfigError
 from orchestrator.files import read_file
+from orchestrator.validation import Spelling
 
 DIGEST_PREFIX = "sha256:"
 _MOST_BYTES = 2**20
 """Largest tokens file. Every token costs each request a third of a microsecond; long before this a proxy is better."""
 
-Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[
+    str, Spelling(r"^sha256:[0-9a-f]{64}$", "sha256: and 64 hexadecimal digits, as 'slimsched token new' prints")
+]
 
 
 class TenantSettings(Section):
     """One tenant; its quotas are over all of its tokens."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
+    name: Name = Field(max_length=64)
     """Unique in the file; a label of metrics."""
     tokens: tuple[Digest, ...]
     """``sha256:`` and the digest in hexadecimal, as ``slimsched token new`` prints it. Several, so that one can be

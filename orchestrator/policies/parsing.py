@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from orchestrator.errors import ConfigError
 from orchestrator.policies import registry
 from orchestrator.policies.knobs import Knob
 from orchestrator.policies.learned.policy import PREFERENCE_KNOBS, LearnedPolicy, is_learned, parse_learned
+from orchestrator.policies.learned.policy_file import LEARNED_NAMES
 from orchestrator.policies.registry import RulePolicy
 
 
@@ -14,7 +16,12 @@ def parse_policy(name: str) -> RulePolicy | LearnedPolicy:
     Raises:
         ConfigError: naming what is known, or why the file can't be used.
     """
-    return parse_learned(name) if is_learned(name) else registry.parse_policy(name)
+    if is_learned(name):
+        return parse_learned(name)
+    if name.partition(",")[0].partition(":")[0] not in registry.policy_names():
+        learned = f"{', '.join(LEARNED_NAMES)}, which are learned"
+        raise ConfigError(f"unknown policy {name!r}; known are {learned}; {registry.describe_rules()}")
+    return registry.parse_policy(name)
 
 
 def knobs_of(name: str) -> tuple[Knob, ...]:

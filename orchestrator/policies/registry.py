@@ -155,6 +155,16 @@ def has_width_rule(name: str) -> bool:
     return _ENTRIES[name].default_width is not None
 
 
+def describe_rules() -> str:
+    """Return the names of all rules in groups, in one line."""
+    with_width = [name for name in _ENTRIES if has_width_rule(name)]
+    central = [name for name in _ENTRIES if not has_width_rule(name)]
+    return (
+        f"the rules {', '.join(with_width)}, with a colon and {', '.join(_WIDTH_RULES)} or a percentage behind for the "
+        f"width; and {', '.join(central)}, which choose it themselves"
+    )
+
+
 def knobs_of(name: str) -> tuple[Knob, ...]:
     """Return the knobs of the policy that is called so before the colon, but for the slack margin, which all have."""
     return _ENTRIES[name].knobs
@@ -172,7 +182,7 @@ def parse_policy(name: str) -> RulePolicy:
     first, _, second = head.partition(":")
     entry = _ENTRIES.get(first)
     if entry is None:
-        raise ConfigError(f"unknown policy {name!r}; known before the colon: {', '.join(policy_names())}")
+        raise ConfigError(f"unknown policy {name!r}; known are {describe_rules()}")
     numbers = new_column(rule.RULE_FIELDS)
     if entry.default_width is not None:
         numbers[rule.SERVER_RULE] = entry.code

@@ -67,13 +67,14 @@ class ChildProcess:
         self._log_offset = 0
 
     @classmethod
-    def slimsched(cls, *arguments: str, **more: Any) -> Self:
+    def slimsched(cls, *arguments: str, environment: Mapping[str, str] | None = None, **more: Any) -> Self:
         """Return a run of a ``slimsched`` command that has ``--until-stdin-ends``, with this interpreter and its path.
 
-        ``more`` is as for any run; its name is that of the command.
+        ``environment`` and ``more`` are as for any run; its name is that of the command.
         """
         command = (sys.executable, "-c", _SLIMSCHED, *arguments, "--until-stdin-ends")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        given = os.environ if environment is None else environment
+        environment = {**given, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         return cls(arguments[0], command, environment=environment, has_lifeline=True, **more)
 
     @property

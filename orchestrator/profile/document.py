@@ -34,7 +34,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from orchestrator.errors import ConfigError
 from orchestrator.files import read_file, write_atomically
-from orchestrator.validation import describe_problem
+from orchestrator.validation import Spelling, describe_problems, join_problems
 
 TAKE_AGAIN = "take it again with 'slimsched profile'"
 _JSON_NAMES = {"per_item_s": "item_s", "fixed_s": "group_s"}
@@ -47,7 +47,7 @@ Watts = Annotated[float, Interval(ge=0, lt=math.inf)]
 Ratio = Annotated[float, Interval(ge=0, lt=math.inf)]
 Count = Annotated[int, Ge(0)]
 Name = Annotated[str, MinLen(1)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Spelling("^[0-9a-f]{64}$", "64 hexadecimal digits")]
 
 
 class EnergySource(StrEnum):
@@ -265,7 +265,8 @@ def parse_profile(text: str | bytes, *, source: str = "profile.json") -> Profile
     try:
         profile = _ADAPTER.validate_json(text, strict=True, extra="forbid")
     except ValidationError as exc:
-        raise ConfigError(f"{source}: {describe_problem(exc, Profile)}; {TAKE_AGAIN}") from exc
+        problems = [problem.text for problem in describe_problems(exc, Profile)]
+        raise ConfigError(f"{join_problems(source, problems)}; {TAKE_AGAIN}") from exc
     for path, problem in _contradictions(profile):
         raise ConfigError(f"{source}: {path}: {problem}; {TAKE_AGAIN}")
     return profile

@@ -81,7 +81,7 @@ def test_an_unknown_server_is_named_with_those_there_are(tmp_path: Path, flag: s
         ({"wanted_widths": [1]}, {}, "controller.wanted_widths: the repository has no width 1; it has 25, 50, 75, 100"),
         ({"shrink_busy_ratio": 0.8}, {}, "shrink_busy_ratio 0.8 must be below grow_busy_ratio 0.7"),
         ({"period": 1}, {}, "unknown key controller.period; allowed here: family, minimum_widths"),
-        ({}, {"limits": {"memory_budget_mib": -1}}, "servers[0].limits.memory_budget_mib: Input should be greater"),
+        ({}, {"limits": {"memory_budget_mib": -1}}, "servers[0].limits.memory_budget_mib: must be above 0"),
         ({}, {"protocol_key_file": "/nowhere"}, "no protocol key file at /nowhere; write one line KEY=VALUE into it"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import importlib
 import pkgutil
 import subprocess
@@ -69,6 +70,11 @@ def test_a_failure_is_one_line_and_a_status_and_a_traceback_only_with_debug(erro
     assert result.output.endswith(line)
 
 
+def test_a_reader_that_has_seen_enough_is_no_error_to_tell() -> None:
+    result = CliRunner().invoke(failing(BrokenPipeError(errno.EPIPE, "Broken pipe")), ["fail"])
+    assert (result.exit_code, result.output) == (1, "")
+
+
 def modules() -> list[str]:
     names = (module.name for module in pkgutil.walk_packages(orchestrator.__path__, "orchestrator."))
     # The backend runs inside Triton's stub, which alone has its utilities.
@@ -96,3 +102,20 @@ def test_a_usage_error_is_one_line_too() -> None:
     assert result.output.startswith("Error: Invalid value for '--servers': 0 is not in the range x>=1")
     assert result.output.count("\n") == 1
     assert "--help" in result.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_the_script_that_completes(shell: str) -> None:
+    result = CliRunner().invoke(main, prog_name="slimsched", env={"_SLIMSCHED_COMPLETE": f"{shell}_source"})
+    assert result.exit_code == 0
+    assert f"_SLIMSCHED_COMPLETE={shell}_complete" in result.output
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [("slimsched conf", ["config"]), ("slimsched config s", ["schema", "show"]), ("slimsched why --j", ["--json"])],
+)
+def test_commands_and_options_are_completed(line: str, completed: list[str]) -> None:
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    result = CliRunner().invoke(main, prog_name="slimsched", env={"_SLIMSCHED_COMPLETE": "bash_complete", **words})
+    assert result.output.split() == [f"plain,{word}" for word in completed]

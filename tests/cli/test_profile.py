@@ -54,7 +54,7 @@ def test_what_can_not_be_done_is_one_line(tmp_path: Path, arguments: list[str], 
     [
         ("{idle_w: 5}", "key servers[0].power.busy_w is missing"),
         ("{idle_w: 5, busy_w: 4}", "busy_w 4 is below idle_w 5"),
-        ("{idle_w: -1, busy_w: 4}", "servers[0].power.idle_w: Input should be greater than or equal to 0, got -1"),
+        ("{idle_w: -1, busy_w: 4}", "servers[0].power.idle_w: must be at least 0, got -1"),
         ("{idle_w: 1, busy_w: 4, peak_w: 9}", "unknown key servers[0].power.peak_w; allowed here: idle_w, busy_w"),
     ],
 )

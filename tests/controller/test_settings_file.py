@@ -98,7 +98,7 @@ def test_a_refused_file_leaves_the_old_settings(file: File) -> None:
     file.write(limits={"memory_budget_mib": 50})
     assert file.refusal() == "the minimum set does not fit"
     file.path.write_text("servers: []")
-    assert "servers: Tuple should have at least 1 item" in file.refusal()
+    assert "servers: must have at least 1, but has 0" in file.refusal()
     file.path.unlink()
     assert "no fleet file at" in file.refusal()
     file.write(name="c")

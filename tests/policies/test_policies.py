@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Dispatch, Hold, Reason
 from orchestrator.errors import ConfigError
+from orchestrator.policies.learned.policy_file import LEARNED_NAMES
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Binding, Situation
+from orchestrator.policies.registry import policy_names
 from orchestrator.snapshot import QueueState, Width
 from tests.policies.cases import candidate
 
@@ -264,17 +267,28 @@ def test_every_policy_returns_a_candidate_it_was_given_and_one_with_room_if_it_b
     assert decision == policy.choose(candidates, situation(turn=turn, uniforms=uniforms, slack_s=slack_s))
 
 
+def test_an_unknown_name_is_answered_with_every_policy_in_one_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_policy("fastest")
+    known = set(re.split(r"[\s,;]+", str(caught.value)))
+    assert {*policy_names(), *LEARNED_NAMES} <= known
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
         (
             "fastest",
-            "unknown policy 'fastest'; known before the colon: random, round-robin, weighted-round-robin, jsq, ",
+            "unknown policy 'fastest'; known are ppo-slim, ppo-paper, which are learned; the rules random, ",
         ),
         ("lert:0.25", "unknown width rule '0.25' in policy 'lert:0.25'; known: random"),
         ("lert:0", "unknown width rule '0'"),
         ("p2c:slackfit", "unknown width rule 'slackfit' in policy 'p2c:slackfit'"),
-        ("", "unknown policy ''; known before the colon: .*sed, weighted-random, .*slackfit, .*max-batch, "),
+        (
+            "",
+            "unknown policy ''; known are .*sed, weighted-random, .*, .*; and slackfit, .*max-batch, ",
+        ),
         ("slackfit:0", "bad number of buckets '0' in policy 'slackfit:0'; from 1 to 1024"),
         ("slackfit-accuracy:slack", "bad number of buckets 'slack'"),
         ("max-batch:50", "max-batch chooses the width itself and takes nothing after a colon"),

@@ -39,24 +39,27 @@ def test_batches_double_up_to_the_largest(max_batch_size: int) -> None:
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
-        (lambda v: v.update(version=2), "version: Input should be 1, got 2"),
+        (lambda v: v.update(version=2), "version: must be 1, got 2"),
         (lambda v: v.update(author="me"), "unknown key author; allowed here: version, conditions, servers"),
         (lambda v: v["servers"][1].pop("idle"), r"key servers[1].idle is missing"),
         (lambda v: model(v).update(speed=1), "unknown key servers[0].models[1].speed; allowed here: name, family"),
         (
             lambda v: model(v)["line"].update(item_s=-1e-9),
-            "servers[0].models[1].line.item_s: Input should be greater",
+            "servers[0].models[1].line.item_s: must be a",
         ),
         (
             lambda v: model(v)["line"].update(item_s=float("nan")),
-            "servers[0].models[1].line.item_s: Input should be",
+            "servers[0].models[1].line.item_s: must be",
         ),
-        (lambda v: model(v)["batches"][0].update(mean_s=float("inf")), "batches[0].mean_s: Input should be less"),
-        (lambda v: model(v)["batches"][0].update(mean_s="1"), "batches[0].mean_s: Input should be a valid number"),
-        (lambda v: model(v)["batches"][0].update(energy_source="guess"), "batches[0].energy_source: Input should be"),
-        (lambda v: model(v).update(sha256="abc"), "servers[0].models[1].sha256: String should match pattern"),
+        (lambda v: model(v)["batches"][0].update(mean_s=float("inf")), "batches[0].mean_s: must be"),
+        (lambda v: model(v)["batches"][0].update(mean_s="1"), "batches[0].mean_s: must be a number"),
+        (lambda v: model(v)["batches"][0].update(energy_source="guess"), "batches[0].energy_source: must be"),
+        (
+            lambda v: model(v).update(sha256="abc"),
+            "servers[0].models[1].sha256: must be 64 hexadecimal digits, got 'abc'",
+        ),
         (lambda v: model(v).update(sha256=None), "servers[0].models[1].sha256: null is allowed in synthetic"),
-        (lambda v: model(v).update(width=0), "servers[0].models[1].width: Input should be greater than or equal to 1"),
+        (lambda v: model(v).update(width=0), "servers[0].models[1].width: must be at least 1"),
         (
             lambda v: model(v)["batches"].pop(3),
             "models[1].batches: batch sizes 8 are missing; it takes 1, 2, 4, 8, 16, 32, got [1, 2, 4, 16, 32]",
@@ -70,7 +73,7 @@ def test_batches_double_up_to_the_largest(max_batch_size: int) -> None:
         ),
         (
             lambda v: [batch.update(busy_s=0.0, rested_s=0.1) for batch in model(v)["batches"]],
-            "batches[0].busy_s: Input should be greater than 0",
+            "batches[0].busy_s: must be above 0",
         ),
         (lambda v: model(v)["batches"][0].update(n=0), "batches[0].n: 0 does not go with origin 'measured'"),
         (lambda v: model(v)["batches"][0].update(energy_j=None), "energy_source are null together"),
@@ -83,7 +86,7 @@ def test_batches_double_up_to_the_largest(max_batch_size: int) -> None:
         (lambda v: v["servers"][0].update(triton_version=None), "servers[0].triton_version: null is allowed"),
         (lambda v: v["servers"][1].update(name="a"), "servers[1].name: 'a' is there twice"),
         (lambda v: model(v).update(name="fashion_w025"), "servers[0].models[1].name: 'fashion_w025' is there twice"),
-        (lambda v: v.update(servers=[]), "servers: Tuple should have at least 1 item"),
+        (lambda v: v.update(servers=[]), "servers: must have at least 1"),
     ],
 )
 def test_what_can_not_be_believed_is_refused_with_key_value_and_remedy(edit: Edit, problem: str) -> None:
@@ -92,7 +95,7 @@ def test_what_can_not_be_believed_is_refused_with_key_value_and_remedy(edit: Edi
     with pytest.raises(ConfigError) as caught:
         parse_profile(json.dumps(values), source="p.json")
     message = str(caught.value)
-    assert message.startswith("p.json: ")
+    assert message.startswith(("p.json: ", "p.json has "))
     assert problem in message
     assert message.endswith("; take it again with 'slimsched profile'")
     assert "\n" not in message
@@ -100,7 +103,7 @@ def test_what_can_not_be_believed_is_refused_with_key_value_and_remedy(edit: Edi
 
 @given(st.integers(0, len(TEXT.rstrip()) - 1))
 def test_a_truncated_file_is_refused_in_one_short_line(length: int) -> None:
-    with pytest.raises(ConfigError, match="the file: Invalid JSON: ") as caught:
+    with pytest.raises(ConfigError, match=r"profile\.json: is no JSON: ") as caught:
         parse_profile(TEXT[:length])
     assert len(str(caught.value)) < 200
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import os
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -23,6 +24,7 @@ from orchestrator.cli.logs import logging_through
 from orchestrator.cli.options import FOLDER, PATH
 from orchestrator.cli.signals import watch_for_stop
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, load_fleet
+from orchestrator.config.environment import without_overrides
 from orchestrator.embedded.emulation import parse_slowdowns
 from orchestrator.embedded.local_stack import LocalStack, complete_fleet, default_fleet, options_of
 from orchestrator.embedded.local_state import default_state_directory, prepare_directory
@@ -211,7 +213,10 @@ class _StackProcesses:
     ) -> ManagedProcess:
         """Return a ``slimsched`` command, of which a ``ChildProcess`` has to know more."""
         fleet = ("--fleet", str(self._state_dir / "fleet.yaml"))
-        make_run = partial(ChildProcess.slimsched, *arguments, *fleet, log_path=log_path, **more)
+        environment = without_overrides(os.environ)
+        make_run = partial(
+            ChildProcess.slimsched, *arguments, *fleet, environment=environment, log_path=log_path, **more
+        )
         return ManagedProcess(name, make_run, address=address or "")
 
     def _open_log(self, name: str) -> Path:

@@ -22,6 +22,7 @@ from orchestrator.errors import PermanentError
 from orchestrator.planner.host import Batching, ModelSnapshot
 from orchestrator.planner.rates import Rates
 from orchestrator.telemetry.reading import HostReading, Reading
+from orchestrator.validation import describe_problems
 
 Numbers = Mapping[str, float | None]
 """The numbers behind a decision by their names, which end in units; None stands for infinity and for no number."""
@@ -287,9 +288,8 @@ def parse_page(values: object) -> ControllerStatus:
     try:
         return _adapter().validate_python(values)
     except ValidationError as exc:
-        problem = exc.errors(include_url=False)[0]
-        path = ".".join(map(str, problem["loc"]))
-        raise PermanentError(f"this is no controller's status page ({path or 'all of it'}: {problem['msg']})") from exc
+        problem = describe_problems(exc, ControllerStatus)[0]
+        raise PermanentError(f"this is no controller's status page ({problem.text})") from exc
 
 
 @cache

@@ -37,6 +37,7 @@ from orchestrator.controller.status.document import encode_status
 from orchestrator.errors import ConfigError, ModelNotFoundError, SlimError
 from orchestrator.planner.host import RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
+from orchestrator.validation import describe_problems, join_problems
 
 log = logging.getLogger(__name__)
 
@@ -233,8 +234,7 @@ def _read_demand(environ: WSGIEnvironment) -> _DemandBody:
     except OSError as exc:
         raise ConfigError(f"the body did not come within {READ_TIMEOUT_S:g} s ({exc})") from exc
     except ValidationError as exc:
-        problem = exc.errors(include_url=False)[0]
-        raise ConfigError(f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}") from exc
+        raise ConfigError(join_problems("the body", [p.text for p in describe_problems(exc, _DemandBody)])) from exc
     if (demand.width is None) == (demand.model is None):
         raise ConfigError('name one width or one model, as in {"width": 50, "hold_s": 60}')
     return demand

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.config.section import Section, parse_settings
+from orchestrator.config.section import Name, Section, parse_settings
 from orchestrator.errors import ConfigError
 from orchestrator.profile.document import read_profile
 from orchestrator.simulation.scenario import workloads
@@ -48,7 +48,7 @@ class WidthSettings(Section):
 class ServerSettings(Section):
     """One server, or ``count`` like ones."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     """With ``count`` above 1 a number is put behind it."""
     count: int = Field(default=1, ge=1, le=100_000)
     """How many of them."""

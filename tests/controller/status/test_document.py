@@ -150,7 +150,7 @@ def test_json_has_no_infinity() -> None:
 def test_a_newer_page_is_read_and_something_else_is_not() -> None:
     page = encode_status(full_report())
     assert parse_page({**page, "new_key": 1}) == describe_status(full_report())
-    with pytest.raises(PermanentError, match=r"no controller's status page \(memory: Field required\)"):
+    with pytest.raises(PermanentError, match=r"no controller's status page \(key memory is missing\)"):
         parse_page({key: value for key, value in page.items() if key != "memory"})
     with pytest.raises(PermanentError, match="no controller's status page"):
         parse_page(["x"])

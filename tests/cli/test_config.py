@@ -1,0 +1,90 @@
+"""``slimsched config``: all that is wrong, what is in force, and the schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from orchestrator.cli import main
+from orchestrator.config.schema import SHIPPED
+
+FILE = """\
+servers:
+  - {name: a, grpc: "h:1", metrics: "http://me:secret@h:2/metrics"}
+router:
+  deadline_ms: 50
+"""
+
+
+def run(command: str, path: Path, text: str, *more: str, **environment: str) -> Result:
+    file = path / "fleet.yaml"
+    file.write_text(text)
+    return CliRunner().invoke(main, ["config", command, "--fleet", str(file), *more], env=environment)
+
+
+def test_check_says_that_nothing_is_wrong(tmp_path: Path) -> None:
+    result = run("check", tmp_path, FILE)
+    assert (result.exit_code, result.output) == (0, f"{tmp_path}/fleet.yaml: nothing is wrong\n")
+
+
+def test_check_prints_all_problems_a_line_each_and_fails(tmp_path: Path) -> None:
+    result = run("check", tmp_path, FILE + "  seed: x\n  policy_fle: y\ngateway: {drain_s: -1}\n")
+    assert result.exit_code == 1
+    problems = [line.removeprefix(f"{tmp_path}/fleet.yaml: ") for line in result.output.splitlines()]
+    assert [problem.partition(":")[0] for problem in problems] == ["line 5", "line 6", "line 7"]
+    assert problems[0] == "line 5: router.seed: must be a whole number, got 'x'"
+
+
+def test_check_knows_every_policy_that_a_router_would_be_given(tmp_path: Path) -> None:
+    text = FILE + "  policy: fastest\n  seed: x\n  shadow_policy: lert:thin\n  guard: {fallback: 'ppo-slim,x=1'}\n"
+    result = run("check", tmp_path, text)
+    assert result.exit_code == 1
+    keys = {": ".join(line.split(": ")[1:3]) for line in result.output.splitlines()}
+    policies = {"line 5: router.policy", "line 7: router.shadow_policy", "line 8: router.guard.fallback"}
+    assert keys == {*policies, "line 6: router.seed"}
+    assert "unknown policy 'fastest'; known are ppo-slim, ppo-paper, which are learned; the rules" in result.output
+    early = run("check", tmp_path, FILE + "  policy: ppo-slim\n  binding: early\n")
+    assert (early.exit_code, "was trained to bind late" in early.output) == (1, True)
+
+
+def test_another_version_of_the_file_is_refused_before_its_keys(tmp_path: Path) -> None:
+    result = run("check", tmp_path, "apiVersion: slimsched/v2\nfleets: []\n")
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert "apiVersion is 'slimsched/v2', and this release reads 'slimsched/v1'" in line
+    assert run("check", tmp_path, f"apiVersion: slimsched/v1\n{FILE}").exit_code == 0
+
+
+def test_show_tells_each_setting_its_origin_and_hides_passwords(tmp_path: Path) -> None:
+    result = run("show", tmp_path, FILE, SLIM_GATEWAY__HTTP="0.0.0.0:80")
+    assert result.exit_code == 0
+    shown = {line.partition(":")[0]: " ".join(line.partition(": ")[2].split()) for line in result.output.splitlines()}
+    assert shown["router.deadline_ms"] == "50.0 # line 4"
+    assert shown["gateway.http"] == '"0.0.0.0:80" # SLIM_GATEWAY__HTTP'
+    assert shown["gateway.drain_s"] == "20.0 # default"
+    assert shown["router.hedge"] == "null # default"
+    assert shown["servers[0].metrics"] == '"http://***@h:2/metrics" # line 2'
+    assert shown["apiVersion"] == '"slimsched/v1" # default'
+
+
+def test_show_as_json_says_the_same(tmp_path: Path) -> None:
+    settings = json.loads(run("show", tmp_path, FILE, "--json").output)
+    assert {"key": "router.deadline_ms", "value": 50.0, "origin": "line 4"} in settings
+
+
+def test_show_of_a_wrong_file_is_one_line(tmp_path: Path) -> None:
+    result = run("show", tmp_path, FILE + "  seed: x\n  policy_fle: y\n")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert result.output.count("\n") == 1
+
+
+def test_schema_prints_the_one_that_is_shipped() -> None:
+    printed = CliRunner().invoke(main, ["config", "schema"])
+    assert json.loads(printed.output) == json.loads(SHIPPED.read_text())
+    path = CliRunner().invoke(main, ["config", "schema", "--path"])
+    assert Path(path.output.strip()) == SHIPPED
+    tokens = json.loads(CliRunner().invoke(main, ["config", "schema", "--tokens"]).output)
+    assert "tenants" in tokens["properties"]
