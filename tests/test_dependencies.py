@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -51,10 +52,8 @@ def required(requirements: list[str]) -> set[str]:
             if (name, own_extra) in found:
                 continue
             found.add((name, own_extra))
-            try:
+            with suppress(PackageNotFoundError):
                 left += [(Requirement(text), own_extra) for text in requires(name) or ()]
-            except PackageNotFoundError:
-                pass
     return {name for name, _ in found}
 
 
