@@ -13,6 +13,19 @@ from orchestrator.gateway.protocol.wire import Address
 from orchestrator.router import Router
 
 
+def unready_reason(model_index: ModelIndex, is_served: Callable[[str], bool], *, is_ending: bool) -> str | None:
+    """Return why no requests are to be sent to a gateway; None when they are.
+
+    They are when some server has something ready, each family is answered, and the gateway is not about to end.
+    """
+    if is_ending:
+        return "it ends"
+    if not model_index.families and not model_index.has_any_ready:
+        return "no server has a model ready"
+    unserved = [family for family in model_index.families if not is_served(family)]
+    return f"no server answers for {', '.join(unserved)}" if unserved else None
+
+
 class GatewayHealth:
     """Health as load balancers and clients ask for it; ``is_ending`` is set when they are to go elsewhere."""
 
@@ -27,9 +40,13 @@ class GatewayHealth:
         self._model_index = model_index
         self._is_served_elsewhere = is_served_elsewhere
 
+    def unready_reason(self) -> str | None:
+        """Return why no requests are to be sent here; None when they are."""
+        return unready_reason(self._model_index, self.is_family_ready, is_ending=self.is_ending)
+
     def is_ready(self) -> bool:
-        """Return whether each expected family is answered by some server, and the gateway is not about to end."""
-        return not self.is_ending and all(self.is_family_ready(name) for name in self._model_index.families)
+        """Return whether requests are to be sent here."""
+        return self.unready_reason() is None
 
     def is_family_ready(self, family: str) -> bool:
         """Return whether every process of the gateway can answer a family: a client may reach any of them."""
