@@ -1,1 +1,1 @@
-"""Generators of files that are committed: synthetic profiles and ``deploy/compose.yaml``. Not installed."""
+"""Generators of files that are committed: synthetic profiles, and those of ``deploy``. Not installed."""
