@@ -39,7 +39,7 @@ test: check integration
 # What Numba compiles for the tests is compiled while mypy leaves a processor idle.
 check: $(VENV)/.everything
 	@$(MAKE) --no-print-directory --jobs=2 lint compiled
-	$(TESTS) -m "not integration and not gpu"
+	$(TESTS) -m "not integration and not gpu and not containers"
 
 lint: $(VENV)/.everything
 	$(BIN)/ruff format --check $(SOURCES)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import helm_python
 import kubernetes_validate
 import pytest
+import yaml
 
 from tests.deploy.charts import VALUE_SETS, find, pods, render
 from tools.kustomize import BASE, CHART, render_base, render_chart
@@ -68,6 +71,37 @@ def test_a_key_that_kubernetes_does_not_know_is_noticed() -> None:
 def test_values_that_make_no_sense_are_refused_with_their_key(values: dict[str, Any], named: str) -> None:
     with pytest.raises(helm_python.HelmError, match=named):
         render_chart(values)
+
+
+def test_every_key_of_the_schema_has_a_default() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def missing(part: dict[str, Any], given: dict[str, Any], path: str) -> Iterator[str]:
+        part = schema["definitions"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+        for key, inner in part.get("properties", {}).items():
+            if key not in given:
+                yield f"{path}{key}"
+            elif isinstance(given[key], dict):
+                yield from missing(inner, given[key], f"{path}{key}.")
+
+    assert set(missing(schema, defaults, "")) == {"global"}  # Helm's own
+
+
+def test_a_change_of_one_part_starts_no_pod_of_the_other_again() -> None:
+    def annotations(values: dict[str, Any]) -> dict[str, Any]:
+        manifests = render_chart(values)
+        return {part: pod["metadata"].get("annotations") for part, pod in pods(manifests)}
+
+    before = annotations({})
+    gateway, controller = (
+        annotations({"gateway": {"lameDuckSeconds": 9}}),
+        annotations({"controller": {"memoryBudgetMib": 9}}),
+    )
+    assert gateway["triton"] == before["triton"]
+    assert gateway["gateway"] != before["gateway"]
+    assert controller["triton"] != before["triton"]
+    assert controller["gateway"] == before["gateway"]
 
 
 def test_two_releases_in_one_namespace_share_nothing() -> None:

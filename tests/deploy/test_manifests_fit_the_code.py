@@ -135,6 +135,7 @@ def test_without_gpu_a_controller_keeps_to_half_of_what_triton_may_have() -> Non
     manifests = render("cpu")
     assert container(manifests, "triton")["resources"]["limits"] == {"memory": "2Gi"}
     assert fleet_of(manifests, "controller").servers[0].limits.memory_budget_mib == 1024
+    assert "limits" not in container(manifests, "controller")["resources"]  # a smaller one would forbid that budget
 
 
 def test_tenants_of_the_values_are_a_tokens_file() -> None:
