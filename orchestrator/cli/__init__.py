@@ -19,6 +19,7 @@ from orchestrator.errors import SlimError
 _COMMANDS = {
     "bench": "orchestrator.cli.serving.bench:bench",
     "bounds": "orchestrator.cli.research.bounds:bounds",
+    "compile": "orchestrator.cli.serving.compile:compile_decisions",
     "controller": "orchestrator.cli.serving.controller:controller",
     "demand": "orchestrator.cli.serving.status:demand",
     "demo": "orchestrator.cli.research.demo:demo",

@@ -6,6 +6,8 @@ protobuf messages are the values between them, because they are what both protoc
 one gateway: a ``Supervisor`` with workers, each of them a ``Gateway`` with a ``WorkerTeam``.
 """
 
+from orchestrator.gateway.admin import AdminEndpoint
+from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.event_loop import freeze_heap, new_event_loop
 from orchestrator.gateway.workers.fleet_updates import FollowedFleet, open_gateway
@@ -14,8 +16,10 @@ from orchestrator.gateway.workers.takeover import Succession, inherited_sockets
 from orchestrator.gateway.workers.worker import WorkerLaunch, WorkerTeam, read_init_message
 
 __all__ = [
+    "AdminEndpoint",
     "FollowedFleet",
     "Gateway",
+    "Sockets",
     "Succession",
     "Supervisor",
     "WorkerLaunch",

@@ -18,6 +18,7 @@ from orchestrator.config import (
     find_changes,
     load_tenants,
 )
+from orchestrator.gateway.admin import AdminEndpoint
 from orchestrator.gateway.auth.callers import Guard
 from orchestrator.gateway.auth.tls import HTTP1, HTTP2, TlsFiles
 from orchestrator.gateway.dataplane.dataplane import DataPlane
@@ -26,7 +27,6 @@ from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.limits.call_budget import CallBudget
 from orchestrator.gateway.listening import Sockets
-from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import (
     FOREIGN_MODELS,
     QUEUED,
@@ -64,6 +64,7 @@ class Gateway:
         metrics: Where to count, which the router's observer counts in too; None for its own.
         pool: The connections that the router uses; None for the gateway's own.
         sockets: Those to listen on that are there already; others are taken.
+        admin: The endpoint of health and metrics, where somebody else has one open, and closes it; None for its own.
 
     Raises:
         ConfigError: A file of keys, tokens or TLS can't be used.
@@ -71,7 +72,7 @@ class Gateway:
     Attributes:
         grpc: The gRPC endpoint; None when not offered.
         http: The HTTP endpoint; None when not offered.
-        metrics: The endpoint of Prometheus; None when not offered here.
+        metrics: The endpoint of health and metrics; None when not offered here.
         background: What goes on for as long as it is open.
     """
 
@@ -86,6 +87,7 @@ class Gateway:
         metrics: GatewayMetrics | None = None,
         pool: ConnectionPool | None = None,
         sockets: Sockets | None = None,
+        admin: AdminEndpoint | None = None,
     ) -> None:
         given = sockets or {}
         self._settings = settings
@@ -110,7 +112,8 @@ class Gateway:
         tls = self._open_tls()
         self.grpc: GrpcServer | None = None
         self.http: HttpServer | None = None
-        self.metrics: MetricsEndpoint | None = None
+        self.metrics = admin
+        self._has_own_admin = admin is None
         if settings.grpc is not None:
             ssl = None if tls is None else tls.context(HTTP2)
             grpc = GrpcServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("grpc"))
@@ -119,8 +122,8 @@ class Gateway:
         if settings.http is not None:
             ssl = None if tls is None else tls.context(HTTP1)
             self.http = HttpServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("http"))
-        if settings.metrics is not None and self._is_alone:
-            self.metrics = MetricsEndpoint(settings.metrics, self._read_metrics, given.get("metrics"))
+        if self.metrics is None and settings.metrics is not None and self._is_alone:
+            self.metrics = AdminEndpoint(settings.metrics, given.get("metrics"))
         if router.membership is not None:
             self._take(router.membership.servers)
             router.membership.listen(self._take)
@@ -198,11 +201,16 @@ class Gateway:
         snapshot.put(TASKS, len(asyncio.all_tasks()))
         return snapshot
 
-    async def _read_metrics(self) -> MetricSnapshot:
+    async def read_metrics(self) -> MetricSnapshot:
+        """Return what was counted, for a gateway of this process alone."""
         snapshot = self.snapshot_metrics()
         snapshot.put(WORKERS, 1)
         snapshot.put(WORKER_RESTARTS, 0)
         return snapshot
+
+    def unready_reason(self) -> str | None:
+        """Return why no requests are to be sent to this process; None when they are."""
+        return self._data_plane.health.unready_reason()
 
     @property
     def _transports(self) -> list[GrpcServer | HttpServer]:
@@ -221,6 +229,8 @@ class Gateway:
         except BaseException:
             await self._close(until_s=0.0)
             raise
+        if self.metrics is not None:
+            self.metrics.gateway = self
         self.background.start("watching files", partial(watch, self._files))
         statistics = self._data_plane.fleet_statistics
         if statistics is not None:
@@ -258,7 +268,9 @@ class Gateway:
         self._data_plane.inference.lag.stop()
         await self.background.stop()
         if self.metrics is not None:
-            await self.metrics.stop()
+            self.metrics.gateway = None
+            if self._has_own_admin:
+                await self.metrics.stop()
         await self._discovery.close(drain_s=max(0.0, until_s - asyncio.get_running_loop().time()))
 
     async def _drain(self, until_s: float) -> None:

@@ -29,19 +29,19 @@ from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import PAPER, SLIM, PolicyFile
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.registry import parse_policy
+from orchestrator.policies.tables.code_cache import COMPLETE
 from orchestrator.policies.tables.compiled import CACHE_DIR
 from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, ServerName, ServerState, TensorSpec, Width
 
 _BASE = "alert"  # a rule that observes what becomes of batches as well
 _WIDTHS = (Width(50), Width(100))
 _SERVERS = (ServerName("a"), ServerName("b"))
-_DONE = "complete"  # a file in the cache
 _LOCK = "lock"
 
 
 def is_prepared() -> bool:
     """Return whether ``prepare`` has nothing to compile, or only what another process has compiled before."""
-    return CACHE_DIR is not None and (CACHE_DIR / _DONE).exists()
+    return CACHE_DIR is not None and (CACHE_DIR / COMPLETE).exists()
 
 
 @functools.cache
@@ -70,7 +70,7 @@ def _alone() -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
         with suppress(OSError):
-            (CACHE_DIR / _DONE).touch()
+            (CACHE_DIR / COMPLETE).touch()
 
 
 def _decide() -> None:

@@ -1,6 +1,6 @@
 """The in-process router: concurrent callers in, batches out to the fleet's servers, answers back."""
 
-from orchestrator.router.dispatch.compilation import compile_ahead
+from orchestrator.router.dispatch.compilation import compile_ahead, compile_into
 from orchestrator.router.dispatch.retry import RetryBudget
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Answer, CallbackSink, Transit
@@ -18,5 +18,6 @@ __all__ = [
     "RouterObserver",
     "Transit",
     "compile_ahead",
+    "compile_into",
     "connect_triton",
 ]

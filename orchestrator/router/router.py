@@ -118,10 +118,12 @@ class Router:
         *,
         starts: ProfileStarts | None = None,
         observer: RouterObserver = _SILENT,
+        requires_server: bool = True,
     ) -> None:
         self.membership: Membership | None = None
         self._background = BackgroundTasks(observer.on_background_failure)
         self._settings = settings
+        self._requires_server = requires_server
         self._observer = observer
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
         self._queues = RequestQueues()
@@ -139,16 +141,24 @@ class Router:
         observer: RouterObserver = _SILENT,
         connect: Connect = connect_triton,
         resolve: Resolve = resolve_host,
+        requires_server: bool = True,
     ) -> Self:
         """Return a router over the Tritons of a fleet; call it with an event loop running.
 
-        ``resolve`` returns the addresses of a host name, each of which is a server.
+        ``resolve`` returns the addresses of a host name, each of which is a server. With ``requires_server`` opening it
+        fails while none serves anything; else it serves as soon as one does.
 
         Raises:
             ConfigError: A key file or the profile can't be used.
         """
         membership = Membership(fleet, connect, resolve)
-        router = cls(fleet.router, membership.clients(), starts=membership.starts, observer=observer)
+        router = cls(
+            fleet.router,
+            membership.clients(),
+            starts=membership.starts,
+            observer=observer,
+            requires_server=requires_server,
+        )
         router.membership = membership
         return router
 
@@ -180,7 +190,7 @@ class Router:
         try:
             if self.membership is not None:
                 await self.membership.resolve(self._fleet)
-            await self._fleet.open(self._dispatcher.wake)
+            await self._fleet.open(self._dispatcher.wake, requires_server=self._requires_server)
         except BaseException:
             await self._fleet.close(drain_s=0.0)
             raise

@@ -32,7 +32,7 @@ from orchestrator.triton.messages import parse_answer, parse_served_model, pb
 log = logging.getLogger(__name__)
 
 _RECHECK_S: Final = 0.25
-"""Pause after a server did not answer, so that one that returns is used again within a second."""
+"""Pause after a server did not answer or had nothing ready, so that one that comes is used within a second."""
 _EARLY_S: Final = 1e-3
 """How much too early is in time."""
 _LEAVING_LOOK_S: Final = 0.1
@@ -92,6 +92,11 @@ class ServerModels(Generic[S]):
     def is_new(self) -> bool:
         """Whether it was never asked."""
         return self.asked_s == -math.inf
+
+    @property
+    def has_any_ready(self) -> bool:
+        """Whether it has any model ready; one that has just started has none."""
+        return any(entry.state == READY for entry in self.entries)
 
     def has_ready(self, model: str, version: str = "") -> bool:
         """Return whether it has a model, or one version of it, ready."""
@@ -270,7 +275,7 @@ class ModelDiscovery(Generic[S]):
     async def _watch(self, server: ServerModels[S], period_s: float) -> None:
         clock = asyncio.get_running_loop().time
         while True:
-            pause_s = period_s if server.problem is None else min(period_s, _RECHECK_S)
+            pause_s = period_s if server.problem is None and server.has_any_ready else min(period_s, _RECHECK_S)
             early_s = server.asked_s + pause_s - clock()
             if early_s > _EARLY_S:
                 await asyncio.sleep(early_s)

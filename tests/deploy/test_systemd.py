@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from orchestrator.cli import main
 from orchestrator.config import ControllerSettings, GatewaySettings
-from orchestrator.policies.tables.compiled import cache_places
+from orchestrator.policies.tables.code_cache import cache_places
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "systemd"
 UNITS = sorted(FOLDER.glob("*.service"))

@@ -53,10 +53,7 @@ def test_what_is_wrong_is_refused_with_its_key(section: str, problem: str) -> No
 
 
 def test_the_command_fails_in_one_line(tmp_path: Path) -> None:
-    absent, unreachable = tmp_path / "absent.yaml", tmp_path / "fleet.yaml"
-    unreachable.write_text(SERVERS)
-    for path, problem in ((absent, "no fleet file"), (unreachable, "no server serves a slimmable family")):
-        result = CliRunner().invoke(main, ["gateway", "--fleet", str(path), "--log-level", "error"])
-        assert result.exit_code == 1
-        (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
-        assert problem in line
+    result = CliRunner().invoke(main, ["gateway", "--fleet", str(tmp_path / "absent.yaml"), "--log-level", "error"])
+    assert result.exit_code == 1
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert "no fleet file" in line

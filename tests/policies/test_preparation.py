@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import importlib
+import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,8 @@ from orchestrator.policies import preparation
 from orchestrator.policies.learned.policy_file import write_policy_file
 from orchestrator.policies.preparation import is_prepared
 from orchestrator.policies.registry import policy_names
+from orchestrator.policies.tables.code_cache import COMPLETE, PLACE_VARIABLE
+from orchestrator.policies.tables.compiled import CACHE_DIR
 from orchestrator.snapshot import Preference
 from tests.fakes.servers import FakeServer, item
 from tests.policies.learned.test_policy import paper, slim, trained
@@ -67,6 +71,28 @@ def test_no_policy_is_compiled_by_a_request(tmp_path: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_a_process_with_a_copy_that_it_can_not_write_compiles_nothing(tmp_path: Path) -> None:
+    preparation.prepare()
+    assert CACHE_DIR is not None
+    copy = tmp_path / CACHE_DIR.name
+    shutil.copytree(CACHE_DIR, copy)
+    (copy / COMPLETE).touch()
+    files = sorted(copy.rglob("*"))
+    for path in (*files, copy):
+        path.chmod(0o555)
+    code = (
+        "from numba.core import event\n"
+        "with event.install_recorder('numba:compile') as recorder:\n"
+        "    from orchestrator.policies.preparation import CACHE_DIR, prepare\n"
+        "    prepare()\n"
+        "print(CACHE_DIR, len(recorder.buffer))"
+    )
+    environment = {**os.environ, PLACE_VARIABLE: str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert run.stdout.split() == [str(copy), "0"]
+    assert sorted(copy.rglob("*")) == files
 
 
 def test_one_process_compiles_at_a_time_and_tells_the_others_when_all_is_there(

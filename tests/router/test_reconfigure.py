@@ -12,7 +12,7 @@ import pytest
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError
 from orchestrator.router import Answer, Router
-from orchestrator.router.servers.membership import addresses_to_use
+from orchestrator.router.servers.membership import ResolvedNames, addresses_to_use
 from orchestrator.snapshot import ServerName
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
 from tests.fakes.troubled import TroubledServer
@@ -237,3 +237,42 @@ async def test_a_router_that_was_given_its_connections_can_not_be_given_others()
     async with Router(RouterSettings(guard=NO_TIME_BUDGET), {ServerName("a"): FakeServer()}) as router:
         with pytest.raises(ConfigError, match=r"Router\.from_fleet"):
             router.reconfigure(fleet_of({"a": "127.0.0.1:1"}))
+
+
+def is_serving(router: Router) -> bool:
+    try:
+        return bool(router.served_by())
+    except ConfigError:
+        return False
+
+
+async def test_a_router_that_needs_no_server_yet_serves_soon_after_the_first_has_something() -> None:
+    loop, fake = asyncio.get_running_loop(), FakeServer()
+    models, fake.models = fake.models, ()
+    fleet = fleet_of({"a": "127.0.0.1:1"}, discovery_period_s=3600.0)
+    async with Router.from_fleet(fleet, connect=lambda *_: fake, requires_server=False) as router:
+        for change in (lambda: setattr(fake, "is_up", False), lambda: setattr(fake, "is_up", True)):
+            change()
+            await asyncio.sleep(10.0)
+        assert not is_serving(router)
+        fake.models, began_s = models, loop.time()
+        while not is_serving(router):
+            await asyncio.sleep(0.01)
+        assert loop.time() - began_s < 1.0
+        assert right(await router.infer(item(3)), 3)
+
+
+@pytest.mark.parametrize(("known", "pause_s"), [(["10.0.0.1"], 10.0), ([], 1.0)])
+async def test_a_name_that_stands_for_nothing_yet_is_soon_looked_up_again(known: list[str], pause_s: float) -> None:
+    async def resolve(host: str) -> tuple[str, ...]:
+        return tuple(known)
+
+    names, servers = ResolvedNames(resolve), fleet_of({"a": "fleet.test:1"}).servers
+    assert names.pause_s(servers, 10.0) == 1.0
+    await names.look_up(servers, lambda name: True)
+    assert names.pause_s(servers, 10.0) == pause_s
+    assert names.pause_s(servers, 0.1) == 0.1
+    known.clear()
+    await names.look_up(servers, lambda name: False)
+    assert names.pause_s(servers, 10.0) == pause_s, "an answer that shrinks to nothing changes nothing"
+    assert [server.grpc for server in names.expand(servers)] == ["10.0.0.1:1" if pause_s > 1 else "fleet.test:1"]

@@ -8,8 +8,9 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,8 +22,10 @@ from orchestrator.cli.serving import gateway_worker
 from orchestrator.cli.signals import STOP_SIGNALS, watch_for_stop
 from orchestrator.config import FleetSettings, GatewaySettings, load_fleet
 from orchestrator.gateway import (
+    AdminEndpoint,
     FollowedFleet,
     Gateway,
+    Sockets,
     Succession,
     Supervisor,
     WorkerLaunch,
@@ -35,6 +38,8 @@ from orchestrator.processes.readiness import Announcement
 from orchestrator.router import compile_ahead
 
 log = logging.getLogger(__name__)
+
+_Opening = Callable[[Sockets, AdminEndpoint | None], AbstractAsyncContextManager[Gateway | Supervisor]]
 
 _WORKER = f"""
 import gc, sys
@@ -60,7 +65,8 @@ def gateway(
 ) -> None:
     """Answer Triton clients over gRPC and HTTP, every request routed over the fleet.
 
-    The family is one model; other models are passed on to a server that has them. Runs until SIGTERM or SIGINT, then
+    The family is one model; other models are passed on to a server that has them. Without a server it is not ready,
+    and waits for one; /livez and /readyz at the `metrics` address tell. Runs until SIGTERM or SIGINT, then
     sends clients elsewhere, answers what they have asked, and ends with status 0; a second signal ends it at once.
     SIGHUP reads the fleet file, tokens and certificates again, as happens anyway within a second of a change. Servers
     come and go so without a request being lost; the `gateway` section, with addresses and limits, needs a new start.
@@ -76,11 +82,12 @@ def gateway(
     _raise_descriptor_limit()
     announcement = Announcement(os.environ)
     succession = Succession(fleet.gateway, inherited_sockets(descriptors, os.environ), replaces=replace)
-    opening: AbstractAsyncContextManager[Gateway | Supervisor]
+    opening: _Opening
     if fleet.gateway.workers == 1:
-        opening, loop_factory = _open_alone(fleet, fleet_path, succession), new_event_loop
+        opening, loop_factory = partial(_open_alone, fleet, fleet_path, succession), new_event_loop
     else:
-        opening, loop_factory = _open_workers(fleet, fleet_path, log_level, succession), asyncio.new_event_loop
+        opening = partial(_open_workers, fleet, fleet_path, log_level, succession)
+        loop_factory = asyncio.new_event_loop
     with logging_to_stderr(log_level), asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(_serve(opening, succession, announcement, fleet.gateway, until_stdin_ends=until_stdin_ends))
 
@@ -92,7 +99,7 @@ def _raise_descriptor_limit() -> None:
 
 
 async def _serve(
-    opening: AbstractAsyncContextManager[Gateway | Supervisor],
+    opening: _Opening,
     succession: Succession,
     announcement: Announcement,
     settings: GatewaySettings,
@@ -101,31 +108,70 @@ async def _serve(
 ) -> None:
     stop = asyncio.Event()
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
-    if not await _is_compiled(stop):  # here once, and not in each worker
-        return
-    async with opening as opened:
-        for what, address in opened.addresses:
-            log.info("%s on %s", what, address)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
-        announcement.say_ready()
-        async with succession.offering(opened, stop):
-            await stop.wait()
-        most_s = settings.lame_duck_s + settings.drain_s
-        log.info("stopping: clients are sent elsewhere, what they have asked is answered within %g s", most_s)
+    sockets = succession.take()
+    async with _open_admin(settings, sockets, is_takeover=succession.is_takeover) as admin:
+        if not await _is_compiled(stop):  # here once, and not in each worker
+            return
+        async with opening(sockets, admin) as opened:
+            await _serve_opened(opened, stop, succession, announcement, settings)
     log.info("the gateway has ended")
 
 
+async def _serve_opened(
+    opened: Gateway | Supervisor,
+    stop: asyncio.Event,
+    succession: Succession,
+    announcement: Announcement,
+    settings: GatewaySettings,
+) -> None:
+    for what, address in opened.addresses:
+        log.info("%s on %s", what, address)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
+    announcement.say_ready()
+    async with succession.offering(opened, stop):
+        await stop.wait()
+    if succession.is_replaced and opened.metrics is not None:
+        await opened.metrics.stop()  # who asks there now asks after the successor
+    most_s = settings.lame_duck_s + settings.drain_s
+    log.info("stopping: clients are sent elsewhere, what they have asked is answered within %g s", most_s)
+
+
 @asynccontextmanager
-async def _open_alone(fleet: FleetSettings, path: Path, succession: Succession) -> AsyncIterator[Gateway]:
+async def _open_admin(
+    settings: GatewaySettings, sockets: Sockets, *, is_takeover: bool
+) -> AsyncIterator[AdminEndpoint | None]:
+    """Answer for health from now on, also while the rest is compiled, or waits; not in place of one that is ready."""
+    if settings.metrics is None or is_takeover:
+        yield None
+        return
+    admin = AdminEndpoint(settings.metrics, sockets.get("metrics"))
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.stop()
+
+
+@asynccontextmanager
+async def _open_alone(
+    fleet: FleetSettings, path: Path, succession: Succession, sockets: Sockets, admin: AdminEndpoint | None
+) -> AsyncIterator[Gateway]:
     """Answer in this process."""
-    async with open_gateway(fleet, path, sockets=succession.take()) as opened:
+    async with open_gateway(
+        fleet, path, sockets=sockets, admin=admin, requires_server=succession.is_takeover
+    ) as opened:
         freeze_heap()
         yield opened
 
 
 @asynccontextmanager
 async def _open_workers(
-    settings: FleetSettings, path: Path, log_level: str, succession: Succession
+    settings: FleetSettings,
+    path: Path,
+    log_level: str,
+    succession: Succession,
+    sockets: Sockets,
+    admin: AdminEndpoint | None,
 ) -> AsyncIterator[Supervisor]:
     """Answer in several processes, which end at once at a second signal."""
     fleet = FollowedFleet(settings, path.absolute())
@@ -138,9 +184,10 @@ async def _open_workers(
             "log_level": log_level,
             "fleet": fleet.settings.model_dump_json(),
             "fleet_path": str(fleet.path),
+            "requires_server": succession.is_takeover,
         },
     )
-    async with Supervisor(fleet, launch, succession.take()) as supervisor:
+    async with Supervisor(fleet, launch, sockets, admin) as supervisor:
         yield supervisor
         _end_at_once_on_signal(supervisor)
 

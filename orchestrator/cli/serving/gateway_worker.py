@@ -28,12 +28,19 @@ def main(channel_descriptor: int, handoff_descriptor: int) -> int:
         format=f"%(asctime)s %(levelname)s worker {init['number']}: %(message)s",
         stream=sys.stderr,
     )
-    fleet = FleetSettings.model_validate_json(init["fleet"])
+    fleet, ends = FleetSettings.model_validate_json(init["fleet"]), (channel_end, handoff_end)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_work(fleet, Path(init["fleet_path"]), channel_end, handoff_end))
+        return runner.run(_work(fleet, Path(init["fleet_path"]), *ends, requires_server=init["requires_server"]))
 
 
-async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, handoff_end: socket.socket) -> int:
+async def _work(
+    fleet: FleetSettings,
+    path: Path,
+    channel_end: socket.socket,
+    handoff_end: socket.socket,
+    *,
+    requires_server: bool,
+) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -41,7 +48,7 @@ async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, ha
     await team.join()
     failure: str | None = None
     try:
-        async with open_gateway(fleet, path, team) as gateway:
+        async with open_gateway(fleet, path, team, requires_server=requires_server) as gateway:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
             freeze_heap()
             team.serve(gateway)

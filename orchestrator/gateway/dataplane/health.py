@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.auth.callers import Caller
@@ -11,6 +11,16 @@ from orchestrator.gateway.protocol.family import VERSION, check_version
 from orchestrator.gateway.protocol.messages import build_answer, parse_request
 from orchestrator.gateway.protocol.wire import Address
 from orchestrator.router import Router
+
+
+def unready_reason(families: Iterable[str], is_served: Callable[[str], bool], *, is_ending: bool) -> str | None:
+    """Return why no requests are to be sent to a gateway, which knows of some families; None when they are."""
+    if is_ending:
+        return "it ends"
+    if not families:
+        return "no server has served a family yet"
+    unserved = [family for family in families if not is_served(family)]
+    return f"no server answers for {', '.join(unserved)}" if unserved else None
 
 
 class GatewayHealth:
@@ -27,9 +37,16 @@ class GatewayHealth:
         self._model_index = model_index
         self._is_served_elsewhere = is_served_elsewhere
 
+    def unready_reason(self) -> str | None:
+        """Return why no requests are to be sent here; None when they are.
+
+        They are when there is a family, each is answered by some server, and the gateway is not about to end.
+        """
+        return unready_reason(self._model_index.families, self.is_family_ready, is_ending=self.is_ending)
+
     def is_ready(self) -> bool:
-        """Return whether each expected family is answered by some server, and the gateway is not about to end."""
-        return not self.is_ending and all(self.is_family_ready(name) for name in self._model_index.families)
+        """Return whether requests are to be sent here."""
+        return self.unready_reason() is None
 
     def is_family_ready(self, family: str) -> bool:
         """Return whether every process of the gateway can answer a family: a client may reach any of them."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from orchestrator.config import FleetSettings, RouterSettings, find_changes, load_fleet
 from orchestrator.config.names import ServerChanges
 from orchestrator.errors import ConfigError
+from orchestrator.gateway.admin import AdminEndpoint
 from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.ports import Server, Team
@@ -68,11 +69,18 @@ def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int =
 
 @asynccontextmanager
 async def open_gateway(
-    fleet: FleetSettings, path: Path, team: Team | None = None, *, sockets: Sockets | None = None
+    fleet: FleetSettings,
+    path: Path,
+    team: Team | None = None,
+    *,
+    sockets: Sockets | None = None,
+    admin: AdminEndpoint | None = None,
+    requires_server: bool = False,
 ) -> AsyncIterator[Gateway]:
     """Answer with a gateway over a fleet, whose file is followed, on given sockets or its own, until the context ends.
 
     One discovery asks each Triton what it serves, for the router and the gateway, and all goes over one connection.
+    Where none serves anything yet it is not ready until one does, unless ``requires_server`` lets that be an error.
 
     Raises:
         SlimError: It can't be opened.
@@ -82,7 +90,7 @@ async def open_gateway(
     metrics, pool = GatewayMetrics(), ConnectionPool()
     async with ModelDiscovery[Server]({}, timeout_s=fleet.router.connect_timeout_s) as discovery:
         connect = partial(connect_triton, pool=pool, discovery=discovery)
-        router = Router.from_fleet(fleet, observer=metrics.router, connect=connect)
+        router = Router.from_fleet(fleet, observer=metrics.router, connect=connect, requires_server=requires_server)
         retries = fleet.router.retries
         gateway = Gateway(
             fleet.gateway,
@@ -93,6 +101,7 @@ async def open_gateway(
             metrics=metrics,
             pool=pool,
             sockets=sockets,
+            admin=admin,
         )
         gateway.follow(follow_fleet(path, router, gateway, workers=workers))
         async with router, gateway:
@@ -133,7 +142,7 @@ class FollowedFleet:
     async def watch_names(self, take: Callable[[ServerChanges], None], answers: Callable[[str], bool]) -> None:
         """Look the names up for ever, and have changes taken; ``answers`` returns whether a server answers now."""
         while True:
-            await asyncio.sleep(self.settings.router.resolve_period_s)
+            await asyncio.sleep(self._names.pause_s(self.settings.servers, self.settings.router.resolve_period_s))
             await self._names.look_up(self.settings.servers, answers)
             try:
                 self._take(self.settings, take)

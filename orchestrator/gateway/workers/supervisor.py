@@ -22,10 +22,11 @@ from typing import Self
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.config.names import ServerChanges
+from orchestrator.gateway.admin import AdminEndpoint
 from orchestrator.gateway.dataplane.fleet_statistics import FleetStatistics
+from orchestrator.gateway.dataplane.health import unready_reason
 from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.listening import Sockets
-from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES, TASK_FAILURES, WORKER_RESTARTS, WORKERS
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.server import open_servers
@@ -50,12 +51,18 @@ class Supervisor:
     """Listens, and keeps the workers, while the context is open; leaving it drains.
 
     Call it with an event loop running, and the fleet's names resolved; the fleet's changes are followed. It listens on
-    ``sockets`` where there are some already.
+    ``sockets`` where there are some already; ``admin`` is that of ``Gateway``.
 
     Raises ConfigError when a protocol key file can't be used; ``metrics`` is None when that endpoint is not offered.
     """
 
-    def __init__(self, fleet: FollowedFleet, launch: WorkerLaunch, sockets: Sockets | None = None) -> None:
+    def __init__(
+        self,
+        fleet: FollowedFleet,
+        launch: WorkerLaunch,
+        sockets: Sockets | None = None,
+        admin: AdminEndpoint | None = None,
+    ) -> None:
         self._given = given = sockets or {}
         self._settings = settings = fleet.settings.gateway
         self._discovery_period_s = fleet.settings.router.discovery_period_s
@@ -77,16 +84,19 @@ class Supervisor:
         self._background = BackgroundTasks()
         self._is_ending = False
         self._is_unready = False
+        self._served: list[str] | None = None  # what the workers were last told
         self._ending: AsyncExitStack
-        self.metrics: MetricsEndpoint | None = None
-        if settings.metrics is not None:
-            self.metrics = MetricsEndpoint(settings.metrics, self.read_metrics, given.get("metrics"))
+        self.metrics = admin
+        self._has_own_admin = admin is None
+        if admin is None and settings.metrics is not None:
+            self.metrics = AdminEndpoint(settings.metrics, given.get("metrics"))
+        self._discovery.listen(self._tell_served)
 
     async def __aenter__(self) -> Self:
         """Listen, and wait until all workers take requests; raises SlimError, and leaves none, when that can't be."""
         async with AsyncExitStack() as stack:  # it ends all in the reverse order
             stack.push_async_callback(self._discovery.close, drain_s=_LAST_READING_S)
-            if self.metrics is not None:
+            if self.metrics is not None and self._has_own_admin:
                 stack.push_async_callback(self.metrics.stop)
             stack.push_async_callback(self._background.stop)
             stack.push_async_callback(self._stop_workers)
@@ -100,6 +110,7 @@ class Supervisor:
             await self._start_workers()
             if self.metrics is not None:
                 await self.metrics.start()
+                self.metrics.gateway = self
             self._distributor.listen()
             self._ending = stack.pop_all()
         start, period_s = self._background.start, self._settings.statistics_period_s
@@ -117,7 +128,11 @@ class Supervisor:
         if not self._is_unready:
             self.say_unready()
             await asyncio.sleep(self._settings.lame_duck_s)
-        await self._ending.aclose()
+        try:
+            await self._ending.aclose()
+        finally:
+            if self.metrics is not None:
+                self.metrics.gateway = None
 
     def say_unready(self) -> None:
         """Let load balancers send requests elsewhere from now on; those that come are answered."""
@@ -198,13 +213,25 @@ class Supervisor:
                 run.say_unready()
         elif self._runs.pop(run.number, None) is not None:
             self._ended.add(run.metrics, MEASURES, with_gauges=False)
+        self._served = None  # the one that has come was told nothing yet
+        self._tell_served()
+
+    def _tell_served(self, _: ServerName | None = None) -> None:
+        """Let the workers know which families all of them can answer, when those have changed."""
         served = [name for name in self._model_index.families if self.is_served(name)]
+        if served == self._served:
+            return
+        self._served = served
         for up in self._runs.values():
             up.notify_served(served)
 
     def is_served(self, family: str) -> bool:
         """Return whether every worker that takes requests can answer a family."""
         return bool(self._runs) and all(family in run.served for run in self._runs.values())
+
+    def unready_reason(self) -> str | None:
+        """Return why no requests are to be sent here; None when they are."""
+        return unready_reason(self._model_index.families, self.is_served, is_ending=self._is_unready)
 
     async def read_metrics(self) -> MetricSnapshot:
         """Return what all workers have counted, those that have ended included."""

@@ -209,6 +209,9 @@ class Succession:
         replaces: Whether it takes over from a gateway that runs.
 
     Raises ConfigError when a socket is inherited for what is not offered, or is offered on another port.
+
+    Attributes:
+        is_replaced: Whether another gateway listens on its sockets instead of it.
     """
 
     def __init__(self, settings: GatewaySettings, inherited: Sockets, *, replaces: bool) -> None:
@@ -219,6 +222,8 @@ class Succession:
         self._replaces = replaces
         self._takeover: Takeover | None = None
         self._path: Path | None = None
+        self._has_begun = False
+        self.is_replaced = False
 
     def take(self) -> Sockets:
         """Return the sockets that are there already; raises ConfigError."""
@@ -238,14 +243,21 @@ class Succession:
             log.info("no gateway answers there yet" if self._takeover is None else "taking over from another gateway")
         return {} if self._takeover is None else self._takeover.sockets
 
+    @property
+    def is_takeover(self) -> bool:
+        """Whether another gateway listens on the same sockets, and answers until this one does."""
+        return self._takeover is not None and not self._has_begun
+
     @asynccontextmanager
     async def offering(self, opened: Replaceable, stop: asyncio.Event) -> AsyncIterator[None]:
         """Let the gateway that was replaced end, and the next one replace this one."""
 
         def leave() -> None:
+            self.is_replaced = True
             opened.say_unready()
             stop.set()
 
+        self._has_begun = True
         if self._takeover is not None:
             self._takeover.complete()
         if self._path is None:

@@ -7,11 +7,8 @@ event loop. The alternatives that were measured, for 8 servers and 4 widths on o
 loops cost 1 to 2 µs. Tables are two-dimensional because Numba takes 0.1 µs to receive one and 8 µs to receive a tuple
 of as many columns.
 
-What was compiled is kept on disk. Numba's cache looks only at the file of a function, and so would keep running what
-that function once called in another file, and on another machine. Therefore each state of the sources, of Numba, of
-Python and each kind of processor has a directory of its own: inside the package where that can be written, as in a
-checkout or a virtual environment of one's own, else in the user's cache, as when root has installed what a service
-runs. Where neither can be written each process compiles anew, half a minute long.
+What was compiled is kept on disk (``code_cache``). Where that can't be written each process compiles anew, half a
+minute long.
 """
 
 from __future__ import annotations
@@ -19,14 +16,24 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orchestrator.policies.tables.code_cache import (
+    PLACE_VARIABLE,
+    cache_places,
+    choose_cache,
+    compile_for,
+    find_complete,
+    folder_name,
+    keep_code,
+    this_processor,
+)
 
 numba: Any = import_module("numba")  # untyped
 
@@ -76,37 +83,10 @@ def compiled_apart(function: _Function) -> _Function:
 
 
 def _compiled(function: _Function, options: Mapping[str, Any]) -> _Function:
-    if CACHE_DIR is None:
-        return cast(_Function, numba.njit(**options)(function))
-    before = numba.config.CACHE_DIR
-    try:
-        numba.config.CACHE_DIR = str(CACHE_DIR)
-        return cast(_Function, numba.njit(cache=True, **options)(function))
-    finally:
-        numba.config.CACHE_DIR = before
-
-
-def cache_places(package: Path, environ: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the directories that may hold what was compiled of a package, the best first."""
-    yield package / "__pycache__"
-    root = environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(root):  # it is to be ignored then
-        root = os.path.join(environ.get("HOME", ""), ".cache")
-    if os.path.isabs(root):
-        yield Path(root) / "slim-scheduler"
-
-
-def choose_cache(places: Iterable[Path], name: str) -> Path | None:
-    """Return the directory ``name`` in the first place where one can be written, made if need be; None: in none."""
-    for place in places:
-        found = place / name
-        try:
-            found.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=found):
-                return found
-        except OSError:
-            continue
-    return None
+    dispatcher = numba.njit(**options)(function)
+    if CACHE_DIR is not None:
+        keep_code(dispatcher, CACHE_DIR, _PACKAGE)
+    return cast(_Function, dispatcher)
 
 
 def _digest_sources() -> str:
@@ -118,10 +98,17 @@ def _digest_sources() -> str:
 
 
 def _find_cache() -> Path | None:
-    processor = import_module("llvmlite.binding").get_host_cpu_name()
-    makes = "-".join((SOURCE_DIGEST, numba.__version__, str(sys.implementation.cache_tag), processor))
-    name = f"compiled-{hashlib.sha256(makes.encode()).hexdigest()[:12]}"
-    return choose_cache(cache_places(_PACKAGE, os.environ), name)
+    """Return where code is kept, and compile for the processor that what is there was compiled for."""
+    makes, own = (SOURCE_DIGEST, numba.__version__, str(sys.implementation.cache_tag)), this_processor()
+    places = list(cache_places(_PACKAGE, os.environ))
+    # The named place comes first; whoever tells Numba a processor gets code for no other.
+    named = places[0] if os.environ.get(PLACE_VARIABLE) and numba.config.CPU_NAME is None else None
+    found = find_complete(places, makes, own, named)
+    if found is None:
+        return choose_cache(places, folder_name(makes, own))
+    folder, processor = found
+    compile_for(processor)
+    return folder
 
 
 _PACKAGE = Path(__file__).parents[2]

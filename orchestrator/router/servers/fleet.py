@@ -69,22 +69,22 @@ class Fleet:
         self._is_open = False
         self._readmissions: dict[ServerName, asyncio.TimerHandle] = {}
 
-    async def open(self, changed: Callable[[], None]) -> None:
+    async def open(self, changed: Callable[[], None], *, requires_server: bool = True) -> None:
         """Ask all servers what they serve, then look after them until ``close``.
 
         ``changed`` is called whenever something may be sent that could not be sent before.
 
         Raises:
-            ServerUnavailableError: when no server serves anything.
+            ServerUnavailableError: when no server serves anything although one is required.
         """
         self._changed = changed
         await asyncio.gather(*(self._watch_of(server).refresh() for server in self.servers.values()))
         if not any(server.served for server in self.servers.values()):
-            raise ServerUnavailableError(
-                f"no server serves a slimmable family ({self.describe()[0]}); "
-                "check the addresses in fleet.yaml and the servers' repositories",
-                executed=False,
-            )
+            problem = f"no server serves a slimmable family ({self.describe()[0]}); "
+            remedy = "check the addresses in fleet.yaml and the servers' repositories"
+            if requires_server:
+                raise ServerUnavailableError(problem + remedy, executed=False)
+            log.warning("%sone that does is used as soon as it answers, else %s", problem, remedy)
         self._is_open = True
         self._background.start("probing", lambda: self._prober.run(lambda: self.settings.probes))
         for server in self.servers.values():

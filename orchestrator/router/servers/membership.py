@@ -23,6 +23,8 @@ from orchestrator.snapshot import ServerName
 
 log = logging.getLogger(__name__)
 
+_UNKNOWN_PAUSE_S = 1.0  # so that the first server behind a name is used two seconds after it has come
+
 Connect = Callable[[ServerSettings, RouterSettings], ServerClient]
 Resolve = Callable[[str], Awaitable[tuple[str, ...]]]
 Listener = Callable[[tuple[ServerSettings, ...]], None]
@@ -73,6 +75,10 @@ class ResolvedNames:
     def knows(self, servers: Iterable[ServerSettings]) -> bool:
         """Return whether all names of servers were looked up."""
         return all(host in self._resolved for host in _names(servers))
+
+    def pause_s(self, servers: Iterable[ServerSettings], period_s: float) -> float:
+        """Return how long to wait before names are looked up again: less while one stands for nothing yet."""
+        return period_s if all(map(self._resolved.get, _names(servers))) else min(period_s, _UNKNOWN_PAUSE_S)
 
     def expand(self, servers: Sequence[ServerSettings]) -> tuple[ServerSettings, ...]:
         """Return one server for each address; see expand_servers."""
@@ -125,10 +131,11 @@ class Membership:
             self._take(self._settings, self.starts, fleet)
 
     async def watch(self, fleet: Fleet) -> None:
-        """Resolve names for ever: once a period, and when the fleet has changed."""
+        """Resolve names for ever: once a period, sooner while one stands for nothing, or when the fleet changed."""
         while True:
+            period_s = self._settings.router.resolve_period_s
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.router.resolve_period_s):
+                async with asyncio.timeout(self._names.pause_s(self._settings.servers, period_s)):
                     await self._has_changed.wait()
             self._has_changed.clear()
             await self.resolve(fleet)

@@ -19,6 +19,7 @@ from orchestrator.snapshot import ModelName, ServedModel
 
 log = logging.getLogger(__name__)
 
+_EMPTY_PAUSE_S = 0.5  # until a server that serves nothing yet is asked again: it may be the first
 _TRIAL_ITEMS = 8  # far enough from 1 to separate the cost of an item from that of a batch
 
 
@@ -47,9 +48,11 @@ class ServerWatch:
         server = self.server
         while True:
             was_usable = server.is_usable
-            now_s = asyncio.get_running_loop().time()
+            now_s, period_s = asyncio.get_running_loop().time(), server.settings.discovery_period_s
+            if not server.served:
+                period_s = min(period_s, _EMPTY_PAUSE_S)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(server.health.pause_s(server.settings.discovery_period_s, now_s=now_s)):
+                async with asyncio.timeout(server.health.pause_s(period_s, now_s=now_s)):
                     await server.check_soon.wait()
             server.check_soon.clear()
             was_usable = was_usable and server.is_usable

@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,15 @@ class Team:
                 with exc:
                     statuses.add(exc.code)
         return statuses
+
+    def status(self, path: str) -> int:
+        """Return the status of an answer at the address of health and metrics."""
+        try:
+            self.get(path, of="metrics")
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code
+        return 200
 
     def sample(self, name: str, **labels: str) -> float:
         families = text_string_to_metric_families(self.get("/metrics", of="metrics"))
@@ -349,8 +359,11 @@ def test_before_it_leaves_every_worker_says_unready_and_serves_on(tmp_path: Path
     ready = "/v2/health/ready"
     with team.running():
         wait(lambda: team.ask(ready) == {200}, team.log.read_text)
+        assert team.status("/readyz") == 200
         team.process.send_signal(signal.SIGTERM)
         wait(lambda: team.ask(ready) == {503}, team.log.read_text)
+        assert team.status("/readyz") == 503
+        assert team.status("/livez") == 200
         assert team.ask(INFER, BODY) == {200}
         os.kill(team.workers()[0], signal.SIGKILL)
         wait(lambda: team.log.read_text().count("takes requests") == 3, team.log.read_text)
@@ -359,6 +372,24 @@ def test_before_it_leaves_every_worker_says_unready_and_serves_on(tmp_path: Path
         assert team.process.poll() is None
         team.process.send_signal(signal.SIGTERM)
         assert team.process.wait(WAIT_S) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_starts_before_any_triton_and_is_ready_once_one_comes(
+    tmp_path: Path, triton: EmbeddedServer, tritons: Tritons, workers: int
+) -> None:
+    team = Team(tmp_path, triton, workers=workers)
+    (nobody,) = choose_free_ports(1)
+    team.write(here=f"127.0.0.1:{nobody}")
+    with team.running():
+        assert team.ask("/v2/health/live") == {200}
+        assert team.ask("/v2/health/ready") == {503}
+        assert team.ask(INFER, BODY) == {503}
+        assert (team.status("/livez"), team.status("/readyz")) == (200, 503)
+        with tritons.running(ROOT / "model_repository", replace(OPTIONS, grpc_port=nobody)):
+            wait(lambda: team.status("/readyz") == 200, team.log.read_text)
+            wait(lambda: team.ask("/v2/health/ready") == {200}, team.log.read_text)
+            assert team.ask(INFER, BODY) == {200}
 
 
 def test_it_leaves_after_lame_duck_s_and_nothing_fails(tmp_path: Path, triton: EmbeddedServer) -> None:

@@ -10,37 +10,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.policies.tables import compiled as module
-from orchestrator.policies.tables.compiled import cache_places, choose_cache, compiled, compiled_apart, new_spread_table
+from orchestrator.policies.tables.compiled import compiled, compiled_apart, new_spread_table
 
 PACKAGE = Path(module.__file__).parents[2]
 
 
 def doubled(number: float) -> float:
     return 2 * number
-
-
-@pytest.mark.parametrize(
-    ("environ", "second"),
-    [
-        ({"XDG_CACHE_HOME": "/var/cache/x", "HOME": "/home/u"}, "/var/cache/x/slim-scheduler"),
-        ({"HOME": "/home/u"}, "/home/u/.cache/slim-scheduler"),
-        ({"XDG_CACHE_HOME": "relative", "HOME": "/home/u"}, "/home/u/.cache/slim-scheduler"),
-        ({"XDG_CACHE_HOME": ""}, None),
-    ],
-)
-def test_the_package_is_the_first_place_and_the_users_cache_the_second(
-    environ: dict[str, str], second: str | None
-) -> None:
-    assert list(cache_places(Path("/p"), environ)) == [Path("/p/__pycache__"), *([Path(second)] if second else [])]
-
-
-def test_the_first_place_that_can_be_written_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()  # root may write into any directory, but nobody into a file
-    found = choose_cache([tmp_path / "file", tmp_path / "a" / "b", tmp_path / "c"], "compiled-1")
-    assert found == tmp_path / "a" / "b" / "compiled-1"
-    assert found.is_dir()
-    assert not (tmp_path / "c").exists()
-    assert choose_cache([tmp_path / "file"], "compiled-1") is None
 
 
 @pytest.mark.parametrize("length", [0, 1, 8, 9, 256, 512, 4000])

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from orchestrator.cli import main
 from orchestrator.policies import preparation
+from orchestrator.policies.tables.code_cache import this_processor
 from orchestrator.router import compile_ahead
 from orchestrator.router.dispatch import compilation
 from orchestrator.router.dispatch.compilation import prepare_decisions
@@ -72,6 +76,45 @@ def test_the_compiler_does_not_outlive_whom_it_works_for() -> None:
     assert process.stdin is not None
     process.stdin.close()  # as the kernel does when its parent was killed
     assert process.wait(60) == 1
+
+
+@pytest.mark.parametrize(("cpu", "processor"), [("generic", "generic"), ("native", this_processor().name)])
+def test_the_command_compiles_into_a_folder_for_a_kind_of_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu: str, processor: str
+) -> None:
+    script = (
+        "import os; print(os.environ['SLIMSCHED_COMPILED_DIR'], os.environ['NUMBA_CPU_NAME'], file=open('said', 'w'))"
+    )
+    monkeypatch.setattr(compilation, "_SCRIPT", script)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["compile", "--into", "image", "--cpu", cpu])
+    assert result.exit_code == 0
+    assert result.output == f"compiled for {cpu}; use it with SLIMSCHED_COMPILED_DIR={tmp_path / 'image'}\n"
+    assert (tmp_path / "said").read_text().split() == [str(tmp_path / "image"), processor]
+
+
+def test_the_command_says_why_it_can_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(main, ["compile", "--into", str(tmp_path / "file" / "image")])
+    assert (result.exit_code, result.output) == (
+        1,
+        f"Error: can't write {tmp_path / 'file' / 'image'} (Not a directory); give a folder that can be written\n",
+    )
+    monkeypatch.setattr(compilation, "_SCRIPT", "raise MemoryError('too little')")
+    result = CliRunner().invoke(main, ["compile", "--into", str(tmp_path)])
+    assert (result.exit_code, result.output) == (
+        1,
+        f"Error: can't compile into {tmp_path}: MemoryError: too little\n",
+    )
+
+
+async def test_a_place_that_lacks_this_version_is_named(
+    fresh: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIMSCHED_COMPILED_DIR", os.fspath(fresh))
+    monkeypatch.setattr(compilation, "_SCRIPT", "pass")
+    await compile_ahead()
+    assert f"SLIMSCHED_COMPILED_DIR = {fresh} has nothing for these sources" in caplog.text
 
 
 async def test_without_a_place_to_keep_it_the_remedy_is_logged(
