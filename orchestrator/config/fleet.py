@@ -28,8 +28,26 @@ class LimitSettings(Section):
     """Nothing grows while the device, or the CPUs that Triton may use, are busier than this."""
     max_instances: int | None = Field(default=None, ge=1)
     """Most instances of one width; None: as many as Triton has CPUs, on GPU 4, beyond which more rarely help."""
+    memory_limit_mib: float | None = Field(default=None, gt=0)
+    """CPU: what the container of Triton may use, where the controller is in another one and can't see it; without a
+    budget four fifths of it may be used, as nothing else runs there. None: what its control group allows."""
     gpu_index: int = Field(default=0, ge=0)
     """Index of the host's device in NVML's order."""
+    gpu_uuid: str | None = Field(default=None, pattern=r"^(GPU|MIG)-[0-9A-Za-z/-]+$")
+    """UUID of the device or of a MIG instance, as ``nvidia-smi -L`` lists them, instead of an index."""
+
+    @property
+    def gpu(self) -> int | str:
+        """Index or UUID of the device."""
+        return self.gpu_index if self.gpu_uuid is None else self.gpu_uuid
+
+    @model_validator(mode="after")
+    def _name_one_device(self) -> LimitSettings:
+        if self.gpu_uuid is not None and self.gpu_index:
+            raise ValueError(
+                f"gpu_index {self.gpu_index} and gpu_uuid {self.gpu_uuid} are both given; give one of them"
+            )
+        return self
 
 
 class PowerSettings(Section):

@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from pathlib import Path
 
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings
 from orchestrator.controller.actuator import LONGEST_SETTLE_S
@@ -21,7 +20,7 @@ from orchestrator.controller.loop import Controller
 from orchestrator.controller.observer import one_line
 from orchestrator.controller.preflight import BudgetCheck, CheckedControl
 from orchestrator.controller.report import StepReport
-from orchestrator.controller.resolve import SettingsFile, check_budget, resolve_limits
+from orchestrator.controller.resolve import Load, SettingsFile, check_budget, resolve_limits
 from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError, TransientError
@@ -148,9 +147,9 @@ class ControllerDaemon:
             loop=asyncio.get_running_loop(),
         )
 
-    def settings_file(self, path: Path) -> SettingsFile:
+    def settings_file(self, load: Load) -> SettingsFile:
         """Return the fleet file to read again."""
-        return SettingsFile(path, self._server, self._fleet, resolve=self._resolve_again)
+        return SettingsFile(load, self._server, self._fleet, resolve=self._resolve_again)
 
     def reload(self, settings_file: SettingsFile) -> None:
         """Keep to what the fleet file says now; one that is refused is logged and leaves the old settings in force."""
@@ -211,9 +210,7 @@ async def open_daemon(
 ) -> AsyncIterator[ControllerDaemon]:
     """Compose the controller of a server and close its connections at the end; see ``ControllerDaemon``."""
     triton = _open_control(server, fleet.controller)
-    telemetry = open_telemetry(
-        server.device, grpc_port=int(server.grpc.rpartition(":")[2]), gpu_index=server.limits.gpu_index
-    )
+    telemetry = open_telemetry(server.device, grpc_port=int(server.grpc.rpartition(":")[2]), gpu=server.limits.gpu)
     try:
         first = await telemetry.read()
         yield ControllerDaemon(fleet, server, triton, telemetry, first, is_dry=is_dry, is_daemon=is_daemon)

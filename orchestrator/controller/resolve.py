@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
+from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings
 from orchestrator.errors import ConfigError
 from orchestrator.planner.host import HostSnapshot, Limits, RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
@@ -25,12 +24,15 @@ log = logging.getLogger(__name__)
 MIB = 1 << 20
 BUDGET_RATIO = {"gpu": 0.9, "cpu": 0.5}
 """Share of the memory there is that may be used without a budget in the settings; a host also runs other things."""
+CONTAINER_BUDGET_RATIO = 0.8
+"""Share of what a container may use in which Triton is alone; the kernel counts its files and shared memory too."""
 UNMEASURED_INSTANCE_MIB = {"gpu": 1024.0, "cpu": 128.0}
 GPU_MAX_INSTANCES = 4
 UNKNOWN_CPUS = 2
 BUDGET_OF_DEADLINE_RATIO = 0.5
 _FIXED_CONTROLLER_KEYS = ("controller.family",)
 
+Load = Callable[[], tuple[FleetSettings, ServerSettings]]
 Resolve = Callable[[ServerSettings, FleetSettings], Limits]
 
 
@@ -126,11 +128,12 @@ def check_budget(limits: Limits, snapshot: HostSnapshot, *, server: ServerName, 
 class SettingsFile:
     """The fleet file of a controller that was started with ``fleet`` for one server of it.
 
-    The function ``resolve`` settles the limits, and raises ConfigError for settings that can't be kept to.
+    The function ``load`` returns both as the file has them now, and ``resolve`` settles the limits; either raises
+    ConfigError for settings that can't be kept to.
     """
 
-    def __init__(self, path: Path, server: ServerSettings, fleet: FleetSettings, *, resolve: Resolve) -> None:
-        self._path = path
+    def __init__(self, load: Load, server: ServerSettings, fleet: FleetSettings, *, resolve: Resolve) -> None:
+        self._load = load
         self._server = server
         self._fleet = fleet
         self._resolve = resolve
@@ -141,8 +144,7 @@ class SettingsFile:
         Raises:
             ConfigError: when the file can't be used, or asks for what only a restart can give.
         """
-        fleet = load_fleet(self._path)
-        server = fleet.server(self._server.name)
+        fleet, server = self._load()
         before, after = _keys(self._server, self._fleet), _keys(server, fleet)
         changed = [key for key in before if before[key] != after[key]]
         for key in changed:
@@ -179,14 +181,17 @@ def _names(
 
 
 def _budget_bytes(server: ServerSettings, memory_total_bytes: float | None) -> int:
-    where = f"device {server.limits.gpu_index}" if server.device == "gpu" else "the host"
-    budget_mib = server.limits.memory_budget_mib
+    where, ratio = f"device {server.limits.gpu}" if server.device == "gpu" else "the host", BUDGET_RATIO[server.device]
+    budget_mib, limit_mib = server.limits.memory_budget_mib, server.limits.memory_limit_mib
+    if server.device == "cpu" and limit_mib is not None:
+        # What is read may be the limit of this controller's own container.
+        memory_total_bytes, where, ratio = limit_mib * MIB, "Triton's container", CONTAINER_BUDGET_RATIO
     if budget_mib is not None:
         if memory_total_bytes is not None and budget_mib * MIB > memory_total_bytes:
             raise ConfigError(
                 f"servers[{server.name}].limits.memory_budget_mib: {budget_mib:.12g} is more than the "
                 f"{_mib(memory_total_bytes)} of {where}; lower it, or leave it out for "
-                f"{BUDGET_RATIO[server.device]:.0%} of that"
+                f"{ratio:.0%} of that"
             )
         return int(budget_mib * MIB)
     if memory_total_bytes is None:
@@ -194,7 +199,7 @@ def _budget_bytes(server: ServerSettings, memory_total_bytes: float | None) -> i
             f"servers[{server.name}].limits.memory_budget_mib is not set and the memory of {where} can't be read; "
             "set it to what Triton may use"
         )
-    return int(memory_total_bytes * BUDGET_RATIO[server.device])
+    return int(memory_total_bytes * ratio)
 
 
 def _mib(amount_bytes: float) -> str:
@@ -204,7 +209,7 @@ def _mib(amount_bytes: float) -> str:
 def _needs_restart(key: str, server: str) -> bool:
     limits = f"servers[{server}].limits."
     if key.startswith(limits):
-        return key == f"{limits}gpu_index"
+        return key in (f"{limits}gpu_index", f"{limits}gpu_uuid")
     return key.startswith("servers[") or key in _FIXED_CONTROLLER_KEYS
 
 

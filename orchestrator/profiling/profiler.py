@@ -132,7 +132,7 @@ async def _subjects(
             telemetry = None
             if not _no_telemetry(server):
                 port = int(server.grpc.rpartition(":")[2])
-                telemetry = open_telemetry(server.device, grpc_port=port, gpu_index=server.limits.gpu_index)
+                telemetry = open_telemetry(server.device, grpc_port=port, gpu=server.limits.gpu)
                 stack.push_async_callback(telemetry.close)
             name = ServerName(server.name)
             opened.append((server, Subject(name, client, (), telemetry, controls.get(name))))
@@ -180,7 +180,7 @@ async def _describe(server: ServerSettings, subject: Subject) -> tuple[ServerFac
 def _describe_device(server: ServerSettings) -> str:
     if _no_telemetry(server):
         return "not on the host that measured"
-    return describe_cpu() if server.device == "cpu" else describe_gpu(server.limits.gpu_index)
+    return describe_cpu() if server.device == "cpu" else describe_gpu(server.limits.gpu)
 
 
 def _binding(facts: list[ServerFacts], sampling: Sampling) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pynvml
 from pynvml import NVMLError
 
 from orchestrator.telemetry.bounded import BoundedReader
-from orchestrator.telemetry.nvml import NvmlDevice
+from orchestrator.telemetry.nvml import NvmlDevice, find_handle
 from orchestrator.telemetry.powercap import Powercap
 from orchestrator.telemetry.processes import TritonProcesses
 from orchestrator.telemetry.reading import HostReading
@@ -85,15 +85,16 @@ class GpuTelemetry:
 
 
 def open_telemetry(
-    device: Literal["cpu", "gpu"], *, grpc_port: int | None, gpu_index: int = 0
+    device: Literal["cpu", "gpu"], *, grpc_port: int | None, gpu: int | str = 0
 ) -> CpuTelemetry | GpuTelemetry:
     """Return the telemetry of this host; nothing is read yet, and what is missing shows in the readings.
 
-    Triton computes on the device, a GPU by its index in NVML's order, and listens on the port; None: not on this host.
+    Triton computes on the device, a GPU by its index in NVML's order or its UUID, and listens on the port; None: not on
+    this host.
     """
     if device == "cpu":
         return CpuTelemetry(grpc_port, Powercap())
-    return GpuTelemetry(NvmlDevice(gpu_index), grpc_port)
+    return GpuTelemetry(NvmlDevice(gpu), grpc_port)
 
 
 def describe_cpu(cpuinfo: Path = CPUINFO) -> str:
@@ -108,14 +109,14 @@ def describe_cpu(cpuinfo: Path = CPUINFO) -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} CPUs"
 
 
-def describe_gpu(index: int) -> str:
-    """Return the name of a GPU of this host, in NVML's order."""
+def describe_gpu(gpu: int | str) -> str:
+    """Return the name of a GPU of this host, by its index in NVML's order or its UUID."""
     try:
         pynvml.nvmlInit()
     except NVMLError as exc:
         return f"unknown: {exc}"
     try:
-        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index)))
+        return str(pynvml.nvmlDeviceGetName(find_handle(gpu)))
     except NVMLError as exc:
         return f"unknown: {exc}"
     finally:

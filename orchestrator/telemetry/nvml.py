@@ -30,6 +30,7 @@ SOURCE = "nvml"
 MW_PER_W = 1e3
 MJ_PER_J = 1e3
 PERCENT = 100
+_MIG_UUID = "MIG-"  # what the UUID of an instance begins with
 
 POWER_FIELDS = (
     (pynvml.NVML_FI_DEV_POWER_INSTANT, "nvml-power-instant"),
@@ -48,14 +49,22 @@ DISCONNECTED = frozenset(
 )
 
 
+def find_handle(gpu: int | str) -> Any:
+    """Return NVML's handle of a GPU, by its index or UUID, once it is initialised; raises NVMLError."""
+    by_uuid = isinstance(gpu, str)
+    return pynvml.nvmlDeviceGetHandleByUUID(gpu) if by_uuid else pynvml.nvmlDeviceGetHandleByIndex(gpu)
+
+
 class NvmlDevice:
     """One GPU of this host. Its methods block, and are not for two threads at a time.
 
-    The index is that of NVML, by the PCI bus; ``CUDA_VISIBLE_DEVICES`` doesn't change it.
+    It is known by its index in NVML, by the PCI bus, which ``CUDA_VISIBLE_DEVICES`` doesn't change; or by a UUID, of a
+    GPU or of a MIG instance.
     """
 
-    def __init__(self, index: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._index = index
+    def __init__(self, gpu: int | str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gpu = gpu
+        self._name = f"GPU {gpu}" if isinstance(gpu, int) else gpu
         self._clock = clock
         self._handle: Any = None
         self._is_connected = False
@@ -69,7 +78,7 @@ class NvmlDevice:
             return HostReading.absent(reason)
         used, total = self._read_memory()
         if self._is_mig():
-            whole = f"MIG is enabled on GPU {self._index}: NVML tells no instance's share"
+            whole = f"MIG is enabled on {self._name}: NVML tells no instance's share"
             utilisation = power = energy = Reading.absent(whole)
         else:
             utilisation, power = self._read_utilisation(), self._read_power()
@@ -97,20 +106,23 @@ class NvmlDevice:
         self._is_connected = True
         try:
             count = pynvml.nvmlDeviceGetCount()
-            if 0 <= self._index < count:
-                self._handle = pynvml.nvmlDeviceGetHandleByIndex(self._index)
+            if isinstance(self._gpu, str) or 0 <= self._gpu < count:
+                self._handle = find_handle(self._gpu)
                 return ""
-            reason = f"there is no GPU {self._index}: NVML tells of {count}, counted from 0"
+            reason = f"there is no {self._name}: NVML tells of {count}, counted from 0"
         except NVMLError as exc:
-            reason = f"GPU {self._index} can't be reached: {exc} (nvmlDeviceGetHandleByIndex)"
+            how = "nvmlDeviceGetHandleBy" + ("UUID" if isinstance(self._gpu, str) else "Index")
+            reason = f"{self._name} can't be reached: {exc} ({how})"
         self.close()
         return reason
 
     def _absent(self, exc: NVMLError, call: str) -> Reading:
         self._is_worthless |= exc.value in DISCONNECTED
-        return Reading.absent(f"GPU {self._index}: {exc} ({call})")
+        return Reading.absent(f"{self._name}: {exc} ({call})")
 
     def _is_mig(self) -> bool:
+        if str(self._gpu).startswith(_MIG_UUID):
+            return True
         try:
             current, _pending = pynvml.nvmlDeviceGetMigMode(self._handle)
         except NVMLError:
@@ -148,7 +160,7 @@ class NvmlDevice:
             return self._absent(exc, "nvmlDeviceGetPowerUsage")
         if power_mw > 0:
             return Reading(power_mw / MW_PER_W, "nvml-power-usage")
-        return Reading.absent(f"GPU {self._index}: NVML tells 0 W, which is no measurement (nvmlDeviceGetPowerUsage)")
+        return Reading.absent(f"{self._name}: NVML tells 0 W, which is no measurement (nvmlDeviceGetPowerUsage)")
 
     def _read_power_fields(self) -> list[tuple[float, str]]:
         try:

@@ -154,12 +154,18 @@ def read_memory_total(pid: int | None, *, proc: Path = PROC, cgroup_root: Path =
 def _list_limit_files(pid: int | None, proc: Path, root: Path) -> list[Path]:
     """Every group from the process's own up to the root: the tightest limit on the way is the one that holds.
 
-    Inside a container the path may be the host's and not exist here; then the root is the container's own group.
+    Inside a container the path may be the host's and not exist here; then the root is the container's own group. Of a
+    process in another container of the same pod, the limit is read through its own file system.
     """
     files = []
     with contextlib.suppress(OSError):  # the process has gone, or there are no control groups
-        for line in (proc / ("self" if pid is None else str(pid)) / "cgroup").read_text().splitlines():
+        own_proc = proc / ("self" if pid is None else str(pid))
+        for line in (own_proc / "cgroup").read_text().splitlines():
             hierarchy, controllers, group = line.split(":", 2)
+            if hierarchy == "0" and group.startswith("/.."):
+                # A container beside this one: its group can't be named from here, and is the root of what it sees.
+                files.append(own_proc / "root" / root.relative_to("/") / "memory.max")
+                continue
             if hierarchy == "0":
                 mounts, name = [root, root / "unified"], "memory.max"
             elif "memory" in controllers.split(","):

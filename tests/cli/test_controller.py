@@ -58,6 +58,21 @@ def write_fleet(path: Path, settings: dict[str, Any] | None = None, **server: An
     return file
 
 
+@pytest.mark.parametrize("is_by_environment", [False, True])
+def test_beside_its_triton_it_goes_by_what_it_is_told_of_its_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_by_environment: bool
+) -> None:
+    path = write_fleet(tmp_path, grpc="tritons.invalid:9", metrics="http://tritons.invalid:9/metrics")
+    options = ["--sidecar", "--name", "pod-0"]
+    if is_by_environment:
+        options = []
+        monkeypatch.setenv("SLIMSCHED_SIDECAR", "1")
+        monkeypatch.setenv("SLIMSCHED_SERVER_NAME", "pod-0")
+    problem = fail("controller", "--config", path, "--dry-run", *options)
+    assert "servers[pod-0].grpc: " in problem
+    assert "start the Triton at 127.0.0.1:9 " in problem
+
+
 @pytest.mark.parametrize("flag", ["--config", "--fleet"])
 def test_an_unknown_server_is_named_with_those_there_are(tmp_path: Path, flag: str) -> None:
     fleet = write_fleet(tmp_path)

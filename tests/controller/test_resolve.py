@@ -40,6 +40,22 @@ def resolve(
     )
 
 
+@pytest.mark.parametrize("read_bytes", [None, GIB >> 2, 8 * GIB])
+def test_the_limit_of_tritons_container_counts_whatever_the_controller_reads(read_bytes: float | None) -> None:
+    def budget_bytes(**more: Any) -> int:
+        return resolve(memory_total_bytes=read_bytes, limits={"memory_limit_mib": 1024, **more}).memory_budget_bytes
+
+    assert budget_bytes() == int(0.8 * GIB)
+    assert budget_bytes(memory_budget_mib=1000) == 1000 << 20
+    with pytest.raises(ConfigError, match=r"1025 is more than the 1,024 MiB of Triton's .* for 80% of that"):
+        budget_bytes(memory_budget_mib=1025)
+
+
+def test_on_a_gpu_the_limit_of_the_container_is_of_other_memory() -> None:
+    limits = {"memory_limit_mib": 1024}
+    assert resolve(device="gpu", memory_total_bytes=80 * GIB, limits=limits).memory_budget_bytes == int(72 * GIB)
+
+
 def test_defaults_on_a_cpu_host() -> None:
     limits = resolve()
     assert limits == Limits(

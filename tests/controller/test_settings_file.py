@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
 from orchestrator.controller.resolve import SettingsFile
+from orchestrator.controller.sidecar import ServerOfController
 from orchestrator.errors import ConfigError
 from orchestrator.planner.host import Limits
 
@@ -31,7 +32,9 @@ class File:
         self.resolved: list[float] = []
         self.write()
         fleet = load_fleet(path)
-        self.settings = SettingsFile(path, fleet.servers[0], fleet, resolve=self.resolve)
+        self.settings = SettingsFile(
+            ServerOfController(path, server="a").load, fleet.servers[0], fleet, resolve=self.resolve
+        )
 
     def write(self, settings: dict[str, Any] | None = None, **server: Any) -> None:
         servers = [{**SERVER, **server}, {"name": "b", "grpc": "127.0.0.1:7001"}]
@@ -86,6 +89,7 @@ def test_the_deadline_of_requests_concerns_a_controller_too(file: File) -> None:
         ({"device": "gpu"}, "servers[a].device changed from cpu to gpu"),
         ({"protocol_key_file": "/k"}, "servers[a].protocol_key_file changed from None to /k"),
         ({"limits": {"gpu_index": 1}}, "servers[a].limits.gpu_index changed from 0 to 1"),
+        ({"limits": {"gpu_uuid": "MIG-1"}}, "servers[a].limits.gpu_uuid changed from None to MIG-1"),
         ({"settings": {"family": "cats"}}, "controller.family changed from None to cats"),
     ],
 )

@@ -77,6 +77,13 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
     return references == 0 ? UNINITIALIZED : look_up("nvmlDeviceGetHandleByIndex", SUCCESS, NULL, 0);
 }
 
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
+    u64 unused = 0;
+    int code = strncmp(uuid, "GPU-", 4) == 0 || strncmp(uuid, "MIG-", 4) == 0 ? SUCCESS : INVALID_ARGUMENT;
+    *device = (void *)(generation << 8 | 1);
+    return references == 0 ? UNINITIALIZED : look_up("nvmlDeviceGetHandleByUUID", code, &unused, 1);
+}
+
 int nvmlDeviceGetMemoryInfo(void *device, Memory *memory) {
     u64 values[3] = {0};
     int code = ask_device("nvmlDeviceGetMemoryInfo", device, values, 3);

@@ -56,11 +56,11 @@ class FakeGpu:
         )  # which closes its input: it ends by itself, even when a call hangs
         assert self._process.returncode == 0
 
-    def open(self, index: int, *, timeout_s: float = PATIENCE_S) -> None:
+    def open(self, gpu: int | str, *, timeout_s: float = PATIENCE_S) -> None:
         """Start afresh: healthy answers, and a telemetry that knows nothing yet and waits for a call for so long."""
         self._answers = {}
         self.answer(**HEALTHY)
-        self._send(f"open {index} {timeout_s}")
+        self._send(f"open {gpu} {timeout_s}")
 
     def answer(self, **answers: str) -> None:
         """Change what functions answer: return code and values."""

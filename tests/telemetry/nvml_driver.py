@@ -2,8 +2,8 @@
 
     python -m tests.telemetry.nvml_driver
 
-A line is ``open INDEX TIMEOUT_S``, before all else; ``read SECONDS``: the clock goes on by so much, then one JSON
-object is written; or ``close``.
+A line is ``open INDEX_OR_UUID TIMEOUT_S``, before all else; ``read SECONDS``: the clock goes on by so much, then one
+JSON object is written; or ``close``.
 """
 
 import asyncio
@@ -33,7 +33,8 @@ async def main() -> None:
         answer: dict[str, object] = {}
         if verb == "open":
             await telemetry.close()
-            telemetry = GpuTelemetry(NvmlDevice(int(arguments[0]), clock=clock), None, timeout_s=float(arguments[1]))
+            gpu = int(arguments[0]) if arguments[0].isdecimal() else arguments[0]
+            telemetry = GpuTelemetry(NvmlDevice(gpu, clock=clock), None, timeout_s=float(arguments[1]))
         elif verb == "close":
             await telemetry.close()
         else:

@@ -16,7 +16,7 @@ pytestmark = [
 
 
 async def test_a_gpu_describes_itself_in_plausible_numbers() -> None:
-    telemetry = open_telemetry("gpu", grpc_port=None, gpu_index=0)
+    telemetry = open_telemetry("gpu", grpc_port=None, gpu=0)
     first = await telemetry.read()
     await asyncio.sleep(2)
     second = await telemetry.read()

@@ -143,7 +143,7 @@ async def _read_until(reader: BoundedReader[str], wanted: str) -> str:
 
 
 async def test_opened_for_a_triton_elsewhere() -> None:
-    cpu = open_telemetry("cpu", grpc_port=None, gpu_index=0)
+    cpu = open_telemetry("cpu", grpc_port=None, gpu=0)
     reading = await cpu.read()
     assert reading.memory_used_bytes.reason == reading.utilisation_ratio.reason == ELSEWHERE
     assert reading.memory_total_bytes.value > 0
@@ -151,7 +151,7 @@ async def test_opened_for_a_triton_elsewhere() -> None:
 
 
 async def test_opened_for_a_gpu_that_is_not_there() -> None:
-    gpu = open_telemetry("gpu", grpc_port=None, gpu_index=4096)
+    gpu = open_telemetry("gpu", grpc_port=None, gpu=4096)
     reading = await gpu.read()
     assert reading.power_w.value is None
     assert reading.power_w.reason

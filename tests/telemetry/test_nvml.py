@@ -121,6 +121,27 @@ def test_a_lost_gpu_is_found_again(gpu: FakeGpu, code: str, words: str) -> None:
     assert value(reading, "energy_j")[0] - before == 3
 
 
+def test_a_gpu_by_its_uuid(gpu: FakeGpu) -> None:
+    gpu.open("GPU-5f2c")
+    assert value(gpu.read(), "power_w") == (251.5, "nvml-power-instant")
+    gpu.answer(nvmlDeviceGetPowerUsage="3", nvmlDeviceGetFieldValues="3")
+    assert reason(gpu.read(), "power_w") == "GPU-5f2c: Not Supported (nvmlDeviceGetPowerUsage)"
+
+
+def test_of_a_mig_instance_the_memory_is_its_own_and_what_belongs_to_the_board_is_absent(gpu: FakeGpu) -> None:
+    gpu.open("MIG-77c0")
+    reading = gpu.read()
+    assert value(reading, "memory_used_bytes") == (10 * GIB, "nvml")
+    for field in ("utilisation_ratio", "power_w", "energy_j"):
+        assert reason(reading, field) == "MIG is enabled on MIG-77c0: NVML tells no instance's share"
+
+
+def test_a_uuid_that_is_no_gpus(gpu: FakeGpu) -> None:
+    gpu.open("GPU-5f2c")
+    gpu.answer(nvmlDeviceGetHandleByUUID="6")
+    assert reason(gpu.read(), "power_w") == "GPU-5f2c can't be reached: Not Found (nvmlDeviceGetHandleByUUID)"
+
+
 def test_an_index_out_of_range(gpu: FakeGpu) -> None:
     gpu.open(2)
     reading = gpu.read()

@@ -43,7 +43,7 @@ async def wait_for(telemetry: CpuTelemetry, is_reached: Callable[[HostReading], 
 async def test_a_stub_dies_and_the_server_is_restarted(tritons: Tritons) -> None:
     with tritons.running(REPOSITORY, EmbeddedOptions()) as server:
         port = port_of(server)
-        telemetry = open_telemetry("cpu", grpc_port=port, gpu_index=0)
+        telemetry = open_telemetry("cpu", grpc_port=port, gpu=0)
         first = await telemetry.read()
         assert first.live_instances == dict.fromkeys(MODELS, 1)
         assert first.memory_used_bytes.value > 20 << 20

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 from functools import partial
-from pathlib import Path
 
 import click
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.console import Console
 from orchestrator.cli.signals import STOP_SIGNALS, SighupHandler, watch_stdin
 from orchestrator.config import FleetSettings, ServerSettings
 from orchestrator.controller.daemon import open_daemon
+from orchestrator.controller.resolve import Load
 from orchestrator.controller.status.document import describe_status
 from orchestrator.controller.status.view import render_done, render_plan
 from orchestrator.errors import ServerUnavailableError
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 async def serve(
     fleet: FleetSettings,
     server: ServerSettings,
-    fleet_path: Path,
+    load: Load,
     sighup: SighupHandler,
     *,
     until_stdin_ends: bool = False,
 ) -> None:
-    """Look after a server until SIGTERM or SIGINT, or the end of standard input; read the file again after a SIGHUP.
+    """Look after a server until SIGTERM or SIGINT, or the end of standard input; load it again after a SIGHUP.
 
     Raises SlimError when the server's settings can't be kept to.
     """
@@ -40,7 +40,7 @@ async def serve(
     if until_stdin_ends:
         watch_stdin(stop.set)
     async with open_daemon(fleet, server, is_daemon=True) as daemon:
-        settings_file = daemon.settings_file(fleet_path)
+        settings_file = daemon.settings_file(load)
         loop.add_signal_handler(signal.SIGHUP, sighup.come)
         with daemon.endpoint():
             sighup.take_over(partial(daemon.reload, settings_file))

@@ -45,7 +45,7 @@ READ_TIMEOUT_S = 5.0
 """Longest wait for a client to send its request."""
 LOOP_TIMEOUT_S = 5.0
 """Longest wait for the controller's event loop to take a demand; no step holds it for long."""
-ROUTES = "GET /status, GET /metrics, GET /healthz, POST /demand"
+ROUTES = "GET /status, GET /metrics, GET /livez, GET /readyz, GET /healthz, POST /demand"
 
 
 class Heartbeat:
@@ -130,11 +130,13 @@ class ControllerEndpoint:
                     return answer
                 case "GET", "/status":
                     status, values = self._answer_status()
-                case "GET", "/healthz":
+                case "GET", "/livez" | "/healthz":
                     status, values = self._answer_health()
+                case "GET", "/readyz":
+                    status, values = self._answer_ready()
                 case "POST", "/demand":
                     status, values = self._answer_demand(environ)
-                case _, "/metrics" | "/status" | "/healthz" | "/demand":
+                case _, "/metrics" | "/status" | "/livez" | "/readyz" | "/healthz" | "/demand":
                     status, values = _error(HTTPStatus.METHOD_NOT_ALLOWED, f"{method} {path}: there is {ROUTES}")
                 case _:
                     status, values = _error(HTTPStatus.NOT_FOUND, f"no {path} here; there is {ROUTES}")
@@ -154,6 +156,13 @@ class ControllerEndpoint:
         if trouble is not None:
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, trouble)
         return HTTPStatus.OK, {"server": self._server}
+
+    def _answer_ready(self) -> _Reply:
+        report = self._report()
+        if report is None or report.seen.snapshot is None:
+            trouble = "no step was taken yet" if report is None else report.seen.trouble
+            return _error(HTTPStatus.SERVICE_UNAVAILABLE, trouble or "Triton can't be observed")
+        return self._answer_health()
 
     def _answer_demand(self, environ: WSGIEnvironment) -> _Reply:
         if not _is_loopback(environ.get("REMOTE_ADDR", "")):

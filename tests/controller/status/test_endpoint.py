@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -141,6 +141,21 @@ def test_health_follows_the_steps(controller: Controller) -> None:
     assert controller.ask("GET", "/healthz")[0] == 200
     controller.clock.now_s = 5.5
     assert controller.ask("GET", "/healthz") == (503, {"error": "no step for 5.5 s, the limit is 5 s"})
+
+
+def test_it_is_ready_while_steps_happen_and_triton_is_observed(controller: Controller) -> None:
+    assert controller.ask("GET", "/livez")[0] == 200
+    assert controller.ask("GET", "/readyz") == (503, {"error": "no step was taken yet"})
+    controller.report = full_report()
+    assert controller.ask("GET", "/readyz") == (200, {"server": "gpu-0"})
+    controller.clock.now_s = 5.5
+    assert [controller.ask("GET", path)[0] for path in ("/livez", "/readyz")] == [503, 503]
+    controller.clock.now_s = 0.0
+    controller.report = replace(
+        full_report(), seen=replace(full_report().seen, snapshot=None, trouble="Triton does not answer")
+    )
+    assert controller.ask("GET", "/readyz") == (503, {"error": "Triton does not answer"})
+    assert controller.ask("GET", "/livez")[0] == 200
 
 
 def test_a_beat_keeps_the_pulse() -> None:
@@ -299,7 +314,7 @@ def test_from_elsewhere_one_may_read_and_not_demand(loop: asyncio.AbstractEventL
 def test_other_paths_and_methods_name_those_there_are(controller: Controller) -> None:
     status, answer = controller.ask("GET", "/")
     assert status == 404
-    assert "GET /status, GET /metrics, GET /healthz, POST /demand" in answer["error"]
+    assert "GET /status, GET /metrics, GET /livez, GET /readyz, GET /healthz, POST /demand" in answer["error"]
     assert controller.ask("POST", "/status")[0] == 405
     assert controller.ask("GET", "/demand")[0] == 405
 
