@@ -131,11 +131,12 @@ def test_a_pod_has_longer_than_its_gateway_takes_to_stop(name: str) -> None:
     assert pod["spec"]["terminationGracePeriodSeconds"] > gateway.lame_duck_s + gateway.drain_s
 
 
-def test_without_gpu_a_controller_keeps_to_half_of_what_triton_may_have() -> None:
-    manifests = render("cpu")
-    assert container(manifests, "triton")["resources"]["limits"] == {"memory": "2Gi"}
-    assert fleet_of(manifests, "controller").servers[0].limits.memory_budget_mib == 1024
-    assert "limits" not in container(manifests, "controller")["resources"]  # a smaller one would forbid that budget
+def test_variables_of_a_controller_are_those_of_its_options() -> None:
+    shown = CliRunner().invoke(main, ["controller", "--help"]).output
+    given = [each["name"] for name in ("cpu", "scaled") for each in container(render(name), "controller")["env"]]
+    ours = {name for name in given if not name.startswith("NVIDIA_")}
+    assert ours >= {"SLIMSCHED_SERVER_NAME", "SLIMSCHED_MEMORY_LIMIT_BYTES"}
+    assert all(name in shown for name in ours)
 
 
 def test_tenants_of_the_values_are_a_tokens_file() -> None:
@@ -160,21 +161,17 @@ def test_every_metric_that_is_named_is_one_of_the_code() -> None:
 
 
 def test_probes_ask_what_is_answered() -> None:
-    """Paths are those that the programs' own sources name; KServe's are spelt by their parts there."""
-    answered = {
-        "gateway": ("orchestrator/gateway/http/routes.py", {"/v2/health/ready": '"health", "ready"'}),
-        "controller": ("orchestrator/controller/status/endpoint.py", {"/healthz": '"/healthz"'}),
-    }
+    """Paths are those that the programs' own sources name."""
+    sources = {"gateway": "orchestrator/gateway/admin.py", "controller": "orchestrator/controller/status/endpoint.py"}
     asked = set[str]()
-    for _, pod in pods(render("defaults")):
-        for each in pod["spec"]["containers"]:
-            for probe in (value for key, value in each.items() if key.endswith("Probe") and "httpGet" in value):
-                if each["name"] == "triton":  # Triton's own; no server of ours
-                    continue
-                asked.add(probe["httpGet"]["path"])
-                source, spelt = answered[each["name"]]
-                assert spelt[probe["httpGet"]["path"]] in (ROOT / source).read_text()
-    assert asked
+    manifests = render("defaults")
+    for name, source in sources.items():
+        text = (ROOT / source).read_text()
+        for key, probe in container(manifests, name).items():
+            if key.endswith("Probe"):
+                assert f'"{probe["httpGet"]["path"]}"' in text
+                asked.add(f"{name} {probe['httpGet']['path']}")
+    assert asked >= {"gateway /livez", "gateway /readyz"}
 
 
 def test_images_and_chart_have_the_version_of_the_package() -> None:

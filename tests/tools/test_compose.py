@@ -35,16 +35,17 @@ def test_ports_are_published_on_loopback_and_the_repository_is_read_only() -> No
     assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
 
 
-def test_gateway_and_controller_read_settings_that_find_triton_where_it_is_for_them() -> None:
+def test_gateway_and_controller_read_one_file_that_finds_triton() -> None:
     document = read()
-    for name, host in (("gateway", "triton"), ("controller", "127.0.0.1")):
+    [server] = parse_fleet(document["configs"]["fleet"]["content"]).servers
+    assert server.grpc == f"triton:{CONTAINER_FLAGS.grpc_port}"
+    assert server.metrics == f"http://triton:{CONTAINER_FLAGS.metrics_port}/metrics"
+    for name in ("gateway", "controller"):
         service = document["services"][name]
-        assert service["configs"] == [{"source": name, "target": FLEET_PATH}]
+        assert service["configs"] == [{"source": "fleet", "target": FLEET_PATH}]
         assert FLEET_PATH in service["command"]
-        [server] = parse_fleet(document["configs"][name]["content"]).servers
-        assert server.grpc == f"{host}:{CONTAINER_FLAGS.grpc_port}"
-        assert server.metrics == f"http://{host}:{CONTAINER_FLAGS.metrics_port}/metrics"
     controller = document["services"]["controller"]
+    assert "--sidecar" in controller["command"]  # so that it asks 127.0.0.1, which is Triton's too
     assert controller["network_mode"] == controller["pid"] == "service:triton"
 
 

@@ -89,22 +89,17 @@ topologySpreadConstraints:
 {{- else if eq .Values.gateway.tls.kind "cert-manager" -}}{{ include "slim.name" . }}-tls{{ end -}}
 {{- end -}}
 
-{{- /* The server that a controller is beside, or that gateways find behind the headless service. */ -}}
+{{- /* The server behind the headless service. The controller beside one is told that it is there. */ -}}
 {{- define "slim.server" -}}
-{{- $host := .host -}}
+{{- $host := include "slim.tritonHost" . -}}
 name: triton
 grpc: {{ $host }}:8001
 metrics: http://{{ $host }}:8002/metrics
-device: {{ .root.Values.triton.device }}
-{{- if .root.Values.triton.restrictedProtocol.enabled }}
+{{- if .Values.controller.enabled }}
+controller: {{ $host }}:9400
+{{- end }}
+device: {{ .Values.triton.device }}
+{{- if .Values.triton.restrictedProtocol.enabled }}
 protocol_key_file: /etc/slimsched/protocol/pair
 {{- end }}
-{{- end -}}
-
-{{- /* Mebibytes of a quantity of memory: (dict "quantity" "8Gi" "remedy" "..."). */ -}}
-{{- define "slim.mib" -}}
-{{- $text := toString .quantity -}}
-{{- if hasSuffix "Gi" $text -}}{{ mulf 1024 (trimSuffix "Gi" $text | float64) }}
-{{- else if hasSuffix "Mi" $text -}}{{ trimSuffix "Mi" $text | float64 }}
-{{- else -}}{{ fail (printf "%s is in neither Mi nor Gi; %s" $text .remedy) }}{{ end -}}
 {{- end -}}
