@@ -34,22 +34,27 @@ def podman(*arguments: str, check: bool = True) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PlayedPod:
-    """One replica: its name, its part of the chart, its file, and where it is."""
+    """One replica: its name, its part of the chart, its file, where it is, its containers, and how long it may end."""
 
     name: str
     part: str
     path: Path
     ip: str
     alias: str
+    containers: tuple[str, ...]
+    grace_s: int
 
     def start(self, network: str) -> None:
         """Create and start the pod."""
         podman("kube", "play", "--network", f"{network}:alias={self.alias},ip={self.ip}", str(self.path))
 
     def stop(self) -> None:
-        """Stop the pod as Kubernetes does, with SIGTERM and its grace period, and remove it."""
-        podman("pod", "stop", self.name)
-        podman("pod", "rm", self.name)
+        """Stop the pod as Kubernetes does: its containers with SIGTERM and its grace period, and then its network.
+
+        ``podman pod stop`` takes the network away first.
+        """
+        podman("stop", "--time", str(self.grace_s), *self.containers)
+        podman("pod", "rm", "--force", self.name)
 
     def remove(self) -> None:
         """Remove the pod in whatever state it is, with the settings and secrets that pods share."""
@@ -72,11 +77,28 @@ def replicas_of(manifests: Sequence[dict[str, Any]], directory: Path) -> Iterato
         for index in range(each["spec"].get("replicas", 1)):
             pod = copy.deepcopy(template) | {"apiVersion": "v1", "kind": "Pod"}
             name = pod["metadata"]["name"] = f"{each['metadata']['name']}-{index}"
+            _own_folders(pod["spec"], name)
             path = directory / f"{name}.yaml"
             path.write_text(yaml.safe_dump_all([*shared, pod]))
             part = pod["metadata"]["labels"]["app.kubernetes.io/component"]
             number += 1
-            yield PlayedPod(name, part, path, f"{_SUBNET}.{number}", each["metadata"]["name"])
+            yield PlayedPod(
+                name,
+                part,
+                path,
+                f"{_SUBNET}.{number}",
+                each["metadata"]["name"],
+                tuple(f"{name}-{container['name']}" for container in pod["spec"]["containers"]),
+                pod["spec"].get("terminationGracePeriodSeconds", 30),
+            )
+
+
+def _own_folders(spec: dict[str, Any], name: str) -> None:
+    """Give a pod empty folders of its own: podman knows them by their names in the manifest, and pods would share."""
+    own = {each["name"]: f"{name}-{each['name']}" for each in spec.get("volumes", ()) if "emptyDir" in each}
+    mounts = (mount for container in spec["containers"] for mount in container.get("volumeMounts", ()))
+    for each in (*spec.get("volumes", ()), *mounts):
+        each["name"] = own.get(each["name"], each["name"])
 
 
 def create_network(name: str) -> None:
