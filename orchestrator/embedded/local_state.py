@@ -70,8 +70,16 @@ def choose_state_directory(environment: Mapping[str, str], temporary_directory: 
 
 
 def default_state_directory() -> Path:
-    """Return the default state directory of this process."""
-    return choose_state_directory(os.environ, tempfile.gettempdir(), os.getuid())
+    """Return the default state directory of this process.
+
+    Raises:
+        ConfigError: Nothing temporary can be written, as in a container with a read-only file system.
+    """
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError as exc:
+        raise ConfigError("there is no temporary directory that can be written; set TMPDIR to one") from exc
+    return choose_state_directory(os.environ, temporary, os.getuid())
 
 
 def prepare_directory(directory: Path) -> None:

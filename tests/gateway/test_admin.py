@@ -126,7 +126,7 @@ async def test_a_gateway_starts_without_any_triton_and_is_ready_once_one_comes(t
         assert gateway.http is not None
         address, http = gateway.metrics.address, gateway.http.address
         assert await get(address, "/livez") == (200, "live\n")
-        assert await get(address, "/readyz") == (503, "no server has served a family yet\n")
+        assert await get(address, "/readyz") == (503, "no server has a model ready\n")
         assert await get(http, "/v2/health/live") == (200, "")
         assert (await get(http, "/v2/health/ready"))[0] == 503
         status, told = await get(http, "/v2/models/fashion")

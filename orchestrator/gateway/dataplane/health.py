@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.auth.callers import Caller
@@ -13,13 +13,16 @@ from orchestrator.gateway.protocol.wire import Address
 from orchestrator.router import Router
 
 
-def unready_reason(families: Iterable[str], is_served: Callable[[str], bool], *, is_ending: bool) -> str | None:
-    """Return why no requests are to be sent to a gateway, which knows of some families; None when they are."""
+def unready_reason(model_index: ModelIndex, is_served: Callable[[str], bool], *, is_ending: bool) -> str | None:
+    """Return why no requests are to be sent to a gateway; None when they are.
+
+    They are when some server has something ready, each family is answered, and the gateway is not about to end.
+    """
     if is_ending:
         return "it ends"
-    if not families:
-        return "no server has served a family yet"
-    unserved = [family for family in families if not is_served(family)]
+    if not model_index.families and not model_index.has_any_ready:
+        return "no server has a model ready"
+    unserved = [family for family in model_index.families if not is_served(family)]
     return f"no server answers for {', '.join(unserved)}" if unserved else None
 
 
@@ -38,11 +41,8 @@ class GatewayHealth:
         self._is_served_elsewhere = is_served_elsewhere
 
     def unready_reason(self) -> str | None:
-        """Return why no requests are to be sent here; None when they are.
-
-        They are when there is a family, each is answered by some server, and the gateway is not about to end.
-        """
-        return unready_reason(self._model_index.families, self.is_family_ready, is_ending=self.is_ending)
+        """Return why no requests are to be sent here; None when they are."""
+        return unready_reason(self._model_index, self.is_family_ready, is_ending=self.is_ending)
 
     def is_ready(self) -> bool:
         """Return whether requests are to be sent here."""

@@ -48,6 +48,11 @@ class ModelIndex:
         """Every family that is expected, by name; whether it can be served now is for the router to say."""
         return self._families
 
+    @property
+    def has_any_ready(self) -> bool:
+        """Whether a server that answers has any model ready."""
+        return any(server.problem is None and server.has_any_ready for server in self.servers)
+
     def widths(self, family: Family) -> dict[int, ServedModel]:
         """Return one model for each known width of a family, ascending."""
         found = {m.width: m for server in self.servers for m in server.widths.values() if m.family == family}

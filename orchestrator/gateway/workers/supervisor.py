@@ -231,7 +231,7 @@ class Supervisor:
 
     def unready_reason(self) -> str | None:
         """Return why no requests are to be sent here; None when they are."""
-        return unready_reason(self._model_index.families, self.is_served, is_ending=self._is_unready)
+        return unready_reason(self._model_index, self.is_served, is_ending=self._is_unready)
 
     async def read_metrics(self) -> MetricSnapshot:
         """Return what all workers have counted, those that have ended included."""

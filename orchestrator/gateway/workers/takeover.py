@@ -229,8 +229,8 @@ class Succession:
         """Return the sockets that are there already; raises ConfigError."""
         if self._inherited or any(address.endswith(":0") for address in self._addresses.values()):
             return self._inherited
-        directory = default_state_directory()
         try:
+            directory = default_state_directory()
             prepare_directory(directory)
         except ConfigError as exc:
             if self._replaces:

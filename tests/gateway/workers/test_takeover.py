@@ -168,3 +168,16 @@ def test_a_gateway_that_ends_instead_of_giving_is_told_in_one_line(path: Path) -
                 await asking
 
         asyncio.run(ask())
+
+
+def test_where_nothing_can_be_written_it_starts_and_says_that_it_can_not_be_replaced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def find_none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", find_none)
+    assert Succession(GatewaySettings(), {}, replaces=False).take() == {}
+    assert "can't be replaced by another gateway: there is no temporary directory that can be written" in caplog.text
+    with pytest.raises(ConfigError, match="set TMPDIR to one"):
+        Succession(GatewaySettings(), {}, replaces=True).take()
