@@ -7,14 +7,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # Processes that tests run in, a module in one of them and in order, because modules of a package share fixtures.
 WORKERS ?= 2
 TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-SOURCES := export orchestrator benchmarks tools tests examples
+SOURCES := export orchestrator benchmarks tools tests examples deploy
 
-.PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real fuzz attack format clean
+.PHONY: help demo test check lint compiled integration images containers bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real fuzz attack format clean
 
 help:
 	@echo "make demo    the default among its rivals on two real Tritons: reports/demo.html, two minutes (no GPU, no torch)"
 	@echo "make test    all checks, then every test, those on real Triton included"
 	@echo "make check   format, lint, types, layers and the fast tests"
+	@echo "make images      the three images with docker, or ENGINE=podman"
+	@echo "make containers  the chart's profile without GPU in real containers, on Debian as root: some 15 minutes at first"
 	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 14 minutes"
 	@echo "make bench-overhead    router and gateway against tritonclient and Envoy: docs/benchmarks/overhead.md, some 5 minutes"
 	@echo "make bench-resilience  the gateway when Tritons fail, in bursts and for long: docs/benchmarks/resilience.md, 40 minutes"
@@ -37,7 +39,7 @@ test: check integration
 # What Numba compiles for the tests is compiled while mypy leaves a processor idle.
 check: $(VENV)/.everything
 	@$(MAKE) --no-print-directory --jobs=2 lint compiled
-	$(TESTS) -m "not integration and not gpu"
+	$(TESTS) -m "not integration and not gpu and not containers"
 
 lint: $(VENV)/.everything
 	$(BIN)/ruff format --check $(SOURCES)
@@ -50,6 +52,18 @@ compiled: $(VENV)/.everything
 
 integration: $(VENV)/.everything
 	$(TESTS) -m "integration or gpu" --integration
+
+# BUILD_OPTIONS has what your network needs, such as --build-arg BASE=mirror.example.org/python:3.11-slim-bookworm.
+ENGINE ?= docker
+images:
+	for target in gateway controller embedded; do \
+	  $(ENGINE) build $(BUILD_OPTIONS) --file deploy/images/Dockerfile --target $$target \
+	    --build-arg REVISION=$$(git rev-parse HEAD) --tag slim-scheduler/$$target:0.1.0 . || exit 1; \
+	done
+
+containers: $(VENV)/.everything
+	tests/deploy/build_images.sh
+	$(BIN)/pytest -q --containers tests/deploy/test_real_containers.py
 
 # Alone on the machine: its figures are times and processor shares.
 bench-controller: $(VENV)/.bench

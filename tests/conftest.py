@@ -33,6 +33,7 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--integration", action="store_true", help="run the tests that start a real tritonserver")
+    parser.addoption("--containers", action="store_true", help="run the tests that play pods with podman")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -52,12 +53,15 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--integration"):
-        return
-    skip = pytest.mark.skip(reason="starts a real tritonserver; run with --integration or 'make integration'")
-    for item in items:
-        if "integration" in item.keywords:
-            item.add_marker(skip)
+    reasons = {
+        "integration": "starts a real tritonserver; run with --integration or 'make integration'",
+        "containers": "plays pods with podman; run 'make containers', which builds their images",
+    }
+    for marker, reason in reasons.items():
+        if not config.getoption(f"--{marker}"):
+            for item in items:
+                if marker in item.keywords:
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,1 +1,1 @@
-"""Generators of files that are committed: synthetic profiles, ``deploy/compose.yaml``, the settings' reference."""
+"""Generators of committed files: synthetic profiles, those of ``deploy``, the settings' reference. Not installed."""

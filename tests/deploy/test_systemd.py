@@ -14,7 +14,7 @@ from orchestrator.cli import main
 from orchestrator.config import ControllerSettings, GatewaySettings
 from orchestrator.policies.tables.code_cache import cache_places
 
-FOLDER = Path(__file__).parents[1] / "deploy" / "systemd"
+FOLDER = Path(__file__).parents[2] / "deploy" / "systemd"
 UNITS = sorted(FOLDER.glob("*.service"))
 SOCKETS = sorted(FOLDER.glob("*.socket"))
 
@@ -87,3 +87,10 @@ def test_systemd_finds_nothing_to_say_against_hardening(tmp_path: Path) -> None:
     shutil.copytree(unit.with_name(f"{unit.name}.d"), tmp_path / f"{unit.name}.d")
     done = subprocess.run([analyze, "verify", copy], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_decisions_can_be_logged_where_the_gateway_may_write() -> None:
+    unit = read_service("slimsched-gateway")
+    assert unit["ProtectSystem"] == "strict"
+    text = (FOLDER / "slimsched-gateway.service").read_text()
+    assert f"{{directory: /var/lib/{unit['StateDirectory']}}}" in text

@@ -1,0 +1,105 @@
+{{- define "slim.name" -}}
+{{- $name := default "slim-scheduler" .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else -}}{{ printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}{{ end -}}
+{{- end -}}
+
+{{- /* Labels that select the pods of one part: (dict "root" $ "part" "gateway"). */ -}}
+{{- define "slim.selector" -}}
+app.kubernetes.io/name: slim-scheduler
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .part }}
+{{- end -}}
+
+{{- define "slim.labels" -}}
+{{ include "slim.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+{{- end -}}
+
+{{- /* Reference of an image: (dict "root" $ "image" .Values.gateway.image). */ -}}
+{{- define "slim.image" -}}
+{{- if .image.digest -}}{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}{{ .image.repository }}:{{ default .root.Chart.AppVersion .image.tag }}{{ end -}}
+{{- end -}}
+
+{{- define "slim.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "slim.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 1000
+runAsGroup: 1000
+fsGroup: 1000
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- /* What places pods: (dict "root" $ "part" "gateway" "values" .Values.gateway). */ -}}
+{{- define "slim.placement" -}}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . }}
+{{- end }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations: {{- toYaml . | nindent 0 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+topologySpreadConstraints:
+{{- if .values.topologySpreadConstraints }}
+{{ toYaml .values.topologySpreadConstraints }}
+{{- else }}
+- maxSkew: 1
+  topologyKey: kubernetes.io/hostname
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels: {{- include "slim.selector" . | nindent 6 }}
+{{- end }}
+{{- end -}}
+
+{{- /* Without the namespace, so that rendered manifests can be applied in any. */ -}}
+{{- define "slim.tritonHost" -}}
+{{ include "slim.name" . }}-triton
+{{- end -}}
+
+{{- define "slim.protocolSecret" -}}
+{{ default (printf "%s-protocol" (include "slim.name" .)) .Values.triton.restrictedProtocol.existingSecret }}
+{{- end -}}
+
+{{- define "slim.tokensSecret" -}}
+{{- if .Values.gateway.tokens.existingSecret -}}{{ .Values.gateway.tokens.existingSecret }}
+{{- else if .Values.gateway.tokens.tenants -}}{{ include "slim.name" . }}-tokens{{ end -}}
+{{- end -}}
+
+{{- define "slim.tlsSecret" -}}
+{{- if eq .Values.gateway.tls.kind "secret" -}}{{ .Values.gateway.tls.secretName }}
+{{- else if eq .Values.gateway.tls.kind "cert-manager" -}}{{ include "slim.name" . }}-tls{{ end -}}
+{{- end -}}
+
+{{- /* The server behind the headless service. The controller beside one is told that it is there. */ -}}
+{{- define "slim.server" -}}
+{{- $host := include "slim.tritonHost" . -}}
+name: triton
+grpc: {{ $host }}:8001
+metrics: http://{{ $host }}:8002/metrics
+{{- if .Values.controller.enabled }}
+controller: {{ $host }}:9400
+{{- end }}
+device: {{ .Values.triton.device }}
+{{- if .Values.triton.restrictedProtocol.enabled }}
+protocol_key_file: /etc/slimsched/protocol/pair
+{{- end }}
+{{- end -}}

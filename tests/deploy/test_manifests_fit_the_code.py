@@ -1,0 +1,183 @@
+"""Every flag, setting, port, path and metric in the manifests is one of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from orchestrator.cli import main
+from orchestrator.config import FleetSettings, parse_fleet
+from orchestrator.config.tenants import parse_tenants
+from orchestrator.embedded.flags import ServerFlags, render_flags
+from tests.deploy.charts import VALUE_SETS, container, find, pods, render
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+RESTRICTED = "model-repository,model-config,statistics,shared-memory,trace,logging:$(SLIM_PROTOCOL_PAIR)"
+
+
+def fleet_of(manifests: list[dict[str, Any]], part: str) -> FleetSettings:
+    return parse_fleet(find(manifests, "ConfigMap", part)["data"]["fleet.yaml"])
+
+
+def port_of(address: object) -> int:
+    return int(re.findall(r"\d+", str(address).removesuffix("/metrics"))[-1])
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_tritons_flags_are_those_of_the_embedded_server(name: str) -> None:
+    manifests = render(name)
+    triton = container(manifests, "triton")
+    seconds = next(pod["spec"]["terminationGracePeriodSeconds"] for part, pod in pods(manifests) if part == "triton")
+    gpu = fleet_of(manifests, "gateway").servers[0].device == "gpu"
+    flags = ServerFlags(
+        repository="/models",
+        grpc_port=8001,
+        http_port=8000,
+        metrics_port=8002,
+        address="0.0.0.0",
+        exit_timeout_s=seconds - 10,
+        gpu_load_limits=((0, 0.9),) if gpu else (),
+    )
+    arguments = triton["args"]
+    own = render_flags(flags)
+    assert tuple(arguments[: len(own)]) == own
+    more = [f"--{protocol}={RESTRICTED}" for protocol in ("grpc-restricted-protocol", "http-restricted-api")]
+    assert [each for each in arguments[len(own) :] if each != "--log-verbose=1"] == (more if triton.get("env") else [])
+    assert {each["name"]: each["containerPort"] for each in triton["ports"]} == {
+        "http": flags.http_port,
+        "grpc": flags.grpc_port,
+        "metrics": flags.metrics_port,
+    }
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_commands_have_the_options_that_they_are_given(name: str) -> None:
+    for _, pod in pods(render(name)):
+        for each in pod["spec"]["containers"]:
+            if each["name"] not in ("gateway", "controller"):
+                continue
+            command, *arguments = each["args"]
+            assert command == each["name"]
+            shown = CliRunner().invoke(main, [command, "--help"]).output
+            assert all(argument in shown for argument in arguments if argument.startswith("--"))
+            mounts = [mount["mountPath"] for mount in each["volumeMounts"]]
+            [path] = [argument for argument in arguments if argument.endswith("/fleet.yaml")]
+            assert str(Path(path).parent) in mounts
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_the_settings_can_be_read_and_name_only_files_that_are_mounted(name: str) -> None:
+    manifests = render(name)
+    for part in ("gateway", "controller"):
+        if part == "controller" and not VALUE_SETS[name].get("controller", {}).get("enabled", True):
+            continue
+        settings = fleet_of(manifests, part)
+        [server] = settings.servers
+        own = container(manifests, part)
+        mounts = [Path(mount["mountPath"]) for mount in own["volumeMounts"]]
+        named = [server.repository if part == "controller" else None, server.protocol_key_file]
+        if tls := settings.gateway.tls:
+            named += [tls.certificate, tls.key, tls.client_ca]
+        if auth := settings.gateway.auth:
+            named.append(auth.tokens_file)
+        if log := settings.router.decision_log:
+            named.append(log.directory)
+        for path in filter(None, named):
+            assert {path, path.parent} & set(mounts), path
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_ports_of_settings_containers_and_services_agree(name: str) -> None:
+    manifests = render(name)
+    settings = fleet_of(manifests, "gateway")
+    [server], gateway = settings.servers, settings.gateway
+    declared = {each["name"]: each["containerPort"] for each in container(manifests, "gateway")["ports"]}
+    assert declared == {
+        "grpc": port_of(gateway.grpc),
+        "http": port_of(gateway.http),
+        "metrics": port_of(gateway.metrics),
+    }
+    service = find(manifests, "Service", "triton")
+    assert server.grpc.partition(":")[0] == service["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None"  # gateways resolve each Triton
+    wanted = {"grpc": port_of(server.grpc), "metrics": port_of(server.metrics)}
+    if server.controller is not None:
+        wanted["controller"] = port_of(server.controller)
+        [port] = container(manifests, "controller")["ports"]
+        assert port["containerPort"] == wanted["controller"]
+    assert {each["name"]: each["port"] for each in service["spec"]["ports"]} == wanted
+    for each in (each for each in manifests if each["kind"] == "Service"):
+        names = {
+            port["name"]
+            for part, pod in pods(manifests)
+            if part == each["spec"]["selector"]["app.kubernetes.io/component"]
+            for box in pod["spec"]["containers"]
+            for port in box.get("ports", ())
+        }
+        assert {port["targetPort"] for port in each["spec"]["ports"]} <= names
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_a_pod_has_longer_than_its_gateway_takes_to_stop(name: str) -> None:
+    manifests = render(name)
+    gateway = fleet_of(manifests, "gateway").gateway
+    [pod] = [pod for part, pod in pods(manifests) if part == "gateway"]
+    assert pod["spec"]["terminationGracePeriodSeconds"] > gateway.lame_duck_s + gateway.drain_s
+
+
+def test_variables_of_a_controller_are_those_of_its_options() -> None:
+    shown = CliRunner().invoke(main, ["controller", "--help"]).output
+    given = [each["name"] for name in ("cpu", "scaled") for each in container(render(name), "controller")["env"]]
+    ours = {name for name in given if not name.startswith("NVIDIA_")}
+    assert ours >= {"SLIMSCHED_SERVER_NAME", "SLIMSCHED_MEMORY_LIMIT_BYTES"}
+    assert all(name in shown for name in ours)
+
+
+def test_tenants_of_the_values_are_a_tokens_file() -> None:
+    secret = find(render("secured"), "Secret", "tokens")
+    [tenant] = parse_tenants(secret["stringData"]["tokens.yaml"])
+    assert (tenant.name, tenant.models) == ("vision", ("fashion",))
+
+
+def test_every_metric_that_is_named_is_one_of_the_code() -> None:
+    stems = set[str]()
+    for path in (ROOT / "orchestrator").rglob("*.py"):
+        stems.update(re.findall(r'"(slim_(?:gateway|router|controller|background)_[a-z_]+)"', path.read_text()))
+    known = {stem + suffix for stem in stems for suffix in ("", "_total", "_bucket", "_sum", "_count")}
+    named = {
+        (path.name, metric)
+        for path in DEPLOY.rglob("*")
+        if path.is_file()
+        for metric in re.findall(r"\bslim_(?:gateway|router|controller|background)_[a-z_]+", path.read_text())
+    }
+    assert len(named) >= 4
+    assert {metric for _, metric in named} <= known, named
+
+
+def test_probes_ask_what_is_answered() -> None:
+    """Paths are those that the programs' own sources name."""
+    sources = {"gateway": "orchestrator/gateway/admin.py", "controller": "orchestrator/controller/status/endpoint.py"}
+    asked = set[str]()
+    manifests = render("defaults")
+    for name, source in sources.items():
+        text = (ROOT / source).read_text()
+        for key, probe in container(manifests, name).items():
+            if key.endswith("Probe"):
+                assert f'"{probe["httpGet"]["path"]}"' in text
+                asked.add(f"{name} {probe['httpGet']['path']}")
+    assert asked >= {"gateway /livez", "gateway /readyz"}
+
+
+def test_images_and_chart_have_the_version_of_the_package() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    [version] = re.findall(r'^version = "(.+)"$', project, re.MULTILINE)
+    chart = yaml.safe_load((DEPLOY / "helm/slim-scheduler/Chart.yaml").read_text())
+    assert {chart["version"], chart["appVersion"]} == {version}
+    dockerfile = (DEPLOY / "images/Dockerfile").read_text()
+    assert set(re.findall(r"ARG VERSION=(.+)", dockerfile)) == {version}
