@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -73,6 +74,8 @@ _widths = click.option("--widths", default="0.25,0.5,0.75,1.0", help="Width rati
 
 def _findable(_: click.Context, __: click.Parameter, network: str | None) -> str | None:
     """Let a network's module be found where the command is run, as ``python -m`` does."""
+    if network is not None and ":" not in network:
+        raise click.BadParameter(f"{network!r} is not of the form package.module:function; built-in ones are --model.")
     if network is not None and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return network
@@ -161,6 +164,9 @@ def train(
     from export.training.progress import interrupted, show_training
     from export.training.train import TrainSettings
 
+    source = click.get_current_context().get_parameter_source("architecture")
+    if network is not None and source is ParameterSource.COMMANDLINE:
+        raise ExportError("--model and --network each name a network; give one of them")
     settings = TrainSettings(widths=parsed, **values | ({"architecture": network} if network else {}))
     if threads:
         torch.set_num_threads(threads)

@@ -41,7 +41,7 @@ class BuiltIn:
 
 BUILT_IN: Mapping[str, BuiltIn] = {
     **{
-        name: BuiltIn(partial(SlimResNet, size), *((112, 512) if size.imagenet_stem else (16, 72)))
+        name: BuiltIn(partial(SlimResNet, size), *((96, 512) if size.imagenet_stem else (16, 95)))
         for name, size in ARCHITECTURES.items()
     },
     "slimmobilenet-v2": BuiltIn(SlimMobileNetV2, 96, 512),

@@ -72,7 +72,10 @@ def _read_state(path: Path) -> State:
 
 
 def _tensors(values: Mapping[str, Any], path: Path) -> State:
-    state = next((values[key] for key in ("state_dict", "model") if isinstance(values.get(key), dict)), values)
+    inner = next((values[key] for key in ("state_dict", "model") if isinstance(values.get(key), dict)), values)
+    state = {str(key): value for key, value in inner.items()}
+    if all(key.startswith("module.") for key in state):  # as torch.nn.DataParallel saves
+        state = {key.removeprefix("module."): value for key, value in state.items()}
     foreign = next((key for key, value in state.items() if not isinstance(value, torch.Tensor)), None)
     if foreign is not None or not state:
         raise CheckpointError(

@@ -134,6 +134,9 @@ def test_help_has_an_example(command: str) -> None:
     [
         (("--widths", "0.5,wide"), "width 'wide' is not a number"),
         (("--model", "resnet-huge"), "unknown network 'resnet-huge'"),
+        (("--model", "slimresnet20", "--network", "mynets:make"), "--model and --network each name a network"),
+        (("--network", "mynets:"), "network 'mynets:' is not of the form package.module:function"),
+        (("--network", "no.such.module:make"), "can't import no.such.module for --network no.such.module:make"),
         (("--data-dir", "/nowhere"), "/nowhere has no folder train"),
         (("--out", "/proc/none/out"), "can't write to /proc/none/out"),
     ],
@@ -224,9 +227,10 @@ def test_an_interrupted_training_says_how_to_go_on(folder: Path, tmp_path: Path)
         ("--weight-decay", "nan"),
         ("--seed", "99999999999999999999"),
         ("--epochs", "0"),
+        ("--network", "slimresnet18"),
     ],
 )
-def test_numbers_that_can_only_waste_a_training_are_refused(
+def test_values_that_can_only_waste_a_training_are_refused(
     arguments: tuple[str, str], folder: Path, tmp_path: Path
 ) -> None:
     result = slimsched("train", *train_arguments(folder, tmp_path / "out", "--epochs", 1, *arguments))
@@ -315,7 +319,8 @@ def test_a_state_dict_that_another_program_trained_is_exported(folder: Path, tmp
 
     task = Task(2, (3, 16, 16), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     network = make_network("slimconvnet", (Width(50), Width(100)), task)
-    torch.save({"state_dict": network.state_dict()}, tmp_path / "theirs.pt")
+    parallel = {f"module.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": parallel}, tmp_path / "theirs.pt")
     place = tmp_path / "models"
     usual = ("--repository", place, "--data-dir", folder, "--network", "clinet:make", "--image-size", 16)
     export = ("export", tmp_path / "theirs.pt", *usual)

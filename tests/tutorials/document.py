@@ -45,22 +45,27 @@ def parse(text: str) -> Iterator[File | Command]:
 def run(page: Path, folder: Path) -> int:
     """Do what a page says in a folder and return how many commands there were."""
     count = 0
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for step in parse(page.read_text()):
         if isinstance(step, File):
             (folder / step.name).write_text(step.text)
             continue
         count += 1
-        done = subprocess.run(
-            ["bash", "-c", step.line],
-            cwd=folder,
-            env={**os.environ, "PATH": path, "COLUMNS": "200"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        done = execute(step.line, folder)
         assert done.returncode == 0, f"{step.line}\n{done.stdout}"
         shown = ".*".join(re.escape(line).replace("…", ".*") for line in step.output)
         assert re.search(shown, done.stdout, re.DOTALL), f"{step.line}\n{done.stdout}"
     return count
+
+
+def execute(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell in a folder, with the commands that are installed beside this Python."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )

@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.tutorials.document import Command, File, parse, run
+import pytest
+
+from tests.tutorials.document import Command, File, execute, parse, run
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "own-network.md"
 
@@ -17,7 +19,11 @@ def test_blocks_are_files_and_commands_with_their_output() -> None:
     ]
 
 
+@pytest.mark.integration
 def test_what_the_page_says_works(tmp_path: Path) -> None:
-    assert run(PAGE, tmp_path) == 9
+    try:
+        assert run(PAGE, tmp_path) == 12
+    finally:
+        execute("slimsched local down --state-dir state", tmp_path)
     models = [f"{family}_w{width:03d}" for family, width in (("published", 50), ("published", 100))]
     assert sorted(os.listdir(tmp_path / "models")) == [*models, "shapes_w025", "shapes_w050", "shapes_w100"]

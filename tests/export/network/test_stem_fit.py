@@ -9,7 +9,7 @@ from tests.export.toys import toy_task
 def test_a_small_stem_on_large_images_is_told_with_the_networks_that_fit() -> None:
     warning = stem_warning("slimresnet18", toy_task(3, 1000, side=224))
     assert warning == (
-        "the stem of slimresnet18 is for images of 16 to 72 pixels, not 224; at full width an image takes 54.4 GFLOPs. "
+        "the stem of slimresnet18 is for images of 16 to 95 pixels, not 224; at full width an image takes 54.4 GFLOPs. "
         "For this size: slimresnet50 8.18 GFLOPs, slimmobilenet-v2 0.602 GFLOPs"
     )
 

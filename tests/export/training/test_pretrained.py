@@ -71,6 +71,7 @@ def test_a_classifier_of_other_classes_is_left_new(tmp_path: Path) -> None:
     [
         (lambda: {"epoch": 3}, "no state dict .it holds 'epoch'.; save network.state_dict"),
         (lambda: {}, "no state dict"),
+        (lambda: {3: torch.zeros(1)}, "has 1 tensors"),
         (lambda: [1], "holds a list and no dictionary"),
         (lambda: {"a": torch.zeros(1)}, "has 1 tensors and the network at full width 77, stem.weight among them"),
         (
