@@ -7,13 +7,16 @@ no PyTorch. Expected failures leave as one line; the root command prints the cha
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from export.errors import ExportError
@@ -25,9 +28,9 @@ if TYPE_CHECKING:
     from export.repository.verification import Finding, Verification
     from export.training.checkpoint import Checkpoint
     from export.training.datasets import ImageSet
-    from export.training.train import TrainSettings
 
 _PATH = click.Path(path_type=Path)
+_DATASET = click.Choice(["fashion-mnist", "cifar10", "cifar100", "imagefolder"])
 _DEFAULTS_SHOWN = {"show_default": True}
 _EXTRA = frozenset({"torch", "torchvision", "onnx", "onnxscript", "matplotlib"})
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -67,6 +70,26 @@ def _example(command: str) -> str:
 
 
 _widths = click.option("--widths", default="0.25,0.5,0.75,1.0", help="Width ratios, comma-separated.")
+
+
+def _findable(_: click.Context, __: click.Parameter, network: str | None) -> str | None:
+    """Let a network's module be found where the command is run, as ``python -m`` does."""
+    if network is not None and ":" not in network:
+        raise click.BadParameter(f"{network!r} is not of the form package.module:function; built-in ones are --model.")
+    if network is not None and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return network
+
+
+_network = click.option(
+    "--network",
+    metavar="PACKAGE.MODULE:FUNCTION",
+    callback=_findable,
+    help="What makes your own network; its code is run.",
+)
+_image_size = click.option(
+    "--image-size", type=click.IntRange(8), default=224, help="Crop of an image folder, in pixels."
+)
 _data_dir = click.option(
     "--data-dir", type=_PATH, default=Path("data"), help="Where the data set lies or is downloaded to."
 )
@@ -101,11 +124,13 @@ def _training_options(function: _F) -> _F:
     context_settings=_DEFAULTS_SHOWN,
     epilog=_example("slimsched train --data fashion-mnist --epochs 14 --out runs/fashion"),
 )
-@click.option("--model", "architecture", default="slimresnet-tiny", help="Named network size.")
+@click.option("--model", "architecture", default="slimresnet-tiny", help="Built-in network.")
+@_network
+@click.option("--init", type=click.Path(), help="State dict of a trained full-width network to start from.")
 @click.option(
     "--data",
     "dataset",
-    type=click.Choice(["fashion-mnist", "cifar10", "cifar100", "imagefolder"]),
+    type=_DATASET,
     default="fashion-mnist",
 )
 @_data_dir
@@ -114,9 +139,9 @@ def _training_options(function: _F) -> _F:
 @click.option("--out", type=_PATH, required=True, help="Folder for checkpoints and metrics.")
 @_training_options
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option("--image-size", type=click.IntRange(8), default=224, help="Crop of an image folder, in pixels.")
+@_image_size
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch; its own choice if not given.")
-@click.option("--resume", is_flag=True, help="Go on from the last finished epoch in --out.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
 def train(
     dataset: str,
     data_dir: Path,
@@ -126,19 +151,23 @@ def train(
     image_size: int,
     threads: int | None,
     resume: bool,
+    network: str | None,
     **values: Any,
 ) -> None:
-    """Train one network for all its widths; writes a checkpoint an epoch and model.pt at the end."""
+    """Train one network for all its widths; writes checkpoints on the way and model.pt at the end."""
     parsed = parse_widths(widths)
     import matplotlib  # noqa: F401  # for the picture at the end; better missed before the training than after it
     import torch
 
-    from export.network.resnet import architecture_named
+    from export.network.stem_fit import stem_warning
     from export.training.datasets import load_images
+    from export.training.progress import interrupted, show_training
     from export.training.train import TrainSettings
 
-    settings = TrainSettings(widths=parsed, **values)
-    architecture_named(settings.architecture)
+    source = click.get_current_context().get_parameter_source("architecture")
+    if network is not None and source is ParameterSource.COMMANDLINE:
+        raise ExportError("--model and --network each name a network; give one of them")
+    settings = TrainSettings(widths=parsed, **values | ({"architecture": network} if network else {}))
     if threads:
         torch.set_num_threads(threads)
     if device == "auto":
@@ -147,71 +176,16 @@ def train(
         raise ExportError("PyTorch sees no CUDA device; give --device cpu or auto")
     train_images = load_images(dataset, data_dir, train=True, image_size=image_size)
     test_images = load_images(dataset, data_dir, train=False, image_size=image_size)
+    warning = stem_warning(settings.architecture, train_images.spec.task)
+    if warning:
+        click.echo(f"Warning: {warning}", err=True)
     console = Console()
     try:
-        checkpoint = _run_training(console, settings, train_images, test_images, out, device=device, resume=resume)
+        checkpoint = show_training(console, settings, train_images, test_images, out, device=device, resume=resume)
     except KeyboardInterrupt:
-        click.echo(_interrupted(out), err=True)
+        click.echo(interrupted(out), err=True)
         click.get_current_context().exit(130)
     _report_training(console, checkpoint, out)
-
-
-def _run_training(
-    console: Console,
-    settings: TrainSettings,
-    train_images: ImageSet,
-    test_images: ImageSet,
-    out: Path,
-    *,
-    device: str,
-    resume: bool,
-) -> Checkpoint:
-    """Consume the training's events: two bars with the time left on a terminal, a line an epoch everywhere."""
-    from export.training.train import EpochDone, StepDone
-    from export.training.train import train as events
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        total = progress.add_task("all epochs", total=None)
-        current = progress.add_task("epoch", total=None)
-        for event in events(settings, train_images, test_images, out, device=device, resume=resume):
-            match event:
-                case StepDone(epoch, step, steps, loss):
-                    done = (epoch - 1) * steps + step
-                    if progress.tasks[0].total is None:  # start the clock here, so that resumed epochs don't count
-                        progress.reset(total, total=settings.epochs * steps, completed=done)
-                    progress.update(total, completed=done)
-                    if step == 1:
-                        progress.reset(current)
-                    text = f"epoch {epoch}/{settings.epochs}, loss {loss:.3f}"
-                    progress.update(current, description=text, total=steps, completed=step)
-                case EpochDone(metrics):
-                    console.print(_epoch_line(metrics, settings.epochs), highlight=False, soft_wrap=True)
-                case checkpoint:
-                    return checkpoint
-    raise AssertionError("the training ended without its last event")
-
-
-def _epoch_line(metrics: Any, epochs: int) -> str:
-    accuracy = "  ".join(f"{int(w) / 100:.2f}: {100 * a:.2f} %" for w, a in metrics["accuracy"].items())
-    return (
-        f"epoch {metrics['epoch']}/{epochs}  loss {metrics['loss']:.4f}  top-1 {accuracy}  ({metrics['seconds']:.0f} s)"
-    )
-
-
-def _interrupted(out: Path) -> str:
-    from export.training.train import LAST
-
-    if (out / LAST).exists():
-        return f"Stopped. Finished epochs are in {out}; the same command with --resume goes on from there."
-    return "Stopped before the first epoch was finished; nothing was kept."
 
 
 def _report_training(console: Console, checkpoint: Checkpoint, out: Path) -> None:
@@ -243,6 +217,11 @@ def _right_align(table: Table) -> None:
     epilog=_example("slimsched export runs/fashion/model.pt --repository model_repository --widths 0.25,0.5,0.75,1.0"),
 )
 @click.argument("checkpoint", type=_PATH)
+@_network
+@click.option(
+    "--data", "dataset", type=_DATASET, help="Only for a state dict that another program trained: its images."
+)
+@_image_size
 @click.option("--repository", type=_PATH, default=Path("model_repository"), help="Triton model repository to write to.")
 @_widths
 @click.option("--family", help="Name of the models; the data set's if not given ('fashion' for fashion-mnist).")
@@ -254,26 +233,37 @@ def _right_align(table: Table) -> None:
 @click.option("--max-queue-delay-us", type=click.IntRange(0, MAX_QUEUE_DELAY_US), default=0)
 def export(
     checkpoint: Path,
+    dataset: str | None,
+    image_size: int,
     repository: Path,
     widths: str,
     family: str | None,
     data_dir: Path,
     device: str,
+    network: str | None,
     **tuning: int,
 ) -> None:
     """Cut each width out of CHECKPOINT, prove that its ONNX graph computes the same, and write the models."""
     parsed = parse_widths(widths)
-    from export.family import default_family, prove_family, write_family
+    from export.family import default_family, prove_family, useless_widths, write_family
     from export.repository.model_config import Device, Tuning, model_name
     from export.repository.model_files import require_writable
     from export.training.checkpoint import load_checkpoint
+    from export.training.datasets import load_images
+    from export.training.pretrained import trained_elsewhere
 
     require_writable(repository)
-    loaded = load_checkpoint(checkpoint)
-    loaded.require_widths(parsed)
+    if dataset is None:
+        loaded = load_checkpoint(checkpoint, network)
+        loaded.require_widths(parsed)
+        images = _test_images(loaded, data_dir)
+    elif network is None:
+        raise ExportError("--data is for a state dict that another program trained; give the --network that it fits")
+    else:
+        images = load_images(dataset, data_dir, train=False, image_size=image_size)
+        loaded = trained_elsewhere(checkpoint, network, parsed, images.spec)
     family = family or default_family(loaded.images.name)
     model_name(family, parsed[0])
-    images = _test_images(loaded, data_dir)
     console = Console()
     models: list[ProvenModel] = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -281,6 +271,8 @@ def export(
         for model in prove_family(loaded, parsed, images, family=family, tuning=Tuning(Device(device), **tuning)):
             models.append(model)
             progress.advance(task)
+    for warning in useless_widths(models):
+        click.echo(f"Warning: {warning}", err=True)
     changed = write_family(models, repository)
     console.print(_export_table(models, changed, f"{repository}: {len(images)} test images compared"))
 
@@ -314,9 +306,10 @@ def _export_table(models: list[ProvenModel], changed: dict[str, bool], title: st
     epilog=_example("slimsched verify model_repository --checkpoint runs/fashion/model.pt"),
 )
 @click.argument("repository", type=_PATH)
+@_network
 @click.option("--checkpoint", type=_PATH, help="Compare with this network too; needs the export extra.")
 @_data_dir
-def verify(repository: Path, checkpoint: Path | None, data_dir: Path) -> None:
+def verify(repository: Path, network: str | None, checkpoint: Path | None, data_dir: Path) -> None:
     """Check the models in REPOSITORY: hashes, configurations, shapes, and with --checkpoint what they compute."""
     from export.repository.verification import Severity, verify_repository
 
@@ -326,7 +319,7 @@ def verify(repository: Path, checkpoint: Path | None, data_dir: Path) -> None:
         from export.family import verify_against
         from export.training.checkpoint import load_checkpoint
 
-        loaded = load_checkpoint(checkpoint)
+        loaded = load_checkpoint(checkpoint, network)
         findings += verify_against(loaded, repository, verification, _test_images(loaded, data_dir))
     Console().print(_verify_table(verification, findings))
     if not findings:

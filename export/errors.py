@@ -17,6 +17,10 @@ class WidthError(ExportError):
     """A width ratio can't be parsed, is out of range or is not one the network was trained for."""
 
 
+class NetworkError(ExportError):
+    """A network can't be made, or is not what the protocol of slimmable networks asks for."""
+
+
 class ParityError(ExportError):
     """The exported graph does not compute what the trained network computes."""
 

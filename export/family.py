@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from export.errors import CheckpointError, ExportError, RepositoryError
+from export.network.protocol import AtWidth
 from export.network.subnet import cut_subnet, flops_per_image
 from export.onnx.graph import check_graph, export_onnx
 from export.onnx.parity import ACCURACY_TOLERANCE, Parity, compare
@@ -20,7 +22,7 @@ from export.repository.model_files import CONFIG_FILE, MODEL_FILE, Files, write_
 from export.repository.verification import Finding, Severity, Verification
 from export.training.checkpoint import Checkpoint
 from export.training.datasets import ImageSet
-from export.width import Width
+from export.width import Width, render_ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def prove_family(
         ParityError: when a graph does not compute what the network does.
         RepositoryError: when the family's name or a tuning value is out of range.
     """
-    if not checkpoint.accuracy:
+    if checkpoint.optimizer is not None:
         raise CheckpointError(
             f"the training was not finished ({checkpoint.epoch} epochs); go on with --resume and export its model.pt"
         )
@@ -59,9 +61,9 @@ def prove_family(
         model_name(family, width)
     network = checkpoint.network()
     for width in widths:
-        subnet = cut_subnet(network, width)
+        subnet = cut_subnet(network, width, images.spec.shape)
         model = export_onnx(subnet, images.spec.shape)
-        check_graph(network, width, model)
+        check_graph(network, width, model, images.spec.shape)
         parity = compare(network, width, model, images)
         identity = Identity(
             family=family,
@@ -78,6 +80,17 @@ def prove_family(
             MODEL_FILE: model,
         }
         yield ProvenModel(identity, files, parity)
+
+
+def useless_widths(models: list[ProvenModel]) -> list[str]:
+    """Return a sentence on each width that costs as much as a wider one, so that nothing is gained by it."""
+    by_width = sorted((model.identity for model in models), key=lambda identity: identity.width)
+    return [
+        f"width {render_ratio(narrow.width)} takes {narrow.flops / 1e6:.4g} MFLOPs, no less than "
+        f"{render_ratio(wide.width)}: a width has to slice weights, not mask them"
+        for narrow, wide in pairwise(by_width)
+        if narrow.flops >= wide.flops
+    ]
 
 
 def write_family(models: list[ProvenModel], repository: Path) -> dict[str, bool]:
@@ -123,11 +136,10 @@ def verify_against(
         try:
             checkpoint.require_widths((identity.width,))
             model = (repository / identity.name / MODEL_FILE).read_bytes()
-            check_graph(network, identity.width, model)
+            check_graph(network, identity.width, model, identity.shape)
             parity = compare(network, identity.width, model, images)
-            _require_description(
-                identity, parity, flops_per_image(cut_subnet(network, identity.width), images.spec.shape)
-            )
+            flops = flops_per_image(AtWidth(network, identity.width), identity.shape)
+            _require_description(identity, parity, flops)
         except (ExportError, OSError) as exc:
             findings.append(Finding(identity.name, Severity.ERROR, f"against the checkpoint: {exc}"))
     return findings

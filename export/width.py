@@ -7,6 +7,7 @@ and friends. Here a width is a whole percentage: hashable, orderable and printab
 from __future__ import annotations
 
 from decimal import Decimal, DecimalException
+from itertools import pairwise
 from typing import NewType
 
 from export.errors import WidthError
@@ -30,11 +31,15 @@ def parse_width(text: str) -> Width:
 
 
 def parse_widths(text: str) -> tuple[Width, ...]:
-    """Return the widths of a comma-separated list, ascending and without repeats; raises WidthError."""
+    """Return the widths of a comma-separated list, ascending; raises WidthError, also for one that is given twice."""
     entries = [entry for entry in text.split(",") if entry.strip()]
     if not entries:
         raise WidthError("no width given; give a list such as 0.25,0.5,0.75,1.0")
-    return tuple(sorted({parse_width(entry) for entry in entries}))
+    widths = sorted(map(parse_width, entries))
+    twice = next((one for one, other in pairwise(widths) if one == other), None)
+    if twice is not None:
+        raise WidthError(f"width {render_ratio(twice)} is given twice in {text!r}; give it once")
+    return tuple(widths)
 
 
 def render_ratio(width: Width) -> str:

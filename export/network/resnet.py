@@ -2,21 +2,20 @@
 
 Four named sizes. All follow He et al. (arXiv 1512.03385) with projection shortcuts; the CIFAR-like ones have a
 3×3 stem at full resolution, ``slimresnet50`` has the ImageNet stem (7×7, stride 2, max pool).
-
-The pixel normalisation is part of the network: its input is pixels in 0..1, in training, in the parity check and
-in the exported graph alike, so the constants exist once and no client needs to know them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from export.errors import CheckpointError
-from export.network.layers import SlimConvNorm, SlimLinear
+from export.network.channels import ChannelGroup
+from export.network.layers import PixelNorm, SlimConvNorm, SlimLinear
+from export.network.protocol import Task
 from export.width import Width
 
 
@@ -58,14 +57,6 @@ ARCHITECTURES = {
 ``slimresnet50`` (there even to 16)."""
 
 
-def architecture_named(name: str) -> Architecture:
-    """Return the architecture of a name; raises CheckpointError when there is none."""
-    try:
-        return ARCHITECTURES[name]
-    except KeyError:
-        raise CheckpointError(f"unknown network {name!r}; known are {', '.join(ARCHITECTURES)}") from None
-
-
 class SlimBlock(nn.Module):
     """Residual block: two 3×3 units, or 1×1, 3×3, 1×1 when the architecture expands."""
 
@@ -95,30 +86,14 @@ class SlimBlock(nn.Module):
 
 
 class SlimResNet(nn.Module):
-    """A residual network with shared weights for all its widths, each with batch norms of its own.
+    """A residual network with shared weights for all its widths, each with batch norms of its own."""
 
-    The mean and the standard deviation of each channel are in 0..1; as many as there are input channels.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(
-        self,
-        architecture: Architecture,
-        widths: tuple[Width, ...],
-        *,
-        num_classes: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-    ) -> None:
+    def __init__(self, architecture: Architecture, widths: tuple[Width, ...], task: Task) -> None:
         super().__init__()
         self.architecture = architecture
-        self.widths = widths
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.normalise = PixelNorm(task.mean, task.std)
         self.stem = SlimConvNorm(
-            len(mean),
+            len(task.mean),
             architecture.stem_channels,
             kernel_size=7 if architecture.imagenet_stem else 3,
             stride=2 if architecture.imagenet_stem else 1,
@@ -137,11 +112,28 @@ class SlimResNet(nn.Module):
                 )
                 channels = inner * architecture.expansion
         self.blocks = nn.ModuleList(blocks)
-        self.classifier = SlimLinear(channels, num_classes)
+        self.classifier = SlimLinear(channels, task.classes)
+
+    def channel_groups(self) -> list[ChannelGroup]:
+        """Return the inner channels of each block, and the channels that runs of blocks sum into."""
+        groups = []
+        stream = ChannelGroup([self.stem], [])
+        for block in self.blocks:
+            assert isinstance(block, SlimBlock)
+            first, *_, last = units = [unit for unit in block.units if isinstance(unit, SlimConvNorm)]
+            groups += [ChannelGroup([maker], [taker]) for maker, taker in pairwise(units)]
+            stream.takers.append(first)
+            if block.shortcut is not None:
+                stream.takers.append(block.shortcut)
+                groups.append(stream)
+                stream = ChannelGroup([block.shortcut], [])
+            stream.makers.append(last)
+        stream.takers.append(self.classifier)
+        return [*groups, stream]
 
     def forward(self, pixels: torch.Tensor, width: Width) -> torch.Tensor:
         """Return logits float32 [n, classes] for ``pixels`` float32 [n, c, h, w] in 0..1."""
-        x = functional.relu(self.stem((pixels - self.mean) / self.std, width))
+        x = functional.relu(self.stem(self.normalise(pixels), width))
         if self.architecture.imagenet_stem:
             x = functional.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         for block in self.blocks:

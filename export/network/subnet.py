@@ -1,97 +1,50 @@
 """One width of a slimmable network, cut out as an ordinary module.
 
-The cut network has no notion of width: its tensors are contiguous copies of exactly the active slices, and every
-batch norm is folded into the convolution before it (weights scaled, a bias added), computed in float64 so that
-folding costs no accuracy of its own.
+The cut is made of what the network computes, not of how it is written: PyTorch traces ``forward`` at the width, and
+the trace is rewritten. Whatever follows from weights alone, such as the leading slice of a kernel, becomes a tensor
+of its own, and a batch norm is folded into the convolution before it (weights scaled, a bias added), in float64 so
+that folding costs no accuracy of its own. So one cut serves every network, whichever layers it has.
 
-The pixel normalisation stays two explicit operations. Folding it into the stem as well would be wrong at the
-border: the stem pads the *normalised* image with zeros, and a folded stem would pad the raw pixels with zeros,
-which stand for ``-mean / std``. Two element-wise operations on the image are cheap; an inexact border is not.
+The pixel normalisation stays two explicit operations. Folding it into the first convolution as well would be wrong
+at the border: it pads the *normalised* image with zeros, and a folded one would pad the raw pixels with zeros, which
+stand for ``-mean / std``. Two element-wise operations on the image are cheap; an inexact border is not.
 """
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import torch
-from torch import nn
-from torch.nn import functional
+from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.network.layers import SlimConvNorm
-from export.network.resnet import SlimBlock, SlimResNet
-from export.width import Width
+from export.errors import NetworkError, one_line
+from export.network.protocol import AtWidth, SlimmableNetwork
+from export.width import Width, render_ratio
+
+_aten = torch.ops.aten
+_FOLDED_INTO = frozenset({_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default, _aten.linear.default})
+"""Operators whose arguments begin with input, weight [out, …] and bias."""
 
 
-class ResidualBlock(nn.Module):
-    """Plain residual block: convolutions with ReLU between them, a shortcut, ReLU after the sum."""
+def cut_subnet(network: SlimmableNetwork, width: Width, shape: tuple[int, int, int]) -> fx.GraphModule:
+    """Return ``network`` at ``width`` as a plain module on the CPU, in evaluation mode, sharing no memory with it.
 
-    def __init__(self, convs: list[nn.Conv2d], shortcut: nn.Conv2d | None) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(convs)
-        self.shortcut = shortcut
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return float32 [n, out, h', w'] for ``x`` float32 [n, in, h, w]."""
-        y = x
-        for index, conv in enumerate(self.convs):
-            y = conv(y)
-            if index < len(self.convs) - 1:
-                y = functional.relu(y)
-        return functional.relu(y + (x if self.shortcut is None else self.shortcut(x)))
-
-
-class Subnet(nn.Module):
-    """What ``cut_subnet`` returns: a residual network of one fixed width.
-
-    Args:
-        mean: The mean of each channel, float32 [1, c, 1, 1].
-        std: The standard deviation of each channel, float32 [1, c, 1, 1].
-        pooled_stem: Whether a 3×3 stride-2 max pool follows the first convolution.
-        classifier: The classifier on the spatial mean.
+    It takes float32 [n, c, h, w] of the given shape (c, h, w) and returns logits float32 [n, classes], for any n. The
+    network is on the CPU and in evaluation mode. Raises NetworkError for one that PyTorch can't trace.
     """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(
-        self,
-        mean: torch.Tensor,
-        std: torch.Tensor,
-        *,
-        stem: nn.Conv2d,
-        pooled_stem: bool,
-        blocks: list[ResidualBlock],
-        classifier: nn.Linear,
-    ) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-        self.stem = stem
-        self.pooled_stem = pooled_stem
-        self.blocks = nn.ModuleList(blocks)
-        self.classifier = classifier
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return logits float32 [n, classes] for ``pixels`` float32 [n, c, h, w] in 0..1."""
-        x = functional.relu(self.stem((pixels - self.mean) / self.std))
-        if self.pooled_stem:
-            x = functional.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-        for block in self.blocks:
-            x = block(x)
-        logits: torch.Tensor = self.classifier(x.mean(dim=(2, 3)))
-        return logits
-
-
-def cut_subnet(network: SlimResNet, width: Width) -> Subnet:
-    """Return ``network`` at ``width`` as a plain module on the CPU, in evaluation mode, sharing no memory with it."""
-    subnet = Subnet(
-        _copy(network.mean),
-        _copy(network.std),
-        stem=_fold(network.stem, width),
-        pooled_stem=network.architecture.imagenet_stem,
-        blocks=[_cut_block(block, width) for block in network.blocks if isinstance(block, SlimBlock)],
-        classifier=_linear(network.classifier.active_weight(width), network.classifier.bias),
-    )
-    return subnet.eval().requires_grad_(False)
+    example = (torch.zeros(2, *shape),)  # a batch of 1 would be taken for a constant
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        program = torch.export.export(AtWidth(network, width).eval(), example, dynamic_shapes=({0: batch},))
+    except Exception as exc:  # whatever the network's own code or the tracer raises
+        raise NetworkError(
+            f"width {render_ratio(width)} can't be traced by torch.export ({one_line(exc)}); "
+            "let forward be free of branches on values and of sizes that hold for one batch alone"
+        ) from exc
+    with torch.no_grad():
+        return _Cut(program.module()).module(type(network).__name__)
 
 
 def flops_per_image(subnet: nn.Module, shape: tuple[int, int, int]) -> int:
@@ -105,34 +58,110 @@ def flops_per_image(subnet: nn.Module, shape: tuple[int, int, int]) -> int:
     return int(counter.get_total_flops())
 
 
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+def _is_mutating(node: fx.Node) -> bool:
+    """Whether a node changes what it is given, as ``x += y`` does."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
-def _fold(unit: SlimConvNorm, width: Width) -> nn.Conv2d:
-    """Return one convolution equal to ``unit``: gamma · (w * x − mean) / sqrt(var + eps) + beta."""
-    norm = unit.norm.norm(width)
-    assert norm.running_mean is not None and norm.running_var is not None
-    weight = unit.active_weight(width).detach().cpu().double()
-    scale = norm.weight.detach().cpu().double() / torch.sqrt(norm.running_var.cpu().double() + norm.eps)
-    bias = norm.bias.detach().cpu().double() - norm.running_mean.cpu().double() * scale
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], unit.kernel_size, stride=unit.stride, padding=unit.padding)
-    conv.weight = nn.Parameter(_copy(weight * scale[:, None, None, None]))
-    assert conv.bias is not None
-    conv.bias = nn.Parameter(_copy(bias))
-    return conv
+class _Cut:
+    """A traced network while it is rewritten."""
 
+    def __init__(self, traced: fx.GraphModule) -> None:
+        self.graph = traced.graph
+        self.known: dict[Any, torch.Tensor] = {}  # the value of each node that no input changes
+        self.learnt: set[fx.Node] = set()  # those of them that come from parameters
+        for node in self.graph.nodes:
+            self._evaluate(node, traced)
+        for node in list(self.graph.nodes):
+            while node.target in _FOLDED_INTO and self._fold_into(node):
+                pass
 
-def _cut_block(block: SlimBlock, width: Width) -> ResidualBlock:
-    units = [unit for unit in block.units if isinstance(unit, SlimConvNorm)]
-    return ResidualBlock(
-        [_fold(unit, width) for unit in units],
-        None if block.shortcut is None else _fold(block.shortcut, width),
-    )
+    def _evaluate(self, node: fx.Node, traced: fx.GraphModule) -> None:
+        """Note the value of a node that depends on nothing but tensors of the network."""
+        if node.op == "get_attr":
+            value = operator.attrgetter(str(node.target))(traced)
+        elif node.op == "call_function" and self._is_constant(node):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), self.known.__getitem__)
+            value = node.target(*args, **kwargs)  # type: ignore[operator]
+        else:
+            return
+        if isinstance(value, torch.Tensor):
+            self.known[node] = value
+            if isinstance(value, nn.Parameter) or not self.learnt.isdisjoint(node.all_input_nodes):
+                self.learnt.add(node)
 
+    def _is_constant(self, node: fx.Node) -> bool:
+        inputs = set(node.all_input_nodes)
+        return bool(inputs) and self.known.keys() >= inputs and not _is_mutating(node)
 
-def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0])
-    linear.weight = nn.Parameter(_copy(weight))
-    linear.bias = nn.Parameter(_copy(bias))
-    return linear
+    def _fold_into(self, node: fx.Node) -> bool:
+        """Fold the scale and shift that follow a convolution into it; tell whether there were any."""
+        arguments: tuple[Any, ...] = node.args
+        x, weight, bias, *rest = (*arguments, None)[: max(3, len(arguments))]
+        if len(node.users) != 1 or weight not in self.known or not (bias is None or bias in self.known):
+            return False
+        if node.meta["val"].ndim != self.known[weight].ndim:  # channels are not behind the batch, as in a sequence
+            return False
+        user = next(iter(node.users))
+        affine = self._affine(user, node, self.known[weight])
+        if affine is None:
+            return False
+        scale, shift = affine
+        old = self.known[weight].double()
+        if bias is not None:
+            shift = self.known[bias].double() * scale + shift
+        with self.graph.inserting_before(node):
+            folded = [self.graph.create_node("get_attr", "folded") for _ in (old, shift)]  # named when they are copied
+        self.known |= dict(zip(folded, (old * scale.view(-1, *[1] * (old.ndim - 1)), shift), strict=True))
+        self.learnt.update(folded)
+        node.args = (x, *folded, *rest)
+        user.replace_all_uses_with(node)
+        self.graph.erase_node(user)
+        return True
+
+    def _affine(self, user: fx.Node, node: fx.Node, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return scale and shift, float64 [channels], which ``user`` applies to ``node``; None for anything else."""
+        if user.target is _aten.batch_norm.default:
+            arguments: tuple[Any, ...] = user.args
+            _, *tensors, training, _, eps = arguments[:8]
+            if training or not all(tensor in self.known for tensor in tensors if tensor is not None):
+                return None
+            gamma, beta, mean, variance = (None if t is None else self.known[t].double() for t in tensors)
+            assert mean is not None and variance is not None
+            scale = 1 / torch.sqrt(variance + eps) if gamma is None else gamma / torch.sqrt(variance + eps)
+            return scale, -mean * scale if beta is None else beta - mean * scale
+        if user.target in (_aten.mul.Tensor, _aten.add.Tensor) and not user.kwargs:
+            values = next((self.known[a] for a in user.args if a in self.known), None)
+            channels = (len(weight), *[1] * (weight.ndim - 2))  # behind the batch, in the output
+            if values is not None and tuple(values.shape) in (channels, (1, *channels)):
+                values = values.double().flatten()
+                is_scale = user.target is _aten.mul.Tensor
+                return (values, torch.zeros_like(values)) if is_scale else (torch.ones_like(values), values)
+        return None
+
+    def module(self, name: str) -> fx.GraphModule:
+        """Return what is left as a module of its own, whose class has the given name."""
+        root, graph = nn.Module(), fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        for node in self.graph.nodes:
+            if node.op == "output":
+                graph.output(copies[node.all_input_nodes[0]])
+            elif node in self.known:
+                if not self.known.keys() >= set(node.users):  # else it is part of another constant
+                    copies[node] = graph.get_attr(self._keep(node, root))
+            elif node.users or node.op == "placeholder" or _is_mutating(node):  # the rest guards the example's shape
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+        return fx.GraphModule(root, graph, name).eval().requires_grad_(False)
+
+    def _keep(self, node: fx.Node, root: nn.Module) -> str:
+        """Register the value of a node, as a contiguous copy, and return its name."""
+        value = self.known[node]
+        if value.is_floating_point():
+            value = value.to(torch.float32)
+        value = value.clone(memory_format=torch.contiguous_format)
+        name = f"tensor_{sum(1 for _ in root.named_parameters()) + sum(1 for _ in root.named_buffers()):03d}"
+        if node in self.learnt:
+            root.register_parameter(name, nn.Parameter(value, requires_grad=False))
+        else:
+            root.register_buffer(name, value)
+        return name

@@ -14,29 +14,30 @@ images stops at IR 10.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import onnx
 import torch
 from onnx import numpy_helper
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from export.errors import ParityError, one_line
-from export.network.layers import SlimConvNorm
-from export.network.resnet import SlimResNet
+from export.network.protocol import SlimmableNetwork
 from export.repository.model_config import INPUT_NAME, OUTPUT_NAME
 from export.width import Width, render_ratio
 
 OPSET = 18
 IR_VERSION = 10
 PRODUCER = "slim-scheduler"
-_FORBIDDEN = frozenset({"Slice", "BatchNormalization", "If", "Loop", "Scan"})
+_FORBIDDEN = frozenset({"If", "Loop", "Scan"})
+_WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 _SLOTS = {
     "Conv": ("x", "weight", "bias"),
     "Gemm": ("x", "weight", "bias"),
@@ -54,7 +55,7 @@ def export_onnx(subnet: nn.Module, shape: tuple[int, int, int]) -> bytes:
     [batch, classes], for any batch. Raises ParityError when the exporter made a graph that is not valid ONNX.
     """
     with _quiet():
-        model = canonicalise(_trace(subnet, shape), shape)
+        model = canonicalise(_trace(subnet, shape), shape, name=type(subnet).__name__.lower())
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
@@ -63,22 +64,19 @@ def export_onnx(subnet: nn.Module, shape: tuple[int, int, int]) -> bytes:
 
 
 def _trace(subnet: nn.Module, shape: tuple[int, int, int]) -> onnx.ModelProto:
-    """Run PyTorch's exporter: the torch.export-based one where the release has it, else the tracing one."""
-    example = (torch.zeros(2, *shape),)  # a batch of 1 would be taken for a constant
-    common: dict[str, Any] = {
-        "input_names": [INPUT_NAME],
-        "output_names": [OUTPUT_NAME],
-        "opset_version": OPSET,
-    }
-    if "dynamic_shapes" in inspect.signature(torch.onnx.export).parameters:
-        batch = torch.export.Dim("batch", min=1)
-        program = torch.onnx.export(subnet, example, dynamo=True, dynamic_shapes=({0: batch},), verbose=False, **common)
-        assert program is not None
-        return program.model_proto
-    sink = io.BytesIO()
-    axes = {INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}}
-    torch.onnx.export(subnet, example, sink, dynamic_axes=axes, **common)  # type: ignore[arg-type]
-    return onnx.load_model_from_string(sink.getvalue())
+    """Run PyTorch's exporter."""
+    program = torch.onnx.export(
+        subnet,
+        (torch.zeros(2, *shape),),  # a batch of 1 would be taken for a constant
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        verbose=False,
+        input_names=[INPUT_NAME],
+        output_names=[OUTPUT_NAME],
+        opset_version=OPSET,
+    )
+    assert program is not None
+    return program.model_proto
 
 
 @contextlib.contextmanager
@@ -132,7 +130,7 @@ class _Renaming:
         return renamed
 
 
-def canonicalise(model: onnx.ModelProto, shape: tuple[int, int, int]) -> onnx.ModelProto:
+def canonicalise(model: onnx.ModelProto, shape: tuple[int, int, int], *, name: str) -> onnx.ModelProto:
     """Return the same computation as ``model`` with nothing in it but what ONNX Runtime needs.
 
     It has one input, of a shape c, h, w an image, one output and no functions. Raises ParityError when the graph holds
@@ -151,7 +149,7 @@ def canonicalise(model: onnx.ModelProto, shape: tuple[int, int, int]) -> onnx.Mo
     float32 = onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(
         nodes,
-        "slimresnet",
+        name,
         [onnx.helper.make_tensor_value_info(INPUT_NAME, float32, ["batch", *shape])],
         [onnx.helper.make_tensor_value_info(OUTPUT_NAME, float32, ["batch", classes])],
         renaming.initializers,
@@ -160,40 +158,59 @@ def canonicalise(model: onnx.ModelProto, shape: tuple[int, int, int]) -> onnx.Mo
     return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name=PRODUCER)
 
 
-def check_graph(network: SlimResNet, width: Width, model: bytes) -> None:
-    """Raise ParityError unless ``model`` is made of exactly the active slices of ``network`` and of plain operators.
+def check_graph(network: SlimmableNetwork, width: Width, model: bytes, shape: tuple[int, int, int]) -> None:
+    """Raise ParityError unless ``model`` is made of the active slices of ``network`` and of plain operators.
 
-    The expected shapes come from the slimmable layers, not from the cut network, so that a wrong cut is found too.
+    The expected shapes come from running the slimmable network, not from the cut one, so that a wrong cut is found too.
     """
     proto = onnx.load_model_from_string(model)
     label = f"width {render_ratio(width)}"
-    forbidden = sorted({node.op_type for node in proto.graph.node} & _FORBIDDEN)
+    constants = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    forbidden = {node.op_type for node in proto.graph.node} & _FORBIDDEN
+    forbidden |= {node.op_type for node in proto.graph.node if node.input and set(node.input) <= constants.keys()}
     if forbidden:
-        raise ParityError(f"{label}: the graph holds {', '.join(forbidden)}, which cutting should have removed")
+        raise ParityError(f"{label}: the graph holds {', '.join(sorted(forbidden))}, which cutting should have removed")
     opset = max(entry.version for entry in proto.opset_import)
     if proto.ir_version > IR_VERSION or opset > OPSET:
         raise ParityError(
             f"{label}: IR {proto.ir_version} and opset {opset} are above {IR_VERSION} and {OPSET}, "
             "which old Triton images can't read"
         )
-    found = Counter(
-        tuple(tensor.dims) for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT
-    )
-    wanted = sliced_shapes(network, width)
-    if found != wanted:
+    weights = {n.input[1] for n in proto.graph.node if n.op_type in _WEIGHTED and n.input[1] in constants}
+    found = Counter(_sorted_shape(constants[name]) for name in weights)
+    missing = used_weights(network, width, shape) - found
+    if missing:
         raise ParityError(
-            f"{label}: initialisers {sorted((found - wanted).elements())} are in the graph "
-            f"in place of {sorted((wanted - found).elements())}"
+            f"{label}: weights of {sorted(missing.elements())} are not in the graph, which has "
+            f"{sorted((found - used_weights(network, width, shape)).elements())} in their place"
         )
 
 
-def sliced_shapes(network: SlimResNet, width: Width) -> Counter[tuple[int, ...]]:
-    """Return the shapes of all float tensors a graph of ``width`` must hold, with how often each occurs."""
-    shapes: Counter[tuple[int, ...]] = Counter({tuple(network.mean.shape): 2})  # mean and std
-    for unit in network.modules():
-        if isinstance(unit, SlimConvNorm):
-            weight = tuple(unit.active_weight(width).shape)
-            shapes.update([weight, weight[:1]])
-    classifier = network.classifier
-    shapes.update([tuple(classifier.active_weight(width).shape), tuple(classifier.bias.shape)])
-    return shapes
+class _WeightShapes(TorchFunctionMode):
+    """Notes the weights of convolutions and linear layers as they are used, once each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (functional.conv1d, functional.conv2d, functional.linear):
+            weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
+            self.shapes[weight.data_ptr(), tuple(weight.shape)] = _sorted_shape(weight.shape)
+        return func(*args, **(kwargs or {}))
+
+
+def used_weights(network: SlimmableNetwork, width: Width, shape: tuple[int, int, int]) -> Counter[tuple[int, ...]]:
+    """Return the shapes of the weights of convolutions and linear layers used at ``width``, with how often each occurs.
+
+    A matrix may lie either way in a graph, so the sides of each shape are sorted.
+    """
+    with _WeightShapes() as noted, torch.inference_mode():
+        network(torch.zeros(2, *shape), width)
+    return Counter(noted.shapes.values())
+
+
+def _sorted_shape(shape: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(shape))

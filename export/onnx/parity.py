@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.errors import ParityError, one_line
-from export.network.resnet import SlimResNet
+from export.network.protocol import SlimmableNetwork
 from export.repository.model_config import INPUT_NAME, OUTPUT_NAME
 from export.training.datasets import ImageSet
 from export.width import Width, render_ratio
@@ -48,7 +48,7 @@ class Parity:
     accuracy_onnx: float
 
 
-def compare(network: SlimResNet, width: Width, model: bytes, images: ImageSet) -> Parity:
+def compare(network: SlimmableNetwork, width: Width, model: bytes, images: ImageSet) -> Parity:
     """Compare over sample batches and all of ``images``; raises ParityError when any of it is out of tolerance."""
     samples = images.batch(torch.arange(max(BATCHES)) % len(images))[0].float() / 255
     diff = check_parity(network, width, model, samples)
@@ -61,7 +61,7 @@ def compare(network: SlimResNet, width: Width, model: bytes, images: ImageSet) -
     return Parity(diff, pytorch, onnx)
 
 
-def check_parity(network: SlimResNet, width: Width, model: bytes, samples: torch.Tensor) -> float:
+def check_parity(network: SlimmableNetwork, width: Width, model: bytes, samples: torch.Tensor) -> float:
     """Return the largest absolute difference of a logit between ``network`` at ``width`` and ``model``.
 
     The network is in evaluation mode, on the CPU; samples are images, float32 [at least 32, c, h, w] in 0..1. Raises
@@ -99,7 +99,7 @@ def _compare_logits(wanted: NDArray[np.float32], found: NDArray[np.float32], lab
 
 
 def _accuracies(
-    network: SlimResNet, width: Width, session: onnxruntime.InferenceSession, images: ImageSet
+    network: SlimmableNetwork, width: Width, session: onnxruntime.InferenceSession, images: ImageSet
 ) -> tuple[float, float]:
     """Return top-1 in 0..1 of both sides in one pass over ``images``."""
     correct = np.zeros(2, dtype=np.int64)

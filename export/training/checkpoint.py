@@ -1,7 +1,8 @@
 """Checkpoints: plain values and tensors, read with ``torch.load(weights_only=True)`` and written atomically.
 
 A file holds all that is needed to rebuild the network (architecture, widths, image spec) and, while training is
-under way, the optimizer. It never holds code, so a foreign file can do no harm beyond being refused.
+under way, the optimizer. It never holds code, so a foreign file can do no harm beyond being refused. A network of
+one's own it only names: that code is imported where the caller has named it too, never because a file does.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import contextlib
 import io
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from export.errors import CheckpointError, one_line
-from export.network.resnet import SlimResNet, architecture_named
+from export.network.factories import BUILT_IN, is_own, make_network
+from export.network.protocol import SlimmableNetwork
 from export.training.datasets import ImageSpec
 from export.width import Width, render_ratio
 
@@ -31,11 +33,13 @@ class Checkpoint:
     Attributes:
         widths: The widths that it was trained for, ascending.
         images: The images that it was trained on.
-        model: The state dict of the SlimResNet.
+        architecture: The name of a built-in network, or ``package.module:function`` of one's own.
+        model: The state dict of the network.
         epoch: The number of finished epochs.
         settings: The settings of the training, as plain values.
         history: The metrics of each finished epoch.
         optimizer: The state dict of the optimizer; absent once training has ended.
+        partial_epoch: Of an epoch under way, the losses of its steps and the state of its generator; else absent.
         accuracy: Top-1 in 0..1 on the test split by width in percent; empty until training has ended.
     """
 
@@ -47,22 +51,20 @@ class Checkpoint:
     settings: Mapping[str, Any]
     history: tuple[Mapping[str, Any], ...]
     optimizer: Mapping[str, Any] | None = None
+    partial_epoch: Mapping[str, Any] | None = None
     accuracy: Mapping[Width, float] = field(default_factory=dict)
 
-    def network(self) -> SlimResNet:
-        """Return the network with these weights, in evaluation mode; raises CheckpointError when they do not fit it."""
-        network = SlimResNet(
-            architecture_named(self.architecture),
-            self.widths,
-            num_classes=len(self.images.labels),
-            mean=self.images.mean,
-            std=self.images.std,
-        )
+    def network(self) -> SlimmableNetwork:
+        """Return the network with these weights, in evaluation mode.
+
+        Raises CheckpointError when they do not fit it, and NetworkError when it can't be made.
+        """
+        network = make_network(self.architecture, self.widths, self.images.task)
         try:
             network.load_state_dict(dict(self.model))
         except RuntimeError as exc:
             raise CheckpointError(
-                f"the weights do not fit {self.architecture}: {one_line(exc)}; export the file anew"
+                f"the weights do not fit {self.architecture}: {one_line(exc)}; give the network they were trained with"
             ) from exc
         return network.eval()
 
@@ -100,8 +102,36 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Return a checkpoint; raises CheckpointError when the file is missing, truncated or not one of ours."""
+def load_checkpoint(path: Path, network: str | None = None) -> Checkpoint:
+    """Return a checkpoint.
+
+    The network is the ``package.module:function`` that the caller trusts for a checkpoint of a network of one's own;
+    it may have moved since the training. Raises CheckpointError when the file is missing, truncated, not one of ours or
+    not of this kind of network.
+    """
+    values = read_tensors(path)
+    if values.pop("format", None) != FORMAT:
+        raise CheckpointError(
+            f"{path} is a file of another program (no {FORMAT!r} mark); give one of 'slimsched train'"
+        )
+    try:
+        checkpoint = _parse(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise CheckpointError(
+            f"{path} has missing, unknown or bad fields ({one_line(exc)}); damaged or of another version, train anew"
+        ) from exc
+    if is_own(checkpoint.architecture) != (network is not None):
+        remedy = (
+            "leave --network out"
+            if network
+            else f"give --network {checkpoint.architecture}, if you trust that code: it is imported and run"
+        )
+        raise CheckpointError(f"{path} is of the network {checkpoint.architecture}; {remedy}")
+    return replace(checkpoint, architecture=network) if network else checkpoint
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Return the dictionary in a file of ``torch.save``, on the CPU; raises CheckpointError when there is none."""
     try:
         content = io.BytesIO(path.read_bytes())
     except FileNotFoundError:
@@ -112,16 +142,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         values = torch.load(content, map_location="cpu", weights_only=True)
     except Exception as exc:  # on garbage the restricted unpickler raises nearly anything, KeyError included
         raise CheckpointError(f"{path} is truncated or no checkpoint; copy it again or train anew") from exc
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+    if not isinstance(values, dict):
         raise CheckpointError(
-            f"{path} is a file of another program (no {FORMAT!r} mark); give one of 'slimsched train'"
+            f"{path} holds a {type(values).__name__} and no dictionary; give a file of 'slimsched train'"
         )
-    try:
-        return _parse(values)
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise CheckpointError(
-            f"{path} has missing, unknown or bad fields ({one_line(exc)}); damaged or of another version, train anew"
-        ) from exc
+    return values
 
 
 def _parse(values: dict[str, Any]) -> Checkpoint:
@@ -133,7 +158,8 @@ def _parse(values: dict[str, Any]) -> Checkpoint:
     checkpoint = Checkpoint(
         images=ImageSpec(**{**spec, **lists}), widths=widths, history=tuple(values.pop("history")), **values
     )
-    architecture_named(str(checkpoint.architecture))
+    if not is_own(checkpoint.architecture) and checkpoint.architecture not in BUILT_IN:
+        raise ValueError(f"unknown network {checkpoint.architecture!r}")
     dict(checkpoint.model).items()
     dict(checkpoint.accuracy).items()
     return checkpoint

@@ -24,6 +24,7 @@ from torchvision import datasets as tv
 from torchvision.transforms import functional as pixels
 
 from export.errors import DataUnavailableError
+from export.network.protocol import Task
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Folder in which the Debian package dataset-fashion-mnist puts its files."""
@@ -55,6 +56,11 @@ class ImageSpec:
     def shape(self) -> tuple[int, int, int]:
         """The channels, height and width of an image."""
         return (self.channels, self.height, self.width)
+
+    @property
+    def task(self) -> Task:
+        """What a network for these images has to do."""
+        return Task(len(self.labels), self.shape, self.mean, self.std)
 
 
 class ImageSet(Protocol):

@@ -32,7 +32,7 @@ def width_results(checkpoint: Checkpoint) -> list[WidthResult]:
     network = checkpoint.network()
     results = []
     for width in checkpoint.widths:
-        subnet = cut_subnet(network, width)
+        subnet = cut_subnet(network, width, checkpoint.images.shape)
         flops = flops_per_image(subnet, checkpoint.images.shape)
         parameters = sum(p.numel() for p in subnet.parameters())
         results.append(WidthResult(width, checkpoint.accuracy[width], flops, parameters))

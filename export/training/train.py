@@ -4,11 +4,12 @@ Each step runs the sandwich rule with in-place distillation (Yu and Huang, "Univ
 arXiv 1903.05134): the full width learns from the labels, the narrowest and some random widths between learn
 from the full width's detached soft output, and one optimizer step is taken on the sum of their gradients.
 
-Randomness is a function of (seed, epoch) alone: every epoch seeds one generator anew. So nothing of a generator's
-state needs saving, and a training resumed from any epoch is equal, bit for bit on a CPU, to one never interrupted.
+Randomness is a function of (seed, epoch) alone: every epoch seeds one generator anew. Within a long epoch a
+checkpoint is saved every few minutes, with the generator's state. A training resumed from any of them is equal, bit
+for bit on a CPU, to one never interrupted.
 
 ``train`` is a generator of events; what shows progress to a person is the caller's affair, and an abandoned
-generator loses at most the epoch under way.
+generator loses at most ``CHECKPOINT_INTERVAL_S`` of learning.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,24 @@ import torch
 from torch.nn import functional
 
 from export.errors import CheckpointError, DataUnavailableError, ExportError
-from export.network.resnet import SlimResNet, architecture_named
+from export.network.factories import is_own, make_network
+from export.network.protocol import SlimmableNetwork
+from export.training.calibration import accuracy_of, calibrate, to_unit
 from export.training.checkpoint import Checkpoint, load_checkpoint, replace_file, save_checkpoint
 from export.training.datasets import ImageSet
-from export.width import Width, width_key
+from export.training.pretrained import start_from
+from export.width import Width
 
 LAST = "last.pt"
-"""State of the training after the newest finished epoch, with the optimizer."""
+"""State of the training some minutes ago or less, with the optimizer."""
 FINAL = "model.pt"
 """The trained network, calibrated and measured, without the optimizer."""
 METRICS = "metrics.jsonl"
+CHECKPOINT_INTERVAL_S = 300.0
+"""Longest time of learning between checkpoints, but for one step; half of what an interruption may cost."""
+
+
+_LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,7 @@ class TrainSettings:
     """What decides the outcome of a training, besides the data.
 
     Attributes:
-        architecture: A name in ``export.network.resnet.ARCHITECTURES``.
+        architecture: A built-in network's name, or ``package.module:function`` of one's own.
         widths: The widths, ascending; the others learn from the last.
         epochs: Passes over the training split.
         learning_rate: Peak of the one-cycle schedule.
@@ -54,6 +63,7 @@ class TrainSettings:
         crop_padding: The pixels of zero padding before random crops.
         flip: Whether half of the images are mirrored left to right.
         bf16: Whether forward passes run in bfloat16 where that is safe.
+        init: The file with a trained network of full width to start from, if any.
     """
 
     architecture: str
@@ -69,6 +79,14 @@ class TrainSettings:
     flip: bool = True
     seed: int = 0
     bf16: bool = False
+    init: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The training starts from something; the message says from what, in a sentence."""
+
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,41 +143,6 @@ def augment(images: torch.Tensor, settings: TrainSettings, generator: torch.Gene
     return images
 
 
-def accuracy_of(network: SlimResNet, images: ImageSet, width: Width, *, device: torch.device) -> float:
-    """Return top-1 in 0..1 of ``network`` at ``width`` over all images."""
-    network.eval()
-    correct = 0
-    with torch.inference_mode():
-        for pixels, labels in map(images.batch, torch.split(torch.arange(len(images)), 500)):
-            logits = network(_to_unit(pixels, device), width)
-            correct += int((logits.argmax(1).cpu() == labels).sum())
-    return correct / len(images)
-
-
-def calibrate(network: SlimResNet, images: ImageSet, *, device: torch.device, batches: int = 60) -> None:
-    """Set every batch norm's statistics to the plain mean over training images as they will be served.
-
-    The running averages kept in training lag behind the weights and saw augmented images; a pass over evenly
-    spread images without augmentation removes both errors (arXiv 1903.05134, section 3.3).
-    """
-    network.train()
-    spread = torch.linspace(0, len(images) - 1, min(len(images), batches * 500)).long()
-    for width in network.widths:
-        norms = [m for name, m in network.named_modules() if name.endswith(f"norms.{width_key(width)}")]
-        for norm in norms:
-            assert isinstance(norm, torch.nn.BatchNorm2d)
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative mean
-        # Batches of equal size, because each counts the same in the mean.
-        with torch.no_grad():
-            for part in torch.tensor_split(spread, math.ceil(len(spread) / 500)):
-                network(_to_unit(images.batch(part)[0], device), width)
-        for norm in norms:
-            assert isinstance(norm, torch.nn.BatchNorm2d)
-            norm.momentum = 0.1
-    network.eval()
-
-
 def train(
     settings: TrainSettings,
     train_images: ImageSet,
@@ -168,102 +151,151 @@ def train(
     *,
     device: str,
     resume: bool,
-) -> Iterator[StepDone | EpochDone | Checkpoint]:
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Started | StepDone | EpochDone | Checkpoint]:
     """Train, yielding an event after each step and epoch, and at last the finished checkpoint.
 
     The folder ``out`` gets ``last.pt``, ``model.pt`` and ``metrics.jsonl``. To resume is to go on from ``last.pt``,
     where there is one, with the settings in it. Each epoch is measured on the test images, and nothing is chosen by
-    them. The device is called as in torch.
+    them. The device is called as in torch; the clock, in seconds, says when to save within an epoch.
 
     Raises:
-        CheckpointError: when ``out`` can't be written, or holds a training that these settings do not continue.
+        CheckpointError: when ``out`` can't be written, or holds a training that these settings do not continue; when
+            ``init`` does not fit the network.
         DataUnavailableError: when the two splits are not of one kind.
         ExportError: when the loss is no number any more.
+        NetworkError: when the network can't be made.
     """
     _require_same_kind(train_images, test_images)
     _require_writable(out)
     place = torch.device(device)
     torch.manual_seed(settings.seed)
-    network = SlimResNet(
-        architecture_named(settings.architecture),
-        settings.widths,
-        num_classes=len(train_images.spec.labels),
-        mean=train_images.spec.mean,
-        std=train_images.spec.std,
-    )
+    network = make_network(settings.architecture, settings.widths, train_images.spec.task)
     network.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks it
     optimizer = _optimizer(network, settings)
+    saved = _saved(out, settings, resume=resume)
     history: list[Mapping[str, Any]] = []
-    if resume and (out / LAST).exists():
-        history = _restore(load_checkpoint(out / LAST), settings, train_images, network, optimizer)
+    if saved is not None:
+        history = _restore(saved, settings, train_images, network, optimizer)
         _write_metrics(history, out / METRICS)  # an interrupt may have come between the checkpoint and its last line
-    elif (out / LAST).exists() or (out / FINAL).exists():
-        raise CheckpointError(f"{out} holds a training already; add --resume to go on or choose another --out")
+    elif resume:
+        yield Started(f"No {LAST} in {out} to go on from: the training starts at its beginning.")
+    if saved is None and settings.init is not None:
+        yield Started(start_from(Path(settings.init), network, settings.architecture, train_images.spec.task))
+    partial_epoch = saved.partial_epoch if saved else None
 
-    for epoch in range(len(history) + 1, settings.epochs + 1):
-        started = time.monotonic()
-        losses = []
+    saved_s = clock()
+    for number in range(len(history) + 1, settings.epochs + 1):
+        started_s = clock()
+        epoch = _begin_epoch(number, settings, train_images, partial_epoch)
+        partial_epoch = None
         for event in _train_epoch(network, optimizer, settings, train_images, epoch, place):
-            losses.append(event.loss)
+            if clock() - saved_s >= CHECKPOINT_INTERVAL_S:
+                unfinished = _checkpoint(network, settings, train_images, history, optimizer=optimizer, epoch=epoch)
+                save_checkpoint(unfinished, out / LAST)
+                saved_s = clock()
             yield event
         metrics = {
-            "epoch": epoch,
+            "epoch": number,
             "learning_rate": optimizer.param_groups[0]["lr"],
-            "loss": sum(losses) / len(losses),
+            "loss": sum(epoch.losses) / len(epoch.losses),
             "accuracy": {str(w): accuracy_of(network, test_images, w, device=place) for w in settings.widths},
-            "seconds": round(time.monotonic() - started, 1),
+            "seconds": round(clock() - started_s, 1),
         }
         history.append(metrics)
         save_checkpoint(_checkpoint(network, settings, train_images, history, optimizer=optimizer), out / LAST)
+        saved_s = clock()
         _write_metrics(history, out / METRICS)
         yield EpochDone(metrics)
 
-    calibrate(network, train_images, device=place)
+    calibrate(network, settings.widths, train_images, device=place)
     accuracy = {w: accuracy_of(network, test_images, w, device=place) for w in settings.widths}
     final = _checkpoint(network, settings, train_images, history, accuracy=accuracy)
     save_checkpoint(final, out / FINAL)
     yield final
 
 
-def _train_epoch(
-    network: SlimResNet,
-    optimizer: torch.optim.Optimizer,
-    settings: TrainSettings,
-    images: ImageSet,
-    epoch: int,
-    device: torch.device,
-) -> Iterator[StepDone]:
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
+def _saved(out: Path, settings: TrainSettings, *, resume: bool) -> Checkpoint | None:
+    """Return the checkpoint to go on from, if any; raises CheckpointError for a training that would be overwritten."""
+    if resume and (out / LAST).exists():
+        return load_checkpoint(out / LAST, settings.architecture if is_own(settings.architecture) else None)
+    if (out / LAST).exists() or (out / FINAL).exists():
+        remedy = "choose another --out" if resume else "add --resume to go on or choose another --out"
+        raise CheckpointError(f"{out} holds a training already{f', without {LAST}' if resume else ''}; {remedy}")
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    """An epoch under way.
+
+    Attributes:
+        number: Its number, from 1.
+        parts: The indices of the images of each step, int64 [n].
+        generator: The source of what is random in the steps that are left.
+        losses: The loss of each step that was taken.
+    """
+
+    number: int
+    parts: list[torch.Tensor]
+    generator: torch.Generator
+    losses: list[float]
+
+
+def _begin_epoch(
+    number: int, settings: TrainSettings, images: ImageSet, partial_epoch: Mapping[str, Any] | None
+) -> _Epoch:
+    """Return an epoch, where it was interrupted if a part of it is done."""
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
     order = torch.randperm(len(images), generator=generator)
     parts = list(torch.split(order, settings.batch_size))
     if len(parts) > 1 and len(parts[-1]) == 1:  # one image alone has no variance for a batch norm to take
         parts[-2:] = [torch.cat(parts[-2:])]
-    steps = len(parts)
+    if partial_epoch is None:
+        return _Epoch(number, parts, generator, [])
+    generator.set_state(partial_epoch["generator"])
+    return _Epoch(number, parts, generator, list(partial_epoch["losses"]))
+
+
+def _train_epoch(
+    network: SlimmableNetwork,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainSettings,
+    images: ImageSet,
+    epoch: _Epoch,
+    device: torch.device,
+) -> Iterator[StepDone]:
+    """Take the steps that are left of an epoch."""
+    steps, first = len(epoch.parts), len(epoch.losses)
     network.train()
-    for step, (pixels, labels) in enumerate(map(images.batch, parts)):
-        rate = learning_rate_at((epoch - 1) * steps + step, settings.epochs * steps, settings)
+    for step, (pixels, labels) in enumerate(map(images.batch, epoch.parts[first:]), start=first):
+        rate = learning_rate_at((epoch.number - 1) * steps + step, settings.epochs * steps, settings)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        students = sandwich_widths(settings.widths, settings.middle_widths, generator)
-        batch = _to_unit(augment(pixels, settings, generator), device)
-        loss = _train_step(network, optimizer, batch, labels.to(device), students, bf16=settings.bf16)
+        students = sandwich_widths(settings.widths, settings.middle_widths, epoch.generator)
+        batch = to_unit(augment(pixels, settings, epoch.generator), device)
+        widths = (settings.widths[-1], *students)
+        # What a network draws itself, as for dropout, has to be the same after an interruption too.
+        torch.manual_seed((settings.seed * 1_000_003 + epoch.number) * 1_000_003 + step & _LARGEST_SEED)
+        loss = _train_step(network, optimizer, batch, labels.to(device), widths, bf16=settings.bf16)
         if not math.isfinite(loss):
             raise ExportError(
-                f"the loss is {loss} at step {step + 1} of epoch {epoch}; lower --learning-rate and start anew"
+                f"the loss is {loss} at step {step + 1} of epoch {epoch.number}; lower --learning-rate and start anew"
             )
-        yield StepDone(epoch, step + 1, steps, loss)
+        epoch.losses.append(loss)
+        yield StepDone(epoch.number, step + 1, steps, loss)
 
 
 def _train_step(
-    network: SlimResNet,
+    network: SlimmableNetwork,
     optimizer: torch.optim.Optimizer,
     batch: torch.Tensor,
     labels: torch.Tensor,
-    students: tuple[Width, ...],
+    widths: tuple[Width, ...],
     *,
     bf16: bool,
 ) -> float:
-    """Take one step; return the full width's loss."""
+    """Take one step, in which the first width learns from the labels and the others from it; return its loss."""
 
     def forward(width: Width) -> torch.Tensor:
         with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=bf16):
@@ -271,7 +303,8 @@ def _train_step(
         return logits.float()
 
     optimizer.zero_grad(set_to_none=True)
-    logits = forward(network.widths[-1])
+    full, *students = widths
+    logits = forward(full)
     loss = functional.cross_entropy(logits, labels)
     loss.backward()  # type: ignore[no-untyped-call]  # torch's Tensor.backward has no annotations
     soft_labels = logits.detach().softmax(dim=1)
@@ -281,12 +314,7 @@ def _train_step(
     return loss.item()
 
 
-def _to_unit(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return float32 pixels in 0..1 in the memory order convolutions like."""
-    return (pixels.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
-
-
-def _optimizer(network: SlimResNet, settings: TrainSettings) -> torch.optim.SGD:
+def _optimizer(network: SlimmableNetwork, settings: TrainSettings) -> torch.optim.SGD:
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     return torch.optim.SGD(
@@ -298,12 +326,13 @@ def _optimizer(network: SlimResNet, settings: TrainSettings) -> torch.optim.SGD:
 
 
 def _checkpoint(
-    network: SlimResNet,
+    network: SlimmableNetwork,
     settings: TrainSettings,
     images: ImageSet,
     history: list[Mapping[str, Any]],
     *,
     optimizer: torch.optim.Optimizer | None = None,
+    epoch: _Epoch | None = None,
     accuracy: Mapping[Width, float] | None = None,
 ) -> Checkpoint:
     return Checkpoint(
@@ -315,6 +344,7 @@ def _checkpoint(
         settings=asdict(settings),
         history=tuple(history),
         optimizer=optimizer.state_dict() if optimizer else None,
+        partial_epoch={"losses": epoch.losses, "generator": epoch.generator.get_state()} if epoch else None,
         accuracy=accuracy or {},
     )
 
@@ -323,7 +353,7 @@ def _restore(
     saved: Checkpoint,
     settings: TrainSettings,
     images: ImageSet,
-    network: SlimResNet,
+    network: SlimmableNetwork,
     optimizer: torch.optim.Optimizer,
 ) -> list[Mapping[str, Any]]:
     """Load a checkpoint into network and optimizer; return its history."""

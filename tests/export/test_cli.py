@@ -5,14 +5,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from export.cli import export, train, verify
 from export.training.train import TrainSettings
+from export.width import Width
 from tests.export.toys import write_image_folder
 
 COMMANDS = {"train": train, "export": export, "verify": verify}
@@ -131,6 +134,9 @@ def test_help_has_an_example(command: str) -> None:
     [
         (("--widths", "0.5,wide"), "width 'wide' is not a number"),
         (("--model", "resnet-huge"), "unknown network 'resnet-huge'"),
+        (("--model", "slimresnet20", "--network", "mynets:make"), "--model and --network each name a network"),
+        (("--network", "mynets:"), "network 'mynets:' is not of the form package.module:function"),
+        (("--network", "no.such.module:make"), "can't import no.such.module for --network no.such.module:make"),
         (("--data-dir", "/nowhere"), "/nowhere has no folder train"),
         (("--out", "/proc/none/out"), "can't write to /proc/none/out"),
     ],
@@ -221,9 +227,10 @@ def test_an_interrupted_training_says_how_to_go_on(folder: Path, tmp_path: Path)
         ("--weight-decay", "nan"),
         ("--seed", "99999999999999999999"),
         ("--epochs", "0"),
+        ("--network", "slimresnet18"),
     ],
 )
-def test_numbers_that_can_only_waste_a_training_are_refused(
+def test_values_that_can_only_waste_a_training_are_refused(
     arguments: tuple[str, str], folder: Path, tmp_path: Path
 ) -> None:
     result = slimsched("train", *train_arguments(folder, tmp_path / "out", "--epochs", 1, *arguments))
@@ -259,3 +266,87 @@ def test_splits_of_different_classes_are_refused_before_the_training(folder: Pat
     result = slimsched("train", *train_arguments(images, tmp_path / "out", "--epochs", 1))
     assert_one_line(result, "training and test split differ in labels: ('dark', 'light') and ('light',)")
     assert not (tmp_path / "out").exists()
+
+
+OWN_NETWORK = """
+import torch
+from export.network.convnet import SlimConvNet
+
+def make(widths, task):
+    return SlimConvNet(widths, task)
+
+def broken(widths, task):
+    raise ValueError("no such width")
+"""
+
+
+@pytest.fixture
+def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module in the folder where the commands are run."""
+    (tmp_path / "clinet.py").write_text(OWN_NETWORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("clinet", None)
+
+
+@pytest.mark.usefixtures("own_network")
+def test_a_network_of_ones_own_goes_all_the_way(folder: Path, tmp_path: Path) -> None:
+    out, place = tmp_path / "out", tmp_path / "models"
+    own = ("--network", "clinet:make")
+    result = slimsched("train", *train_arguments(folder, out, "--epochs", 1, *own))
+    assert result.exit_code == 0, result.output
+    assert "clinet:make, test split" in result.output
+    usual = ("--repository", place, "--data-dir", folder, "--widths", "0.5,1.0")
+    assert_one_line(
+        slimsched("export", out / "model.pt", *usual),
+        "is of the network clinet:make; give --network clinet:make, if you trust that code",
+    )
+    assert not place.exists()
+    result = slimsched("export", out / "model.pt", *usual, *own)
+    assert result.exit_code == 0, result.output
+    check = ("--checkpoint", out / "model.pt", "--data-dir", folder)
+    result = slimsched("verify", place, *check, *own)
+    assert result.exit_code == 0, result.output
+    broken = slimsched("export", out / "model.pt", *usual, "--network", "clinet:broken")
+    assert_one_line(broken, "clinet:broken raises ValueError: no such width")
+
+
+@pytest.mark.usefixtures("own_network")
+def test_a_state_dict_that_another_program_trained_is_exported(folder: Path, tmp_path: Path) -> None:
+    from export.network.factories import make_network
+    from export.network.protocol import Task
+
+    task = Task(2, (3, 16, 16), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    network = make_network("slimconvnet", (Width(50), Width(100)), task)
+    parallel = {f"module.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": parallel}, tmp_path / "theirs.pt")
+    place = tmp_path / "models"
+    usual = ("--repository", place, "--data-dir", folder, "--network", "clinet:make", "--image-size", 16)
+    export = ("export", tmp_path / "theirs.pt", *usual)
+    assert_one_line(slimsched(*export), "is a file of another program")
+    data = ("--data", "imagefolder")
+    assert_one_line(slimsched(*export, *data, "--widths", "0.75"), "the weights do not fit clinet:make")
+    assert not place.exists()
+    result = slimsched(*export, *data, "--widths", "0.5,1.0")
+    assert result.exit_code == 0, result.output
+    assert slimsched("verify", place).exit_code == 0
+
+
+def test_a_stem_that_does_not_fit_is_told_before_the_training(folder: Path, tmp_path: Path) -> None:
+    size = ("--model", "slimresnet50", "--epochs", 1, "--widths", "0.5,0.5")
+    assert_one_line(slimsched("train", *train_arguments(folder, tmp_path, *size)), "width 0.50 is given twice")
+    sizes = ("--image-size", 96, "--epochs", 1, "--widths", "0.25", "--model", "slimconvnet")
+    result = slimsched("train", *train_arguments(folder, tmp_path, *sizes))
+    assert result.exit_code == 0, result.output
+    assert "Warning: the stem of slimconvnet is for images of 16 to 40 pixels, not 96;" in result.output
+
+
+def test_training_starts_from_a_trained_network(run: Path, folder: Path, tmp_path: Path) -> None:
+    arguments = train_arguments(folder, tmp_path / "out", "--epochs", 1, "--init", run / "model.pt")
+    result = slimsched("train", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "channels sorted by importance." in result.output
+    other = (*arguments, "--model", "slimresnet20", "--out", tmp_path / "other")
+    assert_one_line(slimsched("train", *other), "give a state dict of the same network")
+    assert_one_line(slimsched("train", *other, "--init", tmp_path / "none.pt"), "no checkpoint at")

@@ -11,6 +11,7 @@ from export.family import (
     default_family,
     prove_family,
     render_labels,
+    useless_widths,
     verify_against,
     write_family,
 )
@@ -111,6 +112,14 @@ def test_a_label_never_takes_two_lines() -> None:
     assert render_labels(("a\nb", " c ")) == "a b\nc\n"
 
 
+def test_a_width_that_costs_as_much_as_a_wider_one_is_told(proven: list[ProvenModel]) -> None:
+    assert useless_widths(proven) == []
+    narrow, full = proven
+    costly = replace(narrow, identity=replace(narrow.identity, flops=full.identity.flops))
+    (said,) = useless_widths([full, costly])
+    assert said.startswith("width 0.25 takes ") and " MFLOPs, no less than 1.00: a width has to slice weights" in said
+
+
 def test_a_repository_agrees_with_its_checkpoint(
     checkpoint: Checkpoint, test_images: InMemoryImages, repository: Path
 ) -> None:
@@ -125,7 +134,7 @@ def test_a_repository_of_another_training_is_found(test_images: InMemoryImages, 
 
 
 def test_a_width_the_checkpoint_lacks_is_found(test_images: InMemoryImages, repository: Path) -> None:
-    other = toy_checkpoint(lively_network(widths=(Width(50), FULL)))
+    other = toy_checkpoint(lively_network(widths=(Width(50), FULL)), widths=(Width(50), FULL))
     findings = verify_against(other, repository, verify_repository(repository), test_images)
     assert "has no width 0.25" in findings[0].message
 

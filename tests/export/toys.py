@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from export.network.resnet import SlimResNet, architecture_named
+from export.network.factories import make_network
+from export.network.protocol import Task
+from export.network.resnet import SlimResNet
 from export.training.checkpoint import Checkpoint
 from export.training.datasets import ImageSpec, InMemoryImages
 from export.width import Width
@@ -46,28 +48,39 @@ def lively_network(
 ) -> SlimResNet:
     """A network whose batch norms have random statistics and affine parts, as after a training."""
     torch.manual_seed(seed)
-    network = SlimResNet(
-        architecture_named(name), widths, num_classes=classes, mean=(0.4,) * channels, std=(0.3,) * channels
-    )
+    network = make_network(name, widths, toy_task(channels, classes))
+    assert isinstance(network, SlimResNet)
+    enliven(network)
+    return network.eval()
+
+
+def toy_task(channels: int = 1, classes: int = 3, side: int = SIDE) -> Task:
+    return Task(classes, (channels, side, side), (0.4,) * channels, (0.3,) * channels)
+
+
+def enliven(network: torch.nn.Module) -> None:
+    """Give every batch norm random statistics, and a random affine part where it has one."""
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.running_mean, std=0.2)
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, std=0.2)
-    return network.eval()
+            if module.affine:
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+                torch.nn.init.normal_(module.bias, std=0.2)
 
 
-def toy_checkpoint(network: SlimResNet, spec: ImageSpec | None = None) -> Checkpoint:
+def toy_checkpoint(
+    network: SlimResNet, spec: ImageSpec | None = None, widths: tuple[Width, ...] = WIDTHS
+) -> Checkpoint:
     return Checkpoint(
         architecture=network.architecture.name,
-        widths=network.widths,
+        widths=widths,
         images=spec or toy_spec(),
         model=network.state_dict(),
         epoch=1,
         settings={},
         history=(),
-        accuracy=dict.fromkeys(network.widths, 0.5),
+        accuracy=dict.fromkeys(widths, 0.5),
     )
 
 

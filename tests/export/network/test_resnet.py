@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from export.errors import CheckpointError
-from export.network.resnet import ARCHITECTURES, architecture_named
+from export.network.resnet import ARCHITECTURES
 from export.width import Width
 from tests.export.toys import WIDTHS, lively_network
 
@@ -31,8 +30,3 @@ def test_the_image_is_normalised_inside() -> None:
     network.stem.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     network(torch.full((1, 1, 8, 8), 0.7), Width(25))
     torch.testing.assert_close(seen[0], torch.full((1, 1, 8, 8), (0.7 - 0.4) / 0.3))
-
-
-def test_an_unknown_size_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(CheckpointError, match="slimresnet-tiny"):
-        architecture_named("resnet-huge")

@@ -17,7 +17,7 @@ def test_every_width_has_a_row(checkpoint: Checkpoint) -> None:
     assert [result.width for result in results] == list(WIDTHS)
     assert [result.accuracy for result in results] == [0.5] * 4
     assert [result.flops for result in results] == sorted({result.flops for result in results})
-    narrow = cut_subnet(checkpoint.network(), WIDTHS[0])
+    narrow = cut_subnet(checkpoint.network(), WIDTHS[0], checkpoint.images.shape)
     assert results[0].parameters == sum(p.numel() for p in narrow.parameters())
 
 

@@ -10,15 +10,17 @@ import pytest
 import torch
 
 from export.errors import CheckpointError, ExportError
-from export.training.checkpoint import Checkpoint, load_checkpoint
+from export.network.protocol import Task
+from export.training.calibration import accuracy_of, calibrate
+from export.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from export.training.datasets import InMemoryImages
 from export.training.train import (
+    CHECKPOINT_INTERVAL_S,
     EpochDone,
+    Started,
     StepDone,
     TrainSettings,
-    accuracy_of,
     augment,
-    calibrate,
     learning_rate_at,
     sandwich_widths,
     train,
@@ -70,6 +72,129 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(
         assert torch.equal(resumed.model[name], tensor), name
     assert without_seconds(resumed.history) == without_seconds(uninterrupted.history)
     assert resumed.accuracy == uninterrupted.accuracy
+
+
+class Ticks:
+    """A clock that moves by a given time, in seconds, whenever it is read."""
+
+    def __init__(self, tick_s: float) -> None:
+        self.tick_s = tick_s
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += self.tick_s
+        return self.now_s
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9, 12])
+def test_a_training_resumed_within_an_epoch_equals_an_uninterrupted_one_bit_for_bit(
+    uninterrupted: Checkpoint, steps: int, tmp_path: Path
+) -> None:
+    events = train(SETTINGS, TRAIN, TEST, tmp_path, device="cpu", resume=False, clock=Ticks(CHECKPOINT_INTERVAL_S))
+    taken = 0
+    while taken < steps:
+        taken += isinstance(next(events), StepDone)
+    events.close()  # type: ignore[attr-defined]
+    saved = load_checkpoint(tmp_path / "last.pt")
+    assert saved.partial_epoch is not None
+    assert saved.epoch * 6 + len(saved.partial_epoch["losses"]) == steps
+
+    first = next(train(SETTINGS, TRAIN, TEST, tmp_path, device="cpu", resume=True))
+    assert isinstance(first, StepDone | EpochDone)
+    if isinstance(first, StepDone):
+        assert (first.epoch - 1) * 6 + first.step == steps + 1
+    resumed = run(tmp_path, resume=True)
+
+    for name, tensor in uninterrupted.model.items():
+        assert torch.equal(resumed.model[name], tensor), name
+    assert without_seconds(resumed.history) == without_seconds(uninterrupted.history)
+
+
+class Forgetful(torch.nn.Module):
+    """A network that draws on its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.dropout = torch.nn.Linear(12, 3), torch.nn.Dropout(0.5)
+
+    def forward(self, pixels: torch.Tensor, width: Width) -> torch.Tensor:
+        out: torch.Tensor = self.layer(self.dropout(pixels.mean(dim=(1, 2))) * width / 100)
+        return out
+
+
+def make_forgetful(widths: tuple[Width, ...], task: Task) -> Forgetful:
+    return Forgetful()
+
+
+def test_what_a_network_draws_is_the_same_after_an_interruption(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, architecture=f"{__name__}:make_forgetful", epochs=2)
+    whole = run(tmp_path / "whole", settings)
+    clock = Ticks(CHECKPOINT_INTERVAL_S)
+    events = train(settings, TRAIN, TEST, tmp_path / "two", device="cpu", resume=False, clock=clock)
+    for _ in range(3):
+        next(events)
+    events.close()  # type: ignore[attr-defined]
+    torch.manual_seed(99)
+    resumed = run(tmp_path / "two", settings, resume=True)
+    assert torch.equal(resumed.model["layer.weight"], whole.model["layer.weight"])
+
+
+def test_checkpoints_come_by_time_and_not_by_step(tmp_path: Path) -> None:
+    """A step that saves nothing reads the clock once, one that saves twice."""
+    settings = replace(SETTINGS, epochs=1)
+    clock = Ticks(CHECKPOINT_INTERVAL_S / 2)
+    saved = []
+    for event in train(settings, TRAIN, TEST, tmp_path, device="cpu", resume=False, clock=clock):
+        if isinstance(event, StepDone) and (tmp_path / "last.pt").exists():
+            checkpoint = load_checkpoint(tmp_path / "last.pt")
+            assert checkpoint.partial_epoch is not None
+            saved.append(len(checkpoint.partial_epoch["losses"]))
+    assert saved == [1, 1, 3, 3, 5, 5]
+    assert load_checkpoint(tmp_path / "last.pt").partial_epoch is None
+
+
+def test_to_resume_without_a_checkpoint_starts_anew_and_says_so(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=1)
+    first, second, *_ = train(settings, TRAIN, TEST, tmp_path, device="cpu", resume=True)
+    assert first == Started(f"No last.pt in {tmp_path} to go on from: the training starts at its beginning.")
+    assert isinstance(second, StepDone)
+
+
+def test_to_resume_a_finished_network_without_its_training_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, replace(SETTINGS, epochs=1))
+    (tmp_path / "last.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"a training already, without last\.pt; choose another --out"):
+        run(tmp_path, replace(SETTINGS, epochs=1), resume=True)
+
+
+def test_a_training_starts_from_a_pretrained_network_once(uninterrupted: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(uninterrupted, tmp_path / "trained.pt")
+    settings = replace(SETTINGS, epochs=2, learning_rate=1e-9, init=str(tmp_path / "trained.pt"))
+    events = train(settings, TRAIN, TEST, tmp_path / "out", device="cpu", resume=False)
+    assert isinstance(next(events), Started)
+    while not isinstance(event := next(events), EpochDone):
+        pass
+    events.close()  # type: ignore[attr-defined]
+    assert event.metrics["accuracy"]["100"] > 0.8  # nothing can be learnt at this rate
+    *kinds, last = train(settings, TRAIN, TEST, tmp_path / "out", device="cpu", resume=True)
+    assert not any(isinstance(kind, Started) for kind in kinds)
+    assert isinstance(last, Checkpoint)
+
+
+def test_norms_that_several_widths_share_get_the_mean_over_all_of_them() -> None:
+    class Shared(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm2d(1)
+
+        def forward(self, pixels: torch.Tensor, width: Width) -> torch.Tensor:
+            out: torch.Tensor = self.norm(pixels * width).mean(dim=(2, 3))
+            return out
+
+    network = Shared()
+    calibrate(network, (Width(25), Width(75)), TRAIN, device=CPU)
+    mean = float(TRAIN.images.float().mean() / 255)
+    assert float(network.norm.running_mean) == pytest.approx(50 * mean, rel=1e-4)  # type: ignore[arg-type]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Path) -> None:
@@ -166,15 +291,14 @@ def test_augmentation_can_be_turned_off() -> None:
 
 
 def test_calibration_sets_statistics_to_those_of_the_images_as_served() -> None:
-    network = lively_network(widths=(Width(25), Width(100)))
-    calibrate(network, TRAIN, device=CPU)
+    widths = (Width(25), Width(100))
+    network = lively_network(widths=widths)
+    calibrate(network, widths, TRAIN, device=CPU)
     assert not network.training
     pixels = TRAIN.images.float() / 255
-    for width in network.widths:
+    for width in widths:
         norm = network.stem.norm.norm(width)
-        raw = torch.nn.functional.conv2d(
-            (pixels - network.mean) / network.std, network.stem.active_weight(width), padding=1
-        )
+        raw = torch.nn.functional.conv2d(network.normalise(pixels), network.stem.active_weight(width), padding=1)
         torch.testing.assert_close(norm.running_mean, raw.mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(norm.running_var, raw.var(dim=(0, 2, 3)), atol=1e-3, rtol=1e-3)
         assert norm.momentum == 0.1
@@ -202,9 +326,9 @@ def test_calibration_weighs_every_image_alike() -> None:
     images = InMemoryImages(toy_spec(), torch.zeros(501, 1, 12, 12, dtype=torch.uint8), torch.zeros(501).long())
     images.images[-1] = 255
     network = lively_network()
-    calibrate(network, images, device=CPU)
+    calibrate(network, WIDTHS, images, device=CPU)
     with torch.no_grad():
-        x = (images.images.float() / 255 - network.mean) / network.std
+        x = network.normalise(images.images.float() / 255)
         weight = network.stem.active_weight(Width(100))
         means = torch.nn.functional.conv2d(x, weight, padding=1).mean(dim=(0, 2, 3))
     torch.testing.assert_close(network.stem.norm.norm(Width(100)).running_mean, means, rtol=0.02, atol=1e-4)
