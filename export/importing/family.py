@@ -17,6 +17,7 @@ from export.importing.trial import (
     first_item,
     item_shapes,
     prove_answers,
+    prove_blank,
     sample,
     sample_of_data,
     shapes_of_data,
@@ -98,6 +99,7 @@ def prove_import(order: Order) -> Iterator[ImportedModel]:
     scored = _scored_output(order, signature)
     for variant in variants:
         prove_answers(variant, feed, batching=batching)
+        prove_blank(variant, shapes, batching=batching)
         quality, metric = _quality(order, variant, data, batching=batching)
         identity = ImportedIdentity(
             family=order.family,

@@ -80,6 +80,20 @@ def first_item(feed: Feed, *, batching: bool) -> Feed:
     return {name: array[:1] if batching else array for name, array in feed.items()}
 
 
+def prove_blank(variant: Variant, shapes: Mapping[str, tuple[int, ...]], *, batching: bool) -> None:
+    """Run an item of zeros, as warm-up and a router's probes do; raises VariantError when the model can't."""
+    lead = (1,) if batching else ()
+    inputs = variant.signature.inputs
+    feed = {t.name: blank(t, (*lead, *shapes[t.name]) if t.dims else ()) for t in inputs}
+    try:
+        run(variant, feed)
+    except VariantError as exc:
+        raise VariantError(
+            f"{variant.label}: can't run an item of zeros, which warm-up and a router's probes send; "
+            f"export it so that it can ({str(exc).removeprefix(variant.label + ': ')})"
+        ) from exc
+
+
 def prove_answers(variant: Variant, feed: Feed, *, batching: bool) -> None:
     """Run a sample; raises VariantError when answers have other shapes than declared, or items can't be batched."""
     together = run(variant, feed)

@@ -61,6 +61,16 @@ def running_sum() -> onnx.ModelProto:
     )
 
 
+def shifted_lookup() -> onnx.ModelProto:
+    """y = table[x - 20] over int64 [batch, 1] and a table of ten: zeros can't be run."""
+    return build_model(
+        [helper.make_node("Sub", ["x", "shift"], ["index"]), helper.make_node("Gather", ["table", "index"], ["y"])],
+        [("x", TensorProto.INT64, ["batch", 1])],
+        [("y", TensorProto.INT64, ["batch", 1])],
+        {"shift": np.array([20], np.int64), "table": np.arange(10)},
+    )
+
+
 def save(model: onnx.ModelProto, path: Path) -> Path:
     onnx.save(model, path)
     return path

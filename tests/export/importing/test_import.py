@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from tests.export.importing.networks import (
     running_sum,
     save,
     save_items,
+    shifted_lookup,
     slimsched_import,
 )
 from tests.triton.onnx_models import build_model, identity
@@ -167,6 +170,15 @@ def test_what_a_first_dim_is_is_found_out_by_running_it(tmp_path: Path) -> None:
     result = slimsched_import(*arguments, "--max-batch-size", 0, "--shape", "x=5,2")
     assert result.exit_code == 0, result.output
     assert_clean(repository)
+
+
+def test_a_model_that_can_not_run_zeros_is_refused_because_warm_up_would_keep_it_from_loading(tmp_path: Path) -> None:
+    np.savez(tmp_path / "test.npz", x=np.full((4, 1), 25), labels=np.full(4, 0))
+    result = slimsched_import(
+        "--family", "a", "--variant", f"30={save(shifted_lookup(), tmp_path / 'shifted.onnx')}",
+        "--data", tmp_path / "test.npz", "--metric", "top-1", "--repository", tmp_path / "models",
+    )  # fmt: skip
+    assert_refused(result, "can't run an item of zeros, which warm-up and a router's probes send", tmp_path / "models")
 
 
 def break_file(path: Path) -> None:
@@ -363,6 +375,37 @@ def test_a_metric_of_ones_own_is_called_with_all_answers(
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert parameters(tmp_path / "models", "a_w030")["slim.accuracy"] == "0.5"
+
+
+def test_help_has_an_example() -> None:
+    assert "slimsched import --family plates --variant 30=small.onnx" in slimsched_import("--help").output
+
+
+BASE_INSTALL = """
+import sys
+sys.modules.update(dict.fromkeys(["torch", "torchvision", "onnx", "onnxscript", "matplotlib"]))
+import export.import_cli
+export.import_cli.import_(["--family", "a", "--variant", "30=x.onnx", "--quality", "30=1"], prog_name="import")
+"""
+
+
+def test_without_the_export_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BASE_INSTALL], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "'import' needs the export extra (onnx is missing): pip install 'slim-scheduler[export]'" in done.stderr
+
+
+def test_what_is_in_the_repository_stays_when_an_import_fails(files: tuple[Path, Path], tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    arguments = ("--family", "a", "--variant", f"30={files[0]}", "--repository", repository)
+    assert slimsched_import(*arguments, "--quality", "30=0.5").exit_code == 0
+    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    result = slimsched_import(*arguments, "--variant", f"60={tmp_path / 'none.onnx'}", "--quality", "30=0.6,60=0.7")
+    assert result.exit_code == 1
+    assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
+    assert os.listdir(tmp_path / "models") == ["a_w030"]
 
 
 def test_verify_finds_an_imported_model_that_was_edited(files: tuple[Path, Path], tmp_path: Path) -> None:
