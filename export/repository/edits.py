@@ -40,7 +40,7 @@ def find_edits(
     fingerprint: str,
     build: Callable[[Tuning], model_config_pb2.ModelConfig],
     least_batch: int,
-    remedy: str,
+    made: str,
 ) -> tuple[list[str], list[str]]:
     """Return errors and notes of what differs from the configuration that the file's own values would give.
 
@@ -50,13 +50,14 @@ def find_edits(
         fingerprint: That of the identity in the message.
         build: Makes the configuration of that identity anew.
         least_batch: The smallest ``max_batch_size`` that such a model may have.
-        remedy: What to do where the model is another one now.
+        made: What was done to make it, ``exported`` or ``imported``; the remedy is to do it again.
 
     Raises:
         RepositoryError: when Triton would refuse the tuning or take something else for it.
     """
     errors: list[str] = []
     notes: list[str] = []
+    remedy = f"{made.removesuffix('ed')} it anew"
     header = read_header(text)
     if header is None:
         errors.append(f"{CONFIG_FILE} lost its header, so what was changed by hand can't be told; {remedy}")
@@ -66,7 +67,7 @@ def find_edits(
         read_tuning(config, least_batch=least_batch)
         if written != fingerprint:
             errors.append(
-                f"{CONFIG_FILE} was edited by hand: a slim.* parameter or the input is not what was exported; {remedy}"
+                f"{CONFIG_FILE} was edited by hand: a slim.* parameter or the input is not what was {made}; {remedy}"
             )
     wanted, found = _flatten(build(tuning)), _flatten(config)
     differing = [field for field in sorted(wanted.keys() | found.keys()) if wanted.get(field) != found.get(field)]
@@ -75,7 +76,7 @@ def find_edits(
             continue  # its parts say more
         message = (
             f"{CONFIG_FILE} was edited by hand: {field} is {_show(found.get(field))}, "
-            f"exported was {_show(wanted.get(field))}"
+            f"{made} was {_show(wanted.get(field))}"
         )
         if field == _FORMAT_FIELD and field not in found:
             notes.append(f"{CONFIG_FILE} lacks {field}, as exports once did; clients for images refuse it: {remedy}")

@@ -133,7 +133,7 @@ def _verify_exported(folder: Path, config: ModelConfig, text: str) -> _Verified:
         fingerprint=identity.fingerprint(),
         build=lambda tuning: to_protobuf(identity, tuning),
         least_batch=1,
-        remedy=_EXPORT_ANEW,
+        made=Origin.EXPORTED,
     )
     more_errors, more_notes = _verify_files(folder, config, identity, _EXPORT_ANEW)
     return identity, errors + more_errors, notes + more_notes
@@ -147,7 +147,7 @@ def _verify_imported(folder: Path, config: ModelConfig, text: str) -> _Verified:
         fingerprint=identity.fingerprint(),
         build=lambda tuning: imported_config.to_protobuf(identity, tuning),
         least_batch=0,
-        remedy=_IMPORT_ANEW,
+        made=Origin.IMPORTED,
     )
     more_errors, more_notes = _verify_files(folder, config, identity, _IMPORT_ANEW)
     return identity, errors + more_errors, notes + more_notes

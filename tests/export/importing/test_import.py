@@ -336,6 +336,13 @@ words = "none"
 """
 
 
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder; what the command changes of the path and of what is imported is undone afterwards."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.delitem(sys.modules, "own_metric_of_a_test", raising=False)
+
+
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
@@ -354,8 +361,7 @@ def test_a_metric_that_gives_no_quality_is_refused(
     metric: str, message: str, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_metric_of_a_test.py").write_text(METRICS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    enter(tmp_path, monkeypatch)
     data = save_items(tmp_path / "test.npz")
     result = slimsched_import(
         "--family", "a", "--variant", f"30={files[0]}", "--data", data, "--metric", metric,
@@ -368,7 +374,7 @@ def test_a_metric_of_ones_own_is_called_with_all_answers(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_metric_of_a_test.py").write_text(METRICS)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    enter(tmp_path, monkeypatch)
     result = slimsched_import(
         "--family", "a", "--variant", f"30={files[1]}", "--data", save_items(tmp_path / "test.npz"),
         "--metric", "own_metric_of_a_test:right", "--repository", tmp_path / "models",
@@ -426,6 +432,6 @@ def test_verify_finds_an_imported_model_that_was_edited(files: tuple[Path, Path]
         assert result.exit_code == 1
         assert message in result.output, result.output
     config.write_text(text.replace("max_batch_size: 64", "max_batch_size: 8"))
-    assert "note: a_w030: config.pbtxt was edited by hand: max_batch_size is 8" in (
+    assert "note: a_w030: config.pbtxt was edited by hand: max_batch_size is 8, imported was 64" in (
         CliRunner().invoke(verify, [str(repository)]).output
     )
