@@ -160,7 +160,7 @@ def _quality(
     if bool(qualities) == bool(data and metric) or bool(data) != bool(metric):
         raise VariantError("give either --quality with a number for each width, or --data and --metric to measure it")
     if data is None or metric is None:
-        entries = [entry for text in qualities for entry in text.split(",")]
+        entries = [entry.strip() for text in qualities for entry in text.split(",")]
         given = {width: _number(width, text) for width, text in _by_width("--quality", entries).items()}
         if given.keys() != files.keys():
             have, need = (", ".join(map(str, sorted(widths))) for widths in (given, files))
