@@ -129,9 +129,10 @@ $(VENV)/.serving: pyproject.toml | $(BIN)/pip
 	@touch $@
 
 # All of it, training and the tests' tools included.
-$(VENV)/.everything: pyproject.toml | $(BIN)/pip
+$(VENV)/.everything: pyproject.toml tests/foreign-networks.txt | $(BIN)/pip
 	@echo "installing everything into $(VENV) (some minutes on the first run)"
 	$(PIP) --editable '.[all]'
+	$(PIP) --no-deps --requirement tests/foreign-networks.txt
 	@touch $(VENV)/.serving $@
 
 # What the benchmarks need beside what serving needs.

@@ -310,7 +310,10 @@ def _export_table(models: list[ProvenModel], changed: dict[str, bool], title: st
 @click.option("--checkpoint", type=_PATH, help="Compare with this network too; needs the export extra.")
 @_data_dir
 def verify(repository: Path, network: str | None, checkpoint: Path | None, data_dir: Path) -> None:
-    """Check the models in REPOSITORY: hashes, configurations, shapes, and with --checkpoint what they compute."""
+    """Check the models in REPOSITORY: hashes, configurations, shapes, and with --checkpoint what they compute.
+
+    A model is judged by where it came from: exported here, imported, or described by hand.
+    """
     from export.repository.verification import Severity, verify_repository
 
     verification = verify_repository(repository)
@@ -323,7 +326,7 @@ def verify(repository: Path, network: str | None, checkpoint: Path | None, data_
         findings += verify_against(loaded, repository, verification, _test_images(loaded, data_dir))
     Console().print(_verify_table(verification, findings))
     if not findings:
-        click.echo("All models are as they were exported.")
+        click.echo("All models are as they were written.")
     for finding in findings:
         click.echo(f"{finding.severity}: {finding.model}: {finding.message}")
     errors = sum(finding.severity is Severity.ERROR for finding in findings)
@@ -332,15 +335,16 @@ def verify(repository: Path, network: str | None, checkpoint: Path | None, data_
 
 
 def _verify_table(verification: Verification, findings: list[Finding]) -> Table:
-    table = Table("model", "width", "top-1 %", "MFLOPs", "errors", "notes")
+    table = Table("model", "origin", "width", "quality", "MFLOPs", "errors", "notes")
     for model in verification.models:
         severities = [finding.severity.value for finding in findings if finding.model == model.name]
         known = model.identity
         table.add_row(
             model.name,
+            model.origin or "-",
             render_ratio(known.width) if known else "-",
-            f"{100 * known.accuracy:.2f}" if known else "-",
-            f"{known.flops / 1e6:.2f}" if known else "-",
+            f"{known.accuracy:g}" if known else "-",
+            f"{known.flops / 1e6:.2f}" if known and known.flops is not None else "-",
             str(severities.count("error")),
             str(severities.count("note")),
         )

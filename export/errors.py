@@ -29,6 +29,10 @@ class RepositoryError(ExportError):
     """A model repository can't be written, or holds something else than its files claim."""
 
 
+class VariantError(ExportError):
+    """A variant, the data or the metric that it is measured with can't be used."""
+
+
 def one_line(exc: BaseException) -> str:
     """Return what an exception says in one line, and of a long one the beginning."""
     return " ".join(str(exc).split())[:200]

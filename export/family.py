@@ -124,7 +124,7 @@ def verify_against(
     """
     require_same_images(checkpoint, images)
     described = (checkpoint.images.shape, checkpoint.images.labels)
-    ours = [m.identity for m in verification.models if m.identity]
+    ours = [m.identity for m in verification.models if isinstance(m.identity, Identity)]
     fitting = [identity for identity in ours if (identity.shape, identity.labels) == described]
     if not fitting:
         raise CheckpointError(

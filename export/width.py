@@ -42,6 +42,13 @@ def parse_widths(text: str) -> tuple[Width, ...]:
     return tuple(widths)
 
 
+def parse_percent(text: str) -> Width:
+    """Return the width of a whole percentage such as ``30``; raises WidthError for anything but 1 to 100."""
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 100):
+        raise WidthError(f"width {text!r} is no whole percentage from 1 to 100; give one such as 30")
+    return Width(int(text))
+
+
 def render_ratio(width: Width) -> str:
     """Return the ratio as text, ``0.25`` for ``Width(25)``."""
     return f"{width / 100:.2f}"

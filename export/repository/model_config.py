@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,6 +42,7 @@ OUTPUT_NAME = "logits"
 LABELS_FILE = "labels.txt"
 WARM_UP_RUNS = 2
 FAMILY_PATTERN = re.compile(r"[a-z][a-z0-9_-]*")
+_FRACTIONS = (model_config_pb2.TYPE_FP16, model_config_pb2.TYPE_FP32, model_config_pb2.TYPE_FP64)
 _KNOBS = {
     "device": "--device",
     "max_batch_size": "--max-batch-size",
@@ -48,7 +50,7 @@ _KNOBS = {
     "intra_op_threads": "--intra-op-threads",
     "max_queue_delay_us": "--max-queue-delay-us",
 }
-"""Flags of the export, as the header repeats them, by field of ``Tuning``."""
+"""Flags of the export and the import, as the header repeats them, by field of ``Tuning``."""
 _TUNING = re.compile(r"^# tuning: (.*)$", re.MULTILINE)
 _FINGERPRINT = re.compile(r"^# identity: ([0-9a-f]{64})$", re.MULTILINE)
 
@@ -65,7 +67,7 @@ class Tuning:
     """What an operator or a controller may change without the model becoming another one.
 
     Attributes:
-        max_batch_size: Largest batch Triton forms, in images.
+        max_batch_size: Largest batch Triton forms, in images; 0 for an imported model that is served without batching.
         instance_count: Parallel instances; on GPU on device 0.
         intra_op_threads: The threads of each instance; only on CPU.
         max_queue_delay_us: How long the batcher may wait for more images; 0 still batches what is queued.
@@ -132,10 +134,7 @@ def model_name(family: str, width: Width) -> str:
 
 def to_protobuf(identity: Identity, tuning: Tuning) -> model_config_pb2.ModelConfig:
     """Return Triton's message for a model; raises RepositoryError when a tuning value is out of range."""
-    _check_tuning(tuning)
-    config = model_config_pb2.ModelConfig(
-        name=identity.name, backend="onnxruntime", max_batch_size=tuning.max_batch_size
-    )
+    config = new_config(identity.name, tuning)
     config.input.add(
         name=INPUT_NAME,
         data_type=model_config_pb2.TYPE_FP32,
@@ -148,30 +147,49 @@ def to_protobuf(identity: Identity, tuning: Tuning) -> model_config_pb2.ModelCon
         dims=[len(identity.labels)],
         label_filename=LABELS_FILE,
     )
-    config.dynamic_batching.SetInParent()
-    if tuning.max_queue_delay_us:
-        config.dynamic_batching.max_queue_delay_microseconds = tuning.max_queue_delay_us
+    add_warmup(config, {INPUT_NAME: identity.shape})
+    for key, value in _parameters(identity).items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def new_config(name: str, tuning: Tuning, *, least_batch: int = 1) -> model_config_pb2.ModelConfig:
+    """Return a message that says how a model runs and not yet what it is.
+
+    ``least_batch`` is 0 for a model that may be served without batching. Raises RepositoryError when a tuning value is
+    out of range.
+    """
+    _check_tuning(tuning, least_batch)
+    config = model_config_pb2.ModelConfig(name=name, backend="onnxruntime", max_batch_size=tuning.max_batch_size)
+    if tuning.max_batch_size:
+        config.dynamic_batching.SetInParent()
+        if tuning.max_queue_delay_us:
+            config.dynamic_batching.max_queue_delay_microseconds = tuning.max_queue_delay_us
     group = config.instance_group.add(count=tuning.instance_count)
     if tuning.device is Device.CPU:
         group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
     else:
         group.kind = model_config_pb2.ModelInstanceGroup.KIND_GPU
         group.gpus.append(0)
-    _add_warmup(config, identity, tuning)
-    for key, value in _parameters(identity, tuning).items():
+    for key, value in _backend_parameters(tuning).items():
         config.parameters[key].string_value = value
     return config
 
 
 def render_config(identity: Identity, tuning: Tuning) -> str:
-    """Return the text of ``config.pbtxt``: header, then the message; maps sorted, so equal values give equal text."""
+    """Return the text of ``config.pbtxt``; equal values give equal text."""
+    return render_text(to_protobuf(identity, tuning), tuning, identity.fingerprint(), command="export")
+
+
+def render_text(config: model_config_pb2.ModelConfig, tuning: Tuning, fingerprint: str, *, command: str) -> str:
+    """Return a header that repeats how the file was made, then the message, with maps sorted."""
     knobs = " ".join(f"{flag} {getattr(tuning, name)}" for name, flag in _KNOBS.items())
     header = [
-        "# Written by 'slimsched export'; 'slimsched verify' tells what was changed by hand since.",
+        f"# Written by 'slimsched {command}'; 'slimsched verify' tells what was changed by hand since.",
         f"# tuning: {knobs}",
-        f"# identity: {identity.fingerprint()}",
+        f"# identity: {fingerprint}",
     ]
-    body: str = text_format.MessageToString(to_protobuf(identity, tuning))
+    body: str = text_format.MessageToString(config)
     return "\n".join(header) + "\n" + body
 
 
@@ -211,10 +229,11 @@ def read_identity(config: model_config_pb2.ModelConfig) -> Identity:
         raise RepositoryError(f"a slim.* parameter or the input makes no sense ({exc}); export it anew") from exc
 
 
-def read_tuning(config: model_config_pb2.ModelConfig) -> Tuning:
+def read_tuning(config: model_config_pb2.ModelConfig, *, least_batch: int = 1) -> Tuning:
     """Return the tuning a configuration asks for, as far as ``Tuning`` can say it.
 
-    Raises RepositoryError when Triton would refuse it or take something else for it.
+    Raises RepositoryError when Triton would refuse it or take something else for it, or when it batches less than
+    ``least_batch``.
     """
     if not config.instance_group:
         raise RepositoryError("no instance_group, of which Triton makes two instances; export it anew")
@@ -248,7 +267,7 @@ def read_tuning(config: model_config_pb2.ModelConfig) -> Tuning:
         intra_op_threads=int(threads),
         max_queue_delay_us=config.dynamic_batching.max_queue_delay_microseconds,
     )
-    _check_tuning(tuning)
+    _check_tuning(tuning, least_batch)
     return tuning
 
 
@@ -262,15 +281,15 @@ def read_header(text: str) -> tuple[Tuning, str] | None:
     try:
         device, *counts = (values[flag] for flag in _KNOBS.values())
         tuning = Tuning(Device(device), *map(int, counts))
-        _check_tuning(tuning)
+        _check_tuning(tuning, 0)
     except (KeyError, ValueError, RepositoryError):
         return None
     return tuning, fingerprint.group(1)
 
 
-def _check_tuning(tuning: Tuning) -> None:
+def _check_tuning(tuning: Tuning, least_batch: int) -> None:
     ranges = {
-        "max_batch_size": (tuning.max_batch_size, 1, MAX_BATCH_SIZE),
+        "max_batch_size": (tuning.max_batch_size, least_batch, MAX_BATCH_SIZE),
         "instances": (tuning.instance_count, 1, MAX_INSTANCES),
         "intra_op_threads": (tuning.intra_op_threads, 1, MAX_THREADS),
         "max_queue_delay_us": (tuning.max_queue_delay_us, 0, MAX_QUEUE_DELAY_US),
@@ -280,9 +299,9 @@ def _check_tuning(tuning: Tuning) -> None:
             raise RepositoryError(f"{name} is {value}; give {least} to {most}")
 
 
-def _parameters(identity: Identity, tuning: Tuning) -> dict[str, str]:
-    """Return the parameters; Triton's backends read strings only."""
-    values = {
+def _parameters(identity: Identity) -> dict[str, str]:
+    """Return what the model says of itself; Triton's backends read strings only."""
+    return {
         "slim.family": identity.family,
         "slim.width": str(identity.width),
         "slim.accuracy": f"{identity.accuracy:.4f}",
@@ -290,17 +309,28 @@ def _parameters(identity: Identity, tuning: Tuning) -> dict[str, str]:
         "slim.sha256": identity.sha256,
         "slim.labels": json.dumps(identity.labels, ensure_ascii=True),
     }
+
+
+def _backend_parameters(tuning: Tuning) -> dict[str, str]:
     if tuning.device is Device.CPU:
-        return values | {"intra_op_thread_count": str(tuning.intra_op_threads)}
+        return {"intra_op_thread_count": str(tuning.intra_op_threads)}
     # 1: heuristic search; 1: kSameAsRequested.
-    return values | {"cudnn_conv_algo_search": "1", "arena_extend_strategy": "1"}
+    return {"cudnn_conv_algo_search": "1", "arena_extend_strategy": "1"}
 
 
-def _add_warmup(config: model_config_pb2.ModelConfig, identity: Identity, tuning: Tuning) -> None:
-    """Run the smallest and the largest batch before an instance serves: the one compiles, the other allocates."""
-    for size in sorted({1, tuning.max_batch_size}):
+def add_warmup(config: model_config_pb2.ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Run the smallest and the largest batch before an instance serves: the one compiles, the other allocates.
+
+    The shapes are an item's, for each declared input, without the batch dimension where the model batches. Numbers
+    with a fraction are random; of integers, which may be indices, only 0 is sure to be in range.
+    """
+    for size in sorted({1, config.max_batch_size or 1}):
         warmup = config.model_warmup.add(name=f"batch_{size}", batch_size=size, count=WARM_UP_RUNS)
-        tensor = warmup.inputs[INPUT_NAME]
-        tensor.data_type = model_config_pb2.TYPE_FP32
-        tensor.dims.extend(identity.shape)
-        tensor.random_data = True
+        for declared in config.input:
+            tensor = warmup.inputs[declared.name]
+            tensor.data_type = declared.data_type
+            tensor.dims.extend(shapes[declared.name])
+            if declared.data_type in _FRACTIONS:
+                tensor.random_data = True
+            else:
+                tensor.zero_data = True

@@ -4,57 +4,39 @@ What is found is graded. An *error* means that the model is not what its files c
 refuse it or answer wrongly: ``slimsched verify`` fails. A *note* is for a person to judge: a tuning value changed
 by hand, which an operator may do, a check that could not be made here, or a folder that is not one of ours.
 
-How edits are found: the configuration's header repeats the tuning it was exported with and a fingerprint of the
-values that describe the weights. The file is parsed into typed values, the configuration is generated again from
-these values and the header's tuning, and the two are compared field by field.
+A model is judged by where it came from. Of one that was exported or imported here everything is known, so everything
+is compared (``export.repository.edits`` finds edits by hand). One that somebody else described with ``slim.*``
+parameters is held against what it says and against what a router needs of it, and no more.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnxruntime
-from google.protobuf import json_format
-from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from export.errors import RepositoryError, one_line
-from export.repository.model_config import (
-    INPUT_NAME,
-    LABELS_FILE,
-    OUTPUT_NAME,
-    Identity,
-    parse_config,
-    read_header,
-    read_identity,
-    read_tuning,
-    to_protobuf,
-)
+from export.errors import RepositoryError
+from export.repository import imported_config
+from export.repository.described import DescribedModel, Origin, judge_origin, verify_described
+from export.repository.edits import find_edits
+from export.repository.graph_check import run_model
+from export.repository.imported_config import ImportedIdentity, read_imported
+from export.repository.model_config import LABELS_FILE, Identity, parse_config, read_identity, to_protobuf
 from export.repository.model_files import CONFIG_FILE, MODEL_FILE, leftovers, read_model
+from export.repository.signature import Signature, config_signature
 
 MAX_IR = 10
 MAX_OPSET = 20
-_TUNING_FIELDS = (
-    "max_batch_size",
-    "instance_group",
-    "dynamic_batching",
-    "model_warmup",
-    "optimization",
-    "parameters.intra_op_thread_count",
-    "parameters.cudnn_conv_algo_search",
-    "parameters.arena_extend_strategy",
-    "parameters.gpu_mem_limit",
-)
-"""An operator may change these; all other fields say what the model is."""
-_HARMFUL_FIELDS = ("dynamic_batching.default_queue_policy", "dynamic_batching.priority")
-"""Tuning all the same, but each of them switches Triton's prefetching off and degrades throughput."""
-_FORMAT_FIELD = "input[0].format"
+_EXPORT_ANEW = "export it anew"
+_IMPORT_ANEW = "import it anew"
+
+
+AnyIdentity = Identity | ImportedIdentity | DescribedModel
 
 
 class Severity(StrEnum):
@@ -75,10 +57,22 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedModel:
-    """A model folder and, where its configuration could be read, what it says it is."""
+    """A model folder and, where its configuration could be read, what it says it is.
+
+    All but the name are None for a model that is of no family or can't be read.
+
+    Attributes:
+        signature: Inputs and outputs by name, as its configuration declares them.
+    """
 
     name: str
-    identity: Identity | None  # None when it is not one of ours or can't be read
+    identity: AnyIdentity | None = None
+    origin: Origin | None = None
+    signature: Signature | None = None
+
+
+_Verified = tuple[AnyIdentity, list[str], list[str]]
+"""What a model is, errors and notes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,109 +96,88 @@ def verify_repository(repository: Path) -> Verification:
     ]
     for folder in folders:
         try:
-            identity, found = _verify_model(folder)
+            model, found = _verify_model(folder)
         except RepositoryError as exc:
-            identity, found = None, [Finding(folder.name, Severity.ERROR, str(exc))]
-        models.append(VerifiedModel(folder.name, identity))
+            model, found = VerifiedModel(folder.name), [Finding(folder.name, Severity.ERROR, str(exc))]
+        models.append(model)
         findings += found
     if not any(model.identity for model in models) and not findings:
         raise RepositoryError(f"{repository} holds no models; 'slimsched export' writes them")
-    findings += _verify_families([model.identity for model in models if model.identity])
+    findings += _verify_families(models)
     return Verification(tuple(models), tuple(findings))
 
 
-def _verify_model(folder: Path) -> tuple[Identity | None, list[Finding]]:
+def _verify_model(folder: Path) -> tuple[VerifiedModel, list[Finding]]:
     text = _read(folder / CONFIG_FILE).decode(errors="replace")
     try:
         config = parse_config(text)
+        origin = judge_origin(config, text)
+        if origin is None:
+            note = Finding(folder.name, Severity.NOTE, "is not a slimmable model; not checked")
+            return VerifiedModel(folder.name), [note]
+        identity, errors, notes = _VERIFIERS[origin](folder, config, text)
     except RepositoryError as exc:
         raise RepositoryError(f"{CONFIG_FILE}: {exc}") from exc
-    if not any(key.startswith("slim.") for key in config.parameters):
-        return None, [Finding(folder.name, Severity.NOTE, "is not a slimmable model; not checked")]
-    try:
-        identity = read_identity(config)
-        errors, notes = _compare_config(config, identity, text)
-    except RepositoryError as exc:
-        raise RepositoryError(f"{CONFIG_FILE}: {exc}") from exc
-    if config.name != folder.name:
+    if config.name != folder.name and (config.name or origin is not Origin.DESCRIBED):  # Triton takes the folder's
         errors.append(f"{CONFIG_FILE} names the model {config.name!r}; Triton refuses it in this folder")
-    errors += _compare_labels(folder, identity) + _find_foreign(folder)
-    model = _read(folder / MODEL_FILE)
+    findings = [Finding(folder.name, Severity.ERROR, message) for message in errors]
+    findings += [Finding(folder.name, Severity.NOTE, message) for message in notes]
+    return VerifiedModel(folder.name, identity, origin, config_signature(config).sorted()), findings
+
+
+def _verify_exported(folder: Path, config: ModelConfig, text: str) -> _Verified:
+    identity = read_identity(config)
+    errors, notes = find_edits(
+        config,
+        text,
+        fingerprint=identity.fingerprint(),
+        build=lambda tuning: to_protobuf(identity, tuning),
+        least_batch=1,
+        made=Origin.EXPORTED,
+    )
+    more_errors, more_notes = _verify_files(folder, config, identity, _EXPORT_ANEW)
+    return identity, errors + more_errors, notes + more_notes
+
+
+def _verify_imported(folder: Path, config: ModelConfig, text: str) -> _Verified:
+    identity = read_imported(config)
+    errors, notes = find_edits(
+        config,
+        text,
+        fingerprint=identity.fingerprint(),
+        build=lambda tuning: imported_config.to_protobuf(identity, tuning),
+        least_batch=0,
+        made=Origin.IMPORTED,
+    )
+    more_errors, more_notes = _verify_files(folder, config, identity, _IMPORT_ANEW)
+    return identity, errors + more_errors, notes + more_notes
+
+
+def _verify_files(
+    folder: Path, config: ModelConfig, identity: Identity | ImportedIdentity, remedy: str
+) -> tuple[list[str], list[str]]:
+    """Return errors and notes about the files of a model that was written here."""
+    try:
+        errors, notes = _compare_labels(folder, identity.labels, remedy) + _find_foreign(folder), []
+        model = _read(folder / MODEL_FILE)
+    except RepositoryError as exc:
+        return [str(exc)], []
     sha256 = hashlib.sha256(model).hexdigest()
     if sha256 != identity.sha256:
-        errors.append(
-            f"{MODEL_FILE} has sha256 {sha256[:12]}…, {CONFIG_FILE} says {identity.sha256[:12]}…; export it anew"
-        )
-    errors += list(_run_model(model, identity))
+        errors.append(f"{MODEL_FILE} has sha256 {sha256[:12]}…, {CONFIG_FILE} says {identity.sha256[:12]}…; {remedy}")
+    items = identity.items if isinstance(identity, ImportedIdentity) else {}
+    errors += run_model(model, config, items, remedy=remedy, is_finite=isinstance(identity, Identity))
     limit = _check_versions(model)
     if limit is None:
         notes.append("IR and opset were not checked: needs the export extra")
-    errors += limit or []
-    found = [Finding(folder.name, Severity.ERROR, message) for message in errors]
-    return identity, found + [Finding(folder.name, Severity.NOTE, message) for message in notes]
+    return errors + (limit or []), notes
 
 
-def _compare_config(config: model_config_pb2.ModelConfig, identity: Identity, text: str) -> tuple[list[str], list[str]]:
-    """Return errors and notes of what differs from the configuration that the file's own values would give."""
-    header = read_header(text)
-    notes: list[str] = []
-    errors: list[str] = []
-    if header is None:
-        errors.append(f"{CONFIG_FILE} lost its header, so what was changed by hand can't be told; export it anew")
-        tuning = read_tuning(config)
-    else:
-        tuning, fingerprint = header
-        read_tuning(config)
-        if fingerprint != identity.fingerprint():
-            errors.append(
-                f"{CONFIG_FILE} was edited by hand: a slim.* parameter or the input is not what was exported; "
-                "export it anew"
-            )
-    wanted = _flatten(to_protobuf(identity, tuning))
-    found = _flatten(config)
-    differing = [field for field in sorted(wanted.keys() | found.keys()) if wanted.get(field) != found.get(field)]
-    for field in differing:
-        if any(other.startswith(f"{field}.") for other in differing):
-            continue  # its parts say more
-        message = (
-            f"{CONFIG_FILE} was edited by hand: {field} is {_show(found.get(field))}, "
-            f"exported was {_show(wanted.get(field))}"
-        )
-        if field == _FORMAT_FIELD and field not in found:
-            notes.append(
-                f"{CONFIG_FILE} lacks {field}, as exports once did; clients for images refuse it: export it anew"
-            )
-        elif field.startswith(_HARMFUL_FIELDS):
-            notes.append(f"{message}; this switches Triton's prefetching off, leave deadlines to the router")
-        elif field.startswith(_TUNING_FIELDS):
-            notes.append(message)
-        else:
-            errors.append(f"{message}; export it anew")
-    return errors, notes
-
-
-def _flatten(message: model_config_pb2.ModelConfig) -> dict[str, Any]:
-    """Return the set fields by path, ``instance_group[0].count``; a message that is present is ``{}``."""
-    flat: dict[str, Any] = {}
-
-    def walk(path: str, value: Any) -> None:
-        match value:
-            case dict():
-                flat[path] = {}
-                for key, item in value.items():
-                    walk(f"{path}.{key}" if path else key, item)
-            case list():
-                for index, item in enumerate(value):
-                    walk(f"{path}[{index}]", item)
-            case _:
-                flat[path.removesuffix(".string_value")] = value
-
-    walk("", json_format.MessageToDict(message, preserving_proto_field_name=True))
-    return flat
-
-
-def _show(value: object) -> str:
-    return "absent" if value is None else repr(value)
+_VERIFIERS: Mapping[Origin, Callable[[Path, ModelConfig, str], _Verified]] = {
+    Origin.EXPORTED: _verify_exported,
+    Origin.IMPORTED: _verify_imported,
+    Origin.DESCRIBED: verify_described,
+}
 
 
 def _find_foreign(folder: Path) -> list[str]:
@@ -215,46 +188,19 @@ def _find_foreign(folder: Path) -> list[str]:
     return [f"holds {found[0]}, which no export wrote and Triton may serve; move it away"] if found else []
 
 
-def _compare_labels(folder: Path, identity: Identity) -> list[str]:
+def _compare_labels(folder: Path, labels: tuple[str, ...], remedy: str) -> list[str]:
+    if not labels:
+        is_there = (folder / LABELS_FILE).exists()
+        return [f"holds {LABELS_FILE}, and {CONFIG_FILE} has no labels; move it away"] if is_there else []
     lines = _read(folder / LABELS_FILE).decode(errors="replace").splitlines()
-    wanted = [" ".join(label.split()) for label in identity.labels]
+    wanted = [" ".join(label.split()) for label in labels]
     if len(lines) != len(wanted):
-        return [f"{LABELS_FILE} has {len(lines)} lines for {len(wanted)} classes; export it anew"]
+        return [f"{LABELS_FILE} has {len(lines)} lines for {len(wanted)} classes; {remedy}"]
     return [
-        f"{LABELS_FILE} line {index} is {found!r}, {CONFIG_FILE} says {label!r}; export it anew"
+        f"{LABELS_FILE} line {index} is {found!r}, {CONFIG_FILE} says {label!r}; {remedy}"
         for index, (found, label) in enumerate(zip(lines, wanted, strict=True), start=1)
         if found != label
     ][:1]
-
-
-def _run_model(model: bytes, identity: Identity) -> Iterator[str]:
-    """Yield what keeps the graph from being served under this configuration; it is run, not only read."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as exc:  # ONNX Runtime's exceptions share no base of their own
-        yield f"{MODEL_FILE} can't be loaded by ONNX Runtime ({one_line(exc)}); export it anew"
-        return
-    declared = {
-        INPUT_NAME: ("tensor(float)", list(identity.shape)),
-        OUTPUT_NAME: ("tensor(float)", [len(identity.labels)]),
-    }
-    actual = {t.name: (t.type, list(t.shape[1:])) for t in (*session.get_inputs(), *session.get_outputs())}
-    if actual != declared:
-        yield f"{MODEL_FILE} takes and gives {actual}, {CONFIG_FILE} says {declared}; export it anew"
-        return
-    for batch in (1, 3):
-        pixels = np.zeros((batch, *identity.shape), dtype=np.float32)
-        try:
-            logits = session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
-        except Exception as exc:
-            yield f"{MODEL_FILE} can't run a batch of {batch} ({one_line(exc)}); export it anew"
-            return
-        if logits.shape != (batch, len(identity.labels)) or not np.isfinite(logits).all():
-            yield f"{MODEL_FILE} gives {logits.shape} logits, or infinite ones, for {batch} images; export it anew"
-            return
 
 
 def _check_versions(model: bytes) -> list[str] | None:
@@ -276,16 +222,18 @@ def _check_versions(model: bytes) -> list[str] | None:
     return []
 
 
-def _verify_families(identities: list[Identity]) -> list[Finding]:
-    """Report widths that do not belong to their siblings: same family, other images or classes."""
+def _verify_families(models: Sequence[VerifiedModel]) -> list[Finding]:
+    """Report widths that do not belong to their siblings: same family, other inputs, outputs or classes."""
     findings = []
-    for identity in identities:
-        widest = max((i for i in identities if i.family == identity.family), key=lambda i: i.width)
-        if (identity.shape, identity.labels) != (widest.shape, widest.labels):
+    known = [(model, model.identity) for model in models if model.identity]
+    for model, identity in known:
+        widest, wide = max(((m, i) for m, i in known if i.family == identity.family), key=lambda found: found[1].width)
+        if (model.signature, identity.labels) != (widest.signature, wide.labels):
             message = (
-                f"is an orphan: it has other images or labels than {widest.name}; export the family anew or remove it"
+                f"is an orphan: it has other inputs, outputs or labels than {widest.name}; "
+                "make the family anew or remove it"
             )
-            findings.append(Finding(identity.name, Severity.ERROR, message))
+            findings.append(Finding(model.name, Severity.ERROR, message))
     return findings
 
 

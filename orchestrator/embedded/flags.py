@@ -4,6 +4,8 @@ The embedded server and NVIDIA's container differ in paths, addresses and limits
 must come from `render_flags`, so that what was tested on the one holds on the other. Why each fixed flag is there:
 
 - explicit model control: the controller decides what is loaded; polling would race with it.
+- `--exit-on-error=false` where the whole repository is loaded: one bad model must not keep the others from serving.
+  A model that was asked for by name must load.
 - `--strict-readiness=false`: strict readiness turns false while any model loads and stays false for ever after
   one failed first load; a load balancer would drop a server that answers perfectly well.
 - `--disable-auto-complete-config`: our configs are complete, and auto-completion costs an extra stub a load.
@@ -25,7 +27,7 @@ class ServerFlags:
         address: Address that all three bind to. Triton has no authentication of its own and only gRPC can have
             TLS: anything but loopback needs a network that is closed otherwise.
         backend_directory: Directory of the backends; None for the one built into an image.
-        models: Models to load at start; None loads all. The server exits when one of them can't be loaded.
+        models: Models to load at start; the server exits when one of them can't be loaded. None loads all that can be.
         exit_timeout_s: How long a stopping server waits for requests in flight.
         gpu_load_limits: Pairs of GPU id and used-memory ratio (0-1) above which a load is refused.
         extra: Arguments appended as they are; of a flag that is given twice Triton takes the later one.
@@ -52,6 +54,7 @@ def render_flags(flags: ServerFlags) -> tuple[str, ...]:
         *backends,
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in models),
+        *(("--exit-on-error=false",) if flags.models is None else ()),
         "--strict-readiness=false",
         "--disable-auto-complete-config",
         "--model-load-thread-count=2",

@@ -1,8 +1,9 @@
 """The real tritonserver as a child process, on a machine without GPU or container.
 
 `EmbeddedServer` is an async context manager around the wheel's binary: inside the block the server is ready with
-its models loaded (it exits at start when one of them fails, so ready means loaded), outside it is gone with its
-stubs. The process itself belongs to a guardian (see `guardian`), which keeps that promise when this process can't.
+its models loaded, outside it is gone with its stubs. When a model that was named fails to load it exits at start; of a
+whole repository it serves what it can, and tells what it can't. The process itself belongs to a guardian (see
+`guardian`), which keeps that promise when this process can't.
 
     async with EmbeddedServer(Path("model_repository")) as server:
         client = grpc.aio.insecure_channel(server.grpc_address)
@@ -13,17 +14,19 @@ exits naming the socket, and we choose again. A given port is never replaced: bu
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from orchestrator.embedded import triton_leftovers
 from orchestrator.embedded.emulation import check_cpus, check_slowdown
 from orchestrator.embedded.flags import LOOPBACK, ServerFlags, render_flags
+from orchestrator.embedded.model_index import read_index, served_models, unserved_models
 from orchestrator.embedded.server_log import pick_reason
 from orchestrator.embedded.wheel import (
     DEVICE_LOCK_VARIABLE,
@@ -38,6 +41,8 @@ from orchestrator.errors import ConfigError, EmbeddedServerError
 from orchestrator.processes.guarded import GuardedProcess, create_private_directory
 from orchestrator.processes.guardian import Task
 
+logger = logging.getLogger(__name__)
+
 PORT_ATTEMPTS = 3
 POLL_S = 0.05
 KILL_MARGIN_S = 3.0  # tritonserver looks at its own exit timeout once a second, and stubs take about 1 s to leave
@@ -48,7 +53,8 @@ class EmbeddedOptions:
     """How an embedded server differs from the default one.
 
     Attributes:
-        models: Models to load at start; None loads the whole repository, () loads nothing.
+        models: Models to load at start, all of which must load; None loads what can be loaded of the whole repository,
+            () loads nothing.
         grpc_port, http_port, metrics_port: Ports of its endpoints; None chooses a free one.
         cpus: CPUs the server and its stubs may run on; None leaves them as they are.
         slowdown: Emulated slow-down of the onnxruntime backend, >= 1; above 1 its instances share one device.
@@ -232,6 +238,8 @@ class EmbeddedServer:
         try:
             await started.process.start()
             await self._wait_ready(started)
+            if self.options.models is None:
+                self._tell_unserved(await read_index(LOOPBACK, started.ports.http))
         except BaseException:
             await started.process.stop()
             raise
@@ -289,13 +297,27 @@ class EmbeddedServer:
                 f"tritonserver was not ready within {self.options.start_timeout_s:g} s: {reason}"
             ) from None
 
+    def _tell_unserved(self, index: list[Mapping[str, Any]]) -> None:
+        """Log each model that could not be loaded; raises EmbeddedServerError when that is all of them."""
+        unserved = unserved_models(index)
+        if unserved and not served_models(index):
+            name, reason = min(unserved.items())
+            raise EmbeddedServerError(
+                f"tritonserver can load no model of {self.repository}: {self._read_reason() or f'{name}: {reason}'}"
+                + self._log_hint()
+            )
+        for name, reason in sorted(unserved.items()):
+            logger.warning("model %s of %s is not served: %s", name, self.repository, reason)
+
+    def _log_hint(self) -> str:
+        return f" (log: {self.log_path})" if self.options.log_path else ""
+
     def _describe_exit(self, ending: str) -> str:
         exit_code = self._started.process.exit_code
         # What was logged explains an exit, and an abort, which a process does to itself; but never a kill.
         was_by_itself = exit_code is not None and (exit_code >= 0 or exit_code == -signal.SIGABRT)
         reason = self._read_reason() if was_by_itself else None
-        kept = f" (log: {self.log_path})" if self.options.log_path else ""
-        return ending + (f": {reason}" if reason else "") + kept
+        return ending + (f": {reason}" if reason else "") + self._log_hint()
 
     def _read_reason(self) -> str | None:
         try:

@@ -95,6 +95,13 @@ def test_element_types(tmp_path: Path, onnx_type: int, dtype: type) -> None:
     np.testing.assert_array_equal(answer["y"], value)
 
 
+def test_a_scalar_is_one_dim_of_1_to_triton_and_a_scalar_to_the_graph(tmp_path: Path) -> None:
+    model = serve(tmp_path, onnx_models.identity(onnx_models.TensorProto.INT64, ()), max_batch_size=0)
+    (answer,) = model.answer([{"x": np.array([7])}])
+    assert not isinstance(answer, RequestError)
+    np.testing.assert_array_equal(answer["y"], [7])
+
+
 def test_strings_are_decoded_and_bad_ones_are_the_requests_fault(tmp_path: Path) -> None:
     model = serve(tmp_path, onnx_models.identity(TensorProto.STRING))
     good = {"x": np.array([["a", "é".encode()]], np.object_)}

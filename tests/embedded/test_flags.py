@@ -12,6 +12,7 @@ def test_defaults_render_to_the_documented_command_line() -> None:
         "--model-repository=/models",
         "--model-control-mode=explicit",
         "--load-model=*",
+        "--exit-on-error=false",
         "--strict-readiness=false",
         "--disable-auto-complete-config",
         "--model-load-thread-count=2",

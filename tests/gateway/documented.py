@@ -63,7 +63,7 @@ def examples(page: str, heading: str) -> list[Example]:
     return found
 
 
-def run(command: str, folder: Path, replaced: Mapping[str, str]) -> str:
+def run(command: str, folder: Path, replaced: Mapping[str, str], *, timeout_s: float = 60) -> str:
     """Return the output of a command, which must succeed, with addresses replaced by those that are there."""
     for address, place in replaced.items():
         command = command.replace(address, place)
@@ -73,7 +73,7 @@ def run(command: str, folder: Path, replaced: Mapping[str, str]) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout_s,
         check=False,
         env={"PATH": path},
     )

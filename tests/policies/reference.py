@@ -38,6 +38,7 @@ def reference_candidates(
         and queue.head_items <= model.max_batch_size
         and _is_within(queue, energy.line(server.name, model.name))
     ]
+    options = [option for option in options if not any(_is_better(other, option) for other in options)]
     by_width: dict[Width, list[_Option]] = {}
     for option in options:
         by_width.setdefault(option.model.width, []).append(option)
@@ -60,6 +61,12 @@ def reference_candidates(
         )
         for option in options
     )
+
+
+def _is_better(other: _Option, option: _Option) -> bool:
+    """Return whether a server has a narrower width that is more accurate."""
+    is_narrower = other.server.name == option.server.name and other.model.width < option.model.width
+    return is_narrower and other.model.accuracy > option.model.accuracy
 
 
 def _is_within(queue: QueueState, joules: EnergyLine | None) -> bool:

@@ -177,11 +177,36 @@ async def test_a_broken_model_is_the_reason_and_the_named_log_stays(tmp_path: Pa
     with pytest.raises(EmbeddedServerError) as caught:
         async with EmbeddedServer(tmp_path / "r", EmbeddedOptions(log_path=log)):
             pass
-    assert "exited with status 1: failed to load 'bad' version 1" in str(caught.value)
+    assert f"can load no model of {tmp_path / 'r'}: failed to load 'bad' version 1" in str(caught.value)
     assert "unexpected output 'z'" in str(caught.value)
     assert str(log) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "unexpected output 'z'" in log.read_text()
+
+
+async def test_one_broken_model_is_told_and_the_others_are_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("bad", "good", "odd"):
+        onnx_models.write_model(tmp_path, name, onnx_models.plus_one())
+    (tmp_path / "bad" / "1" / "model.onnx").write_bytes(b"no network")
+    (tmp_path / "odd" / "config.pbtxt").write_text("nonsense: 3")
+    async with EmbeddedServer(tmp_path, EmbeddedOptions(exit_timeout_s=3)) as server:
+        with grpcclient.InferenceServerClient(server.grpc_address) as client:
+            assert client.is_model_ready("good")
+            assert not client.is_model_ready("bad")
+    bad, odd = (record.getMessage() for record in caplog.records if "is not served" in record.getMessage())
+    assert bad.startswith(f"model bad of {tmp_path} is not served: unable to load model 'bad': onnx runtime can't load")
+    assert odd.endswith("model odd of " + f"{tmp_path} is not served: its config.pbtxt can't be read or fits no model")
+
+
+async def test_a_model_that_was_named_must_load(tmp_path: Path) -> None:
+    for name in ("bad", "good"):
+        onnx_models.write_model(tmp_path, name, onnx_models.plus_one())
+    (tmp_path / "bad" / "1" / "model.onnx").write_bytes(b"no network")
+    with pytest.raises(EmbeddedServerError, match="exited with status 1: failed to load 'bad'"):
+        async with EmbeddedServer(tmp_path, EmbeddedOptions(models=("good", "bad"))):
+            pass
 
 
 async def test_an_unreadable_config_is_the_reason_too(tmp_path: Path) -> None:

@@ -36,9 +36,23 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 if TYPE_CHECKING or __package__:
-    from .onnx_contract import DEVICE_LOCK_VARIABLE, SLOWDOWN_VARIABLE, LoadError, open_session, parse_slowdown
+    from .onnx_contract import (
+        DEVICE_LOCK_VARIABLE,
+        SLOWDOWN_VARIABLE,
+        LoadError,
+        open_session,
+        parse_slowdown,
+        read_specs,
+    )
 else:  # in the stub this file is a top-level module, and its sibling lies beside it
-    from onnx_contract import DEVICE_LOCK_VARIABLE, SLOWDOWN_VARIABLE, LoadError, open_session, parse_slowdown
+    from onnx_contract import (
+        DEVICE_LOCK_VARIABLE,
+        SLOWDOWN_VARIABLE,
+        LoadError,
+        open_session,
+        parse_slowdown,
+        read_specs,
+    )
 
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]
@@ -190,6 +204,9 @@ class OnnxModel:
         self.output_names: tuple[str, ...] = tuple(io["name"] for io in config["output"])
         self._string_inputs = {io["name"] for io in config["input"] if io["data_type"] == "TYPE_STRING"}
         self._is_batching = int(config.get("max_batch_size", 0)) > 0
+        # Triton has no tensors without dims: to it a scalar is one dim of 1, in and out, as in the C++ backend.
+        scalars = {spec.name for spec in read_specs(session.get_inputs()) if not spec.shape}
+        self._scalar_inputs = set() if self._is_batching else scalars
         self._session = session
         self._device = device
 
@@ -212,15 +229,16 @@ class OnnxModel:
         return [answer for feed in feeds for answer in self._answer_batch([feed])]
 
     def _run(self, feed: Feed) -> Feed:
-        strings = {name: decode_strings(name, feed[name]) for name in self._string_inputs & feed.keys()}
+        changed = {name: decode_strings(name, feed[name]) for name in self._string_inputs & feed.keys()}
+        changed |= {name: changed.get(name, feed[name]).reshape(()) for name in self._scalar_inputs & feed.keys()}
         try:
             arrays = self._device.run(
                 tuple(sorted((name, array.shape) for name, array in feed.items())),
-                lambda: self._session.run(self.output_names, {**feed, **strings}),
+                lambda: self._session.run(self.output_names, {**feed, **changed}),
             )
         except Exception as exc:  # whatever ONNX Runtime raises is about this run; the instance must live on
             raise RequestError(f"onnx runtime error: {' '.join(str(exc).split())}", is_invalid=False) from exc
-        return dict(zip(self.output_names, arrays, strict=True))
+        return dict(zip(self.output_names, map(np.atleast_1d, arrays), strict=True))
 
 
 class TritonPythonModel:

@@ -48,6 +48,18 @@ def build(
     return {(c.server, c.width): c for c in found}
 
 
+def test_a_width_that_is_less_accurate_than_a_narrower_one_is_none_unless_it_is_asked_for() -> None:
+    models = [served_model(width) for width in (25, 50, 75, 100)]
+    models[2] = dataclasses.replace(models[2], accuracy=models[1].accuracy - 0.001)
+    one = ServerState(A, tuple(models))
+    latency = LatencyTable({})
+    assert {width for _, width in build([one], queue(), latency)} == {25, 50, 100}
+    asked = dataclasses.replace(queue(), allowed_widths=(Width(75),))
+    assert {width for _, width in build([one], asked, latency)} == {75}
+    without = ServerState(A, (models[0], models[2]))  # the better narrower one is not served here, or is dead
+    assert {width for _, width in build([without], queue(), latency)} == {25, 75}
+
+
 def test_expected_times_of_an_idle_server() -> None:
     latency = LatencyTable({(A, model(100)): line(0.010, 0.002)})
     candidate = build([server()], queue(5), latency)["a", 100]

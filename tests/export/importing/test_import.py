@@ -1,0 +1,437 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from google.protobuf import text_format
+from onnx import TensorProto, helper
+from tritonclient.grpc import model_config_pb2
+
+from export.cli import verify
+from export.repository.verification import Origin, verify_repository
+from tests.export.importing.networks import (
+    assert_refused,
+    classifier,
+    pair,
+    running_sum,
+    save,
+    save_items,
+    shifted_lookup,
+    slimsched_import,
+)
+from tests.triton.onnx_models import build_model, identity
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """A worse and a better classifier of the items of ``save_items``."""
+    return (
+        save(classifier((5, 0, 0, 0)), tmp_path / "small.onnx"),
+        save(classifier((0, 0, 0, 0)), tmp_path / "large.onnx"),
+    )
+
+
+def read_config(repository: Path, name: str) -> model_config_pb2.ModelConfig:
+    return text_format.Parse((repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+
+
+def parameters(repository: Path, name: str) -> dict[str, str]:
+    return {key: value.string_value for key, value in read_config(repository, name).parameters.items()}
+
+
+def assert_clean(repository: Path) -> None:
+    verification = verify_repository(repository)
+    assert verification.findings == ()
+    assert {model.origin for model in verification.models} == {Origin.IMPORTED}
+
+
+def test_given_qualities_and_the_file_as_it_was_are_written(files: tuple[Path, Path], tmp_path: Path) -> None:
+    small, large = files
+    repository = tmp_path / "models"
+    arguments = ("--family", "plates", "--variant", f"100={large}", "--variant", f"30={small}")
+    arguments = (*arguments, "--quality", "30=0.61", "--quality", "100=74.5", "--repository", repository)
+    result = slimsched_import(*arguments)
+    assert result.exit_code == 0, result.output
+    assert sorted(os.listdir(repository)) == ["plates_w030", "plates_w100"]
+    assert (repository / "plates_w030" / "1" / "model.onnx").read_bytes() == small.read_bytes()
+    found = parameters(repository, "plates_w100")
+    assert found["slim.source"] == "imported"
+    assert (found["slim.family"], found["slim.width"]) == ("plates", "100")
+    assert (found["slim.accuracy"], found["slim.metric"], found["slim.flops"]) == ("74.5", "given", "0")
+    assert "slim.labels" not in found and "slim.item" not in found
+    assert read_config(repository, "plates_w030").max_batch_size == 64
+    assert_clean(repository)
+    assert slimsched_import(*arguments).output.count("unchanged") == 2
+
+
+def test_quality_is_measured_on_labelled_data(files: tuple[Path, Path], tmp_path: Path) -> None:
+    small, large = files
+    repository, data = tmp_path / "models", save_items(tmp_path / "test.npz")
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
+    result = slimsched_import(
+        "--family", "plates", "--variant", f"30={small}", "--variant", f"100={large}", "--data", data,
+        "--metric", "top-1", "--labels", tmp_path / "names.txt", "--repository", repository,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert [parameters(repository, f"plates_w{w}")["slim.accuracy"] for w in ("030", "100")] == ["0.25", "1"]
+    assert parameters(repository, "plates_w030")["slim.metric"] == "top-1"
+    assert parameters(repository, "plates_w030")["slim.labels"] == '["a", "b", "c", "d"]'
+    assert read_config(repository, "plates_w030").output[0].label_filename == "labels.txt"
+    assert_clean(repository)
+
+
+def test_several_inputs_and_outputs_of_any_type_and_free_dims_are_taken(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    one = save(pair(), tmp_path / "pair.onnx")
+    result = slimsched_import(
+        "--family", "pairs", "--variant", f"50={one}", "--quality", "50=1", "--repository", repository,
+        "--shape", "ids=7", "--shape", "hidden=7",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    config = read_config(repository, "pairs_w050")
+    assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
+        ("ids", model_config_pb2.TYPE_INT64, [-1]),
+        ("hidden", model_config_pb2.TYPE_BOOL, [-1]),
+    ]
+    assert [list(w.inputs["ids"].dims) for w in config.model_warmup] == [[7], [7]]
+    assert parameters(repository, "pairs_w050")["slim.item"] == '{"hidden": [7], "ids": [7]}'
+    assert_clean(repository)
+
+
+@pytest.mark.parametrize("onnx_type", [TensorProto.STRING, TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.DOUBLE])
+def test_any_type_that_triton_takes_is_taken(onnx_type: int, tmp_path: Path) -> None:
+    one = save(identity(onnx_type), tmp_path / "any.onnx")
+    repository = tmp_path / "models"
+    result = slimsched_import(
+        "--family", "any", "--variant", f"9={one}", "--quality", "9=1", "--repository", repository
+    )
+    assert result.exit_code == 0, result.output
+    assert_clean(repository)
+
+
+def test_a_fixed_batch_of_one_is_served_unbatched_and_measured_without_it(tmp_path: Path) -> None:
+    one = save(classifier(batch=1), tmp_path / "one.onnx")
+    repository, data = tmp_path / "models", save_items(tmp_path / "test.npz")
+    result = slimsched_import(
+        "--family", "ones", "--variant", f"100={one}", "--data", data, "--metric", "top-1", "--repository", repository
+    )
+    assert result.exit_code == 0, result.output
+    config = read_config(repository, "ones_w100")
+    assert (config.max_batch_size, list(config.input[0].dims)) == (0, [1, 4])
+    assert not config.HasField("dynamic_batching")
+    assert parameters(repository, "ones_w100")["slim.accuracy"] == "1"
+    assert_clean(repository)
+
+
+def test_names_that_differ_are_mapped(files: tuple[Path, Path], tmp_path: Path) -> None:
+    other = save(classifier(name="logits:0"), tmp_path / "other.onnx")
+    repository = tmp_path / "models"
+    arguments = ("--family", "plates", "--variant", f"30={files[0]}", "--variant", f"100={other}", "--quality")
+    arguments = (*arguments, "30=1,100=2", "--repository", repository)
+    assert_refused(slimsched_import(*arguments), "give --rename OLD=NEW where only names differ", repository)
+    result = slimsched_import(*arguments, "--rename", "logits:0=scores")
+    assert result.exit_code == 0, result.output
+    assert [read_config(repository, f"plates_w{w}").output[0].name for w in ("030", "100")] == ["scores"] * 2
+    assert_clean(repository)
+
+
+def test_weights_in_further_files_are_brought_into_the_one(tmp_path: Path) -> None:
+    path, repository = tmp_path / "big.onnx", tmp_path / "models"
+    onnx.save(classifier((1, 2, 3, 4)), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    arguments = ("--family", "big", "--variant", f"100={path}", "--quality", "100=1", "--repository", repository)
+    assert slimsched_import(*arguments).exit_code == 0
+    assert_clean(repository)
+    (tmp_path / "weights.bin").unlink()
+    assert_refused(
+        slimsched_import(*arguments[:-1], tmp_path / "others"), "its weights lie in further files", tmp_path / "others"
+    )
+
+
+def test_a_quality_that_does_not_rise_is_warned_of(files: tuple[Path, Path], tmp_path: Path) -> None:
+    variants = [word for width in (30, 60, 100) for word in ("--variant", f"{width}={files[0]}")]
+    result = slimsched_import(
+        "--family", "plates", *variants, "--quality", "30=0.6,60=0.6,100=0.7", "--repository", tmp_path / "models"
+    )
+    assert result.exit_code == 0, result.output
+    (warning,) = (line for line in result.output.splitlines() if line.startswith("Warning: "))
+    assert "plates_w060 has quality 0.6, no better than plates_w030 with 0.6" in warning
+
+
+def test_what_a_first_dim_is_is_found_out_by_running_it(tmp_path: Path) -> None:
+    one, repository = save(running_sum(), tmp_path / "sum.onnx"), tmp_path / "models"
+    arguments = ("--family", "sums", "--variant", f"100={one}", "--quality", "100=1", "--repository", repository)
+    assert_refused(slimsched_import(*arguments), "so the first dim is no batch; serve it unbatched", repository)
+    result = slimsched_import(*arguments, "--max-batch-size", 0, "--shape", "x=5,2")
+    assert result.exit_code == 0, result.output
+    assert_clean(repository)
+
+
+def test_a_model_that_can_not_run_zeros_is_refused_because_warm_up_would_keep_it_from_loading(tmp_path: Path) -> None:
+    np.savez(tmp_path / "test.npz", x=np.full((4, 1), 25), labels=np.full(4, 0))
+    result = slimsched_import(
+        "--family", "a", "--variant", f"30={save(shifted_lookup(), tmp_path / 'shifted.onnx')}",
+        "--data", tmp_path / "test.npz", "--metric", "top-1", "--repository", tmp_path / "models",
+    )  # fmt: skip
+    assert_refused(result, "can't run an item of zeros, which warm-up and a router's probes send", tmp_path / "models")
+
+
+def break_file(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def set_opset(path: Path) -> None:
+    model = onnx.load(path)
+    model.opset_import[0].version = 24
+    onnx.save(model, path)
+
+
+def add_unknown_operator(path: Path) -> None:
+    model = onnx.load(path)
+    model.graph.node[0].domain = "com.example"
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    onnx.save(model, path)
+
+
+def make_sequence(path: Path) -> None:
+    sequence = helper.make_tensor_sequence_value_info("scores", TensorProto.FLOAT, None)
+    node = helper.make_node("SequenceConstruct", ["x"], ["scores"])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
+    graph = helper.make_graph([node], "g", [x], [sequence])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_file, "it is no ONNX file, or only a part of one"),
+        (set_opset, "opset 24, above 10 and 20"),
+        (add_unknown_operator, "ONNX Runtime can't load it"),
+        (make_sequence, "scores is a seq(tensor(float)), which Triton's onnxruntime backend does not take"),
+        (Path.unlink, "can't read it (No such file or directory)"),
+    ],
+)
+def test_one_bad_file_keeps_the_whole_family_out(
+    damage, message: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    damage(files[1])
+    repository = tmp_path / "models"
+    result = slimsched_import(
+        "--family", "plates", "--variant", f"30={files[0]}", "--variant", f"100={files[1]}",
+        "--quality", "30=1,100=2", "--repository", repository,
+    )  # fmt: skip
+    assert_refused(result, message, repository)
+    assert f"100={files[1]}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--variant", "30=again.onnx"), "--variant: 30 is given twice, as"),
+        (("--variant", "030=again.onnx"), "--variant: width 30 is given twice"),
+        (("--variant", "0=again.onnx"), "width '0' is no whole percentage"),
+        (("--variant", "again.onnx"), "--variant again.onnx: has not the form KEY=VALUE"),
+        (("--quality", "30=0.6"), "--quality: 30 is given twice"),
+        (("--quality", "70=0.6"), "--quality: has widths 30, 70, 100, and the variants are 30, 100"),
+        (("--metric", "top-1"), "give either --quality with a number for each width, or --data and --metric"),
+        (("--rename", "pixels=x"), "--rename pixels=x: no variant has"),
+        (("--rename", "scores=bias"), "can't rename scores to 'bias', which another tensor has"),
+        (("--shape", "x=3"), "--shape x: an item of x FP32 [4] can't be [3]"),
+        (("--shape", "y=3"), "--shape y: is no input"),
+        (("--shape", "x=big"), "--shape x=big: give whole dims above 0"),
+        (("--labels", "/nowhere"), "--labels /nowhere: can't read it"),
+        (("--labels", os.devnull), "is empty or has an empty line"),
+        (("--family", "Big One"), "family name 'Big One'"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_nothing_is_written(
+    arguments: tuple[str, str], message: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    usual = ("--family", "plates", "--variant", f"30={files[0]}", "--variant", f"100={files[1]}")
+    quality = ("--quality", "30=1,100=2", "--repository", tmp_path / "models")
+    assert_refused(slimsched_import(*usual, *quality, *arguments), message, tmp_path / "models")
+
+
+def test_labels_of_another_number_of_classes_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    result = slimsched_import(
+        "--family", "a", "--variant", f"30={files[0]}", "--quality", "30=1", "--labels", tmp_path / "names.txt",
+        "--repository", tmp_path / "models",
+    )  # fmt: skip
+    assert_refused(result, "--labels: has 2 lines, and the output is scores FP32 [-1, 4]", tmp_path / "models")
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "much"])
+def test_a_quality_that_is_no_number_is_refused(text: str, files: tuple[Path, Path], tmp_path: Path) -> None:
+    result = slimsched_import(
+        "--family", "a", "--variant", f"30={files[0]}", "--quality", f"30={text}", "--repository", tmp_path / "models"
+    )
+    assert_refused(result, f"--quality 30={text}: is no finite number", tmp_path / "models")
+
+
+def test_variants_of_other_inputs_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    wide = build_model(
+        [helper.make_node("Identity", ["x"], ["scores"])],
+        [("x", TensorProto.FLOAT, ["batch", 5])],
+        [("scores", TensorProto.FLOAT, ["batch", 5])],
+    )
+    save(wide, files[1])
+    result = slimsched_import(
+        "--family", "a", "--variant", f"30={files[0]}", "--variant", f"100={files[1]}",
+        "--quality", "30=1,100=2", "--repository", tmp_path / "models",
+    )  # fmt: skip
+    assert_refused(result, "is x FP32 [-1, 5] -> scores FP32 [-1, 5], and", tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.zeros((40, 5), np.float32)}, "items of x are float32 [5], the models take float32 [4]"),
+        ({"x": np.zeros((40, 4))}, "items of x are float64 [4], the models take float32 [4]"),
+        ({"labels": np.zeros(3, int)}, "has {'x': 40, 'labels': 3} items"),
+        ({"labels": np.full(40, 4)}, "a label is 4; give the index of a class, 0 to 3"),
+        ({"labels": np.full((40, 2), 1)}, "a label is [1, 1]; give the index of a class"),
+        ({"labels": np.array([{}] * 40)}, "can't read it"),
+    ],
+)
+def test_bad_data_is_refused(
+    change: dict[str, np.ndarray], message: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data = save_items(tmp_path / "test.npz", **change)
+    result = slimsched_import(
+        "--family", "a", "--variant", f"30={files[0]}", "--data", data, "--metric", "top-1",
+        "--repository", tmp_path / "models",
+    )  # fmt: skip
+    assert_refused(result, message, tmp_path / "models")
+
+
+def test_data_without_an_input_names_what_it_has(files: tuple[Path, Path], tmp_path: Path) -> None:
+    np.savez(tmp_path / "test.npz", images=np.zeros((2, 4), np.float32), labels=np.zeros(2, int))
+    result = slimsched_import(
+        "--family", "a", "--variant", f"30={files[0]}", "--data", tmp_path / "test.npz", "--metric", "top-1",
+        "--repository", tmp_path / "models",
+    )  # fmt: skip
+    assert_refused(result, "has no array 'x', it has images, labels", tmp_path / "models")
+
+
+METRICS = """
+def right(answers, labels):
+    return sum(answer["scores"].argmax() == label for answer, label in zip(answers, labels)) / 80
+
+
+def nothing(answers, labels):
+    return float("nan")
+
+
+def broken(answers, labels):
+    raise RuntimeError("no such thing")
+
+
+words = "none"
+"""
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder; what the command changes of the path and of what is imported is undone afterwards."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.delitem(sys.modules, "own_metric_of_a_test", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("own_metric_of_a_test:nothing", "gives nan, which is no quality; nothing was written"),
+        ("own_metric_of_a_test:broken", "failed (RuntimeError: no such thing); nothing was written"),
+        ("own_metric_of_a_test:words", "is a str and no function"),
+        ("own_metric_of_a_test:missing", "can't be imported (AttributeError"),
+        ("no_module_of_a_test:missing", "can't be imported (ModuleNotFoundError"),
+        ("accuracy", "--metric accuracy: is none; give top-K"),
+        ("top-0", "--metric top-0: is none"),
+        ("map-50", "it takes boxes [n, 4], scores [n] and classes [n]"),
+        ("mean-iou", "give a class a pixel"),
+    ],
+)
+def test_a_metric_that_gives_no_quality_is_refused(
+    metric: str, message: str, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_metric_of_a_test.py").write_text(METRICS)
+    enter(tmp_path, monkeypatch)
+    data = save_items(tmp_path / "test.npz")
+    result = slimsched_import(
+        "--family", "a", "--variant", f"30={files[0]}", "--data", data, "--metric", metric,
+        "--repository", tmp_path / "models",
+    )  # fmt: skip
+    assert_refused(result, message, tmp_path / "models")
+
+
+def test_a_metric_of_ones_own_is_called_with_all_answers(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_metric_of_a_test.py").write_text(METRICS)
+    enter(tmp_path, monkeypatch)
+    result = slimsched_import(
+        "--family", "a", "--variant", f"30={files[1]}", "--data", save_items(tmp_path / "test.npz"),
+        "--metric", "own_metric_of_a_test:right", "--repository", tmp_path / "models",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert parameters(tmp_path / "models", "a_w030")["slim.accuracy"] == "0.5"
+
+
+def test_help_has_an_example() -> None:
+    assert "slimsched import --family plates --variant 30=small.onnx" in slimsched_import("--help").output
+
+
+BASE_INSTALL = """
+import sys
+sys.modules.update(dict.fromkeys(["torch", "torchvision", "onnx", "onnxscript", "matplotlib"]))
+import export.import_cli
+export.import_cli.import_(["--family", "a", "--variant", "30=x.onnx", "--quality", "30=1"], prog_name="import")
+"""
+
+
+def test_without_the_export_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BASE_INSTALL], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "'import' needs the export extra (onnx is missing): pip install 'slim-scheduler[export]'" in done.stderr
+
+
+def test_what_is_in_the_repository_stays_when_an_import_fails(files: tuple[Path, Path], tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    arguments = ("--family", "a", "--variant", f"30={files[0]}", "--repository", repository)
+    assert slimsched_import(*arguments, "--quality", "30=0.5").exit_code == 0
+    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    result = slimsched_import(*arguments, "--variant", f"60={tmp_path / 'none.onnx'}", "--quality", "30=0.6,60=0.7")
+    assert result.exit_code == 1
+    assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
+    assert os.listdir(tmp_path / "models") == ["a_w030"]
+
+
+def test_verify_finds_an_imported_model_that_was_edited(files: tuple[Path, Path], tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    arguments = ("--family", "a", "--variant", f"30={files[0]}", "--quality", "30=0.5", "--repository", repository)
+    assert slimsched_import(*arguments).exit_code == 0
+    config = repository / "a_w030" / "config.pbtxt"
+    text = config.read_text()
+    for old, new, message in [
+        ('string_value: "0.5"', 'string_value: "0.6"', "slim.* parameter"),
+        ("  dims: 4\n", "  dims: 5\n", "takes and gives"),
+        ('key: "slim.metric"', 'key: "slim.was"', "the parameter slim.metric is missing; import it anew"),
+        ('string_value: "30"', 'string_value: "wide"', "a slim.* parameter makes no sense"),
+    ]:
+        assert old in text
+        config.write_text(text.replace(old, new, 1))
+        result = CliRunner().invoke(verify, [str(repository)])
+        assert result.exit_code == 1
+        assert message in result.output, result.output
+    config.write_text(text.replace("max_batch_size: 64", "max_batch_size: 8"))
+    assert "note: a_w030: config.pbtxt was edited by hand: max_batch_size is 8, imported was 64" in (
+        CliRunner().invoke(verify, [str(repository)]).output
+    )

@@ -1,0 +1,41 @@
+"""The commands of docs/tutorials/import.md, run as they stand there."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.export.importing.foreign import foreign_network
+from tests.gateway.documented import blocks, examples, run
+
+pytestmark = pytest.mark.integration
+
+PAGE, HEADING = "tutorials/import.md", "## Walk through"
+
+
+def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path: Path) -> None:
+    foreign_network("rapidocr_onnxruntime", "models/*_det_infer.onnx")
+    foreign_network("rapidocr", "models/*_det_small.onnx")
+    for script in blocks(PAGE, HEADING, "python"):
+        name = re.match(r"# (\w+\.py)\n", script)
+        assert name, script
+        (tmp_path / name.group(1)).write_text(script)
+    # As this process finds the packages, so do the commands.
+    environment = f"PYTHONPATH={os.environ.get('PYTHONPATH', '')} "
+    replaced = {"slimsched ": f"{environment}slimsched ", "python ": f"{environment}{sys.executable} "}
+    outputs = {}
+    try:
+        for example in examples(PAGE, HEADING):
+            if example.command.startswith("pip "):
+                continue  # installed already, or the test is skipped
+            output = run(example.command, tmp_path, replaced, timeout_s=300)
+            assert not example.output or output == example.output, example.command
+            outputs[example.command.split(" --")[0]] = output
+    finally:
+        run("slimsched local down --state-dir fleet", tmp_path, replaced)
+    assert outputs["slimsched import"].count("written") == 2
+    assert "All models are as they were written." in outputs["slimsched verify model_repository"]
