@@ -38,12 +38,13 @@ class ServedModel:
     Attributes:
         accuracy: Top-1 on the family's test split, 0..1.
         flops: The floating-point operations of an item; None when the exporter did not say.
-        max_batch_size: The most items in one request.
+        max_batch_size: The most items in one request; 1 where there is no batch dimension.
         instances: The instances that run it on this server.
         sha256: The hash of the weights file; equal hashes mean equal answers.
-        input: The only input.
-        output: The only output, one score a class.
-        labels: The names of the classes; empty when the exporter did not say.
+        inputs: At least one, in the order of the config.
+        outputs: At least one, in the order of the config; of a classifier the first has a score a class.
+        labels: The names of the classes; empty when nobody said.
+        is_batching: Whether its tensors have a batch dimension; where they don't, a request is one item.
     """
 
     name: ModelName
@@ -54,9 +55,10 @@ class ServedModel:
     max_batch_size: int
     instances: int
     sha256: str | None
-    input: TensorSpec
-    output: TensorSpec
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     labels: tuple[str, ...] = ()
+    is_batching: bool = True
 
 
 @dataclass(frozen=True, slots=True)

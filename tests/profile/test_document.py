@@ -55,7 +55,6 @@ def test_batches_double_up_to_the_largest(max_batch_size: int) -> None:
         (lambda v: model(v)["batches"][0].update(mean_s="1"), "batches[0].mean_s: Input should be a valid number"),
         (lambda v: model(v)["batches"][0].update(energy_source="guess"), "batches[0].energy_source: Input should be"),
         (lambda v: model(v).update(sha256="abc"), "servers[0].models[1].sha256: String should match pattern"),
-        (lambda v: model(v).update(sha256=None), "servers[0].models[1].sha256: null is allowed in synthetic"),
         (lambda v: model(v).update(width=0), "servers[0].models[1].width: Input should be greater than or equal to 1"),
         (
             lambda v: model(v)["batches"].pop(3),

@@ -50,7 +50,7 @@ def infer(
 
     async def run() -> list[Answer]:
         async with Router.from_fleet(settings) as router:
-            spec = router.models(family)[0].input
+            spec = router.models(family)[0].inputs[0]
             pixels = [read_image(path, spec, resize=resize) for path in images]
             pinned = None if width is None else Width(width)
             return await asyncio.gather(
