@@ -31,7 +31,6 @@ def test_a_described_family_has_its_variants_ascending_and_is_written_as_it_was_
         ("width: 30", "width: 100", "width 100 is used twice"),
         ("model: small", "model: large", "model 'large' is used twice"),
         ("width: 30", "width: 0", "families"),
-        ("quality: 0.61", "quality: 61", "quality"),
         ("quality: 0.61", "quality: .nan", "quality"),
         ("name: plates", "name: large", "'large' is a family and a model"),
         ("name: plates", "name: pla/tes", "name"),

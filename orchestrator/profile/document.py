@@ -158,7 +158,7 @@ class ModelProfile:
 
     Attributes:
         width: The width in whole percent.
-        accuracy: Top-1 on the family's test split, 0..1.
+        accuracy: The quality of the width, as its config or the fleet file says it: top-1, 0..1, or of any scale.
         flops: The work of an item; None when the exporter did not say.
         sha256: The digest of the weights file; None where nobody says it.
         changes: What changes of it cost; None when they were not measured.
@@ -168,7 +168,7 @@ class ModelProfile:
     name: Name
     family: Name
     width: Annotated[int, Interval(ge=1, le=100)]
-    accuracy: Annotated[float, Interval(ge=0, le=1)]
+    accuracy: float
     flops: Annotated[int, Gt(0)] | None
     max_batch_size: Annotated[int, Ge(1)]
     instances: Annotated[int, Ge(1)]

@@ -109,7 +109,14 @@ async def _controls(
                 )
             key = read_protocol_key(server.protocol_key_file)
             family = request.fleet.controller.family
-            control = TritonControl(server.grpc, server.metrics, server.repository, family=family, protocol_key=key)
+            control = TritonControl(
+                server.grpc,
+                server.metrics,
+                server.repository,
+                family=family,
+                described=describe_models(request.fleet.families),
+                protocol_key=key,
+            )
             stack.push_async_callback(control.close)
             await check_control(control)
             controls[ServerName(server.name)] = control
@@ -122,13 +129,13 @@ async def _subjects(
 ) -> AsyncIterator[list[tuple[ServerSettings, Subject]]]:
     """Open every server; what it serves is asked later."""
     async with AsyncExitStack() as stack:
-        opened = []
+        opened, described = [], describe_models(fleet.families)
         for server in fleet.servers:
             client = TritonClient(
                 server.grpc,
                 timeout_s=fleet.router.connect_timeout_s,
                 protocol_key=read_protocol_key(server.protocol_key_file),
-                described=describe_models(fleet.families),
+                described=described,
             )
             stack.push_async_callback(client.close)
             telemetry = None

@@ -31,7 +31,14 @@ from orchestrator.http2.grpc.client_call import ClientStream
 from orchestrator.http2.grpc.wire import Metadata, RpcError
 from orchestrator.snapshot import ServedModel
 from orchestrator.triton.errors import RefusedCallError, describe_refusal, translate_status
-from orchestrator.triton.families import Described, Misfit, choose_interfaces, find_misfits, read_width
+from orchestrator.triton.families import (
+    Described,
+    Misfit,
+    choose_interfaces,
+    find_misfits,
+    interfaces_of,
+    read_width,
+)
 from orchestrator.triton.infer_wire import InferAnswers, InferRequests, Tensors, as_model_takes, decode_outputs
 from orchestrator.triton.messages import SERVICE, Message, ModelConfig, parse_answer, pb
 from orchestrator.triton.protocol_key import HEADER_PREFIX, render_headers
@@ -144,7 +151,7 @@ class TritonClient:
         read = [read_width(config, self._described) for config in configs if config is not None]
         models = [model for model in read if isinstance(model, ServedModel)]
         misfits = {model.model: model.reason for model in read if isinstance(model, Misfit)}
-        misfits |= find_misfits(models, choose_interfaces(models, {}))
+        misfits |= find_misfits(models, choose_interfaces(interfaces_of(models), {}))
         for misfit in misfits.items() - self._told:
             log.warning("model %s at %s is of no family: %s", misfit[0], self.address, misfit[1])
         self._told = set(misfits.items())

@@ -30,7 +30,15 @@ from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import Family, ServedModel, ServerName
 from orchestrator.triton.client import READY, IndexEntry, read_index
 from orchestrator.triton.errors import RefusedCallError
-from orchestrator.triton.families import Described, Interface, Misfit, choose_interfaces, find_misfits, read_width
+from orchestrator.triton.families import (
+    Described,
+    Interface,
+    Misfit,
+    choose_interfaces,
+    find_misfits,
+    interfaces_of,
+    read_width,
+)
 from orchestrator.triton.messages import parse_answer, pb
 
 log = logging.getLogger(__name__)
@@ -276,7 +284,7 @@ class ModelDiscovery(Generic[S]):
     def _compare(self) -> None:
         self._compare_digests()
         found = [model for server in self.servers for model in server.found.values()]
-        self._interfaces = choose_interfaces(found, self._interfaces)
+        self._interfaces = choose_interfaces(interfaces_of(found), self._interfaces)
         for server in self.servers:
             server.keep_to_interfaces(self._interfaces)
         if all(server.problem is None for server in self.servers):

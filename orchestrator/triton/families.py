@@ -13,22 +13,29 @@ that differ from most are misfits too.
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config.families import FamilySettings
-from orchestrator.snapshot import Family, ModelName, ServedModel, TensorSpec, Width
+from pydantic import ValidationError
+
+from orchestrator.config.families import FamilySettings, PreprocessingSettings
+from orchestrator.snapshot import Family, ModelName, Preprocessing, ServedModel, TensorSpec, Width
 from orchestrator.triton.infer_wire import NUMPY_TYPES
 from orchestrator.triton.messages import ModelConfig, data_type_name
+from orchestrator.validation import describe_problem
+
+log = logging.getLogger(__name__)
 
 _REMEDY = "correct its config.pbtxt, export it again, or describe it under 'families' in the fleet file"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What of a model no Triton knows: ``accuracy`` is 0..1, the rest as in ``ServedModel``."""
+    """What of a model no Triton knows, as in ``ServedModel``."""
 
     family: Family
     width: Width
@@ -36,6 +43,7 @@ class Identity:
     flops: int | None = None
     sha256: str | None = None
     labels: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
 
 
 Described = Mapping[str, Identity]
@@ -65,25 +73,35 @@ class Interface:
 
 
 def describe_models(families: Iterable[FamilySettings]) -> Described:
-    """Return what the fleet file says of each model that it describes."""
-    return {
-        variant.model: Identity(Family(family.name), Width(variant.width), variant.quality, labels=family.labels)
-        for family in families
-        for variant in family.variants
-    }
+    """Return what the fleet file says of each model that it describes, without variants that are useless."""
+    described = {}
+    for family in families:
+        for variant in family.useless:
+            log.warning(
+                "model %s is left out of family %s: its quality %g is not above that of a narrower variant",
+                variant.model,
+                family.name,
+                variant.quality,
+            )
+        prepared = None if family.preprocessing is None else family.preprocessing.value()
+        about: dict[str, Any] = {"labels": family.labels, "preprocessing": prepared}
+        for variant in (one for one in family.variants if one not in family.useless):
+            width, quality = Width(variant.width), variant.quality
+            described[variant.model] = Identity(Family(family.name), width, quality, **about)
+    return described
 
 
 def read_width(config: ModelConfig, described: Described) -> ServedModel | Misfit | None:
     """Return the width that a model is, None when it is not meant for any family; the fleet file goes first."""
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     try:
-        identity = described.get(config.name) or _read_identity(parameters)
-        return None if identity is None else _join(config, identity)
+        identity = described.get(config.name) or read_identity(parameters)
+        return None if identity is None else as_served(config, identity)
     except ValueError as exc:
         return Misfit(config.name, f"{exc}; {_REMEDY}")
 
 
-def _read_identity(parameters: Mapping[str, str]) -> Identity | None:
+def read_identity(parameters: Mapping[str, str]) -> Identity | None:
     """Return what a config says of itself, None when nothing; raises ValueError when that makes no sense."""
     if "slim.family" not in parameters:
         return None
@@ -94,8 +112,8 @@ def _read_identity(parameters: Mapping[str, str]) -> Identity | None:
     if not (width.isascii() and width.isdigit() and 1 <= int(width) <= 100):
         raise ValueError(f"slim.width {width!r} is no whole percentage from 1 to 100")
     accuracy = _read_number(parameters, "slim.accuracy", float)
-    if not 0 <= accuracy <= 1:
-        raise ValueError(f"slim.accuracy {parameters['slim.accuracy']!r} is not from 0 to 1")
+    if not math.isfinite(accuracy):
+        raise ValueError(f"slim.accuracy {parameters['slim.accuracy']!r} is not finite")
     return Identity(
         family=Family(parameters["slim.family"]),
         width=Width(int(width)),
@@ -103,6 +121,7 @@ def _read_identity(parameters: Mapping[str, str]) -> Identity | None:
         flops=_read_number(parameters, "slim.flops", int) if "slim.flops" in parameters else None,
         sha256=parameters.get("slim.sha256"),
         labels=_read_labels(parameters.get("slim.labels", "[]")),
+        preprocessing=_read_preprocessing(parameters.get("slim.preprocessing")),
     )
 
 
@@ -123,7 +142,16 @@ def _read_labels(text: str) -> tuple[str, ...]:
     return tuple(map(str, labels))
 
 
-def _join(config: ModelConfig, identity: Identity) -> ServedModel:
+def _read_preprocessing(text: str | None) -> Preprocessing | None:
+    if text is None:
+        return None
+    try:
+        return PreprocessingSettings.model_validate_json(text).value()
+    except ValidationError as exc:
+        raise ValueError(f"slim.preprocessing: {describe_problem(exc, PreprocessingSettings)}") from exc
+
+
+def as_served(config: ModelConfig, identity: Identity) -> ServedModel:
     """Return a width as a Triton serves it; raises ValueError when the router can't group its requests."""
     if config.model_transaction_policy.decoupled:
         raise ValueError("it is decoupled, and the router takes models that answer each request once")
@@ -143,6 +171,7 @@ def _join(config: ModelConfig, identity: Identity) -> ServedModel:
         inputs=tuple(map(_read_spec, config.input)),
         outputs=tuple(map(_read_spec, config.output)),
         labels=identity.labels,
+        preprocessing=identity.preprocessing,
         is_batching=config.max_batch_size > 0,
     )
 
@@ -159,22 +188,34 @@ def interface_of(model: ServedModel) -> Interface:
     return Interface(model.inputs, tuple((spec.name, spec.datatype) for spec in model.outputs), model.is_batching)
 
 
-def choose_interfaces(models: Iterable[ServedModel], before: Mapping[Family, Interface]) -> dict[Family, Interface]:
+def choose_interfaces(
+    found: Iterable[tuple[Family, Width, Interface]], before: Mapping[Family, Interface]
+) -> dict[Family, Interface]:
     """Return what most models of each family have; among equals what was chosen before, else the narrowest width's."""
-    found = sorted(models, key=lambda model: model.width)
     counts: dict[Family, Counter[Interface]] = {}
-    for model in found:
-        counts.setdefault(model.family, Counter())[interface_of(model)] += 1
+    for family, _, interface in sorted(found, key=lambda entry: entry[1]):
+        counts.setdefault(family, Counter())[interface] += 1
     return {
         family: max(count, key=lambda interface: (count[interface], interface == before.get(family)))
         for family, count in counts.items()
     }
 
 
-def find_misfits(models: Iterable[ServedModel], interfaces: Mapping[Family, Interface]) -> dict[str, str]:
+def interfaces_of(models: Iterable[ServedModel]) -> list[tuple[Family, Width, Interface]]:
+    """Return what ``choose_interfaces`` takes of models."""
+    return [(model.family, model.width, interface_of(model)) for model in models]
+
+
+def describe_oddity(family: Family, interface: Interface, chosen: Mapping[Family, Interface]) -> str:
+    """Return why a model with another interface than the one chosen for its family is none of it."""
+    return f"it {interface}, while family {family} {chosen[family]}; {_REMEDY}"
+
+
+def find_misfits(models: Iterable[ServedModel], chosen: Mapping[Family, Interface]) -> dict[str, str]:
     """Return why models are none of their family, by name, for those that differ from most."""
+    found = {model.name: (model.family, interface_of(model)) for model in models}
     return {
-        model.name: f"it {interface_of(model)}, while family {model.family} {interfaces[model.family]}; {_REMEDY}"
-        for model in models
-        if interface_of(model) != interfaces.get(model.family, interface_of(model))
+        name: describe_oddity(family, interface, chosen)
+        for name, (family, interface) in found.items()
+        if interface != chosen[family]
     }

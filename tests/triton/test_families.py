@@ -7,9 +7,16 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from orchestrator.config.families import FamilySettings
-from orchestrator.snapshot import ServedModel, TensorSpec
-from orchestrator.triton.families import Misfit, choose_interfaces, describe_models, find_misfits, read_width
+from orchestrator.config.families import FamilySettings, PreprocessingSettings
+from orchestrator.snapshot import Preprocessing, ServedModel, TensorSpec
+from orchestrator.triton.families import (
+    Misfit,
+    choose_interfaces,
+    describe_models,
+    find_misfits,
+    interfaces_of,
+    read_width,
+)
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 
@@ -58,7 +65,7 @@ def test_other_models_are_passed_over_in_silence() -> None:
         ("slim.width", "101", "slim.width '101' is no"),
         ("slim.accuracy", None, "lacks slim.accuracy"),
         ("slim.accuracy", "good", "slim.accuracy 'good' is no number"),
-        ("slim.accuracy", "91", "slim.accuracy '91' is not from 0 to 1"),
+        ("slim.accuracy", "nan", "slim.accuracy 'nan' is not finite"),
         ("slim.flops", "few", "slim.flops 'few' is no number"),
         ("slim.labels", "{}", "slim.labels is no JSON list"),
         ("slim.labels", "[", "slim.labels is no JSON list"),
@@ -121,6 +128,29 @@ def test_what_the_fleet_file_describes_is_a_width_whatever_its_own_config_says()
     assert (model.sha256, model.flops, model.labels) == (None, None, ("no", "yes"))
 
 
+def test_a_variant_that_is_no_better_than_a_narrower_one_is_left_out_and_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    variants = [{"width": w, "model": f"m{w}", "quality": q} for w, q in ((10, 0.5), (50, 0.4), (90, 0.6))]
+    family = FamilySettings.model_validate({"name": "plates", "variants": variants})
+    assert describe_models([family]).keys() == {"m10", "m90"}
+    assert "model m50 is left out of family plates: its quality 0.4 is not above" in caplog.text
+
+
+def test_what_an_image_goes_through_is_read_from_the_config_or_the_fleet_file() -> None:
+    said = config()
+    said.parameters["slim.preprocessing"].string_value = '{"resize": 256, "colours": "BGR", "mean": [0.5, 0.4, 0.3]}'
+    model = read_width(said, {})
+    assert isinstance(model, ServedModel)
+    assert model.preprocessing == Preprocessing(resize=256, colours="BGR", mean=(0.5, 0.4, 0.3))
+    said.parameters["slim.preprocessing"].string_value = '{"colours": "CMYK"}'
+    misfit = read_width(said, {})
+    assert isinstance(misfit, Misfit)
+    assert "slim.preprocessing: colours" in misfit.reason
+    family = described().model_copy(update={"preprocessing": PreprocessingSettings(resize=20)})
+    assert describe_models([family])["small"].preprocessing == Preprocessing(resize=20)
+
+
 def test_a_width_that_takes_something_else_than_most_is_a_misfit_and_what_was_chosen_stays_among_equals() -> None:
     models = []
     for width in (25, 50, 75):
@@ -128,11 +158,13 @@ def test_a_width_that_takes_something_else_than_most_is_a_misfit_and_what_was_ch
         assert isinstance(model, ServedModel)
         models.append(model)
     odd = replace(models[0], inputs=(TensorSpec("pixels", "FP32", (3, 32, 32)),))
-    chosen = choose_interfaces([odd, *models[1:]], {})
+    chosen = choose_interfaces(interfaces_of([odd, *models[1:]]), {})
     reasons = find_misfits([odd, *models[1:]], chosen)
     assert reasons.keys() == {odd.name}
     assert "it takes pixels FP32 [3, 32, 32]" in reasons[odd.name]
     assert "family fashion takes pixels FP32 [1, 28, 28]" in reasons[odd.name]
     even = [odd, models[1]]
-    assert find_misfits(even, choose_interfaces(even, {})).keys() == {models[1].name}, "the narrowest goes first"
-    assert find_misfits(even, choose_interfaces(even, chosen)).keys() == {odd.name}
+    assert find_misfits(even, choose_interfaces(interfaces_of(even), {})).keys() == {models[1].name}, (
+        "the narrowest goes first"
+    )
+    assert find_misfits(even, choose_interfaces(interfaces_of(even), chosen)).keys() == {odd.name}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from orchestrator.errors import ConfigError
+from orchestrator.policies.fleet.qualities import is_ratio
 from orchestrator.profile.fit import EnergyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.queue.request import BatchKey, Items, as_batch, as_tensors
@@ -78,7 +79,7 @@ def admit(
     Raises:
         ConfigError: Nothing that is offered meets the options, or takes the items.
     """
-    min_accuracy = options.min_accuracy or 0.0
+    min_accuracy = -math.inf if options.min_accuracy is None else options.min_accuracy
     batch, is_single = as_batch(items, offered[0][1])
     count = len(batch[0])
     allowed = [
@@ -89,7 +90,8 @@ def admit(
     if not allowed:
         widths = {model.width: model.accuracy for _, model in offered}
         served = ", ".join(f"{width} % ({widths[width]:.4f})" for width in sorted(widths))
-        raise ConfigError(f"no width has width={options.width}, min_accuracy={min_accuracy}; served are {served}")
+        asked = f"width={options.width}, min_accuracy={options.min_accuracy}"
+        raise ConfigError(f"no width has {asked}; served are {served}")
     most = max(model.max_batch_size for _, model in allowed)
     if count > most:
         raise ConfigError(f"a batch of {count} items exceeds max_batch_size = {most}; split it")
@@ -99,11 +101,21 @@ def admit(
         allowed[0][1].family,
         tuple(array.shape[1:] for array in batch),
         tuple(sorted({model.width for _, model in allowed})),
-        min_accuracy,
+        _floor(offered, options.min_accuracy),
         options.max_joules,
         options.preference,
     )
     return key, batch, is_single
+
+
+def _floor(offered: Sequence[tuple[ServerName, ServedModel]], min_accuracy: float | None) -> float:
+    """Return the least accuracy that policies see of a request.
+
+    Of another scale than 0..1 they see positions (orchestrator.policies.fleet.qualities), so there the widths that are
+    allowed say all.
+    """
+    accuracies = [model.accuracy for _, model in offered]
+    return (min_accuracy or 0.0) if is_ratio(accuracies) else min(0.0, *accuracies)
 
 
 def _affordable(
