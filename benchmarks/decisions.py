@@ -66,7 +66,7 @@ def make_fleet(servers: int) -> tuple[list[ServerState], LatencyTable]:
     """Return servers that are five times apart in speed, and what is known of their speed."""
     spec = TensorSpec("pixels", "FP32", (1, 28, 28))
     models = tuple(
-        ServedModel(ModelName(f"net_w{w:03d}"), Family("net"), Width(w), w / 100, w * w, 32, 1, None, spec, spec)
+        ServedModel(ModelName(f"net_w{w:03d}"), Family("net"), Width(w), w / 100, w * w, 32, 1, None, (spec,), (spec,))
         for w in _WIDTHS
     )
     states, fits = [], {}

@@ -1,7 +1,9 @@
-"""Image files as a family's network takes them: float32 [c, h, w], pixels in 0..1, nothing normalised."""
+"""Image files, and files of arrays, as a family's networks take them."""
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +12,102 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from orchestrator.errors import ConfigError
-from orchestrator.snapshot import TensorSpec
+from orchestrator.snapshot import Preprocessing, TensorSpec
 
-_MODES = {1: "L", 3: "RGB"}
+_PIXELS = {"FP32": np.float32, "FP16": np.float16, "FP64": np.float64, "UINT8": np.uint8}
 
 
-def read_image(path: Path, spec: TensorSpec, *, resize: bool = False) -> NDArray[np.float32]:
-    """Return the pixels of an image file in any format that Pillow reads, float32 [c, h, w] in 0..1.
+def read_image(
+    path: Path, spec: TensorSpec, preprocessing: Preprocessing | None = None, *, resize: bool = False
+) -> NDArray[Any]:
+    """Return an image file in any format that Pillow reads as one item of an input, without a batch dimension.
 
-    The input of the family has the shape [c, h, w]; ``resize`` scales to its size instead of refusing another. Raises
-    ConfigError when the file is no image, can't be read or has the wrong size.
+    ``preprocessing`` says what it goes through. Without it the image has to have the input's size, unless ``resize``
+    scales it, and becomes 0..1 with its channels first. Raises ConfigError when the input takes no images, and when the
+    file is no image, can't be read or has the wrong size.
     """
-    if len(spec.shape) != 3 or spec.shape[0] not in _MODES or min(spec.shape) < 1:
-        raise ConfigError(f"input {spec.name!r} takes {list(spec.shape)}, no image of 1 or 3 channels and fixed size")
-    channels, height, width = spec.shape
-    try:
-        with Image.open(path) as opened:
-            mode = opened.mode
-            image: Any = opened.convert(_MODES[channels])
-    except FileNotFoundError:
-        raise ConfigError(f"no image at {path}") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as exc:
-        raise ConfigError(f"{path} is no image that can be read; give a PNG or JPEG file") from exc
-    if mode.startswith(("I", "F")):  # Pillow would clip them to 8 bits instead of scaling
-        raise ConfigError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")
-    if image.size != (width, height):
-        if not resize:
+    wanted = preprocessing or Preprocessing(colours="L" if spec.shape[:1] == (1,) else "RGB")
+    height, width = _size_of(spec, wanted)
+    image = _open(path, "L" if wanted.colours == "L" else "RGB")
+    if preprocessing is not None and preprocessing.resize is not None:
+        image = _cut(image, preprocessing.resize, (width, height), path)
+    elif image.size != (width, height):
+        if preprocessing is None and not resize:
             raise ConfigError(
                 f"{path} is {image.width}×{image.height}, the network takes {width}×{height}; add --resize to scale it"
             )
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, dtype=np.float32) / 255
-    return pixels.reshape(height, width, channels).transpose(2, 0, 1).copy()
+    values = np.asarray(image).reshape(height, width, -1)
+    if wanted.colours == "BGR":
+        values = values[:, :, ::-1]
+    if spec.datatype != "UINT8":
+        pixels = values.astype(np.float32)
+        scaled = pixels / 255 if preprocessing is None else pixels * np.float32(wanted.scale)
+        values = (scaled - np.array(wanted.mean, np.float32)) / np.array(wanted.std, np.float32)
+    if wanted.layout == "CHW":
+        values = values.transpose(2, 0, 1)
+    return np.ascontiguousarray(values, _PIXELS[spec.datatype]).reshape(spec.shape)
+
+
+def _size_of(spec: TensorSpec, wanted: Preprocessing) -> tuple[int, int]:
+    """Return height and width of the images that an input takes; raises ConfigError when it takes none."""
+    shape = spec.shape[1:] if len(spec.shape) == 4 and spec.shape[0] == 1 else spec.shape  # without a batch dimension
+    channels = 1 if wanted.colours == "L" else 3
+    sides = shape[1:] if wanted.layout == "CHW" else shape[:2]
+    given = shape[0] if wanted.layout == "CHW" else shape[-1:] and shape[-1]
+    if len(shape) != 3 or given != channels or min(shape) < 1 or spec.datatype not in _PIXELS:
+        raise ConfigError(
+            f"input {spec.name!r} takes {list(spec.shape)} of {spec.datatype}, no image of {channels} channels as "
+            f"{wanted.layout} and of fixed size; give a .npz file with its arrays by name"
+        )
+    return sides[0], sides[1]
+
+
+def _open(path: Path, mode: str) -> Any:
+    try:
+        with Image.open(path) as opened:
+            own = opened.mode
+            image: Any = opened.convert(mode)
+    except FileNotFoundError:
+        raise ConfigError(f"no image at {path}") from None
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as exc:
+        raise ConfigError(f"{path} is no image that can be read; give a PNG or JPEG file") from exc
+    if own.startswith(("I", "F")):  # Pillow would clip them to 8 bits instead of scaling
+        raise ConfigError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")
+    return image
+
+
+def _cut(image: Any, shorter: int, size: tuple[int, int], path: Path) -> Any:
+    """Return the middle of an image, of this width and height, after its shorter side was scaled."""
+    ratio = shorter / min(image.size)
+    scaled = image.resize([max(1, round(side * ratio)) for side in image.size], Image.Resampling.BILINEAR)
+    if scaled.width < size[0] or scaled.height < size[1]:
+        now = f"{scaled.width}×{scaled.height}"
+        raise ConfigError(f"{path} is {now} after its resize to {shorter}, below {size[0]}×{size[1]}")
+    left, top = (scaled.width - size[0]) // 2, (scaled.height - size[1]) // 2
+    return scaled.crop((left, top, left + size[0], top + size[1]))
+
+
+def read_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
+    """Return the inputs of one item that an .npz file holds by name, text as bytes.
+
+    Raises ConfigError when it can't be read or lacks one.
+    """
+    try:
+        with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise ConfigError(f"no file at {path}") from None
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as exc:
+        raise ConfigError(f"{path} is no .npz file that can be read") from exc
+    missing = [spec.name for spec in specs if spec.name not in found]
+    if missing:
+        raise ConfigError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(found) or 'nothing'}")
+    return {spec.name: _as_text(found[spec.name]) if spec.datatype == "BYTES" else found[spec.name] for spec in specs}
+
+
+def _as_text(array: NDArray[Any]) -> NDArray[Any]:
+    return np.char.encode(array, "utf-8").astype(object) if array.dtype.kind == "U" else array.astype(object)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

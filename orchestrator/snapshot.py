@@ -32,18 +32,43 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What an image file goes through before a network, as its author did it in training.
+
+    Attributes:
+        resize: What the shorter side is scaled to, in pixels; None: the image is scaled to the input's size.
+        colours: ``RGB``, ``BGR`` or ``L``.
+        layout: ``CHW`` or ``HWC``.
+        scale: What a value of 0..255 is multiplied by.
+        mean: What is subtracted after that: a value, or one for each channel.
+        std: What is divided by in the end, likewise.
+    """
+
+    resize: int | None = None
+    colours: str = "RGB"
+    layout: str = "CHW"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True, slots=True)
 class ServedModel:
     """One width of a family as one server serves it, read from its ModelConfig alone.
 
     Attributes:
-        accuracy: Top-1 on the family's test split, 0..1.
+        accuracy: The quality on the family's test split: top-1, 0..1, unless whoever made the family measured something
+            else; a finite number, the larger the better.
         flops: The floating-point operations of an item; None when the exporter did not say.
-        max_batch_size: The most items in one request.
+        max_batch_size: The most items in one request; 1 where there is no batch dimension.
         instances: The instances that run it on this server.
         sha256: The hash of the weights file; equal hashes mean equal answers.
-        input: The only input.
-        output: The only output, one score a class.
-        labels: The names of the classes; empty when the exporter did not say.
+        inputs: At least one, in the order of the config.
+        outputs: At least one, in the order of the config; of a classifier the first has a score a class.
+        labels: The names of the classes; empty when nobody said.
+        preprocessing: What an image file goes through; None when nobody said, and then it is of the input's size, in
+            0..1, RGB or grey by the number of channels, which come first.
+        is_batching: Whether its tensors have a batch dimension; where they don't, a request is one item.
     """
 
     name: ModelName
@@ -54,9 +79,11 @@ class ServedModel:
     max_batch_size: int
     instances: int
     sha256: str | None
-    input: TensorSpec
-    output: TensorSpec
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     labels: tuple[str, ...] = ()
+    is_batching: bool = True
+    preprocessing: Preprocessing | None = None
 
 
 @dataclass(frozen=True, slots=True)

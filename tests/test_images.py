@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from orchestrator.errors import ConfigError
-from orchestrator.images import read_image, softmax
-from orchestrator.snapshot import TensorSpec
+from orchestrator.images import read_arrays, read_image, softmax
+from orchestrator.snapshot import Preprocessing, TensorSpec
 
 GREY = TensorSpec("pixels", "FP32", (1, 28, 28))
 COLOUR = TensorSpec("pixels", "FP32", (3, 4, 6))
@@ -72,3 +72,56 @@ def test_softmax_gives_probabilities_in_the_order_of_the_scores(scores: list[flo
     assert probabilities.sum() == pytest.approx(1, abs=1e-5)
     assert (probabilities >= 0).all()
     assert probabilities[logits.argmax()] == probabilities.max()
+
+
+def photograph(path: Path) -> Path:
+    """Write a JPEG of 60x40 whose left third is red, middle third green, and right third blue."""
+    image = np.zeros((40, 60, 3), np.uint8)
+    for third, channel in enumerate(range(3)):
+        image[:, third * 20 : (third + 1) * 20, channel] = 255
+    Image.fromarray(image).save(path, quality=95)
+    return path
+
+
+def test_a_photograph_goes_through_what_the_family_says_of_it(tmp_path: Path) -> None:
+    path = photograph(tmp_path / "a.jpg")
+    spec = TensorSpec("image", "FP32", (3, 16, 16))
+    usual = Preprocessing(resize=20, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+    pixels = read_image(path, spec, usual)
+    assert pixels.dtype == np.float32
+    assert pixels[:, 8, 8] == pytest.approx([-1.0, 3.0, 0.0], abs=0.1), "the middle is green, and normalised by channel"
+    turned = read_image(path, TensorSpec("image", "UINT8", (20, 30, 3)), Preprocessing(colours="BGR", layout="HWC"))
+    assert turned.dtype == np.uint8
+    assert turned[10, 2].tolist() == pytest.approx([0, 0, 254], abs=6), "red comes last, and bytes stay bytes"
+    assert read_image(path, TensorSpec("image", "FP32", (1, 3, 40, 60)), Preprocessing()).shape == (1, 3, 40, 60)
+    grey = read_image(path, TensorSpec("image", "FP32", (1, 10, 10)), Preprocessing(colours="L", scale=1.0))
+    assert grey.max() > 100, "not every family takes ratios"
+
+
+@pytest.mark.parametrize(
+    ("shape", "preprocessing", "problem"),
+    [
+        ((3, 30, 30), Preprocessing(resize=20), "is 30×20 after its resize to 20, below 30×30"),
+        ((1, 16, 16), Preprocessing(), "no image of 3 channels as CHW and of fixed size"),
+        ((16, 16, 3), Preprocessing(), "no image of 3 channels"),
+        ((3, -1, 16), Preprocessing(), "give a .npz file"),
+    ],
+)
+def test_what_a_preprocessing_cannot_make_of_an_image_is_explained(
+    tmp_path: Path, shape: tuple[int, ...], preprocessing: Preprocessing, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        read_image(photograph(tmp_path / "a.jpg"), TensorSpec("image", "FP32", shape), preprocessing)
+
+
+def test_arrays_are_read_by_name_and_text_becomes_bytes(tmp_path: Path) -> None:
+    specs = [TensorSpec("numbers", "FP32", (2,)), TensorSpec("text", "BYTES", (1,))]
+    np.savez(tmp_path / "item.npz", numbers=np.ones(2, np.float32), text=np.array(["é"]), more=np.zeros(1))
+    found = read_arrays(tmp_path / "item.npz", specs)
+    assert found["numbers"].tolist() == [1, 1]
+    assert found["text"].tolist() == ["é".encode()]
+    np.savez(tmp_path / "other.npz", numbers=np.ones(2))
+    with pytest.raises(ConfigError, match="lacks text; it holds numbers"):
+        read_arrays(tmp_path / "other.npz", specs)
+    with pytest.raises(ConfigError, match="no file at"):
+        read_arrays(tmp_path / "absent.npz", specs)

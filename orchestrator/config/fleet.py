@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
+from orchestrator.config.families import FamilySettings
 from orchestrator.config.gateway import GatewaySettings
 from orchestrator.config.section import Address, Name, PolicyName, Section, Url, parse_settings, read_settings
 from orchestrator.errors import ConfigError
@@ -331,6 +332,22 @@ class FleetSettings(Section):
     router: RouterSettings = RouterSettings()
     controller: ControllerSettings = ControllerSettings()
     gateway: GatewaySettings = GatewaySettings()
+    families: tuple[FamilySettings, ...] = ()
+    """Families of models whose own configs don't say so."""
+
+    @field_validator("families")
+    @classmethod
+    def _models_are_of_one_family(cls, families: tuple[FamilySettings, ...]) -> tuple[FamilySettings, ...]:
+        names = [family.name for family in families]
+        models = [variant.model for family in families for variant in family.variants]
+        for what, values in (("family", names), ("model", models)):
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{what} {twice!r} is described twice; describe it once")
+        both = next((name for name in names if name in models), None)
+        if both is not None:
+            raise ValueError(f"{both!r} is a family and a model, and a caller's request would be of either; rename it")
+        return families
 
     @model_validator(mode="before")
     @classmethod

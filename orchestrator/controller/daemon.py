@@ -28,6 +28,7 @@ from orchestrator.planner.host import Limits
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import HostReading, Telemetry, open_telemetry
 from orchestrator.triton.control import TritonControl, check_control
+from orchestrator.triton.families import describe_models
 from orchestrator.triton.protocol_key import read_protocol_key
 
 log = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ async def open_daemon(
     fleet: FleetSettings, server: ServerSettings, *, is_dry: bool = False, is_daemon: bool = False
 ) -> AsyncIterator[ControllerDaemon]:
     """Compose the controller of a server and close its connections at the end; see ``ControllerDaemon``."""
-    triton = _open_control(server, fleet.controller)
+    triton = _open_control(server, fleet)
     telemetry = open_telemetry(server.device, grpc_port=int(server.grpc.rpartition(":")[2]), gpu=server.limits.gpu)
     try:
         first = await telemetry.read()
@@ -219,7 +220,7 @@ async def open_daemon(
         await telemetry.close()
 
 
-def _open_control(server: ServerSettings, settings: ControllerSettings) -> TritonControl:
+def _open_control(server: ServerSettings, fleet: FleetSettings) -> TritonControl:
     if server.repository is None:
         raise ConfigError(
             f"servers[{server.name}].repository is not set; give the folder that its Triton serves, as seen from here"
@@ -230,7 +231,14 @@ def _open_control(server: ServerSettings, settings: ControllerSettings) -> Trito
             "http://127.0.0.1:8002/metrics"
         )
     key = read_protocol_key(server.protocol_key_file)
-    return TritonControl(server.grpc, server.metrics, server.repository, family=settings.family, protocol_key=key)
+    return TritonControl(
+        server.grpc,
+        server.metrics,
+        server.repository,
+        family=fleet.controller.family,
+        described=describe_models(fleet.families),
+        protocol_key=key,
+    )
 
 
 def _resolve(

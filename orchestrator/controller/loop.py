@@ -122,6 +122,7 @@ class Controller:
         self._demands = self._demands.at(began_s)
         seen = await self._observer.observe(busy_models=self._actuator.busy_models, demands=self._demands)
         self._log.note_trouble(seen.trouble)
+        self._log.note_misfits(seen.misfits)
         planned, plan_s = self._plan(seen)
         self.last_report = self._report_of(seen, planned, plan_s=plan_s, step_s=self._clock() - began_s)
         if seen.snapshot is not None and planned is not None and not self._dry_run:

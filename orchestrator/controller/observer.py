@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.ports import ModelControl
@@ -42,12 +42,14 @@ class Observation:
         snapshot: The host; None when Triton could not be observed.
         trouble: What could not be read of Triton, in one line; None when all could.
         reading: What telemetry read; None when it could not be read at all.
+        misfits: Why models that look meant for a family are left out, by name.
     """
 
     at_s: float
     snapshot: HostSnapshot | None
     trouble: str | None
     reading: HostReading | None
+    misfits: Mapping[str, str] = field(default_factory=dict)
 
 
 class Observer:
@@ -89,7 +91,7 @@ class Observer:
             overhead_bytes=reading.overhead_bytes if reading else None,
             server_threads=reading.server_threads if reading else None,
         )
-        return Observation(now_s, snapshot, trouble, reading)
+        return Observation(now_s, snapshot, trouble, reading, dict(self._control.misfits()))
 
     def _follow(self, server_id: str | None) -> None:
         """Forget the counters of a Triton that is gone: a new one may already have counted further."""

@@ -30,6 +30,10 @@ class ModelControl(Protocol):
         """
         ...
 
+    def misfits(self) -> Mapping[str, str]:
+        """Return why models that look meant for a family are left out, by name, as their files last said."""
+        ...
+
     async def loaded_models(self) -> tuple[LoadedModel, ...]:
         """Return where each model of ``repository_models`` stands, in the same order."""
         ...

@@ -36,6 +36,7 @@ class CheckedControl:
         self._was_checked = False
         # Forwarded as they are; without ``loaded_models`` nothing is planned.
         self.repository_models = control.repository_models
+        self.misfits = control.misfits
         self.counters = control.counters
         self.apply = control.apply
         self.unload = control.unload

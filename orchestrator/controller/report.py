@@ -7,7 +7,7 @@ Each action is logged, and everything else only when it changes. A refusal that 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.controller.observer import Observation
@@ -81,6 +81,7 @@ class StepLog:
         self._records: list[ActionRecord] = []
         self._logged: dict[object, str] = {}
         self._trouble: str | None = None
+        self._misfits: Mapping[str, str] = {}
 
     @property
     def recent(self) -> tuple[ActionRecord, ...]:
@@ -94,6 +95,12 @@ class StepLog:
         elif trouble is None and self._trouble is not None:
             log.info("server %s can be observed again", self._server)
         self._trouble = trouble
+
+    def note_misfits(self, misfits: Mapping[str, str]) -> None:
+        """Log models that are left out, each when it or its reason is new."""
+        for model, reason in misfits.items() - self._misfits.items():
+            log.warning("%s: model %s is left out: %s", self._server, model, reason)
+        self._misfits = misfits
 
     def note_plan(self, plan: Plan, *, is_dry: bool) -> None:
         """Log refusals, notices and, of a plan that nobody will carry out, actions, each when it is new."""

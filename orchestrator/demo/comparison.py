@@ -98,7 +98,7 @@ async def run_demo(
         for number, own, set_up in turns(set_ups[: len(rivals)], [load], settings.rounds):
             say(f"round {number + 1} of {settings.rounds}: {set_up.name}")
             # Whoever has no deadlines leaves servers some work, which is not to meet the next one.
-            await asyncio.gather(*(triton.infer_batch(models[-1], sample.images[:1]) for triton in tritons))
+            await asyncio.gather(*(triton.infer_batch(models[-1], (sample.images[:1],)) for triton in tritons))
             comparison = await _take_turn(comparison, set_up, own, sample)
             note(comparison)
 

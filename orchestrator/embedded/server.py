@@ -27,7 +27,7 @@ from orchestrator.embedded import triton_leftovers
 from orchestrator.embedded.emulation import check_cpus, check_slowdown
 from orchestrator.embedded.flags import LOOPBACK, ServerFlags, render_flags
 from orchestrator.embedded.model_index import read_index, served_models, unserved_models
-from orchestrator.embedded.server_log import pick_reason
+from orchestrator.embedded.server_log import loading_models, pick_reason
 from orchestrator.embedded.wheel import (
     DEVICE_LOCK_VARIABLE,
     assemble_backends,
@@ -41,10 +41,12 @@ from orchestrator.errors import ConfigError, EmbeddedServerError
 from orchestrator.processes.guarded import GuardedProcess, create_private_directory
 from orchestrator.processes.guardian import Task
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 PORT_ATTEMPTS = 3
 POLL_S = 0.05
+TELL_LOADING_S = 10.0
+"""From one line that says what is being loaded to the next; loading that has not ended by then is waited for again."""
 KILL_MARGIN_S = 3.0  # tritonserver looks at its own exit timeout once a second, and stubs take about 1 s to leave
 
 
@@ -59,7 +61,7 @@ class EmbeddedOptions:
         cpus: CPUs the server and its stubs may run on; None leaves them as they are.
         slowdown: Emulated slow-down of the onnxruntime backend, >= 1; above 1 its instances share one device.
         log_path: File the server's output is appended to; None keeps it in the private directory.
-        start_timeout_s: Time from start to ready, model loading included.
+        start_timeout_s: Time from start to ready, beside the time in which models are being loaded.
         exit_timeout_s: How long a stopping server waits for requests in flight.
         extra_flags: Arguments of tritonserver added after ours, such as a restricted protocol.
     """
@@ -285,17 +287,24 @@ class EmbeddedServer:
         return _Start(ports, GuardedProcess(task, directory), log_path, log_offset)
 
     async def _wait_ready(self, started: _Start) -> None:
-        try:
-            async with asyncio.timeout(self.options.start_timeout_s):
-                while not await is_ready(started.ports.http):
-                    if not started.process.is_running:
-                        raise EmbeddedServerError(f"tritonserver {await self.wait_exited()}")
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            reason = self._read_reason() or "its log says nothing"
-            raise EmbeddedServerError(
-                f"tritonserver was not ready within {self.options.start_timeout_s:g} s: {reason}"
-            ) from None
+        clock = asyncio.get_running_loop().time
+        began_s = told_s = clock()
+        until_s = began_s + self.options.start_timeout_s
+        while not await is_ready(started.ports.http):
+            if not started.process.is_running:
+                raise EmbeddedServerError(f"tritonserver {await self.wait_exited()}")
+            now_s = clock()
+            if now_s >= min(until_s, told_s + TELL_LOADING_S):
+                told_s = now_s
+                loading = loading_models(self._read_log())
+                if not loading and now_s >= until_s:
+                    reason = self._read_reason() or "its log says nothing"
+                    limit = f"{self.options.start_timeout_s:g} s"
+                    raise EmbeddedServerError(f"tritonserver was not ready within {limit}: {reason}")
+                if loading:
+                    until_s = max(until_s, now_s + TELL_LOADING_S)
+                    log.info("tritonserver loads %s, for %.0f s now", ", ".join(loading), now_s - began_s)
+            await asyncio.sleep(POLL_S)
 
     def _tell_unserved(self, index: list[Mapping[str, Any]]) -> None:
         """Log each model that could not be loaded; raises EmbeddedServerError when that is all of them."""
@@ -307,7 +316,7 @@ class EmbeddedServer:
                 + self._log_hint()
             )
         for name, reason in sorted(unserved.items()):
-            logger.warning("model %s of %s is not served: %s", name, self.repository, reason)
+            log.warning("model %s of %s is not served: %s", name, self.repository, reason)
 
     def _log_hint(self) -> str:
         return f" (log: {self.log_path})" if self.options.log_path else ""
@@ -320,12 +329,15 @@ class EmbeddedServer:
         return ending + (f": {reason}" if reason else "") + self._log_hint()
 
     def _read_reason(self) -> str | None:
+        return pick_reason(self._read_log())
+
+    def _read_log(self) -> str:
         try:
-            with self.log_path.open("rb") as log:
-                log.seek(self._started.log_offset)
-                return pick_reason(log.read().decode(errors="replace"))
+            with self.log_path.open("rb") as lines:
+                lines.seek(self._started.log_offset)
+                return lines.read().decode(errors="replace")
         except OSError:
-            return None  # the log went with the private directory, or was never written
+            return ""  # the log went with the private directory, or was never written
 
 
 async def is_ready(http_port: int) -> bool:

@@ -1,4 +1,4 @@
-"""Why a tritonserver would not start, found in its log.
+"""Why a tritonserver would not start, and what it is loading, found in its log.
 
 Triton says the reason once, somewhere in a hundred lines, and ends with a summary that leaves it out ("failed to
 load all models"). The patterns are those of 2.51 and are ordered by how much they say.
@@ -18,6 +18,8 @@ _TELLING = (
     re.compile(r"what\(\):\s*(.*)"),
     re.compile(r"(terminate called .*)"),
 )
+_LOADING = re.compile(r'"?\bloading: ([^\s":]+):\d+')
+_LOADED = re.compile(r"(?:successfully loaded|failed to load) '([^']+)'")
 _PARSE_ERROR = re.compile(r"Error parsing text-format [\w.]+: (.*)")
 # Tables, and what every start on a machine without GPU complains about.
 _NOISE = re.compile(r"^$|^\+[-+]*\+$|^\|.*\|$|Failed to initialize NVML|CudaDriverHelper has not been initialized")
@@ -35,6 +37,17 @@ def pick_reason(log: str) -> str | None:
     errors = [body for line, body in bodies if line[:1] in "EF" and _PREFIX.match(line)]
     plain = [body for line, body in bodies if not _PREFIX.match(line)]
     return next((texts[-1] for texts in (errors, plain) if texts), None)
+
+
+def loading_models(log: str) -> tuple[str, ...]:
+    """Return the models that a log says are being loaded, in the order in which that began."""
+    loading: dict[str, None] = {}
+    for line in log.splitlines():
+        if begun := _LOADING.search(line):
+            loading[begun.group(1)] = None
+        elif ended := _LOADED.search(line):
+            loading.pop(ended.group(1), None)
+    return tuple(loading)
 
 
 def _clean(body: str) -> str:

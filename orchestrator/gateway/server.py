@@ -43,6 +43,7 @@ from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.discovery import ModelDiscovery
+from orchestrator.triton.families import describe_models
 from orchestrator.triton.protocol_key import read_protocol_key
 
 log = logging.getLogger(__name__)
@@ -158,6 +159,7 @@ class Gateway:
         """
         self._data_plane.passthrough.retries = fleet.router.retries
         self._discovery.timeout_s = fleet.router.connect_timeout_s
+        self._discovery.describe(describe_models(fleet.families))
         if fleet.gateway != self._settings:
             log.warning("the gateway section has changed; start the gateway again for it to take effect")
 

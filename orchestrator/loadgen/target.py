@@ -155,7 +155,7 @@ async def _ask_http(address: str, model: str) -> tuple[dict[str, Any], str]:
 async def _ask_router(fleet: str, family: str) -> Target:
     async with Router.from_fleet(load_fleet(Path(fleet))) as router:
         model = router.models(family)[0]
-    return Target(ROUTER, fleet, family, model.input.name, model.output.name, True)
+    return Target(ROUTER, fleet, family, model.inputs[0].name, model.outputs[0].name, True)
 
 
 def _no_answer(address: str, model: str, error: Exception) -> ServerUnavailableError:

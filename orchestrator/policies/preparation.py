@@ -76,7 +76,7 @@ def _alone() -> Iterator[None]:
 def _decide() -> None:
     spec = TensorSpec("x", "FP32", (1,))
     models = tuple(
-        ServedModel(ModelName(f"x_w{w:03d}"), Family("x"), w, w / 100, w, 4, 1, None, spec, spec) for w in _WIDTHS
+        ServedModel(ModelName(f"x_w{w:03d}"), Family("x"), w, w / 100, w, 4, 1, None, (spec,), (spec,)) for w in _WIDTHS
     )
     fleets = FleetTables(), FleetTables([ServerState(name, models) for name in _SERVERS])
     situation = Situation(QueueState(2, 1, 1.0, 1.0, _WIDTHS), 0.0, 0, (0.0, 0.0), 1.0)

@@ -158,9 +158,9 @@ class ModelProfile:
 
     Attributes:
         width: The width in whole percent.
-        accuracy: Top-1 on the family's test split, 0..1.
+        accuracy: The quality of the width, as its config or the fleet file says it: top-1, 0..1, or of any scale.
         flops: The work of an item; None when the exporter did not say.
-        sha256: The digest of the weights file; None in a synthetic profile only.
+        sha256: The digest of the weights file; None where nobody says it.
         changes: What changes of it cost; None when they were not measured.
         batches: The batches, ascending by size, see ``batch_ladder``.
     """
@@ -168,7 +168,7 @@ class ModelProfile:
     name: Name
     family: Name
     width: Annotated[int, Interval(ge=1, le=100)]
-    accuracy: Annotated[float, Interval(ge=0, le=1)]
+    accuracy: float
     flops: Annotated[int, Gt(0)] | None
     max_batch_size: Annotated[int, Ge(1)]
     instances: Annotated[int, Ge(1)]
@@ -194,7 +194,7 @@ class ServerProfile:
     Attributes:
         description: The device, as it calls itself.
         slowdown: The emulated factor; None when it is as fast as its machine.
-        triton_version: The version of its Triton; None in a synthetic profile only.
+        triton_version: The version of its Triton; None where nobody says it.
         memory_bytes: The memory of the device or host; None when unreadable.
     """
 
@@ -339,8 +339,6 @@ def _server_contradictions(path: str, server: ServerProfile) -> Iterator[tuple[s
 
 
 def _model_contradictions(path: str, model: ModelProfile, origin: Origin) -> Iterator[tuple[str, str]]:
-    if model.sha256 is None and origin is not Origin.SYNTHETIC:
-        yield f"{path}.sha256", "null is allowed in synthetic profiles only"
     found = [batch.items for batch in model.batches]
     wanted = list(batch_ladder(model.max_batch_size))
     if found != wanted:

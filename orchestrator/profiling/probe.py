@@ -17,10 +17,11 @@ from typing import Protocol
 from orchestrator.background import end_tasks
 from orchestrator.errors import ConfigError
 from orchestrator.profiling.sampling import Sampling, Visit, Window
-from orchestrator.router.queue.request import Array, blank_batch
+from orchestrator.router.queue.request import blank_batch
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.snapshot import ServedModel
 from orchestrator.telemetry import Reading, Telemetry
+from orchestrator.triton.infer_wire import Tensors
 
 INTEGRATED = "nvml-power-integrated"
 POLL_S = 0.1
@@ -54,9 +55,9 @@ async def visit_cell(
         ConfigError: when the model's input leaves open what a blank item is.
         SlimError: when the server fails.
     """
-    batch = blank_batch(model.input, items)
+    batch = blank_batch(model, items)
     if batch is None:
-        raise ConfigError(f"model {model.name}: input {model.input} has no fixed shape; it can't be profiled")
+        raise ConfigError(f"model {model.name}: inputs {model.inputs} have no fixed shape; it can't be profiled")
     for _ in range(sampling.warm_up_requests):
         await server.infer_batch(model, batch)
     least_s = sampling.energy_window_s if telemetry is not None else 0.0
@@ -87,7 +88,7 @@ async def visit_cell(
     return Visit(tuple(latencies_s), window, tuple(rested_s), tuple(busy_s))
 
 
-async def _send_burst(server: ProfiledServer, model: ServedModel, batch: Array, requests: int, clock: Clock) -> float:
+async def _send_burst(server: ProfiledServer, model: ServedModel, batch: Tensors, requests: int, clock: Clock) -> float:
     """Return what each of some requests took of an instance while one more was under way than there are instances.
 
     That is the time from the answer of the last that found an instance free to the last answer of all, shared.
@@ -114,7 +115,7 @@ async def idle_window(telemetry: Telemetry, duration_s: float, *, clock: Clock) 
 
 
 async def _send_one(
-    server: ProfiledServer, model: ServedModel, batch: Array, latencies_s: list[float], clock: Clock
+    server: ProfiledServer, model: ServedModel, batch: Tensors, latencies_s: list[float], clock: Clock
 ) -> None:
     began_s = clock()
     await server.infer_batch(model, batch)

@@ -28,6 +28,7 @@ from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import describe_cpu, describe_gpu, open_telemetry
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.control import TritonControl, check_control
+from orchestrator.triton.families import describe_models
 from orchestrator.triton.protocol_key import read_protocol_key
 
 LOOPBACK = ("127.", "localhost:", "[::1]:")
@@ -108,7 +109,14 @@ async def _controls(
                 )
             key = read_protocol_key(server.protocol_key_file)
             family = request.fleet.controller.family
-            control = TritonControl(server.grpc, server.metrics, server.repository, family=family, protocol_key=key)
+            control = TritonControl(
+                server.grpc,
+                server.metrics,
+                server.repository,
+                family=family,
+                described=describe_models(request.fleet.families),
+                protocol_key=key,
+            )
             stack.push_async_callback(control.close)
             await check_control(control)
             controls[ServerName(server.name)] = control
@@ -121,12 +129,13 @@ async def _subjects(
 ) -> AsyncIterator[list[tuple[ServerSettings, Subject]]]:
     """Open every server; what it serves is asked later."""
     async with AsyncExitStack() as stack:
-        opened = []
+        opened, described = [], describe_models(fleet.families)
         for server in fleet.servers:
             client = TritonClient(
                 server.grpc,
                 timeout_s=fleet.router.connect_timeout_s,
                 protocol_key=read_protocol_key(server.protocol_key_file),
+                described=described,
             )
             stack.push_async_callback(client.close)
             telemetry = None
@@ -151,9 +160,6 @@ async def _describe(server: ServerSettings, subject: Subject) -> tuple[ServerFac
     models = await subject.client.served_models()
     if not models:
         raise ConfigError(f"server {server.name} at {server.grpc} serves no slimmable family; load one first")
-    for model in models:
-        if model.sha256 is None:
-            raise ConfigError(f"model {model.name} on {server.name} has no slim.sha256; run 'slimsched export' again")
     reading = None if subject.telemetry is None else await subject.telemetry.read()
     slowdown = server.emulated_slowdown if (server.emulated_slowdown or 1) > 1 else None
     no_counter = _no_telemetry(server)

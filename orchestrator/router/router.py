@@ -29,7 +29,7 @@ from orchestrator.router.dispatch.dispatcher import Dispatcher
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.admission import Admissions, Admitted
 from orchestrator.router.queue.overload import Shedder
-from orchestrator.router.queue.request import Answer, Array, CallbackSink, PendingRequest, ResponseSink, Transit
+from orchestrator.router.queue.request import Answer, CallbackSink, Items, PendingRequest, ResponseSink, Transit
 from orchestrator.router.queue.request_queue import Backlog, RequestQueues
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
@@ -38,6 +38,7 @@ from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.discovery import ModelDiscovery
+from orchestrator.triton.families import Described, describe_models
 from orchestrator.triton.protocol_key import read_protocol_key
 
 log = logging.getLogger(__name__)
@@ -51,10 +52,12 @@ def connect_triton(
     *,
     pool: ConnectionPool | None = None,
     discovery: ModelDiscovery[Any] | None = None,
+    described: Described | None = None,
 ) -> ServerClient:
     """Return a client of a Triton, over a connection of the pool where there is one.
 
-    What the Triton serves is asked by the discovery where there is one, which has to know the server by then.
+    What the Triton serves is asked by the discovery where there is one, which has to know the server by then; else by
+    the client, to which ``described`` is what the fleet file says of models.
 
     Raises:
         ConfigError: when its protocol key file can't be used.
@@ -66,6 +69,7 @@ def connect_triton(
         protocol_key=read_protocol_key(server.protocol_key_file),
         pool=pool,
         discover=None if discovery is None else partial(discovery.served_models, ServerName(server.name)),
+        described=described,
     )
 
 
@@ -139,18 +143,20 @@ class Router:
         fleet: FleetSettings,
         *,
         observer: RouterObserver = _SILENT,
-        connect: Connect = connect_triton,
+        connect: Connect | None = None,
         resolve: Resolve = resolve_host,
         requires_server: bool = True,
     ) -> Self:
         """Return a router over the Tritons of a fleet; call it with an event loop running.
 
-        ``resolve`` returns the addresses of a host name, each of which is a server. With ``requires_server`` opening it
-        fails while none serves anything; else it serves as soon as one does.
+        ``resolve`` returns the addresses of a host name, each of which is a server. ``connect`` returns the client of
+        one; None: a client of its Triton, which reads the fleet's ``families`` as they are now. With
+        ``requires_server`` opening it fails while none serves anything; else it serves as soon as one does.
 
         Raises:
             ConfigError: A key file or the profile can't be used.
         """
+        connect = connect or partial(connect_triton, described=describe_models(fleet.families))
         membership = Membership(fleet, connect, resolve)
         router = cls(
             fleet.router,
@@ -221,7 +227,7 @@ class Router:
 
     async def infer(
         self,
-        array: Array,
+        items: Items,
         *,
         deadline_ms: float | None = None,
         min_accuracy: float | None = None,
@@ -233,30 +239,31 @@ class Router:
     ) -> Answer:
         """Return the answer for one item or one batch of items, with what was decided for it.
 
-        The array is of the family's input type: one item, or a batch with the items first, which is never split. It is
-        not copied, so leave it unchanged until the answer is there. The options are those of ``RequestOptions``; a
-        priority level that there is not is the default one.
+        The items are the array of the family's input, or a mapping of the names of its inputs to arrays. They are of
+        the input's type (text and bytes in arrays of objects): one item, or a batch with the items first, which is
+        never split. They are not copied, so leave them unchanged until the answer is there. The options are those of
+        ``RequestOptions``; a priority level that there is not is the default one.
 
         The deadline decides the order and the width. A request that waits is refused when its deadline can't be kept
         any more, and one that was sent and is not answered by then fails; unless ``overload.shed_late`` is off. Neither
         happens for the router's default deadline, or for one not below its request timeout.
 
         Raises:
-            ConfigError: Array, family, width, accuracy or joules can't be served.
+            ConfigError: Items, family, width, accuracy or joules can't be served.
             CapacityError: The queue is full, or the deadline can't be kept; says when to come again.
             DeadlineError: There was no answer within the deadline or the router's request timeout.
             SlimError: The servers failed it.
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         options = RequestOptions(deadline_ms, min_accuracy, width, family, priority, max_joules, preference)
-        request = self._submit(array, options, future)
+        request = self._submit(items, options, future)
         try:
             return await future
         finally:
             self._shedder.end(request)
             del future, request  # an error holds this frame, and the future the error; it would take the collector
 
-    def submit(self, array: Array, options: RequestOptions, sink: CallbackSink, transit: Transit | None = None) -> None:
+    def submit(self, items: Items, options: RequestOptions, sink: CallbackSink, transit: Transit | None = None) -> None:
         """Take a request as ``infer`` does and return at once.
 
         ``sink`` takes what ``infer`` would return or raise later; once, unless it is cancelled or this raises. Of its
@@ -267,14 +274,14 @@ class Router:
             CapacityError: The queue is full.
             DeadlineError: The deadline has passed as the request comes.
         """
-        request = self._submit(array, options, sink, transit)
+        request = self._submit(items, options, sink, transit)
         if sink.done():  # it comes too late
             self._shedder.end(request)
         else:
             sink.on_done = partial(self._shedder.end, request)
 
     def _submit(
-        self, array: Array, options: RequestOptions, sink: ResponseSink, transit: Transit | None = None
+        self, items: Items, options: RequestOptions, sink: ResponseSink, transit: Transit | None = None
     ) -> PendingRequest:
         now_s = asyncio.get_running_loop().time()
         if transit is None:
@@ -286,7 +293,7 @@ class Router:
             deadline_ms = self._settings.deadline_ms
         if math.isnan(deadline_ms) or deadline_ms == -math.inf:
             raise ConfigError(f"deadline_ms = {deadline_ms} is no time; give milliseconds from now")
-        key, batch, is_single = self._admit(array, options)
+        key, batch, is_single = self._admit(items, options)
         overload = self._settings.overload
         if has_own_deadline and overload.shed_late and deadline_ms <= 0:
             raise DeadlineError(
@@ -357,7 +364,7 @@ class Router:
         name = self.models(family)[0].family
         return {s.name: s.models_of(name) for s in self._fleet.servers.values() if s.health.is_healthy}
 
-    def _admit(self, array: Array, options: RequestOptions) -> Admitted:
+    def _admit(self, items: Items, options: RequestOptions) -> Admitted:
         servers = self._fleet.servers.values()
 
         def offered() -> list[tuple[ServerName, ServedModel]]:
@@ -365,7 +372,7 @@ class Router:
             return [(server.name, m) for server in servers for m in server.served if m.family == family]
 
         served = [server.served for server in servers]
-        admitted = self._admissions.admit(array, options, served, offered, self._fleet.energy)
+        admitted = self._admissions.admit(items, options, served, offered, self._fleet.energy)
         if self._closing:
             raise ServerUnavailableError("the router is closing", executed=False)
         return admitted

@@ -188,7 +188,7 @@ def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) ->
 def _served(model: SimulatedModel) -> ServedModel:
     name, instances = ModelName(f"simulated_w{model.width:03d}"), max(1, model.instances)
     about = model.width, model.accuracy, None, model.max_batch_size, instances, None
-    return ServedModel(name, _FAMILY, *about, _SPEC, _SPEC)
+    return ServedModel(name, _FAMILY, *about, (_SPEC,), (_SPEC,))
 
 
 def _known_fleet(servers: Sequence[SimulatedServer], settings: ScenarioSettings, trace: Trace) -> FleetTables:

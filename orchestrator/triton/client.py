@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,12 +31,22 @@ from orchestrator.http2.grpc.client_call import ClientStream
 from orchestrator.http2.grpc.wire import Metadata, RpcError
 from orchestrator.snapshot import ServedModel
 from orchestrator.triton.errors import RefusedCallError, describe_refusal, translate_status
-from orchestrator.triton.infer_wire import InferAnswers, InferRequests, decode_outputs
-from orchestrator.triton.messages import SERVICE, Message, ModelConfig, parse_answer, parse_served_model, pb
+from orchestrator.triton.families import (
+    Described,
+    Misfit,
+    choose_interfaces,
+    find_misfits,
+    interfaces_of,
+    read_width,
+)
+from orchestrator.triton.infer_wire import InferAnswers, InferRequests, Tensors, as_model_takes, decode_outputs
+from orchestrator.triton.messages import SERVICE, Message, ModelConfig, parse_answer, pb
 from orchestrator.triton.protocol_key import HEADER_PREFIX, render_headers
 
 Array = NDArray[Any]
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 READY: Final = "READY"
 _INFER: Final = f"/{SERVICE}/ModelInfer"
@@ -74,6 +85,7 @@ class TritonClient:
         protocol_key: The key of restricted protocols, see read_protocol_key; None: they are not restricted.
         pool: The pool whose connection it shares with others; None: it has one of its own.
         discover: What returns the served models, where a discovery asks for a whole process; None: it is asked here.
+        described: What the fleet file says of models, for when it is asked here.
     """
 
     def __init__(
@@ -85,10 +97,13 @@ class TritonClient:
         protocol_key: tuple[str, str] | None = None,
         pool: ConnectionPool | None = None,
         discover: Callable[[], Awaitable[tuple[ServedModel, ...]]] | None = None,
+        described: Described | None = None,
     ) -> None:
         self.address = address
         self._told_as = f"Triton at {address}" if name is None else f"server {name}"
         self._discover = discover
+        self._described = described or {}
+        self._told: set[tuple[str, str]] = set()  # misfits
         self._timeout_s = timeout_s
         self._metadata = tuple(render_headers(protocol_key).items())
         self._requests = InferRequests()
@@ -133,8 +148,14 @@ class TritonClient:
             return await self._discover()
         ready = sorted({entry.name for entry in await self.index() if entry.state == READY})
         configs = await asyncio.gather(*(self._config_or_none(name) for name in ready))
-        models = (parse_served_model(config) for config in configs if config is not None)
-        return tuple(model for model in models if model is not None)
+        read = [read_width(config, self._described) for config in configs if config is not None]
+        models = [model for model in read if isinstance(model, ServedModel)]
+        misfits = {model.model: model.reason for model in read if isinstance(model, Misfit)}
+        misfits |= find_misfits(models, choose_interfaces(interfaces_of(models), {}))
+        for misfit in misfits.items() - self._told:
+            log.warning("model %s at %s is of no family: %s", misfit[0], self.address, misfit[1])
+        self._told = set(misfits.items())
+        return tuple(model for model in models if model.name not in misfits)
 
     async def _config_or_none(self, name: str) -> ModelConfig | None:
         try:
@@ -171,16 +192,18 @@ class TritonClient:
         parts = self._requests.encode(model, inputs, outputs)
         return await self._infer(parts, lambda answer: decode_outputs(answer, model, outputs))
 
-    def infer_batch(self, model: ServedModel, batch: Array) -> Awaitable[Array]:
-        """Return the model's output for a batch, items first in both; sent at once where there is a connection.
+    def infer_batch(self, model: ServedModel, batch: Tensors) -> Awaitable[Tensors]:
+        """Return the model's outputs for a batch of its inputs; sent at once where there is a connection.
 
         It is a future then, without coroutines, which cost a router more than what is sent.
 
         Raises:
             SlimError: as ``infer``.
         """
-        parts = self._requests.encode(model.name, {model.input.name: batch}, (model.output.name,))
-        read = partial(self._answers.decode, model.name, model.output)
+        outputs = [spec.name for spec in model.outputs]
+        datatypes = [spec.datatype for spec in model.inputs]
+        parts = self._requests.encode(model.name, as_model_takes(batch, model), outputs, datatypes)
+        read = partial(self._answers.decode, model)
         head, *rest = parts
         begun = self._channel.begin(_INFER, head, self._metadata, rest=rest, read=read, explain=self._translate)
         return self._infer(parts, read) if begun is None else begun

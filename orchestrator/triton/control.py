@@ -30,6 +30,7 @@ from orchestrator.snapshot import ModelName
 from orchestrator.triton.client import IndexEntry, TritonClient
 from orchestrator.triton.counters import read_counters
 from orchestrator.triton.errors import NOT_EXPLICIT, RESTRICTED
+from orchestrator.triton.families import Described
 from orchestrator.triton.messages import ModelConfig
 from orchestrator.triton.protocol_key import HEADER_PREFIX
 from orchestrator.triton.repository import (
@@ -57,6 +58,7 @@ class TritonControl:
     Args:
         repository: The folder that the Triton serves, as seen from here.
         family: The family to look after; None: the only one in the repository.
+        described: What the fleet file says of models.
         protocol_key: As for TritonClient.
         timeout_s: The time limit of every call but loads, which take as long as they take.
         unload_timeout_s: The time from the answer to an unload until the model is gone; requests in flight end first.
@@ -69,13 +71,14 @@ class TritonControl:
         repository: Path,
         *,
         family: str | None = None,
+        described: Described | None = None,
         protocol_key: tuple[str, str] | None = None,
         timeout_s: float = 5.0,
         unload_timeout_s: float = 10.0,
     ) -> None:
         self.client = TritonClient(address, timeout_s=timeout_s, protocol_key=protocol_key)
         self.protocol_key = protocol_key
-        self.repository = Repository(repository, family)
+        self.repository = Repository(repository, family, described)
         self._metrics_url = metrics_url
         self._timeout_s = timeout_s
         self._unload_timeout_s = unload_timeout_s
@@ -83,6 +86,10 @@ class TritonControl:
     def repository_models(self) -> tuple[RepositoryModel, ...]:
         """Return the family's widths, as ``ModelControl`` says."""
         return tuple(entry.model for entry in self.repository.entries())
+
+    def misfits(self) -> Mapping[str, str]:
+        """Return why models are left out, as ``ModelControl`` says."""
+        return self.repository.misfits
 
     async def loaded_models(self) -> tuple[LoadedModel, ...]:
         """Return where each of them stands, as ``ModelControl`` says."""

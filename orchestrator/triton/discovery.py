@@ -10,6 +10,9 @@ was used before. A server that names another, or none, is not used for that widt
 caller would get answers of another network under one name. So a new version of the weights is used from the moment at
 which more than half of the servers have it. What a server has been seen to serve counts while it does not answer, so
 that an outage makes no majority of what is left.
+
+The same holds for what a family's widths take and give (orchestrator.triton.families). A model that looks meant for a
+family and is none is told once, with the reason, and so is one that the fleet file describes and no server has.
 """
 
 from __future__ import annotations
@@ -24,10 +27,19 @@ from typing import Final, Generic, Protocol, Self, TypeVar
 from orchestrator.background import end_tasks
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.http2.grpc.wire import Metadata
-from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.snapshot import Family, ServedModel, ServerName
 from orchestrator.triton.client import READY, IndexEntry, read_index
 from orchestrator.triton.errors import RefusedCallError
-from orchestrator.triton.messages import parse_answer, parse_served_model, pb
+from orchestrator.triton.families import (
+    Described,
+    Interface,
+    Misfit,
+    choose_interfaces,
+    find_misfits,
+    interfaces_of,
+    read_width,
+)
+from orchestrator.triton.messages import parse_answer, pb
 
 log = logging.getLogger(__name__)
 
@@ -69,22 +81,27 @@ class ServerModels(Generic[S]):
         found: Models of families by name, those that are listed and not ready now included.
         widths: Those of them that have the family's weights.
         foreign: The names of those of other weights than the family's, which are not used.
+        misfits: Why models that look meant for a family are none, by name.
+        described: What the fleet file says of models.
         served: The widths that it was ready to run, ordered by name; the same tuple for as long as they are the same.
         problem: Why it can't be asked; None when it answered last time.
         asked_s: When it was last asked, seconds on the event loop's clock; before all time when it never was.
     """
 
-    def __init__(self, name: ServerName, server: S) -> None:
+    def __init__(self, name: ServerName, server: S, described: Described) -> None:
         self.name = name
+        self.described = described
         self.server = server
         self.entries: tuple[IndexEntry, ...] = ()
         self.found: dict[str, ServedModel] = {}
         self.widths: dict[str, ServedModel] = {}
         self.foreign: frozenset[str] = frozenset()
+        self.misfits: dict[str, str] = {}
         self.served: tuple[ServedModel, ...] = ()
         self.problem: str | None = "not asked yet"
         self.asked_s = -math.inf
         self._known: set[str] = set()  # ready models whose config was read
+        self._unreadable: dict[str, str] = {}  # misfits among them by their own config
         self._ready: frozenset[str] = frozenset()  # widths among them
         self._reading: asyncio.Task[None] | None = None
 
@@ -117,6 +134,19 @@ class ServerModels(Generic[S]):
             )
         self.foreign = foreign
         self._select()
+
+    def keep_to_interfaces(self, interfaces: Mapping[Family, Interface]) -> None:
+        """Use only widths that take and give what their family does; what is new among misfits is logged."""
+        misfits = self._unreadable | find_misfits(self.found.values(), interfaces)
+        for name, reason in sorted(misfits.items() - self.misfits.items()):
+            log.warning("model %s on %s is of no family: %s", name, self.name, reason)
+        self.misfits = misfits
+        self._select()
+
+    def describe(self, described: Described) -> None:
+        """Take what another fleet file says of models, and read all configs again."""
+        self.described = described
+        self._known.clear()
 
     def note_problem(self, problem: str) -> None:
         """Take it for gone until it has answered again."""
@@ -160,17 +190,20 @@ class ServerModels(Generic[S]):
         listed = {entry.name for entry in entries}
         widths = {name: model for name, model in self.found.items() if name in listed and name not in found}
         widths |= {name: model for name, model in found.items() if isinstance(model, ServedModel)}
-        self.entries, self.found = entries, widths
+        unreadable = {name: why for name, why in self._unreadable.items() if name in ready and name not in found}
+        unreadable |= {name: model.reason for name, model in found.items() if isinstance(model, Misfit)}
+        self.entries, self.found, self._unreadable = entries, widths, unreadable
         self._ready = frozenset(widths.keys() & ready & found.keys())
         self._known = (self._known & ready) | set(found)
         self._select()
 
     def _select(self) -> None:
-        self.widths = {name: model for name, model in self.found.items() if name not in self.foreign}
-        served = tuple(self.widths[name] for name in sorted(self._ready - self.foreign))
+        left_out = self.foreign | self.misfits.keys()
+        self.widths = {name: model for name, model in self.found.items() if name not in left_out}
+        served = tuple(self.widths[name] for name in sorted(self._ready & self.widths.keys()))
         self.served = self.served if served == self.served else served
 
-    async def _read_config(self, name: str) -> ServedModel | bool | None:
+    async def _read_config(self, name: str) -> ServedModel | Misfit | bool | None:
         """Return the width that a model is, None when it is none, False when it can't be known now."""
         request = pb.ModelConfigRequest(name=name).SerializeToString()
         try:
@@ -179,7 +212,7 @@ class ServerModels(Generic[S]):
             if exc.status == "UNAVAILABLE":
                 raise
             return False  # unloaded since the index was read
-        return parse_served_model(parse_answer(pb.ModelConfigResponse, answer).config)
+        return read_width(parse_answer(pb.ModelConfigResponse, answer).config, self.described)
 
 
 class ModelDiscovery(Generic[S]):
@@ -192,9 +225,14 @@ class ModelDiscovery(Generic[S]):
         timeout_s: How long a server may take to say what it has; may be changed.
     """
 
-    def __init__(self, servers: Mapping[ServerName, S], *, timeout_s: float) -> None:
-        self.servers = tuple(ServerModels(name, server) for name, server in sorted(servers.items()))
+    def __init__(
+        self, servers: Mapping[ServerName, S], *, timeout_s: float, described: Described | None = None
+    ) -> None:
+        self._described = described or {}
+        self.servers = tuple(ServerModels(name, server, self._described) for name, server in sorted(servers.items()))
         self.timeout_s = timeout_s
+        self._missing: frozenset[str] = frozenset()
+        self._interfaces: dict[Family, Interface] = {}
         self._is_closed = False
         self._listeners: list[Listener] = []
         self._leaving: dict[asyncio.Task[None], S] = {}
@@ -238,8 +276,32 @@ class ModelDiscovery(Generic[S]):
     async def _refresh(self, server: ServerModels[S]) -> None:
         if not self._is_closed:
             await server.refresh(self.timeout_s)
-            self._compare_digests()
+            self._compare()
             self._notify(server.name)
+
+    def describe(self, described: Described) -> None:
+        """Take what another fleet file says of models, from when each server is asked next."""
+        if described != self._described:
+            self._described = described
+            for server in self.servers:
+                server.describe(described)
+
+    def _compare(self) -> None:
+        self._compare_digests()
+        found = [model for server in self.servers for model in server.found.values()]
+        self._interfaces = choose_interfaces(interfaces_of(found), self._interfaces)
+        for server in self.servers:
+            server.keep_to_interfaces(self._interfaces)
+        if all(server.problem is None for server in self.servers):
+            self._tell_missing()
+
+    def _tell_missing(self) -> None:
+        listed = {entry.name for server in self.servers for entry in server.entries}
+        missing = frozenset(self._described.keys() - listed)
+        for name in sorted(missing - self._missing):
+            family = self._described[name].family
+            log.warning("no server has model %s, which the fleet file describes as a width of %s", name, family)
+        self._missing = missing
 
     def _compare_digests(self) -> None:
         """Hold what servers serve against what most of them do, when that has changed."""
@@ -297,10 +359,10 @@ class ModelDiscovery(Generic[S]):
             task = asyncio.create_task(_close_when_idle(leaving))
             self._leaving[task] = leaving
             task.add_done_callback(lambda done: self._leaving.pop(done, None))
-        servers |= {name: ServerModels(name, server) for name, server in opened.items()}
+        servers |= {name: ServerModels(name, server, self._described) for name, server in opened.items()}
         self.servers = tuple(servers[name] for name in sorted(servers))
         self._has_changed.set()
-        self._compare_digests()
+        self._compare()
         self._notify(None)
 
     async def close(self, *, drain_s: float = 0.0) -> None:

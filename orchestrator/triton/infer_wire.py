@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import WrongAnswerError
 from orchestrator.http2.flow import Buffer
-from orchestrator.snapshot import TensorSpec
-from orchestrator.triton.messages import Message, pb
+from orchestrator.snapshot import ServedModel, TensorSpec
+from orchestrator.triton.messages import pb
 
 Array = NDArray[Any]
+Tensors = tuple[Array, ...]
+"""The inputs or the outputs of a batch in the order of the model's, items first in each."""
 
 _RAW_INPUT: Final = b"\x3a"
 """The key of field 7 of a request, raw_input_contents, whose type is bytes."""
@@ -27,7 +29,7 @@ _RAW_OUTPUT: Final = b"\x32"
 """The key of field 6 of an answer, raw_output_contents."""
 _MOST_KEPT: Final = 4096
 _COPIED_BYTES: Final = 2**16
-_NUMPY_TYPES: Final = {
+NUMPY_TYPES: Final = {
     "BOOL": "?",
     "INT8": "<i1",
     "INT16": "<i2",
@@ -40,8 +42,11 @@ _NUMPY_TYPES: Final = {
     "FP16": "<f2",
     "FP32": "<f4",
     "FP64": "<f8",
+    "BF16": "<f4",  # the upper half of an FP32, as which it is held here
+    "BYTES": "O",
 }
-_DATATYPES: Final = {np.dtype(numpy): datatype for datatype, numpy in _NUMPY_TYPES.items()}
+"""The type of an array, as numpy names it, in which tensors of one of Triton's types are held."""
+_DATATYPES: Final = {np.dtype(numpy): datatype for datatype, numpy in NUMPY_TYPES.items() if datatype != "BF16"}
 
 
 class InferRequests:
@@ -50,33 +55,51 @@ class InferRequests:
     def __init__(self) -> None:
         self._heads: dict[object, bytes] = {}
 
-    def encode(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> tuple[Buffer, ...]:
-        """Return a serialised ModelInferRequest in parts: a large array stays where it is."""
-        key = (model, tuple((name, array.shape, array.dtype) for name, array in inputs.items()), tuple(outputs))
+    def encode(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        datatypes: Sequence[str] | None = None,
+    ) -> tuple[Buffer, ...]:
+        """Return a serialised ModelInferRequest in parts: a large array stays where it is.
+
+        ``datatypes`` are those of the inputs; None: what the arrays' types stand for.
+        """
+        if datatypes is None:
+            datatypes = [_datatype_of(array) for array in inputs.values()]
+        forms = zip(inputs.items(), datatypes, strict=True)
+        key = (model, tuple((name, array.shape, datatype) for (name, array), datatype in forms), tuple(outputs))
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= _MOST_KEPT:
                 self._heads.clear()
-            head = self._heads[key] = _encode_head(model, inputs, outputs)
+            head = self._heads[key] = _encode_head(model, inputs, outputs, datatypes)
         parts: list[Buffer] = [head]
-        for array in inputs.values():
-            raw = _encode_array(array)
+        for array, datatype in zip(inputs.values(), datatypes, strict=True):
+            raw = encode_tensor(array, datatype)
             parts += (_RAW_INPUT, encode_varint(len(raw)), raw)
         return tuple(parts)
 
 
-def _encode_array(array: Array) -> Buffer:
-    if array.dtype.kind in "OSU":
+def _datatype_of(array: Array) -> str:
+    return "BYTES" if array.dtype.kind in "OSU" else _DATATYPES[array.dtype]
+
+
+def encode_tensor(array: Array, datatype: str) -> Buffer:
+    """Return an array as the raw data of a tensor; that of a large array is the array's own."""
+    if datatype == "BF16":
+        return (array.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    if datatype == "BYTES":
         return _encode_elements(array)
     if array.nbytes <= _COPIED_BYTES or not array.flags.c_contiguous:
         return array.tobytes()
     return array.reshape(-1).view(np.uint8).data
 
 
-def _encode_head(model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bytes:
+def _encode_head(model: str, inputs: Mapping[str, Array], outputs: Sequence[str], datatypes: Sequence[str]) -> bytes:
     request = pb.ModelInferRequest(model_name=model)
-    for name, array in inputs.items():
-        datatype = "BYTES" if array.dtype.kind in "OSU" else _DATATYPES.get(array.dtype)
+    for (name, array), datatype in zip(inputs.items(), datatypes, strict=True):
         request.inputs.add(name=name, datatype=datatype, shape=array.shape)
     for name in outputs:
         request.outputs.add(name=name)
@@ -102,7 +125,7 @@ def decode_outputs(message: bytes, model: str, outputs: Sequence[str]) -> dict[s
             raise WrongAnswerError(f"model {model} answered without its output {name!r}; run 'slimsched verify' on it")
         tensor, raw = raw_by_name[name]
         try:
-            found[name] = _decode_tensor(tensor, raw)
+            found[name] = decode_tensor(raw, tensor.datatype, tuple(tensor.shape))
         except (KeyError, ValueError) as exc:
             raise WrongAnswerError(
                 f"model {model} answered its output {name!r} as {len(raw)} bytes, which are no {tensor.datatype} of "
@@ -111,17 +134,22 @@ def decode_outputs(message: bytes, model: str, outputs: Sequence[str]) -> dict[s
     return found
 
 
-def _decode_tensor(tensor: Message, raw: bytes) -> Array:
-    """Return a tensor; raises KeyError or ValueError when its bytes are not what its datatype and shape say."""
-    if any(side < 0 for side in tensor.shape):
+def decode_tensor(raw: Buffer, datatype: str, shape: tuple[int, ...]) -> Array:
+    """Return the array that raw data stands for; it may not be written to.
+
+    Raises KeyError or ValueError when its bytes are not what its datatype and shape say.
+    """
+    if any(side < 0 for side in shape):
         raise ValueError("numpy would work it out")
-    if tensor.datatype == "BYTES":
-        flat: Array = np.array(_decode_elements(raw), dtype=object)
-    elif tensor.datatype == "BF16":  # the upper half of an FP32
+    if datatype == "BYTES":
+        elements = _decode_elements(bytes(raw))
+        flat: Array = np.empty(len(elements), dtype=object)
+        flat[:] = elements
+    elif datatype == "BF16":
         flat = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
     else:
-        flat = np.frombuffer(raw, _NUMPY_TYPES[tensor.datatype])
-    return flat.reshape(tuple(tensor.shape))
+        flat = np.frombuffer(raw, NUMPY_TYPES[datatype])
+    return flat.reshape(shape)
 
 
 def _encode_elements(array: Array) -> bytes:
@@ -142,33 +170,40 @@ def _decode_elements(raw: bytes) -> list[bytes]:
 
 
 class InferAnswers:
-    """Reads the one output of answers, without parsing those that begin as one before did."""
+    """Reads the outputs of answers; one output alone without parsing an answer that begins as one before did."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, TensorSpec, int], tuple[bytes, np.dtype[Any], tuple[int, ...]]] = {}
 
-    def decode(self, model: str, output: TensorSpec, message: bytes) -> Array:
-        """Return an output of a serialised ModelInferResponse, items first; it may not be written to.
+    def decode(self, model: ServedModel, message: bytes) -> Tensors:
+        """Return the outputs of a serialised ModelInferResponse, items first; they may not be written to.
 
         Where all before the data is what it was in an answer of the same length, the data is where it was, because its
-        place and length are written before it.
+        place and length are written before it. That holds for one output; the data of several is mostly small.
 
         Raises:
-            WrongAnswerError: It is missing, damaged, or of another datatype or shape than the model says.
+            WrongAnswerError: One is missing, damaged, or of another datatype or shape than the model says.
         """
+        if len(model.outputs) == 1 and model.is_batching:
+            return (self._decode_only(model.name, model.outputs[0], message),)
+        found = decode_outputs(message, model.name, [output.name for output in model.outputs])
+        if not model.is_batching:
+            found = {name: array[np.newaxis] for name, array in found.items()}
+        for output in model.outputs:
+            _require(found[output.name], output, model.name)
+        return tuple(found[output.name] for output in model.outputs)
+
+    def _decode_only(self, model: str, output: TensorSpec, message: bytes) -> Array:
         key = (model, output, len(message))
         known = self._known.get(key)
         if known is not None and message.startswith(known[0]):
             return np.frombuffer(message, known[1], offset=len(known[0])).reshape(known[2])
         found = decode_outputs(message, model, [output.name])[output.name]
-        if not _is_of(found, output):
-            raise WrongAnswerError(
-                f"model {model} answered {found.dtype} of shape {list(found.shape)}; its output {output.name!r} is "
-                f"{output.datatype} of shape {[-1, *output.shape]}"
-            )
+        _require(found, output, model)
         raw_bytes = found.nbytes
         if (
             found.dtype.kind in "biuf"
+            and output.datatype != "BF16"
             and raw_bytes > 0
             and message.endswith(_RAW_OUTPUT + encode_varint(raw_bytes) + found.tobytes())
         ):
@@ -178,14 +213,23 @@ class InferAnswers:
         return found
 
 
-def _is_of(array: Array, spec: TensorSpec) -> bool:
-    """Return whether an array, items first, is what a model says of its output; -1 there stands for any side."""
-    wanted = np.dtype("O") if spec.datatype == "BYTES" else np.dtype(_NUMPY_TYPES.get(spec.datatype, "<f4"))
-    return (
-        array.dtype == wanted
-        and array.ndim == 1 + len(spec.shape)
-        and all(side in (-1, found) for side, found in zip(spec.shape, array.shape[1:], strict=True))
-    )
+def _require(array: Array, spec: TensorSpec, model: str) -> None:
+    """Raise WrongAnswerError unless an array, items first, is what a model says of its output; -1 is any side."""
+    if (
+        array.dtype != np.dtype(NUMPY_TYPES[spec.datatype])
+        or array.ndim != 1 + len(spec.shape)
+        or any(side not in (-1, found) for side, found in zip(spec.shape, array.shape[1:], strict=True))
+    ):
+        raise WrongAnswerError(
+            f"model {model} answered {array.dtype} of shape {list(array.shape)}; its output {spec.name!r} is "
+            f"{spec.datatype} of shape {[-1, *spec.shape]}"
+        )
+
+
+def as_model_takes(batch: Tensors, model: ServedModel) -> dict[str, Array]:
+    """Return the inputs of a batch by name, without the batch dimension where a model has none."""
+    names = [spec.name for spec in model.inputs]
+    return dict(zip(names, batch if model.is_batching else [array[0] for array in batch], strict=True))
 
 
 def encode_varint(number: int) -> bytes:

@@ -1,4 +1,4 @@
-"""A model repository as its files describe it, and the configs that are made of them.
+"""A model repository as its files, and the fleet file, describe it, and the configs that are made of them.
 
 What is sent to Triton is always the whole config of the file with three things set: instance count, batching and the
 nonce. Triton compares what was sent with what was sent before, so anything else would turn the next change of a
@@ -7,6 +7,9 @@ refused here, because Triton says no more than "failed to poll".
 
 Files are read again only when they have changed: a call costs a few ``stat`` a model. So are the weights, which are
 held against the digest that ``slimsched export`` wrote into the config.
+
+One model that can't be used leaves the others in charge: it is left out, and why is told (``Repository.misfits``). What
+the fleet file describes may be of any backend, so its weights are all files of its newest version.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import copy
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +27,20 @@ from google.protobuf import json_format, text_format
 
 from orchestrator.errors import ConfigError
 from orchestrator.planner.host import Batching, RepositoryModel
-from orchestrator.snapshot import Family, ModelName, Width
+from orchestrator.snapshot import ModelName
+from orchestrator.triton.families import (
+    Described,
+    Identity,
+    Interface,
+    as_served,
+    choose_interfaces,
+    describe_oddity,
+    interface_of,
+    read_identity,
+)
 from orchestrator.triton.messages import ModelConfig
 
 NONCE = "slim.nonce"
-DIGEST = "slim.sha256"
 CONFIG_FILE = "config.pbtxt"
 DEFAULT_MODEL_FILE = "model.onnx"
 EXPORT_AGAIN = "run 'slimsched export' again"
@@ -50,17 +62,26 @@ class RepositoryEntry:
 @dataclass(frozen=True, slots=True)
 class _Parsed:
     stamp: tuple[int, int]
-    entry: RepositoryEntry | None  # None: no model of a slimmable family
-    model_file: str
+    entry: RepositoryEntry | None  # None: no model of a family
+    model_file: str  # empty: all files of a version
     sha256: str  # that its weights should have; empty: the config does not say
+    misfit: str = ""  # why it is no model of a family though it looks like one
+    interface: Interface | None = None  # None where its config leaves it to Triton
 
 
 class Repository:
-    """The widths of one family in a model repository; None for the only family there is."""
+    """The widths of one family in a model repository; None for the only family there is.
 
-    def __init__(self, path: Path, family: str | None = None) -> None:
+    Attributes:
+        misfits: Why models that look meant for a family are none, or can't be looked after, by name; as of the last
+            look at the files.
+    """
+
+    def __init__(self, path: Path, family: str | None = None, described: Described | None = None) -> None:
         self.path = path
+        self.misfits: Mapping[str, str] = {}
         self._family = family
+        self._described = described or {}
         self._parsed: dict[str, _Parsed] = {}
         self._digests: dict[str, tuple[tuple[Path, int, int, int, int, int], str]] = {}
 
@@ -70,7 +91,7 @@ class Repository:
         Raises:
             ConfigError: The repository can't be used; names what and the remedy.
         """
-        entries = [entry for entry in map(self._read, self._folders()) if entry is not None]
+        entries = self._usable_entries()
         families = sorted({entry.model.family for entry in entries})
         if self._family is None and len(families) > 1:
             raise ConfigError(
@@ -78,6 +99,9 @@ class Repository:
             )
         family = self._family or (families[0] if families else None)
         chosen = [entry for entry in entries if entry.model.family == family]
+        if not chosen and self.misfits:
+            name, reason = next(iter(self.misfits.items()))
+            raise ConfigError(f"repository {self.path} holds no width that can be used; model {name}: {reason}")
         if not chosen:
             wanted = "any family" if family is None else f"family {family!r}"
             others = f"it has {', '.join(families)}; " if families else ""
@@ -86,6 +110,25 @@ class Repository:
                 "the server's 'repository' to the folder that its Triton serves"
             )
         return tuple(sorted(chosen, key=lambda entry: (entry.model.width, entry.model.name)))
+
+    def _usable_entries(self) -> list[RepositoryEntry]:
+        """Return the models that can be looked after, and note why others can't."""
+        entries, misfits = [], {}
+        folders = self._folders()
+        for name in folders:
+            try:
+                entry = self._read(name)
+            except ConfigError as exc:
+                misfits[name] = str(exc)
+            else:
+                entries += [entry] if entry is not None else []
+        for name in self._described:
+            if name in folders and not (self.path / name / CONFIG_FILE).is_file():
+                misfits[name] = f"it has no {CONFIG_FILE} in {self.path / name}, so it is served and not looked after"
+        known = [parsed for name in folders if (parsed := self._parsed.get(name)) is not None]
+        misfits |= _find_odd(known)
+        self.misfits = dict(sorted(misfits.items()))
+        return [entry for entry in entries if entry.model.name not in misfits]
 
     def _folders(self) -> list[str]:
         try:
@@ -104,14 +147,18 @@ class Repository:
             stamp = (status.st_mtime_ns, status.st_size)
             parsed = self._parsed.get(name)
             if parsed is None or parsed.stamp != stamp:
-                parsed = _parse(name, path.read_text(), stamp)
+                parsed = _parse(name, path.read_text(), stamp, self._described)
                 self._parsed[name] = parsed
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"can't read {path} ({exc}); {EXPORT_AGAIN}") from exc
+        if parsed.misfit:
+            raise ConfigError(parsed.misfit)
         if parsed.entry is None:
             return None
+        if not parsed.model_file:
+            return _weigh(parsed.entry, self.path / name, stamp)
         path, weights = _stat_weights(self.path / name, parsed.model_file)
         damage = self._judge_weights(name, path, weights, parsed.sha256) if parsed.sha256 else ""
         files_stamp = f"{stamp[0]}-{stamp[1]}-{weights.st_mtime_ns}-{weights.st_size}"
@@ -144,9 +191,9 @@ def build_override(entry: RepositoryEntry, *, instances: int, batching: Batching
     config: dict[str, Any] = copy.deepcopy(dict(entry.config))
     config["instance_group"][0]["count"] = instances
     if batching.preferred_sizes:
-        config["dynamic_batching"]["preferred_batch_size"] = list(batching.preferred_sizes)
+        config.setdefault("dynamic_batching", {})["preferred_batch_size"] = list(batching.preferred_sizes)
     if batching.delay_us:
-        config["dynamic_batching"]["max_queue_delay_microseconds"] = batching.delay_us
+        config.setdefault("dynamic_batching", {})["max_queue_delay_microseconds"] = batching.delay_us
     if nonce:
         config.setdefault("parameters", {})[NONCE] = {"string_value": nonce}
     return config
@@ -190,84 +237,89 @@ def encode_config(config: ModelConfig) -> dict[str, Any]:
     return encoded
 
 
-def _parse(name: str, text: str, stamp: tuple[int, int]) -> _Parsed:
-    if '"slim.family"' not in text:  # someone else's, which may have fields that we do not know
+def _parse(name: str, text: str, stamp: tuple[int, int], described: Described) -> _Parsed:
+    identity = described.get(name)
+    if identity is None and '"slim.family"' not in text:  # someone else's, which may have fields that we do not know
         return _Parsed(stamp, None, "", "")
     try:
         config = text_format.Parse(text, ModelConfig())
-    except text_format.ParseError as exc:
-        raise ConfigError(f"{CONFIG_FILE} of model {name}: {' '.join(str(exc).split())}; {EXPORT_AGAIN}") from exc
+        return _parse_described(name, config, stamp, identity) if identity else _parse_own(name, config, stamp)
+    except (ConfigError, text_format.ParseError, ValueError) as exc:
+        misfit = f"{CONFIG_FILE} of model {name}: {' '.join(str(exc).split())}; {EXPORT_AGAIN}"
+        return _Parsed(stamp, None, "", "", misfit)
+
+
+def _parse_described(name: str, config: ModelConfig, stamp: tuple[int, int], identity: Identity) -> _Parsed:
+    """Return a model that the fleet file describes; what its file leaves to Triton is left to it."""
+    if config.HasField("ensemble_scheduling"):
+        raise ConfigError("it is an ensemble, whose steps have the instances; it is served and not looked after")
+    del config.instance_group[1:]
+    if not config.instance_group:
+        config.instance_group.add()
+    config.instance_group[0].count = max(1, config.instance_group[0].count)
+    entry = _make_entry(name, config, identity)
+    interface = interface_of(as_served(config, identity)) if config.input and config.output else None
+    return _Parsed(stamp, entry, "", "", interface=interface)
+
+
+def _parse_own(name: str, config: ModelConfig, stamp: tuple[int, int]) -> _Parsed:
+    """Return a model that describes itself."""
+    identity = read_identity({key: value.string_value for key, value in config.parameters.items()})
+    assert identity is not None, "it has slim.family"
+    groups = config.instance_group
+    if len(groups) != 1 or groups[0].count < 1:
+        found = f"{len(groups)} instance groups" if len(groups) != 1 else "an instance group without count"
+        raise ConfigError(
+            f"it has {found}; write exactly one with its kind and a count of 1 or more, such as "
+            "instance_group { count: 1 kind: KIND_CPU }"
+        )
+    interface = interface_of(as_served(config, identity)) if config.input and config.output else None
+    model_file = config.default_model_filename or DEFAULT_MODEL_FILE
+    return _Parsed(stamp, _make_entry(name, config, identity), model_file, identity.sha256 or "", interface=interface)
+
+
+def _make_entry(name: str, config: ModelConfig, identity: Identity) -> RepositoryEntry:
     encoded = encode_config(config)
     encoded.pop("runtime", None)
     encoded.get("parameters", {}).pop(NONCE, None)
-    batching = encoded.setdefault("dynamic_batching", {})
+    batching = encoded.setdefault("dynamic_batching", {}) if config.max_batch_size > 0 else {}
     model = RepositoryModel(
         name=ModelName(name),
-        family=Family(_require(name, config, "slim.family")),
-        width=Width(_require_width(name, config)),
-        accuracy=_require_accuracy(name, config),
-        max_batch_size=_require_batches(name, config),
+        family=identity.family,
+        width=identity.width,
+        accuracy=identity.accuracy,
+        max_batch_size=max(1, config.max_batch_size),
         weights_bytes=0,
-        instances=_require_instances(name, config),
+        instances=int(config.instance_group[0].count),
         batching=parse_batching(batching, config.max_batch_size),
     )
     check_change(model, instances=model.instances, batching=model.batching)
     for field in _BATCHING_FIELDS:
         batching.pop(field, None)
     del encoded["instance_group"][0]["count"]
-    sha256 = config.parameters[DIGEST].string_value if DIGEST in config.parameters else ""
-    model_file = config.default_model_filename or DEFAULT_MODEL_FILE
-    return _Parsed(stamp, RepositoryEntry(model, encoded), model_file, sha256)
+    return RepositoryEntry(model, encoded)
 
 
-def _require(name: str, config: ModelConfig, key: str) -> str:
-    if key not in config.parameters:
-        raise ConfigError(f"{CONFIG_FILE} of model {name} lacks parameter {key}; {EXPORT_AGAIN}")
-    value: str = config.parameters[key].string_value
-    return value
+def _find_odd(parsed: Iterable[_Parsed]) -> dict[str, str]:
+    """Return why models take or give something else than most of their family, by name."""
+    known = [(one.entry.model, one.interface) for one in parsed if one.entry is not None and one.interface is not None]
+    chosen = choose_interfaces(((model.family, model.width, interface) for model, interface in known), {})
+    return {
+        model.name: describe_oddity(model.family, interface, chosen)
+        for model, interface in known
+        if interface != chosen[model.family]
+    }
 
 
-def _require_width(name: str, config: ModelConfig) -> int:
-    text = _require(name, config, "slim.width")
-    width = int(text) if text.isascii() and text.isdigit() else 0
-    if not 1 <= width <= 100:
-        raise ConfigError(
-            f"{CONFIG_FILE} of model {name}: slim.width {text!r} is no whole percentage from 1 to 100; {EXPORT_AGAIN}"
-        )
-    return width
-
-
-def _require_accuracy(name: str, config: ModelConfig) -> float:
-    text = _require(name, config, "slim.accuracy")
-    try:
-        accuracy = float(text)
-    except ValueError:
-        accuracy = -1.0
-    if not 0 <= accuracy <= 1:
-        raise ConfigError(
-            f"{CONFIG_FILE} of model {name}: slim.accuracy {text!r} is no number from 0 to 1; {EXPORT_AGAIN}"
-        )
-    return accuracy
-
-
-def _require_batches(name: str, config: ModelConfig) -> int:
-    if config.max_batch_size < 1:
-        raise ConfigError(
-            f"{CONFIG_FILE} of model {name}: max_batch_size is {config.max_batch_size}, and requests can't be batched; "
-            f"{EXPORT_AGAIN} with --max-batch-size 1 or more"
-        )
-    return int(config.max_batch_size)
-
-
-def _require_instances(name: str, config: ModelConfig) -> int:
-    groups = config.instance_group
-    if len(groups) != 1 or groups[0].count < 1:
-        found = f"{len(groups)} instance groups" if len(groups) != 1 else "an instance group without count"
-        raise ConfigError(
-            f"{CONFIG_FILE} of model {name} has {found}; write exactly one with its kind and a count of 1 or more, "
-            "such as instance_group { count: 1 kind: KIND_CPU }"
-        )
-    return int(groups[0].count)
+def _weigh(entry: RepositoryEntry, folder: Path, stamp: tuple[int, int]) -> RepositoryEntry:
+    """Return the entry of a model of any backend with the size and the time of all files of its newest version."""
+    versions = [path for path in folder.iterdir() if path.name.isascii() and path.name.isdigit()]
+    if not versions:
+        raise ConfigError(f"model {folder.name} has no version in {folder}; it is served and not looked after")
+    statuses = [path.stat() for path in max(versions, key=lambda path: int(path.name)).rglob("*") if path.is_file()]
+    size_bytes, newest_ns = sum(s.st_size for s in statuses), max((s.st_mtime_ns for s in statuses), default=0)
+    files_stamp = f"{stamp[0]}-{stamp[1]}-{newest_ns}-{size_bytes}"
+    return replace(entry, model=replace(entry.model, weights_bytes=size_bytes, files_stamp=files_stamp))
 
 
 def _stat_weights(folder: Path, model_file: str) -> tuple[Path, os.stat_result]:

@@ -113,7 +113,9 @@ def answer_over_grpc(address: str) -> Any:
 def test_it_answers_restarts_what_dies_and_ends_without_a_trace(tmp_path: Path) -> None:
     up = Up(tmp_path)
     with up.running() as process:
-        (pasted,) = (line for line in up.said().splitlines() if line.strip().startswith("curl "))
+        up.wait_said("try it:")
+        up.wait_said("| curl -s")
+        (pasted,) = (line for line in up.said().splitlines() if "| curl -s" in line)
         answer = subprocess.run(["bash", "-c", pasted], capture_output=True, text=True, timeout=WAIT_S, check=True)
         assert json.loads(answer.stdout)["outputs"][0]["shape"] == [1, 1], answer
         assert ask_over_grpc(up.grpc) in (25, 50, 75, 100)

@@ -132,7 +132,7 @@ class LiveRun:
     async def _call(self, router: Router, at: int, began_s: float) -> Outcome:
         loop, trace = asyncio.get_running_loop(), self._trace
         await asyncio.sleep(began_s + float(trace.arrived_s[at]) - loop.time())
-        array = np.zeros((int(trace.items[at]), *served_model(100).input.shape), np.float32)
+        array = np.zeros((int(trace.items[at]), *served_model(100).inputs[0].shape), np.float32)
         asked_s = loop.time()
         deadline_ms = float(trace.deadline_s[at] - trace.arrived_s[at]) * 1e3
         try:

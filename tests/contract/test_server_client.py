@@ -66,11 +66,11 @@ async def test_widths_are_described_alike_but_for_width_cost_and_accuracy(subjec
     models = await client.served_models()
     assert [m.width for m in models] == [25, 50, 75, 100]
     assert [m.name for m in models] == [f"fashion_w{m.width:03d}" for m in models]
-    assert {(m.family, m.input, m.output, m.labels, m.max_batch_size, m.instances) for m in models} == {
-        ("fashion", models[0].input, models[0].output, models[0].labels, 64, 1)
+    assert {(m.family, m.inputs, m.outputs, m.labels, m.max_batch_size, m.instances) for m in models} == {
+        ("fashion", models[0].inputs, models[0].outputs, models[0].labels, 64, 1)
     }
-    assert models[0].input.shape == (1, 28, 28)
-    assert models[0].input.datatype == "FP32"
+    assert models[0].inputs[0].shape == (1, 28, 28)
+    assert models[0].inputs[0].datatype == "FP32"
     assert len(models[0].labels) == 10
     assert len({m.sha256 for m in models}) == 4
     accuracies = [m.accuracy for m in models]
@@ -83,11 +83,11 @@ async def test_widths_are_described_alike_but_for_width_cost_and_accuracy(subjec
 async def test_a_batch_comes_back_in_order_one_row_an_item(subject: Subject) -> None:
     client, _ = subject
     for model in await client.served_models():
-        together = await client.infer_batch(model, images(5))
+        (together,) = await client.infer_batch(model, (images(5),))
         assert together.shape == (5, 10)
         assert together.dtype == np.float32
         for index in range(5):
-            alone = await client.infer_batch(model, images(5)[index : index + 1])
+            (alone,) = await client.infer_batch(model, (images(5)[index : index + 1],))
             np.testing.assert_allclose(alone[0], together[index], atol=1e-4)
 
 
@@ -95,15 +95,15 @@ async def test_many_calls_at_once_are_all_answered(subject: Subject) -> None:
     client, _ = subject
     models = await client.served_models()
     calls = [(models[n % 4], n % 7 + 1) for n in range(60)]
-    outputs = await asyncio.gather(*(client.infer_batch(model, images(items)) for model, items in calls))
-    assert [len(output) for output in outputs] == [items for _, items in calls]
+    outputs = await asyncio.gather(*(client.infer_batch(model, (images(items),)) for model, items in calls))
+    assert [len(output) for (output,) in outputs] == [items for _, items in calls]
 
 
 async def test_an_unknown_model_was_not_executed(subject: Subject) -> None:
     client, _ = subject
     model = dataclasses.replace((await client.served_models())[0], name="fashion_w033")
     with pytest.raises(SlimError, match="unknown model") as caught:
-        await client.infer_batch(model, images(1))
+        await client.infer_batch(model, (images(1),))
     assert isinstance(caught.value, PermanentError) or caught.value.executed is False
 
 
@@ -111,8 +111,8 @@ async def test_what_the_model_does_not_take_is_a_permanent_error_and_the_next_ca
     client, _ = subject
     model: ServedModel = (await client.served_models())[0]
     with pytest.raises(PermanentError, match="shape"):
-        await client.infer_batch(model, np.zeros((1, 1, 27, 28), np.float32))
-    assert len(await client.infer_batch(model, images(1))) == 1
+        await client.infer_batch(model, (np.zeros((1, 1, 27, 28), np.float32),))
+    assert len((await client.infer_batch(model, (images(1),)))[0]) == 1
 
 
 async def test_a_server_that_is_gone_is_unavailable(subject: Subject) -> None:
@@ -122,5 +122,5 @@ async def test_a_server_that_is_gone_is_unavailable(subject: Subject) -> None:
     with pytest.raises(ServerUnavailableError):
         await client.served_models()
     with pytest.raises(ServerUnavailableError) as caught:
-        await client.infer_batch(model, images(1))
+        await client.infer_batch(model, (images(1),))
     assert caught.value.executed is False

@@ -170,6 +170,18 @@ async def test_a_load_that_fails_late_is_put_into_quarantine_too() -> None:
     assert report.recent[-1].error is not None and "bad weights" in report.recent[-1].error
 
 
+async def test_a_model_that_is_left_out_is_in_each_report_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    server = triton(instance_mib=64)
+    control = controller(server, Script())
+    server.odd_models = {"toy_w100": "slim.width 'full' is no whole percentage"}
+    for _ in range(3):
+        report = await control.step()
+        assert report.seen.misfits == server.odd_models
+    assert caplog.text.count("model toy_w100 is left out: slim.width 'full'") == 1
+    server.odd_models = {}
+    assert (await control.step()).seen.misfits == {}
+
+
 async def test_the_end_of_triton_is_trouble_until_it_answers_again(caplog: pytest.LogCaptureFixture) -> None:
     server = triton()
     script = Script(load(W025), load(W050))

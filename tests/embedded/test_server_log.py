@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.embedded.server_log import pick_reason
+from orchestrator.embedded.server_log import loading_models, pick_reason
 
 PREFIX = "E1124 23:50:05.402641 3812 model_lifecycle.cc:642] "
 
@@ -51,3 +51,18 @@ PREFIX = "E1124 23:50:05.402641 3812 model_lifecycle.cc:642] "
 )
 def test_the_telling_line_is_found(log: str, reason: str | None) -> None:
     assert pick_reason(log) == reason
+
+
+def test_a_log_says_what_is_being_loaded() -> None:
+    log = "\n".join(
+        f"I1126 20:00:00.000000 7 model_lifecycle.cc:472] {said}"
+        for said in (
+            '"loading: small:1"',
+            '"loading: large:3"',
+            "loading: bad:1",
+            "\"successfully loaded 'small'\"",
+            "failed to load 'bad' version 1: Internal: no",
+        )
+    )
+    assert loading_models(log) == ("large",)
+    assert loading_models("") == ()

@@ -133,6 +133,7 @@ class FakeTriton:
         self._traffic: dict[ModelName, Traffic] = {}
         self._failures: dict[ModelName, list[str]] = {}
         self._hanging: set[ModelName] = set()
+        self.odd_models: dict[str, str] = {}
         self._models: dict[ModelName, ModelState] = {}
         self._advanced_s = clock()
         self._work: set[asyncio.Task[None]] = set()
@@ -142,6 +143,9 @@ class FakeTriton:
         if self.repository_error is not None:
             raise self.repository_error
         return self.repository
+
+    def misfits(self) -> Mapping[str, str]:
+        return self.odd_models
 
     async def loaded_models(self) -> tuple[LoadedModel, ...]:
         await asyncio.sleep(0)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from orchestrator.config import GuardSettings
 from orchestrator.errors import ModelNotFoundError, PermanentError, ServerUnavailableError, SlimError
 from orchestrator.snapshot import Family, ModelName, ServedModel, TensorSpec, Width
+from orchestrator.triton.infer_wire import Tensors
 
 ACCURACY = {25: 0.905, 50: 0.917, 75: 0.924, 100: 0.928}
 FLOPS = {25: 3_000_000, 50: 12_000_000, 75: 26_000_000, 100: 45_000_000}
@@ -43,8 +44,8 @@ def served_model(
         max_batch_size=max_batch_size,
         instances=instances,
         sha256=f"sha-{width}",
-        input=TensorSpec("pixels", "FP32", tuple(shape)),
-        output=TensorSpec("logits", "FP32", (CLASSES,)),
+        inputs=(TensorSpec("pixels", "FP32", tuple(shape)),),
+        outputs=(TensorSpec("logits", "FP32", (CLASSES,)),),
         labels=tuple(f"class {index}" for index in range(CLASSES)),
     )
 
@@ -79,26 +80,27 @@ class FakeServer:
         self._require_up()
         return self.models
 
-    async def infer_batch(self, model: ServedModel, batch: NDArray[Any]) -> NDArray[Any]:
+    async def infer_batch(self, model: ServedModel, batch: Tensors) -> Tensors:
         self._require_up()
         if model.name not in {served.name for served in self.models}:
             raise ModelNotFoundError(f"unknown model {model.name}")
-        if batch.shape[1:] != model.input.shape:
-            raise PermanentError(f"unexpected shape {batch.shape}")
+        (pixels,) = batch
+        if pixels.shape[1:] != model.inputs[0].shape:
+            raise PermanentError(f"unexpected shape {pixels.shape}")
         if self.failures:
             raise self.failures.pop(0)
         self.in_flight += 1
         try:
             async with self._instance:
-                await asyncio.sleep(self.service_s(model.width, len(batch)))
+                await asyncio.sleep(self.service_s(model.width, len(pixels)))
                 self._require_up(executed=True)
         finally:
             self.in_flight -= 1
-        self.batches.append((model.width, len(batch)))
-        scores = np.zeros((len(batch), CLASSES), np.float32)
-        marks = batch.reshape(len(batch), -1)[:, 0]
-        scores[np.arange(len(batch)), marks.astype(int) % CLASSES] = marks + 1
-        return scores
+        self.batches.append((model.width, len(pixels)))
+        scores = np.zeros((len(pixels), CLASSES), np.float32)
+        marks = pixels.reshape(len(pixels), -1)[:, 0]
+        scores[np.arange(len(pixels)), marks.astype(int) % CLASSES] = marks + 1
+        return (scores,)
 
     @asynccontextmanager
     async def busy(self) -> AsyncIterator[None]:

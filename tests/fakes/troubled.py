@@ -68,10 +68,10 @@ class TroubledServer(FakeServer):
     async def _run(self, model: ServedModel, batch: Any) -> Any:
         while self.hangs or self.hangs_quietly:
             await asyncio.sleep(0.01)
-        output = await super().infer_batch(model, batch)
+        outputs = await super().infer_batch(model, batch)
         while self.hangs or self.hangs_quietly:
             await asyncio.sleep(0.01)
         self.answered += 1
         if self.fails:
             raise TransientError("out of memory")
-        return output[:, ::-1] * 0.5 if self.is_wrong else output
+        return tuple(output[:, ::-1] * 0.5 for output in outputs) if self.is_wrong else outputs

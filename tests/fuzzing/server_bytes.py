@@ -17,12 +17,13 @@ from orchestrator.http2.grpc.wire import ResponseHead, RpcError, read_response_h
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.snapshot import Family, ServedModel
 from orchestrator.triton.client import read_index
+from orchestrator.triton.families import read_width
 from orchestrator.triton.infer_wire import InferAnswers, decode_outputs
-from orchestrator.triton.messages import parse_answer, parse_served_model
+from orchestrator.triton.messages import parse_answer
 from tests.fakes.servers import served_model
 
 _BLOCK = request_headers("/s/m", "here:1", ())
-_OUTPUT = served_model(25).output
+_MODEL = served_model(25)
 
 
 def server_frames(data: bytes) -> None:
@@ -70,8 +71,8 @@ def server_answers(data: bytes) -> None:
     answers = InferAnswers()
     for _ in range(2):
         with suppress(SlimError):
-            found = answers.decode("fashion_w025", _OUTPUT, data)
-            assert found.shape[1:] == _OUTPUT.shape
+            (found,) = answers.decode(_MODEL, data)
+            assert found.shape[1:] == _MODEL.outputs[0].shape
 
 
 def served_models(data: bytes) -> None:
@@ -82,8 +83,8 @@ def served_models(data: bytes) -> None:
     found: dict[Family, list[ServedModel]] = {}
     for config in (data[2 + first : 2 + second], data[2 + second :]):
         with suppress(SlimError):
-            model = parse_served_model(parse_answer(pb.ModelConfigResponse, config).config)
-            if model is not None:
+            model = read_width(parse_answer(pb.ModelConfigResponse, config).config, {})
+            if isinstance(model, ServedModel):
                 found.setdefault(model.family, []).append(model)
     for models in found.values():
         merge_widths(models)

@@ -115,7 +115,7 @@ def inference_requests(data: bytes) -> None:
     compare(data)
     with suppress(SlimError):
         found = read_request(parse(pb.ModelInferRequest, data), _FAMILY)
-        assert found.batch.shape[1:] == _FAMILY.input.shape
+        assert found.inputs["pixels"].shape[1:] == _FAMILY.inputs[0].shape
 
 
 def http_requests(data: bytes) -> None:

@@ -95,8 +95,8 @@ class FakeTriton:
             config.model_transaction_policy.decoupled = name in self.scripts
             return answer
         config.max_batch_size = model.max_batch_size
-        config.input.add(name=model.input.name, data_type="TYPE_FP32", dims=model.input.shape)
-        config.output.add(name=model.output.name, data_type="TYPE_FP32", dims=model.output.shape)
+        config.input.add(name=model.inputs[0].name, data_type="TYPE_FP32", dims=model.inputs[0].shape)
+        config.output.add(name=model.outputs[0].name, data_type="TYPE_FP32", dims=model.outputs[0].shape)
         config.model_warmup.add(name="warm", batch_size=1)
         for key in ("family", "width", "accuracy", "sha256"):
             config.parameters[f"slim.{key}"].string_value = str(getattr(model, key))
@@ -107,10 +107,10 @@ class FakeTriton:
         self._require(name)
         answer = pb.ModelMetadataResponse(name=name, versions=["1"], platform="onnxruntime_onnx")
         model = self.widths.get(name)
-        shape = [2] if model is None else [-1, *model.input.shape]
-        answer.inputs.add(name="x" if model is None else model.input.name, datatype="FP32", shape=shape)
-        scores = [2] if model is None else [-1, *model.output.shape]
-        output = "x" if model is None else model.output.name
+        shape = [2] if model is None else [-1, *model.inputs[0].shape]
+        answer.inputs.add(name="x" if model is None else model.inputs[0].name, datatype="FP32", shape=shape)
+        scores = [2] if model is None else [-1, *model.outputs[0].shape]
+        output = "x" if model is None else model.outputs[0].name
         answer.outputs.add(name=output, datatype=self.datatypes.get(name, "FP32"), shape=scores)
         return answer
 

@@ -58,7 +58,6 @@ def test_batches_double_up_to_the_largest(max_batch_size: int) -> None:
             lambda v: model(v).update(sha256="abc"),
             "servers[0].models[1].sha256: must be 64 hexadecimal digits, got 'abc'",
         ),
-        (lambda v: model(v).update(sha256=None), "servers[0].models[1].sha256: null is allowed in synthetic"),
         (lambda v: model(v).update(width=0), "servers[0].models[1].width: must be at least 1"),
         (
             lambda v: model(v)["batches"].pop(3),

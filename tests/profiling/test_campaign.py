@@ -3,10 +3,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from numpy.typing import NDArray
 
 from orchestrator.config import PowerSettings
 from orchestrator.errors import ConfigError
@@ -31,6 +29,7 @@ from orchestrator.profiling.campaign import (
 from orchestrator.profiling.records import Records
 from orchestrator.simulation.scenario.fleet import server_from_profile
 from orchestrator.snapshot import ServedModel, ServerName, TensorSpec
+from orchestrator.triton.infer_wire import Tensors
 from tests.fakes.control import FakeTriton, repository_model
 from tests.profiling.worlds import QUICK, A, B, FakeCounter, ProfiledFake, silent, subject
 
@@ -203,10 +202,10 @@ async def test_what_a_killed_campaign_left_is_brought_back(tmp_path: Path) -> No
 async def test_a_model_whose_input_is_open_can_not_be_profiled(tmp_path: Path) -> None:
     server = ProfiledFake((25,))
     server.models = tuple(
-        type(m)(**{**{f: getattr(m, f) for f in m.__slots__}, "input": TensorSpec("pixels", "FP32", (-1, 2))})
+        type(m)(**{**{f: getattr(m, f) for f in m.__slots__}, "inputs": (TensorSpec("pixels", "FP32", (-1, 2)),)})
         for m in server.models
     )
-    with pytest.raises(ConfigError, match="has no fixed shape; it can't be profiled"):
+    with pytest.raises(ConfigError, match="have no fixed shape; it can't be profiled"):
         await campaign(tmp_path / "p", subject(A, server))
 
 
@@ -215,7 +214,7 @@ class FarServer(ProfiledFake):
 
     TRAVEL_S = 0.002  # below the shortest run: two under way keep it busy
 
-    async def infer_batch(self, model: ServedModel, batch: NDArray[Any]) -> NDArray[Any]:
+    async def infer_batch(self, model: ServedModel, batch: Tensors) -> Tensors:
         answer = await super().infer_batch(model, batch)
         await asyncio.sleep(self.TRAVEL_S)
         return answer

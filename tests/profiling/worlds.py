@@ -6,12 +6,11 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from numpy.typing import NDArray
-
 from orchestrator.profiling.campaign import Progress, Subject
 from orchestrator.profiling.sampling import Sampling
 from orchestrator.snapshot import ServedModel, ServerName
 from orchestrator.telemetry import HostReading, Reading
+from orchestrator.triton.infer_wire import Tensors
 from tests.fakes.servers import FakeServer
 from tests.profile.profiles import SHA256
 
@@ -33,13 +32,13 @@ class ProfiledFake(FakeServer):
     async def version(self) -> str:
         return "2.51.0"
 
-    async def infer_batch(self, model: ServedModel, batch: NDArray[Any]) -> NDArray[Any]:
+    async def infer_batch(self, model: ServedModel, batch: Tensors) -> Tensors:
         if self.requests_left is not None:
             if self.requests_left == 0:
                 raise asyncio.CancelledError
             self.requests_left -= 1
         answer = await super().infer_batch(model, batch)
-        self.busy_s += self.service_s(model.width, len(batch))
+        self.busy_s += self.service_s(model.width, len(batch[0]))
         return answer
 
 

@@ -334,7 +334,7 @@ async def test_an_unexpected_exception_reaches_the_caller_as_ours(caplog: pytest
 async def test_a_short_answer_is_refused() -> None:
     class Short(FakeServer):
         async def infer_batch(self, model: Any, batch: Any) -> Any:
-            return (await super().infer_batch(model, batch))[:-1]
+            return tuple(output[:-1] for output in await super().infer_batch(model, batch))
 
     async with routed({"a": Short()}, warm_up=False) as router:
         with pytest.raises(WrongAnswerError, match="answered 0 items of 1"):

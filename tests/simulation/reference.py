@@ -470,6 +470,6 @@ def _served(model: SimulatedModel) -> ServedModel:
         model.max_batch_size,
         model.instances,
         None,
-        spec,
-        spec,
+        (spec,),
+        (spec,),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,17 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype
 
 from orchestrator.errors import WrongAnswerError
-from orchestrator.snapshot import TensorSpec
-from orchestrator.triton.infer_wire import InferAnswers, InferRequests, decode_outputs
+from orchestrator.snapshot import ModelName, ServedModel, TensorSpec
+from orchestrator.triton.infer_wire import (
+    NUMPY_TYPES,
+    InferAnswers,
+    InferRequests,
+    as_model_takes,
+    decode_outputs,
+    decode_tensor,
+    encode_tensor,
+)
+from tests.fakes.servers import served_model
 
 SPEC = TensorSpec("logits", "FP32", (3,))
 
@@ -78,7 +88,7 @@ def test_whatever_comes_is_an_answer_or_a_wrong_answer(noise: bytes, place: int)
     good = answer_of(np.ones((1, 3), np.float32))
     for message in (noise, good[:place] + noise + good[place:], good[:place]):
         with contextlib.suppress(WrongAnswerError):
-            assert InferAnswers().decode("m", SPEC, message).shape[1:] == (3,)
+            assert read(InferAnswers(), SPEC, message).shape[1:] == (3,)
 
 
 def test_an_answer_of_another_type_or_shape_than_the_model_says_is_wrong() -> None:
@@ -86,8 +96,17 @@ def test_an_answer_of_another_type_or_shape_than_the_model_says_is_wrong() -> No
     right = np.zeros((2, 3), np.float32)
     for wrong in (np.zeros((2, 3), np.int32), np.zeros((3, 2), np.float32), np.zeros(6, np.float32)):
         with pytest.raises(WrongAnswerError, match=r"its output 'logits' is FP32 of shape \[-1, 3\]"):
-            answers.decode("m", SPEC, answer_of(wrong))
-        assert answers.decode("m", SPEC, answer_of(right)).shape == (2, 3)
+            read(answers, SPEC, answer_of(wrong))
+        assert read(answers, SPEC, answer_of(right)).shape == (2, 3)
+
+
+def model_of(*outputs: TensorSpec, is_batching: bool = True) -> ServedModel:
+    return replace(served_model(25), name=ModelName("m"), outputs=outputs, is_batching=is_batching)
+
+
+def read(answers: InferAnswers, output: TensorSpec, message: bytes) -> np.ndarray:
+    (found,) = answers.decode(model_of(output), message)
+    return found
 
 
 def answer_of(scores: np.ndarray, **more: Any) -> bytes:
@@ -105,10 +124,10 @@ def test_answers_that_begin_alike_are_read_alike_and_others_anew() -> None:
     flat = some[0].reshape(3, 2)  # as many bytes, another shape
     for scores in (*some, ints, flat, some[1], some[0, :1], *some):
         spec = TensorSpec("logits", np_to_triton_dtype(scores.dtype), (-1,))
-        found = answers.decode("m", spec, answer_of(scores))
+        found = read(answers, spec, answer_of(scores))
         assert found.dtype == scores.dtype
         assert np.array_equal(found, scores)
-    assert np.array_equal(answers.decode("m", SPEC, answer_of(some[2], id="17")), some[2])
+    assert np.array_equal(read(answers, SPEC, answer_of(some[2], id="17")), some[2])
 
 
 def test_an_answer_without_data_or_with_two_outputs_is_read_as_the_generated_code_reads_it() -> None:
@@ -119,7 +138,39 @@ def test_an_answer_without_data_or_with_two_outputs_is_read_as_the_generated_cod
     for _ in range(2):
         for name, scores in (("logits", [[1, 1]]), ("more", [[2, 2]])):
             spec = TensorSpec(name, "FP32", (2,))
-            assert answers.decode("m", spec, message.SerializeToString()).tolist() == scores
+            assert read(answers, spec, message.SerializeToString()).tolist() == scores
     del message.outputs[:]
     with pytest.raises(WrongAnswerError, match="without its output"):
-        answers.decode("m", SPEC, message.SerializeToString())
+        read(answers, SPEC, message.SerializeToString())
+
+
+def test_several_outputs_come_in_the_order_of_the_model() -> None:
+    message = service_pb2.ModelInferResponse(model_name="m")
+    message.outputs.add(name="count", datatype="INT64", shape=(2,))
+    message.outputs.add(name="boxes", datatype="FP32", shape=(2, 3, 4))
+    boxes = np.random.default_rng(0).random((2, 3, 4), np.float32)
+    message.raw_output_contents.extend([np.array([5, 7]).tobytes(), boxes.tobytes()])
+    model = model_of(TensorSpec("boxes", "FP32", (-1, 4)), TensorSpec("count", "INT64", ()))
+    first, second = InferAnswers().decode(model, message.SerializeToString())
+    assert np.array_equal(first, boxes)
+    assert second.tolist() == [5, 7]
+    with pytest.raises(WrongAnswerError, match=r"its output 'boxes' is FP32 of shape \[-1, 9, 4\]"):
+        InferAnswers().decode(model_of(TensorSpec("boxes", "FP32", (9, 4))), message.SerializeToString())
+
+
+def test_a_model_without_a_batch_dimension_gets_and_gives_one_item() -> None:
+    model = replace(model_of(SPEC, is_batching=False), inputs=(TensorSpec("x", "FP32", (1, 2)),))
+    assert as_model_takes((np.ones((1, 1, 2), np.float32),), model)["x"].shape == (1, 2)
+    (found,) = InferAnswers().decode(model, answer_of(np.ones(3, np.float32)))
+    assert found.tolist() == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize("datatype", NUMPY_TYPES)
+def test_every_type_is_read_back_as_it_was_written(datatype: str) -> None:
+    if datatype == "BYTES":
+        array = np.array([[b"", b"one"], ["é".encode(), b"\0"]], object)
+    else:
+        array = np.array([[0, 1], [1, 0.5]]).astype(NUMPY_TYPES[datatype])
+    found = decode_tensor(encode_tensor(array, datatype), datatype, (2, 2))
+    assert found.dtype == np.dtype(NUMPY_TYPES[datatype])
+    assert found.tolist() == array.tolist()

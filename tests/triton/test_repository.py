@@ -13,6 +13,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from orchestrator.errors import ConfigError
 from orchestrator.planner.host import Batching
+from orchestrator.snapshot import Family, Width
+from orchestrator.triton.families import Identity
 from orchestrator.triton.repository import Repository, RepositoryEntry, build_override
 
 SHIPPED = Path(__file__).parents[2] / "model_repository"
@@ -135,12 +137,11 @@ def test_an_empty_or_missing_repository_is_named(tmp_path: Path) -> None:
         ("instance_group [{ kind: KIND_CPU count: 2 }]", "", "has 0 instance groups; write exactly one"),
         ("count: 2 }", "count: 2 }, { kind: KIND_CPU count: 1 }", "has 2 instance groups"),
         ("count: 2", "", "an instance group without count"),
-        ("max_batch_size: 8", "", "max_batch_size is 0"),
-        ('"slim.width"', '"slim.with"', "lacks parameter slim.width; run 'slimsched export' again"),
+        ('"slim.width"', '"slim.with"', "lacks slim.width; run 'slimsched export' again"),
         ('"50"', '"half"', "slim.width 'half' is no whole percentage"),
         ('"50"', '"101"', "slim.width '101' is no whole percentage"),
-        ('"0.5"', '"nan"', "slim.accuracy 'nan' is no number from 0 to 1"),
-        ('"0.5"', '"good"', "slim.accuracy 'good' is no number from 0 to 1"),
+        ('"0.5"', '"nan"', "slim.accuracy 'nan' is not finite"),
+        ('"0.5"', '"good"', "slim.accuracy 'good' is no number"),
         ("[2, 4]", "[2, 9]", "can't prefer batches of 2, 9; give ascending sizes from 1 to its max_batch_size 8"),
         ("backend:", "nonsense:", 'has no field named "nonsense"'),
     ],
@@ -151,6 +152,43 @@ def test_a_config_that_cannot_be_used_is_explained(tmp_path: Path, old: str, new
     message = refuse(tmp_path)
     assert problem in message
     assert "model toy_w050" in message
+
+
+def test_one_bad_model_leaves_the_others_in_charge_and_is_told(tmp_path: Path) -> None:
+    for width, dims in ((25, "[4]"), (50, "[4]"), (75, "[3]")):
+        config = CONFIG.replace('"50"', f'"{width}"').replace("dims: [4] }]\noutput", f"dims: {dims} }}]\noutput")
+        write(tmp_path, f"toy_w{width:03d}", config)
+    write(tmp_path, "toy_w100", CONFIG.replace('"50"', '"full"'))
+    repository = Repository(tmp_path)
+    assert [entry.model.width for entry in repository.entries()] == [25, 50]
+    assert repository.misfits.keys() == {"toy_w075", "toy_w100"}
+    assert "it takes x FP32 [3]" in repository.misfits["toy_w075"]
+    assert "slim.width 'full' is no whole percentage" in repository.misfits["toy_w100"]
+    (tmp_path / "toy_w100" / "config.pbtxt").write_text(CONFIG.replace('"50"', '"100"'))
+    assert [entry.model.width for entry in repository.entries()] == [25, 50, 100]
+    assert repository.misfits.keys() == {"toy_w075"}
+
+
+def test_what_the_fleet_file_describes_is_looked_after_without_a_word_in_its_config(tmp_path: Path) -> None:
+    identity = Identity(Family("plates"), Width(30), 0.61)
+    described = dict.fromkeys(("small", "many", "bare", "joint", "elsewhere"), identity)
+    folder = write(tmp_path, "small", 'backend: "pytorch" max_batch_size: 4')
+    (folder / "1" / "more.bin").write_bytes(b"123")
+    (tmp_path / "bare" / "1").mkdir(parents=True)
+    write(tmp_path, "joint", 'platform: "ensemble" ensemble_scheduling { }')
+    repository = Repository(tmp_path, described=described)
+    (entry,) = repository.entries()
+    model = entry.model
+    assert (model.family, model.width, model.accuracy, model.instances) == ("plates", 30, 0.61, 1)
+    assert model.weights_bytes == 8, "all files of the version"
+    config = build_override(entry, instances=3, batching=Batching(), nonce="n")
+    assert config["instance_group"] == [{"count": 3}]
+    assert config["backend"] == "pytorch"
+    assert "slim.family" not in config["parameters"]
+    assert repository.misfits.keys() == {"bare", "joint"}
+    (folder / "1" / "more.bin").write_bytes(b"1234")
+    (again,) = repository.entries()
+    assert again.model.files_stamp != model.files_stamp
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.options import PATH, fleet_option
 from orchestrator.config import FleetSettings, load_fleet
-from orchestrator.images import read_image, softmax
+from orchestrator.errors import ConfigError
+from orchestrator.images import read_arrays, read_image, softmax
 from orchestrator.router import Answer, Router
-from orchestrator.snapshot import Width
+from orchestrator.snapshot import ServedModel, Width
 
 
 @click.command()
 @fleet_option
 @click.option("--family", help="Which family; needed when the fleet serves several.")
 @click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="When the answer should be there.")
-@click.option("--min-accuracy", type=click.FloatRange(0, 1), help="Only widths of at least this top-1 accuracy.")
+@click.option("--min-accuracy", type=float, help="Only widths of at least this quality, such as a top-1 of 0.9.")
 @click.option("--width", type=click.IntRange(1, 100), help="Only this width, in percent.")
-@click.option("--resize", is_flag=True, help="Scale images to the network's input size.")
+@click.option("--resize", is_flag=True, help="Scale images to the input's size, where the family says nothing of it.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON line an image.")
 @click.argument("images", nargs=-1, required=True, type=PATH)
 def infer(
@@ -39,7 +41,11 @@ def infer(
     as_json: bool,
     images: tuple[Path, ...],
 ) -> None:
-    """Classify IMAGES and show what was decided for each; an answer after the deadline is shown, and said to be late.
+    """Ask a family for IMAGES and show what was decided for each; one after the deadline is shown, and said to be late.
+
+    An image goes through what the family says of it: size, crop, colours, scale, mean and deviation. An .npz file in
+    place of an image has the inputs of one item as arrays by name, for families that take something else. Where the
+    first output is one score a class the best is shown; --json prints all outputs of other families.
 
     \b
     Example:
@@ -50,13 +56,13 @@ def infer(
 
     async def run() -> list[Answer]:
         async with Router.from_fleet(settings) as router:
-            spec = router.models(family)[0].input
-            pixels = [read_image(path, spec, resize=resize) for path in images]
+            model = router.models(family)[0]
+            items = [_read_item(path, model, resize=resize) for path in images]
             pinned = None if width is None else Width(width)
             return await asyncio.gather(
                 *(
-                    router.infer(p, deadline_ms=deadline_ms, min_accuracy=min_accuracy, width=pinned, family=family)
-                    for p in pixels
+                    router.infer(each, deadline_ms=deadline_ms, min_accuracy=min_accuracy, width=pinned, family=family)
+                    for each in items
                 )
             )
 
@@ -74,13 +80,38 @@ def _answering_late(fleet: FleetSettings) -> FleetSettings:
     return fleet.model_copy(update={"router": fleet.router.model_copy(update={"overload": overload})})
 
 
+def _read_item(path: Path, model: ServedModel, *, resize: bool) -> Mapping[str, Any]:
+    """Return the inputs of one item, by name."""
+    if path.suffix == ".npz":
+        return read_arrays(path, model.inputs)
+    if len(model.inputs) != 1:
+        names = ", ".join(spec.name for spec in model.inputs)
+        raise ConfigError(f"family {model.family} takes {names}; give a .npz file with these arrays instead of {path}")
+    return {model.inputs[0].name: read_image(path, model.inputs[0], model.preprocessing, resize=resize)}
+
+
+def _describe(answer: Answer) -> dict[str, Any]:
+    """Return the best class of a classifier's answer, else all outputs."""
+    scores = answer.output
+    if len(answer.outputs) == 1 and scores.ndim == 1 and scores.dtype.kind == "f" and scores.size:
+        probabilities = softmax(scores)
+        best = int(probabilities.argmax())
+        label = answer.labels[best] if best < len(answer.labels) else str(best)
+        return {"label": label, "confidence": round(float(probabilities[best]), 4)}
+    return {"outputs": {name: _plain(array) for name, array in answer.outputs.items()}}
+
+
+def _plain(array: Any) -> Any:
+    """Return an array as JSON has it; text that is none in its escapes."""
+    if array.dtype == object:
+        array = np.array([value.decode(errors="backslashreplace") for value in array.flat], object).reshape(array.shape)
+    return array.tolist()
+
+
 def _row(path: Path, answer: Answer) -> dict[str, Any]:
-    probabilities = softmax(answer.output)
-    best = int(probabilities.argmax())
     return {
         "image": str(path),
-        "label": answer.labels[best] if best < len(answer.labels) else str(best),
-        "confidence": round(float(probabilities[best]), 4),
+        **_describe(answer),
         "width": answer.width,
         "server": answer.server,
         "batch": answer.batch,
@@ -97,8 +128,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(
             Path(row["image"]).name,  # the whole path is in --json; here it would break the lines
-            row["label"],
-            f"{row['confidence']:.1%}",
+            row["label"] if "label" in row else ", ".join(row["outputs"]),
+            f"{row['confidence']:.1%}" if "confidence" in row else "",
             f"{row['width']} %",
             row["server"],
             str(row["batch"]),

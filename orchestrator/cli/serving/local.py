@@ -49,7 +49,13 @@ def local() -> None:
 )
 @click.option("--slowdown", help="One emulated slow-down factor (>= 1) per server, such as 1,3.")
 @click.option("--cpus", help="One CPU list per server, such as '0;1' or '0-1;2,3'.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=60.0, help="In seconds.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    help="Seconds to become ready, beside those in which models load.",
+)
 @click.option("--fleet", "fleet_copy", type=PATH, help="Write a copy of fleet.yaml here too.")
 @state_directory_option
 def up(

@@ -9,7 +9,6 @@ import os
 import socket
 from collections.abc import Sequence
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,18 @@ from orchestrator.cli.signals import watch_for_stop
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, load_fleet
 from orchestrator.config.environment import without_overrides
 from orchestrator.embedded.emulation import parse_slowdowns
+from orchestrator.embedded.first_request import describe_request
 from orchestrator.embedded.local_stack import LocalStack, complete_fleet, default_fleet, options_of
 from orchestrator.embedded.local_state import default_state_directory, prepare_directory
 from orchestrator.embedded.server import EmbeddedServer
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.listening import bind_address
 from orchestrator.gateway.workers.file_watch import PERIOD_S, WatchedFiles
 from orchestrator.processes.child import ChildProcess, is_listening
 from orchestrator.processes.managed import ManagedProcess, State
 from orchestrator.router import compile_ahead
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.protocol_key import read_protocol_key
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ _ASK_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 _CONTROLLER_STOP_S = 15.0
 _GATEWAY_STOP_MARGIN_S = 10.0
 _REFRESH_S = 0.5
+_TELL_WAITING_S = 5.0
+"""From one line that says what is waited for to the next."""
 _REPOSITORY = Path("model_repository")
 _SHOWN_LOGGERS = (
     "orchestrator.cli",
@@ -139,9 +143,9 @@ async def _run(
             await stack.start()
             if fleet_path is not None:
                 background.start("following the fleet file", lambda: _follow(fleet_path, repository, stack))
-            first = await _describe_first_request(fleet.gateway)
-            for line in (*_addresses(fleet), f"logs and fleet file in {state_dir}", *first, "Ctrl-C ends all of it"):
+            for line in (*_addresses(fleet), f"logs and fleet file in {state_dir}", "Ctrl-C ends all of it"):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
+            background.start("looking for what is served", lambda: _tell_first_request(fleet, console))
             await _show(stack, console)
         except asyncio.CancelledError:
             if not is_stopping.is_set():
@@ -231,38 +235,65 @@ def _addresses(fleet: FleetSettings) -> list[str]:
     return ["the gateway answers on " + ", ".join(f"{what} {address}" for what, address in offered if address)]
 
 
-async def _describe_first_request(settings: GatewaySettings) -> list[str]:
-    """Return lines that a newcomer can paste, made from what the gateway says it serves.
+async def _tell_first_request(fleet: FleetSettings, console: Console) -> None:
+    """Print lines that a newcomer can paste once a family is served, and until then what is waited for."""
+    began_s = asked_s = asyncio.get_running_loop().time()
+    while not (lines := await _describe_first_request(fleet.gateway)):
+        now_s = asyncio.get_running_loop().time()
+        if now_s - asked_s >= _TELL_WAITING_S:
+            asked_s = now_s
+            waiting = await _what_loads(fleet)
+            console.print(f"nothing is served after {now_s - began_s:.0f} s: {waiting}", markup=False, soft_wrap=True)
+        await asyncio.sleep(_REFRESH_S)
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    None when it can't be asked without credentials.
+
+async def _what_loads(fleet: FleetSettings) -> str:
+    """Return what the Tritons of a fleet load now, or why nothing is served."""
+    said = []
+    for server in fleet.servers:
+        try:
+            async with TritonClient(server.grpc, protocol_key=read_protocol_key(server.protocol_key_file)) as triton:
+                index = await triton.index()
+        except SlimError as exc:
+            said.append(f"{server.name} does not answer ({exc})")
+            continue
+        loading = [entry.name for entry in index if entry.state == "LOADING"]
+        failed = [f"{entry.name} failed ({entry.reason})" for entry in index if entry.reason not in ("", "unloaded")]
+        said.append(
+            f"{server.name} " + (f"loads {', '.join(loading)}" if loading else "; ".join(failed) or "loads nothing")
+        )
+    return ", ".join(said)
+
+
+async def _describe_first_request(settings: GatewaySettings) -> list[str]:
+    """Return lines that a newcomer can paste, made from what the gateway says it serves; none while it serves nothing.
+
+    One line says why there are none where it can't be asked over HTTP without credentials.
     """
     if settings.http is None:
-        return []
+        return ["the gateway offers no HTTP, so there is no line to try it by"]
     url = f"http://{settings.http}"
     try:
-        async with aiohttp.ClientSession(timeout=_ASK_TIMEOUT) as session:
-            async with session.post(f"{url}/v2/repository/index", raise_for_status=True) as answer:
-                ready = [entry["name"] for entry in await answer.json(content_type=None) if entry["state"] == "READY"]
-            if not ready:
-                return []
-            async with session.get(f"{url}/v2/models/{ready[0]}", raise_for_status=True) as answer:
-                model = await answer.json(content_type=None)
+        async with aiohttp.ClientSession(timeout=_ASK_TIMEOUT, raise_for_status=True) as session:
+            model = await _first_model(session, url)
+    except aiohttp.ClientResponseError as exc:
+        return ["the gateway wants a token, see docs/gateway.md"] if exc.status in (401, 403) else []
     except (aiohttp.ClientError, TimeoutError):
         return []
-    return ["try it:", f"  curl -s {url}/v2/models/{ready[0]}/infer -d {_request_body(model)}"]
+    return [] if model is None else describe_request(url, model)
 
 
-def _request_body(model: dict[str, Any]) -> str:
-    """Return a body of zeros, which the shell (bash) spells out."""
-    tensor = model["inputs"][0]
-    shape = [1 if side < 1 else side for side in tensor["shape"]]
-    more = prod(shape) - 1
-    zeros = f"'$(printf '0,%.0s' $(seq {more}))'0" if more else "0"
-    name, datatype, output = tensor["name"], tensor["datatype"], model["outputs"][0]["name"]
-    return (
-        f'\'{{"inputs":[{{"name":"{name}","shape":{shape},"datatype":"{datatype}","data":[{zeros}]}}],'
-        f'"outputs":[{{"name":"{output}","parameters":{{"classification":1}}}}]}}\''
-    )
+async def _first_model(session: aiohttp.ClientSession, url: str) -> dict[str, Any] | None:
+    """Return the metadata of the first model that is ready, None while none is."""
+    async with session.post(f"{url}/v2/repository/index") as answer:
+        ready = [entry["name"] for entry in await answer.json(content_type=None) if entry["state"] == "READY"]
+    if not ready:
+        return None
+    async with session.get(f"{url}/v2/models/{ready[0]}") as answer:
+        model: dict[str, Any] = await answer.json(content_type=None)
+        return model
 
 
 async def _show(stack: LocalStack, console: Console) -> None:

@@ -213,6 +213,7 @@ class ControllerStatus:
         planned: The actions of this step's plan, as its refusals and notices are.
         actions: The last actions that were done, oldest first.
         step_s: The time that the step took without its actions.
+        misfits: Why models that look meant for a family are left out, by name.
     """
 
     server: str
@@ -236,6 +237,7 @@ class ControllerStatus:
     step_s: float
     server_threads: int | None = None
     left_threads: int = 0
+    misfits: Mapping[str, str] = field(default_factory=dict)
 
 
 def describe_status(report: StepReport) -> ControllerStatus:
@@ -249,6 +251,7 @@ def describe_status(report: StepReport) -> ControllerStatus:
         unix_s=report.unix_s,
         steps=report.steps,
         trouble=report.seen.trouble,
+        misfits=report.seen.misfits,
         server_id=snapshot.server_id if snapshot else reading.server_id,
         models=tuple(_model(report, model) for model in seen),
         memory=_memory(report, reading),

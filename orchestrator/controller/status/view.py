@@ -168,8 +168,13 @@ def _count(number: int, noun: str) -> str:
 
 
 def _warnings(status: ControllerStatus) -> list[Line]:
+    left_out = [("left out", f"{model}: {reason}", "bold yellow") for model, reason in status.misfits.items()]
     refusals = [("refused", say_refusal(refusal, status.family), "yellow") for refusal in status.refusals]
-    return [*refusals, *(("notice", say_notice(notice, status.family), "bold yellow") for notice in status.notices)]
+    return [
+        *left_out,
+        *refusals,
+        *(("notice", say_notice(notice, status.family), "bold yellow") for notice in status.notices),
+    ]
 
 
 def _grid(rows: list[Line]) -> Table:

@@ -22,6 +22,7 @@ from orchestrator.gateway.protocol.family import (
     FamilyMessages,
     FamilyModel,
     FamilyRequest,
+    WantedOutputs,
     build_response,
     read_request,
     require_version,
@@ -209,7 +210,7 @@ class Inference:
         caller: Caller,
         callback: Callable[[ResponseT | Exception], None],
         read: Callable[[Message, FamilyModel], FamilyRequest],
-        write: Callable[[str, FamilyModel, Answer, int | None], ResponseT],
+        write: Callable[[str, FamilyModel, Answer, WantedOutputs], ResponseT],
         transit: Transit,
     ) -> Callable[[], None]:
         """Take a ModelInferRequest and return at once what withdraws it.
@@ -226,7 +227,7 @@ class Inference:
                 callback(outcome)
                 return
             try:
-                callback(write(wanted.id, family, outcome, wanted.classes))
+                callback(write(wanted.id, family, outcome, wanted.outputs))
                 note("ok", outcome)
             except Exception as exc:  # a bug of ours, and the client learns that it is one
                 note(outcome_of(exc))
@@ -242,7 +243,7 @@ class Inference:
             require_version(family, request.model_version)
             wanted = read(request, family)
             self._guard.require_priority(caller, wanted.options.priority)
-            self._guard.charge_items(caller, len(wanted.batch))
+            self._guard.charge_items(caller, wanted.items)
             self._metrics.time_transit(transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s)
             self._submit(wanted, family, sink, transit)
         except BaseException as exc:
@@ -252,7 +253,7 @@ class Inference:
 
     def _submit(self, wanted: FamilyRequest, family: FamilyModel, sink: CallbackSink, transit: Transit) -> None:
         try:
-            self._router.submit(wanted.batch, wanted.options, sink, transit)
+            self._router.submit(wanted.inputs, wanted.options, sink, transit)
         except ConfigError as exc:
             try:
                 self._router.models(family.name)

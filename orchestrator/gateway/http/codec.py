@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.http.json_text import dump_json, dump_texts, load_json
-from orchestrator.gateway.protocol.messages import Message, config_datatype, pb, read_value, require_text, set_value
+from orchestrator.gateway.protocol.messages import Message, pb, read_value, require_text, set_value
 from orchestrator.gateway.protocol.tensors import (
     DATATYPES,
     count_elements,
@@ -31,6 +31,7 @@ from orchestrator.gateway.protocol.tensors import (
 )
 from orchestrator.gateway.protocol.wire import join
 from orchestrator.http2.flow import Buffer
+from orchestrator.triton.messages import data_type_name
 
 _ONE_SOURCE: Final = (
     "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
@@ -164,7 +165,7 @@ def parse_raw(model: str, version: str, config: Message, binary: bytes | memoryv
             f"'{model}' model configuration"
         )
     spec = config.input[0]
-    datatype = config_datatype(spec.data_type)
+    datatype = data_type_name(spec.data_type)
     dims = list(spec.dims)
     raw: Buffer = binary
     if datatype == "BYTES":

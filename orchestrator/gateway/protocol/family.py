@@ -5,6 +5,7 @@ Checks and their words are Triton's, so that a client that was written for one m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from orchestrator.gateway.protocol.tensors import (
     DATATYPES,
     Array,
     count_elements,
+    decode_bytes,
     encode_bytes,
     from_contents,
     require_scores,
@@ -27,6 +29,7 @@ from orchestrator.http2.flow import Buffer
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import Answer
 from orchestrator.snapshot import Family, ServedModel, TensorSpec
+from orchestrator.triton.infer_wire import decode_tensor, encode_tensor
 
 VERSION = "1"
 """The only version that a family has."""
@@ -41,29 +44,43 @@ _DATATYPE_OF = {kind.contents_field: name for name, kind in DATATYPES.items()}  
 _VARYING = ("slim_batch", "slim_queue_us", "slim_decision_id", "slim_energy_j")  # from answer to answer
 _MOST_KEPT, _LONGEST_KEPT = 256, 4096  # forms of requests and answers, and the bytes of one
 _MOST_NAMED, _MOST_SIDES = 16, 64  # in a refusal, and of a shape
+_UNSIZED = frozenset({"BYTES", "BF16"})  # whose arrays have other sizes than their data
 _PER_WIDTH = ("slim.width", "slim.accuracy", "slim.flops", "slim.sha256")
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyModel:
-    """A family as one model; it takes the largest batch that any of its widths takes."""
+    """A family as one model.
+
+    Attributes:
+        max_batch_size: The largest batch that any of its widths takes; 1 where there is no batch dimension.
+        is_batching: Whether its tensors have a batch dimension.
+    """
 
     name: Family
-    input: TensorSpec
-    output: TensorSpec
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     max_batch_size: int
+    is_batching: bool = True
+
+    def shape(self, spec: TensorSpec) -> tuple[int, ...]:
+        """Return the shape of one of its tensors; -1 where it may vary."""
+        return (-1, *spec.shape) if self.is_batching else spec.shape
+
+
+WantedOutputs = Mapping[str, int | None] | None
+"""The outputs that are wanted, of which None stands for all as they are; of each so many of its best classes as text,
+or None for its values."""
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyRequest:
-    """What a client wants of a family: ``batch`` of shape [n, ...], as ``options`` say.
+    """What a client wants of a family: ``outputs`` for ``inputs``, as ``options`` say."""
 
-    As many of the best ``classes`` are wanted as text; None for the scores themselves.
-    """
-
-    batch: Array
+    inputs: Mapping[str, Array]
     options: RequestOptions
-    classes: int | None
+    outputs: WantedOutputs
+    items: int
     id: str = ""
 
 
@@ -87,9 +104,8 @@ def require_version(family: FamilyModel, wanted: str) -> None:
 def merge_widths(models: Sequence[ServedModel]) -> FamilyModel:
     """Return a family as one model; ``models`` must be of one family and not empty."""
     narrowest = min(models, key=lambda m: (m.width, m.name))
-    return FamilyModel(
-        narrowest.family, narrowest.input, narrowest.output, max(model.max_batch_size for model in models)
-    )
+    most = max(model.max_batch_size for model in models)
+    return FamilyModel(narrowest.family, narrowest.inputs, narrowest.outputs, most, narrowest.is_batching)
 
 
 def read_request(request: Message, family: FamilyModel, raws: Sequence[Buffer] | None = None) -> FamilyRequest:
@@ -99,8 +115,9 @@ def read_request(request: Message, family: FamilyModel, raws: Sequence[Buffer] |
     """
     options = parse_options(request.parameters, family.name)
     contents = request.raw_input_contents if raws is None else raws
-    batch, classes = _read_batch(request, contents, family), _read_classes(request.outputs, family)
-    return FamilyRequest(batch, options, classes, request.id)
+    inputs = _read_inputs(request, contents, family)
+    items = len(inputs[family.inputs[0].name]) if family.is_batching else 1
+    return FamilyRequest(inputs, options, _read_outputs(request.outputs, family), items, request.id)
 
 
 class FamilyMessages:
@@ -117,59 +134,92 @@ class FamilyMessages:
     def read(self, request: Message, family: FamilyModel) -> FamilyRequest:
         """Return what ``read_request`` does, and raise as it does; id and data may be gone from the request."""
         contents, request_id = request.raw_input_contents, request.id
-        if len(contents) != 1:
+        if len(contents) != len(family.inputs) or any(spec.datatype in _UNSIZED for spec in family.inputs):
             return read_request(request, family)
-        data = contents[0]
+        raws = list(contents)
         del contents[:]
         request.ClearField("id")
         key = serialise(request)
         known, found = self._read.get(key, (None, None))
-        if found is not None and (known is family or known == family) and len(data) == found.batch.nbytes:
-            batch = np.frombuffer(data, found.batch.dtype).reshape(found.batch.shape)
-            return FamilyRequest(batch, found.options, found.classes, request_id)
-        contents.append(data)
+        if found is not None and (known is family or known == family):
+            blanks = found.inputs.items()
+            if [len(raw) for raw in raws] == [blank.nbytes for _, blank in blanks]:
+                pairs = zip(blanks, raws, strict=True)
+                inputs = {name: np.frombuffer(raw, like.dtype).reshape(like.shape) for (name, like), raw in pairs}
+                return FamilyRequest(inputs, found.options, found.outputs, found.items, request_id)
+        contents.extend(raws)
         request.id = request_id
         read = read_request(request, family)
         if len(self._read) >= _MOST_KEPT:
             self._read.clear()
         if len(key) <= _LONGEST_KEPT:
-            blank = np.broadcast_to(read.batch.dtype.type(), read.batch.shape)  # no memory but one item's
-            self._read[key] = family, replace(read, batch=blank)
+            # Of no memory but one value's.
+            blank = {name: np.broadcast_to(a.dtype.type(), a.shape) for name, a in read.inputs.items()}
+            self._read[key] = family, replace(read, inputs=blank)
         return read
 
-    def write(self, request_id: str, family: FamilyModel, answer: Answer, classes: int | None) -> bytes:
+    def write(self, request_id: str, family: FamilyModel, answer: Answer, wanted: WantedOutputs) -> bytes:
         """Return what ``build_response`` builds, serialised: messages side by side are read as one."""
-        if classes is not None:
-            return serialise(build_response(request_id, family, answer, classes))
-        key = (family, answer.server, answer.width, answer.expected_accuracy, answer.policy, answer.output.shape)
+        if wanted is not None and any(classes is not None for classes in wanted.values()):
+            return serialise(build_response(request_id, family, answer, wanted))
+        names = tuple(wanted or ())
+        shapes = tuple([array.shape for array in answer.outputs.values()])
+        key = (family, answer.server, answer.width, answer.expected_accuracy, answer.policy, names, shapes)
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= _MOST_KEPT:
                 self._heads.clear()
-            response = build_response("", family, answer, None)
+            response = build_response("", family, answer, wanted)
             del response.raw_output_contents[:]
             for name in _VARYING:
                 response.parameters.pop(name, None)
             head = self._heads[key] = serialise(response)
-        rest = pb.ModelInferResponse(id=request_id, raw_output_contents=[answer.output.tobytes()])
+        raws = [bytes(encode_tensor(answer.outputs[s.name], s.datatype)) for s in _wanted_specs(family, wanted)]
+        rest = pb.ModelInferResponse(id=request_id, raw_output_contents=raws)
         _add_varying(rest.parameters, answer)
         return head + serialise(rest)
 
 
-def _read_batch(request: Message, contents: Sequence[Buffer], family: FamilyModel) -> Array:
-    spec, model, inputs = family.input, family.name, request.inputs
-    if len(inputs) > 1 and inputs[0].name in (tensor.name for tensor in inputs[1:]):
-        raise ConfigError(f"{_who(request)}input '{inputs[0].name}' already exists in request")
-    if len(inputs) != 1:
-        names = ",".join(f"'{tensor.name}'" for tensor in inputs[:_MOST_NAMED]) + ",..." * (len(inputs) > _MOST_NAMED)
-        missing = "" if any(tensor.name == spec.name for tensor in inputs) else f"'{spec.name}'"
+def _read_inputs(request: Message, contents: Sequence[Buffer], family: FamilyModel) -> dict[str, Array]:
+    """Return all inputs of a family by name, in the order of the request."""
+    model, inputs = family.name, request.inputs
+    names = [tensor.name for tensor in inputs]
+    specs = {spec.name: spec for spec in family.inputs}
+    if len(set(names)) < len(names):
+        twice = max(names, key=Counter(names).__getitem__)
+        raise ConfigError(f"{_who(request)}input '{twice}' already exists in request")
+    if len(inputs) != len(specs):
+        got = ",".join(f"'{name}'" for name in names[:_MOST_NAMED]) + ",..." * (len(names) > _MOST_NAMED)
+        missing = ",".join(f"'{name}'" for name in specs if name not in names)
         raise ConfigError(
-            f"{_who(request)}expected 1 inputs but got {len(inputs)} inputs for model '{model}'. Got input(s) "
-            f"[{names}], but missing required input(s) [{missing}]. Please provide all required input(s)."
+            f"{_who(request)}expected {len(specs)} inputs but got {len(inputs)} inputs for model '{model}'. Got "
+            f"input(s) [{got}], but missing required input(s) [{missing}]. Please provide all required input(s)."
         )
-    tensor = inputs[0]
-    if tensor.name != spec.name:
-        raise ConfigError(f"unexpected inference input '{tensor.name}' for model '{model}'")
+    unknown = next((name for name in names if name not in specs), None)
+    if unknown is not None:
+        raise ConfigError(f"unexpected inference input '{unknown}' for model '{model}'")
+    if contents and len(contents) != len(inputs):
+        raise ConfigError(
+            f"{_who(request)}got {len(contents)} raw_input_contents for the {len(inputs)} inputs of model '{model}'; "
+            "send one each"
+        )
+    arrays = {}
+    for index, tensor in enumerate(inputs):
+        shape = _read_shape(request, tensor, specs[tensor.name], family)
+        raw = _raw_data(tensor, contents[index] if contents else None, model)
+        arrays[tensor.name] = _read_array(request, raw, shape, specs[tensor.name], model)
+    counts = {len(array) for array in arrays.values()} if family.is_batching else set()
+    if len(counts) > 1:
+        raise ConfigError(
+            f"{_who(request)}inputs of model '{model}' have {', '.join(map(str, sorted(counts)))} items; give as many "
+            "of each"
+        )
+    return arrays
+
+
+def _read_shape(request: Message, tensor: Message, spec: TensorSpec, family: FamilyModel) -> tuple[int, ...]:
+    """Return the shape of an input, which fits the family's."""
+    model = family.name
     _refuse_shared_memory(tensor, "input")
     if tensor.datatype != spec.datatype:
         got = tensor.datatype if tensor.datatype in DATATYPES else "<invalid>"
@@ -182,52 +232,58 @@ def _read_batch(request: Message, contents: Sequence[Buffer], family: FamilyMode
             f"{_who(request)}unexpected shape for input '{tensor.name}' for model '{model}': it has "
             f"{len(tensor.shape)} sides, at most {_MOST_SIDES} are taken"
         )
-    shape = tuple(tensor.shape)
-    if shape[1:] != spec.shape and not _fits(shape, spec.shape):
-        wanted, got = (",".join(map(str, dims)) for dims in ((-1, *spec.shape), shape))
+    shape, wanted = tuple(tensor.shape), family.shape(spec)
+    if not _fits(shape, wanted):
+        expected, got = (",".join(map(str, dims)) for dims in (wanted, shape))
+        note = f" {_BATCH_NOTE}" if family.is_batching else ""
         raise ConfigError(
-            f"{_who(request)}unexpected shape for input '{tensor.name}' for model '{model}'. Expected [{wanted}], "
-            f"got [{got}]. {_BATCH_NOTE}"
+            f"{_who(request)}unexpected shape for input '{tensor.name}' for model '{model}'. Expected [{expected}], "
+            f"got [{got}].{note}"
         )
-    if min(shape) < 1:
+    if min(shape, default=1) < 1:
         raise ConfigError(
             f"{_who(request)}input '{tensor.name}' for model '{model}' has shape {list(shape)}; nothing is in it"
         )
-    if shape[0] > family.max_batch_size:
+    if family.is_batching and shape[0] > family.max_batch_size:
         raise ConfigError(
             f"{_who(request)}inference request batch-size must be <= {family.max_batch_size} for '{model}'"
         )
-    raw = _raw_data(request, contents, tensor, model)
-    kind = DATATYPES[spec.datatype]
-    expected_bytes = count_elements(shape) * kind.size_bytes
-    if kind.numpy is None or len(raw) != expected_bytes:
+    return shape
+
+
+def _read_array(request: Message, raw: Buffer, shape: tuple[int, ...], spec: TensorSpec, model: str) -> Array:
+    """Return the data of an input as an array of its shape."""
+    count = count_elements(shape)
+    size_bytes = DATATYPES[spec.datatype].size_bytes
+    if size_bytes:
+        expected, found, what = count * size_bytes, len(raw), "byte size"
+    else:
+        expected, found, what = count, len(decode_bytes(bytes(raw), spec.name)), "element count"
+    if found != expected:
         raise ConfigError(
-            f"{_who(request)}input byte size mismatch for input '{tensor.name}' for model '{model}'. Expected "
-            f"{expected_bytes}, got {len(raw)}"
+            f"{_who(request)}input {what} mismatch for input '{spec.name}' for model '{model}'. Expected {expected}, "
+            f"got {found}"
         )
-    return np.frombuffer(raw, dtype=kind.numpy).reshape(shape)
+    return decode_tensor(raw, spec.datatype, shape)
 
 
 def _who(request: Message) -> str:
     return f"[request id: {request.id or '<id_unknown>'}] "
 
 
-def _fits(shape: tuple[int, ...], item: tuple[int, ...]) -> bool:
-    return len(shape) == len(item) + 1 and all(w in (-1, n) for n, w in zip(shape[1:], item, strict=True))
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == len(wanted) and all(w in (-1, n) for n, w in zip(shape, wanted, strict=True))
 
 
-def _raw_data(request: Message, contents: Sequence[Buffer], tensor: Message, model: str) -> Buffer:
-    if len(contents) > 1:
-        raise ConfigError(
-            f"{_who(request)}got {len(contents)} raw_input_contents for the one input of model '{model}'; send one"
-        )
-    if contents:
+def _raw_data(tensor: Message, raw: Buffer | None, model: str) -> Buffer:
+    """Return the data of an input, which is beside it or in it."""
+    if raw is not None:
         if tensor.HasField("contents"):
             raise ConfigError(
                 f"contents field must not be specified when using raw_input_contents for '{tensor.name}' for model "
                 f"'{model}'"
             )
-        return contents[0]
+        return raw
     if not tensor.HasField("contents"):
         raise ConfigError(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
     field = DATATYPES[tensor.datatype].contents_field
@@ -240,21 +296,29 @@ def _raw_data(request: Message, contents: Sequence[Buffer], tensor: Message, mod
     return from_contents(tensor.name, tensor.datatype, tensor.contents)
 
 
-def _read_classes(outputs: Any, family: FamilyModel) -> int | None:
-    classes = None
+def _read_outputs(outputs: Any, family: FamilyModel) -> WantedOutputs:
+    if not outputs:
+        return None
+    specs = {spec.name: spec for spec in family.outputs}
+    wanted: dict[str, int | None] = {}
     for output in outputs:
-        if output.name != family.output.name:
+        if output.name not in specs:
             raise ConfigError(f"unexpected inference output '{output.name}' for model '{family.name}'")
         _refuse_shared_memory(output, "output")
+        wanted[output.name] = None
         if "classification" in output.parameters:
             value = read_value(output.parameters["classification"])
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ConfigError("invalid value type for 'classification' parameter, expected int64_param")
             if value < 1:
                 raise ConfigError("invalid value for 'classification' parameter, expected >= 0")
-            require_scores(family.output.datatype)
-            classes = value
-    return classes
+            require_scores(specs[output.name].datatype)
+            wanted[output.name] = value
+    return wanted
+
+
+def _wanted_specs(family: FamilyModel, wanted: WantedOutputs) -> list[TensorSpec]:
+    return [spec for spec in family.outputs if wanted is None or spec.name in wanted]
 
 
 def _refuse_shared_memory(tensor: Message, what: str) -> None:
@@ -264,22 +328,24 @@ def _refuse_shared_memory(tensor: Message, what: str) -> None:
         )
 
 
-def build_response(request_id: str, family: FamilyModel, answer: Answer, classes: int | None) -> Message:
-    """Return the ModelInferResponse of a batch's answer: scores, or so many of the best ``classes`` as text."""
-    output = answer.output
-    tensor = pb.ModelInferResponse.InferOutputTensor(name=family.output.name)
-    if classes is None:
-        tensor.datatype = family.output.datatype
-        tensor.shape.extend(output.shape)
-        raw = output.tobytes()
-    else:
-        rows = [topk_strings(row, classes, answer.labels) for row in output.reshape(len(output), -1)]
-        tensor.datatype = "BYTES"
-        tensor.shape.extend((len(rows), len(rows[0])))
-        raw = encode_bytes([text for row in rows for text in row])
-    response = pb.ModelInferResponse(
-        model_name=family.name, model_version=VERSION, id=request_id, outputs=[tensor], raw_output_contents=[raw]
-    )
+def build_response(request_id: str, family: FamilyModel, answer: Answer, wanted: WantedOutputs) -> Message:
+    """Return the ModelInferResponse of an answer, with the outputs that are wanted, in the order of the family's."""
+    response = pb.ModelInferResponse(model_name=family.name, model_version=VERSION, id=request_id)
+    for spec in _wanted_specs(family, wanted):
+        output, classes = answer.outputs[spec.name], wanted[spec.name] if wanted else None
+        tensor = response.outputs.add(name=spec.name)
+        if classes is None:
+            tensor.datatype = spec.datatype
+            tensor.shape.extend(output.shape)
+            raw = bytes(encode_tensor(output, spec.datatype))
+        else:
+            labels = answer.labels if spec is family.outputs[0] else ()
+            scores = output.reshape(len(output) if family.is_batching else 1, -1)
+            rows = [topk_strings(row, classes, labels) for row in scores]
+            tensor.datatype = "BYTES"
+            tensor.shape.extend((len(rows), len(rows[0])) if family.is_batching else (len(rows[0]),))
+            raw = encode_bytes([text for row in rows for text in row])
+        response.raw_output_contents.append(raw)
     parameters = response.parameters
     parameters["slim_server"].string_param = answer.server
     parameters["slim_width"].int64_param = answer.width
@@ -304,7 +370,7 @@ def merge_config(config: Message, family: FamilyModel, widths: Mapping[int, floa
     What differs from width to width goes; ``slim.widths`` and ``slim.accuracies`` list all of them, comma-separated.
     """
     config.name = family.name
-    config.max_batch_size = family.max_batch_size
+    config.max_batch_size = family.max_batch_size if family.is_batching else 0
     for name in _PER_WIDTH:
         config.parameters.pop(name, None)
     config.parameters["slim.widths"].string_value = ",".join(map(str, widths))

@@ -12,7 +12,6 @@ from google.protobuf.message import DecodeError
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.protocol.wire import MalformedMessageError
 from orchestrator.triton.messages import Message as Message
-from orchestrator.triton.messages import data_type_name
 from orchestrator.triton.messages import pb as pb
 
 Value = bool | int | float | str
@@ -73,12 +72,6 @@ def require_text(name: str, text: str) -> str:
     except UnicodeEncodeError as exc:
         raise ConfigError(f"{name} is no Unicode text") from exc
     return text
-
-
-def config_datatype(number: int) -> str:
-    """Return the protocol's name of a datatype of ModelConfig."""
-    name = data_type_name(number)
-    return "BYTES" if name == "STRING" else name
 
 
 def to_json_value(message: Message) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def parse_options(parameters: Any, family: str) -> RequestOptions:
             priority = _read_count(name, parameter, "int64_param", "uint64_param")
     return RequestOptions(
         deadline_ms=_number(found, "slim_deadline_ms"),
-        min_accuracy=_number(found, "slim_min_accuracy", most=1.0),
+        min_accuracy=_number(found, "slim_min_accuracy", least=-math.inf),
         width=_width(found),
         family=family,
         max_joules=_number(found, "slim_max_joules"),
@@ -64,7 +64,7 @@ def _read_count(name: str, parameter: Any, *allowed: str) -> int:
     return count
 
 
-def _number(found: dict[str, Value | None], name: str, *, most: float = math.inf) -> float | None:
+def _number(found: dict[str, Value | None], name: str, *, least: float = 0.0, most: float = math.inf) -> float | None:
     if name not in found:
         return None
     value = found[name]
@@ -72,9 +72,9 @@ def _number(found: dict[str, Value | None], name: str, *, most: float = math.inf
         number = math.nan if isinstance(value, bool) or value is None else float(value)
     except ValueError:
         number = math.nan
-    if not (math.isfinite(number) and 0 <= number <= most):
-        upper = "" if most == math.inf else f" to {most:g}"
-        raise ConfigError(f"parameter '{name}' is {value!r}; give a number from 0{upper or ' on'}")
+    if not (math.isfinite(number) and least <= number <= most):
+        bounds = "" if least == -math.inf else f" from {least:g}" + (" on" if most == math.inf else f" to {most:g}")
+        raise ConfigError(f"parameter '{name}' is {value!r}; give a number{bounds}")
     return number
 
 

@@ -30,6 +30,7 @@ from orchestrator.gateway.workers.file_watch import WatchedFiles
 from orchestrator.http2.grpc.channel import ConnectionPool
 from orchestrator.router import ResolvedNames, Router, connect_triton
 from orchestrator.triton.discovery import ModelDiscovery
+from orchestrator.triton.families import Described, describe_models
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ async def open_gateway(
     workers = 1 if team is None else fleet.gateway.workers
     fleet = fleet.model_copy(update={"router": share_router(fleet.router, workers)})
     metrics, pool = GatewayMetrics(), ConnectionPool()
-    async with ModelDiscovery[Server]({}, timeout_s=fleet.router.connect_timeout_s) as discovery:
+    described, timeout_s = describe_models(fleet.families), fleet.router.connect_timeout_s
+    async with ModelDiscovery[Server]({}, timeout_s=timeout_s, described=described) as discovery:
         connect = partial(connect_triton, pool=pool, discovery=discovery)
         router = Router.from_fleet(fleet, observer=metrics.router, connect=connect, requires_server=requires_server)
         retries = fleet.router.retries
@@ -129,12 +131,17 @@ class FollowedFleet:
         await self._names.look_up(self.settings.servers, lambda name: False)
         self.servers = self._names.expand(self.settings.servers)
 
-    def watch_file(self, take: Callable[[ServerChanges], None]) -> WatchedFiles:
-        """Return the watch over the file; ``take`` is given what has changed, and may raise ConfigError."""
+    def watch_file(self, take: Callable[[ServerChanges], None], describe: Callable[[Described], None]) -> WatchedFiles:
+        """Return the watch over the file.
+
+        ``take`` is given what has changed of the servers, and may raise ConfigError; ``describe`` what the file says of
+        models.
+        """
 
         def read() -> None:
             settings = load_fleet(self.path)
             self._take(settings, take)
+            describe(describe_models(settings.families))
             self.settings = settings.model_copy(update={"gateway": self.settings.gateway})
 
         return WatchedFiles("the fleet's servers", [self.path], read)

@@ -38,6 +38,7 @@ from orchestrator.processes.managed import ManagedProcess
 from orchestrator.processes.process_table import is_stopped
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
+from orchestrator.triton.families import describe_models
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +68,10 @@ class Supervisor:
         self._settings = settings = fleet.settings.gateway
         self._discovery_period_s = fleet.settings.router.discovery_period_s
         self._fleet = fleet
-        self._file = fleet.watch_file(self._take)
         servers, timeout_s = open_servers(fleet.servers), fleet.settings.router.connect_timeout_s
-        self._discovery = ModelDiscovery(servers, timeout_s=timeout_s)
+        described = describe_models(fleet.settings.families)
+        self._discovery = ModelDiscovery(servers, timeout_s=timeout_s, described=described)
+        self._file = fleet.watch_file(self._take, self._discovery.describe)
         self._model_index = ModelIndex(self._discovery)
         self._fleet_statistics = FleetStatistics(self._model_index, self.is_served)
         self._distributor = ConnectionDistributor()

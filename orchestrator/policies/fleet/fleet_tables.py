@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from orchestrator.decision import Candidate, Decision
+from orchestrator.policies.fleet.qualities import relative_qualities
 from orchestrator.policies.fleet.row_values import read_candidate, read_decision, write_query
 from orchestrator.policies.protocol import RowPolicy, Situation
 from orchestrator.policies.queue_rules import LeastTimes, least_answer_s, least_times
@@ -172,6 +173,7 @@ class FleetTables:
         self.names: Sequence[ServerName] = [s.name for s in states]
         self._index = {name: index for index, name in enumerate(self.names)}
         self.widths: Sequence[Width] = sorted({m.width for s in states for m in s.models})
+        self._qualities = relative_qualities(m.accuracy for s in states for m in s.models)
         self.memory.arrange(self.names, self.widths)
         count, widths = len(states), len(self.widths)
         columns = widths + max((len(s.other_models) for s in states), default=0)
@@ -202,7 +204,7 @@ class FleetTables:
         return (
             len(state.in_flight) <= depth
             and len(state.other_models) <= columns - widths
-            and all(m.width in self.widths for m in state.models)
+            and all(m.width in self.widths and m.accuracy in self._qualities for m in state.models)
         )
 
     def _write_models(self, server: int, state: ServerState) -> None:
@@ -220,7 +222,7 @@ class FleetTables:
         for model in (*state.models, *state.other_models):
             at = first + columns[model.name]
             models[col.MODEL_WIDTH][at] = model.width
-            models[col.ACCURACY][at] = model.accuracy
+            models[col.ACCURACY][at] = self._qualities.get(model.accuracy, model.accuracy)
             models[col.MAX_BATCH][at] = model.max_batch_size
             models[col.INSTANCES][at] = model.instances
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from orchestrator.profile.fit import EnergyLine
-from orchestrator.router.queue.request import Answer, Array, BatchKey, PendingRequest
+from orchestrator.router.queue.request import Answer, BatchKey, PendingRequest
 from orchestrator.router.servers.connection import SHORT_S, ServerConnection
 from orchestrator.snapshot import BatchInFlight, ServedModel
+from orchestrator.triton.infer_wire import Tensors
 
 _FEWEST = 8
 """Of one fit with batches of the same size nothing is known of b, and each part costs the router a decision."""
@@ -32,7 +33,7 @@ class Batch:
         expected_s: Seconds from its sending to its answer as they were expected; 0 when nobody held them against a
             deadline.
         margin: How many times that its answer was allowed to take.
-        output: The server's answer, once it is sent.
+        outputs: The server's answer, once it is sent.
         is_given_up: Whether its requests no longer wait for it.
         is_overdue: Whether it has taken far longer than was expected.
         due_s: When it is looked at next; infinite while nobody watches it.
@@ -49,7 +50,7 @@ class Batch:
     record: dict[str, Any] | None = None
     expected_s: float = 0.0
     margin: float = 1.0
-    output: asyncio.Future[Array] = field(init=False, repr=False)
+    outputs: asyncio.Future[Tensors] = field(init=False, repr=False)
     is_given_up: bool = False
     is_overdue: bool = False
     due_s: float = math.inf
@@ -58,19 +59,22 @@ class Batch:
     @property
     def is_over(self) -> bool:
         """Whether the server has answered, or will not any more."""
-        return self.output.done()
+        return self.outputs.done()
 
-    def input(self) -> Array:
+    def inputs(self) -> Tensors:
         """Return the items of all requests, in order."""
         if len(self.requests) == 1:
             return self.requests[0].batch
-        return np.concatenate([request.batch for request in self.requests])
+        return tuple(map(np.concatenate, zip(*[request.batch for request in self.requests], strict=True)))
 
-    def answer(self, request: PendingRequest, output: Array, *, now_s: float) -> Answer:
-        """Return the answer for one of the requests, whose part of the output is ``output``."""
+    def answer(self, request: PendingRequest, outputs: Tensors, *, now_s: float) -> Answer:
+        """Return the answer for one of the requests, whose part of the outputs is ``outputs``."""
         items = self.sent.items
         return Answer(
-            output=(output[0] if request.is_single else output).copy(),  # not a view that keeps the whole batch
+            outputs={  # no views, which would keep the whole batch
+                spec.name: (output[0] if request.is_single else output).copy()
+                for spec, output in zip(self.model.outputs, outputs, strict=True)
+            },
             labels=self.model.labels,
             server=self.server.name,
             width=self.model.width,

@@ -31,11 +31,12 @@ from orchestrator.router.dispatch.decision_log import DecisionLog, outcome_of
 from orchestrator.router.dispatch.retry import Cause, RetryBudget, Verdict, is_repeatable, judge_retry, overdue_after_s
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.deadline_timers import Deadlines
-from orchestrator.router.queue.request import Array, BatchKey, PendingRequest
+from orchestrator.router.queue.request import BatchKey, PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueues
 from orchestrator.router.servers.connection import StalledServerError
 from orchestrator.router.servers.ejection import latency_quantile
 from orchestrator.router.servers.fleet import Fleet
+from orchestrator.triton.infer_wire import Tensors
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +68,8 @@ class Sender:
         self._decisions = decisions
         self._budget = RetryBudget(float(fleet.settings.retries.minimum), 0.0)
         self._deadlines: Deadlines[Batch] = Deadlines(self._on_due)
-        self._running: set[asyncio.Future[Array]] = set()
-        self._given_up: set[asyncio.Future[Array]] = set()
+        self._running: set[asyncio.Future[Tensors]] = set()
+        self._given_up: set[asyncio.Future[Tensors]] = set()
         self._ended: list[tuple[Batch, float, str | None]] = []
         self._is_closing = False
 
@@ -92,15 +93,15 @@ class Sender:
             request.under_way += 1
         self._observer.on_sent(server.name, batch.model.width, batch.sent.items)
         try:
-            batch.output = asyncio.ensure_future(server.client.infer_batch(batch.model, batch.input()))
+            batch.outputs = asyncio.ensure_future(server.client.infer_batch(batch.model, batch.inputs()))
         except Exception as exc:
-            batch.output = asyncio.get_running_loop().create_future()
-            batch.output.set_exception(exc)
+            batch.outputs = asyncio.get_running_loop().create_future()
+            batch.outputs.set_exception(exc)
         batch.stages = self._stages(batch)
         self._deadlines.begin()
         self._deadlines.watch(batch, batch.stages[-1][0])
-        self._running.add(batch.output)
-        batch.output.add_done_callback(partial(self._end, batch))
+        self._running.add(batch.outputs)
+        batch.outputs.add_done_callback(partial(self._end, batch))
 
     def settle(self) -> None:
         """Note what the batches show whose callers have their answers."""
@@ -129,8 +130,8 @@ class Sender:
                 await asyncio.wait(awaited, timeout=until_s - loop.time(), return_when=asyncio.FIRST_COMPLETED)
         finally:
             remaining = list(self._running)
-            for output in remaining:
-                output.cancel()
+            for outputs in remaining:
+                outputs.cancel()
             await asyncio.gather(*remaining, return_exceptions=True)
             await asyncio.sleep(0)  # for callbacks that are still to run
             self.settle()
@@ -171,8 +172,8 @@ class Sender:
 
     def _on_stalled(self, batch: Batch) -> None:
         batch.is_given_up = True
-        self._given_up.add(batch.output)
-        batch.output.add_done_callback(self._given_up.discard)
+        self._given_up.add(batch.outputs)
+        batch.outputs.add_done_callback(self._given_up.discard)
         self._release(batch)
         is_model_alone = batch.server.health.is_alone(batch.model.name)
         batch.server.release(batch.sent)
@@ -185,9 +186,9 @@ class Sender:
 
     # --- it has ended ---
 
-    def _end(self, batch: Batch, output: asyncio.Future[Array]) -> None:
+    def _end(self, batch: Batch, outputs: asyncio.Future[Tensors]) -> None:
         """Answer the requests of a batch that has ended, one way or another."""
-        self._running.discard(output)
+        self._running.discard(outputs)
         loop, server = asyncio.get_running_loop(), batch.server
         now_s = loop.time()
         server.calls -= 1
@@ -199,7 +200,7 @@ class Sender:
             self._release(batch)
         error = None
         try:
-            self._answer(batch, output.result(), now_s)
+            self._answer(batch, outputs.result(), now_s)
         except (Exception, asyncio.CancelledError) as exc:
             error = self._fail(batch, exc)
         if not self._ended:
@@ -211,16 +212,17 @@ class Sender:
             request.under_way -= 1
             request.overdue -= batch.is_overdue
 
-    def _answer(self, batch: Batch, output: Array, now_s: float) -> None:
+    def _answer(self, batch: Batch, outputs: Tensors, now_s: float) -> None:
         """Answer the requests of a batch; raises when the answer is not about them."""
-        if len(output) != batch.sent.items:
-            raise WrongAnswerError(f"{batch.server.name} answered {len(output)} items of {batch.sent.items}")
+        for output in outputs:
+            if len(output) != batch.sent.items:
+                raise WrongAnswerError(f"{batch.server.name} answered {len(output)} items of {batch.sent.items}")
         if batch.is_given_up:
             return
-        looks_wrong = not (self._fleet.settings.probes is None or _is_finite(output))
+        looks_wrong = not (self._fleet.settings.probes is None or _is_finite(outputs))
         start = 0
         for request in batch.requests:
-            part = output[start : start + request.items]
+            part = tuple([output[start : start + request.items] for output in outputs])
             start += request.items
             if request.is_over or (looks_wrong and self._ask_another(batch, request, part)):
                 continue
@@ -262,13 +264,13 @@ class Sender:
                 log.debug("a request is not sent again, %s: %s", verdict, error)
                 request.fail(error)
 
-    def _ask_another(self, batch: Batch, request: PendingRequest, output: Array) -> bool:
+    def _ask_another(self, batch: Batch, request: PendingRequest, outputs: Tensors) -> bool:
         """Send a request again, once, whose answer is not finite though its input is; return whether it is sent.
 
         A sound network gives such answers to inputs that overflow it. So its server is not blamed but probed, and what
         another one answers is taken as it is.
         """
-        if request.attempts > 1 or not _is_finite(request.batch) or _is_finite(output):
+        if request.attempts > 1 or not _is_finite(request.batch) or _is_finite(outputs):
             return False
         key = batch.key.elsewhere(batch.server.name)
         is_doubted = self._fleet.doubt(batch.server, batch.model)  # or one client could use up the budget of retries
@@ -313,5 +315,5 @@ class Sender:
         return verdict
 
 
-def _is_finite(array: Array) -> bool:
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+def _is_finite(arrays: Tensors) -> bool:
+    return all([array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in arrays])

@@ -7,21 +7,23 @@ is kept, for as long as the fleet serves the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from orchestrator.errors import ConfigError
+from orchestrator.policies.fleet.qualities import is_ratio
 from orchestrator.profile.fit import EnergyTable
 from orchestrator.request_options import RequestOptions
-from orchestrator.router.queue.request import Array, BatchKey, as_batch
+from orchestrator.router.queue.request import BatchKey, Items, as_batch, as_tensors
 from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.triton.infer_wire import Tensors
 
 _MOST_KEPT = 256
 
 
-Admitted = tuple[BatchKey, Array, bool]
-"""The key of a request's queue, its items with a batch dimension, and whether they came without one."""
+Admitted = tuple[BatchKey, Tensors, bool]
+"""The key of a request's queue, its inputs with a batch dimension, and whether they came without one."""
 
 
 class Admissions:
@@ -29,11 +31,11 @@ class Admissions:
 
     def __init__(self) -> None:
         self._served: Sequence[tuple[ServedModel, ...]] = ()
-        self._known: dict[object, tuple[BatchKey, bool]] = {}
+        self._known: dict[object, tuple[BatchKey, bool, tuple[str, ...]]] = {}
 
     def admit(
         self,
-        array: Array,
+        items: Items,
         options: RequestOptions,
         served: Sequence[tuple[ServedModel, ...]],
         offered: Callable[[], Sequence[tuple[ServerName, ServedModel]]],
@@ -48,29 +50,38 @@ class Admissions:
             self._known.clear()
             self._served = served
         if options.max_joules is not None:
-            return admit(array, options, offered(), energy)
-        alike = array.shape, array.dtype, options.family, options.width, options.min_accuracy, options.preference
+            return admit(items, options, offered(), energy)
+        alike = _form_of(items), options.family, options.width, options.min_accuracy, options.preference
         known = self._known.get(alike)
         if known is not None:
-            key, is_single = known
-            return key, array[np.newaxis] if is_single else array, is_single
-        key, batch, is_single = admit(array, options, offered(), energy)
+            key, is_single, names = known
+            arrays = as_tensors(items, names)
+            return key, tuple([array[np.newaxis] for array in arrays]) if is_single else arrays, is_single
+        models = offered()
+        key, batch, is_single = admit(items, options, models, energy)
         if len(self._known) >= _MOST_KEPT:
             self._known.clear()
-        self._known[alike] = key, is_single
+        self._known[alike] = key, is_single, tuple(spec.name for spec in models[0][1].inputs)
         return key, batch, is_single
 
 
+def _form_of(items: Items) -> object:
+    if isinstance(items, Mapping):
+        return tuple([(name, array.shape, array.dtype) for name, array in items.items()])
+    return items.shape, items.dtype
+
+
 def admit(
-    array: Array, options: RequestOptions, offered: Sequence[tuple[ServerName, ServedModel]], energy: EnergyTable
+    items: Items, options: RequestOptions, offered: Sequence[tuple[ServerName, ServedModel]], energy: EnergyTable
 ) -> Admitted:
     """Return how a request is admitted; ``offered`` is every width of the family on every server, at least one.
 
     Raises:
-        ConfigError: Nothing that is offered meets the options, or takes the array.
+        ConfigError: Nothing that is offered meets the options, or takes the items.
     """
-    min_accuracy = options.min_accuracy or 0.0
-    batch, is_single = as_batch(array, offered[0][1].input)
+    min_accuracy = -math.inf if options.min_accuracy is None else options.min_accuracy
+    batch, is_single = as_batch(items, offered[0][1])
+    count = len(batch[0])
     allowed = [
         (server, model)
         for server, model in offered
@@ -79,21 +90,32 @@ def admit(
     if not allowed:
         widths = {model.width: model.accuracy for _, model in offered}
         served = ", ".join(f"{width} % ({widths[width]:.4f})" for width in sorted(widths))
-        raise ConfigError(f"no width has width={options.width}, min_accuracy={min_accuracy}; served are {served}")
+        asked = f"width={options.width}, min_accuracy={options.min_accuracy}"
+        raise ConfigError(f"no width has {asked}; served are {served}")
     most = max(model.max_batch_size for _, model in allowed)
-    if len(batch) > most:
-        raise ConfigError(f"a batch of {len(batch)} items exceeds max_batch_size = {most}; split it")
+    if count > most:
+        raise ConfigError(f"a batch of {count} items exceeds max_batch_size = {most}; split it")
     if options.max_joules is not None:
-        allowed = _affordable(allowed, len(batch), options.max_joules, energy)
+        allowed = _affordable(allowed, count, options.max_joules, energy)
     key = BatchKey(
         allowed[0][1].family,
-        batch.shape[1:],
+        tuple(array.shape[1:] for array in batch),
         tuple(sorted({model.width for _, model in allowed})),
-        min_accuracy,
+        _floor(offered, options.min_accuracy),
         options.max_joules,
         options.preference,
     )
     return key, batch, is_single
+
+
+def _floor(offered: Sequence[tuple[ServerName, ServedModel]], min_accuracy: float | None) -> float:
+    """Return the least accuracy that policies see of a request.
+
+    Of another scale than 0..1 they see positions (orchestrator.policies.fleet.qualities), so there the widths that are
+    allowed say all.
+    """
+    accuracies = [model.accuracy for _, model in offered]
+    return (min_accuracy or 0.0) if is_ratio(accuracies) else min(0.0, *accuracies)
 
 
 def _affordable(

@@ -189,7 +189,7 @@ class Shedder:
             CapacityError: when there is no room for it.
         """
         limit_mib = self.settings.overload.queue_limit_mib
-        size_bytes = request.batch.nbytes
+        size_bytes = request.size_bytes
         if size_bytes > limit_mib * _MIB:
             raise ConfigError(f"{size_bytes} bytes exceed overload.queue_limit_mib = {limit_mib:g}; send fewer items")
         displaced = self._queues.make_room(

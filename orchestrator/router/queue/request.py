@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -11,22 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError, SlimError
-from orchestrator.snapshot import Family, Preference, ServerName, TensorSpec, Width
+from orchestrator.snapshot import Family, Preference, ServedModel, ServerName, TensorSpec, Width
+from orchestrator.triton.infer_wire import NUMPY_TYPES, Tensors
 
 Array = NDArray[Any]
-NO_ITEMS: Array = np.empty((0,))
+Items = Array | Mapping[str, Array]
+"""What a caller gives: the array of the only input, or all inputs by name."""
+NO_ITEMS: Tensors = ()
 """In place of a batch that is needed no more."""
 
-_NUMPY_TYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "UINT8": np.uint8}
+_BYTES_OVERHEAD = 8
+"""What each element of a BYTES tensor takes beside its bytes, in an array that refers to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The output for one request and what was decided for it.
+    """The outputs for one request and what was decided for it.
 
     Attributes:
-        output: The scores of the classes, [classes] for a single item and [n, classes] for a batch of n.
-        labels: The labels of the classes; empty when the exporter did not say.
+        outputs: By name, in the order of the model's; without a batch dimension for a single item, else items first.
+        labels: The labels of the classes; empty when nobody said.
         width: The width that ran it, in percent.
         batch: The number of items in the batch that it ran in, its own included.
         queue_s: Seconds from the call to the sending of the batch.
@@ -37,7 +41,7 @@ class Answer:
         energy_j: The expected joules of its part of the batch, above what the server draws anyway; None when unknown.
     """
 
-    output: Array
+    outputs: Mapping[str, Array]
     labels: tuple[str, ...]
     server: ServerName
     width: Width
@@ -49,6 +53,11 @@ class Answer:
     decision_id: str
     policy: str
     energy_j: float | None = None
+
+    @property
+    def output(self) -> Array:
+        """The first output: of a classifier the scores, [classes] for a single item and [n, classes] for n."""
+        return next(iter(self.outputs.values()))
 
 
 class ResponseSink(Protocol):
@@ -127,6 +136,7 @@ class BatchKey:
     """What requests have in common that may go in one batch.
 
     Attributes:
+        item_shapes: The shapes of an item, one for each input; items of different shapes can't share a tensor.
         widths: The widths that all of them accept, ascending.
         min_accuracy: The least accuracy that they ask for, 0..1.
         max_per_item_j: What an item may cost in joules; None: anything.
@@ -136,7 +146,7 @@ class BatchKey:
     """
 
     family: Family
-    item_shape: tuple[int, ...]
+    item_shapes: tuple[tuple[int, ...], ...]
     widths: tuple[Width, ...]
     min_accuracy: float = 0.0
     max_per_item_j: float | None = None
@@ -168,7 +178,8 @@ class PendingRequest:
     Times are seconds on the event loop's clock.
 
     Attributes:
-        batch: The items; the first dimension counts them.
+        batch: The inputs; the first dimension of each counts the items.
+        size_bytes: Of all inputs.
         is_single: Whether the caller gave one item without a batch dimension.
         sink: Takes the answer or the error; None once the caller needs neither.
         priority: The priority level; 1 is the highest.
@@ -185,12 +196,13 @@ class PendingRequest:
         queue: The queue that it waits in; None while it waits nowhere.
     """
 
-    batch: Array
+    batch: Tensors
     is_single: bool
     arrived_s: float
     deadline_s: float
     sink: ResponseSink | None = field(repr=False)
     items: int = field(init=False)
+    size_bytes: int = field(init=False)
     priority: int = 1
     has_own_deadline: bool = False
     attempts: int = 0
@@ -205,7 +217,8 @@ class PendingRequest:
     queue: WaitingPlace | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self.items = len(self.batch)
+        self.items = len(self.batch[0])
+        self.size_bytes = sum(map(_size_bytes, self.batch))
 
     @property
     def is_queued(self) -> bool:
@@ -242,44 +255,70 @@ class PendingRequest:
             self.sink.set_exception(error)
 
 
-def as_batch(array: Array, spec: TensorSpec) -> tuple[Array, bool]:
-    """Return ``array`` with a batch dimension, and whether it came without one.
+def _size_bytes(array: Array) -> int:
+    if array.dtype.kind != "O":
+        return array.nbytes
+    return sum(len(element) + _BYTES_OVERHEAD for element in array.flat)
+
+
+def as_tensors(items: Items, names: Sequence[str]) -> Tensors:
+    """Return what a caller gave in the order of a model's inputs; raises ConfigError when others are given."""
+    if isinstance(items, Mapping):
+        if items.keys() != set(names):
+            raise ConfigError(f"the inputs are {', '.join(names)}; got {', '.join(map(str, items)) or 'none'}")
+        return tuple(items[name] for name in names)
+    if len(names) != 1:
+        raise ConfigError(f"there are {len(names)} inputs, {', '.join(names)}; give a mapping of names to arrays")
+    return (items,)
+
+
+def as_batch(items: Items, model: ServedModel) -> tuple[Tensors, bool]:
+    """Return what a caller gave with a batch dimension, and whether it came without one.
 
     Raises:
-        ConfigError: when its type or shape is not what the model takes.
+        ConfigError: when names, types or shapes are not what the model takes.
     """
-    wanted = _NUMPY_TYPES.get(spec.datatype)
-    if wanted is None:
-        raise ConfigError(f"input {spec.name!r} has type {spec.datatype}, which the router does not group")
-    if array.dtype != wanted:
-        raise ConfigError(f"input {spec.name!r} takes {spec.datatype}, got {array.dtype}; convert the array")
-    if _fits(array.shape, spec.shape):
-        return array[np.newaxis], True
-    if array.ndim == len(spec.shape) + 1 and len(array) > 0 and _fits(array.shape[1:], spec.shape):
-        return array, False
-    shape = ", ".join(map(str, spec.shape))
-    raise ConfigError(f"input {spec.name!r} takes [{shape}] or [n, {shape}], got {list(array.shape)}")
+    arrays = as_tensors(items, [spec.name for spec in model.inputs])
+    is_single = all(_fits(a.shape, spec.shape) for a, spec in zip(arrays, model.inputs, strict=True))
+    for array, spec in zip(arrays, model.inputs, strict=True):
+        if array.dtype != np.dtype(NUMPY_TYPES[spec.datatype]):
+            raise ConfigError(f"input {spec.name!r} takes {spec.datatype}, got {array.dtype}; convert the array")
+        if not is_single and not (array.ndim and len(array) > 0 and _fits(array.shape[1:], spec.shape)):
+            shape = ", ".join(map(str, spec.shape))
+            raise ConfigError(f"input {spec.name!r} takes [{shape}] or [n, {shape}], got {list(array.shape)}")
+        if not is_single and len(array) != len(arrays[0]):
+            raise ConfigError(
+                f"input {spec.name!r} has {len(array)} items, {model.inputs[0].name!r} has {len(arrays[0])}; "
+                "give as many of each"
+            )
+    return (tuple(array[np.newaxis] for array in arrays) if is_single else arrays), is_single
 
 
-def blank_batch(spec: TensorSpec, items: int) -> Array | None:
-    """Return a batch of zeros for a model's input, None when its type or shape leaves open what that is."""
-    dtype = _NUMPY_TYPES.get(spec.datatype)
-    if dtype is None or any(side < 1 for side in spec.shape):
+def blank_batch(model: ServedModel, items: int) -> Tensors | None:
+    """Return a batch of zeros, or of empty text, for a model; None when its shapes leave open what that is."""
+    if any(side < 1 for spec in model.inputs for side in spec.shape):
         return None
-    return np.zeros((items, *spec.shape), dtype)
+    return tuple(_blank(spec, items) for spec in model.inputs)
 
 
-def golden_batch(spec: TensorSpec, items: int) -> Array | None:
+def golden_batch(model: ServedModel, items: int) -> Tensors | None:
     """Return the item of golden probes ``items`` times; None as ``blank_batch``.
 
     Its values are spread over 0..1 without order, so that every weight has its part in the answer; an item of zeros
-    would not show one first layer from another.
+    would not show one first layer from another. Whole numbers stay 0, but for bytes, which are mostly of an image:
+    others may be indices or lengths, and what is out of range makes a sound network fail.
     """
-    blank = blank_batch(spec, items)
-    if blank is not None:
-        values = np.random.default_rng(0).random(spec.shape)
-        blank[:] = values * 255 if blank.dtype == np.uint8 else values
+    blank = blank_batch(model, items)
+    for array in blank or ():
+        if array.dtype.kind == "f" or array.dtype == np.uint8:
+            values = np.random.default_rng(0).random(array.shape[1:])
+            array[:] = values * 255 if array.dtype == np.uint8 else values
     return blank
+
+
+def _blank(spec: TensorSpec, items: int) -> Array:
+    shape = (items, *spec.shape)
+    return np.full(shape, b"", object) if spec.datatype == "BYTES" else np.zeros(shape, NUMPY_TYPES[spec.datatype])
 
 
 def _fits(shape: tuple[int, ...], spec_shape: tuple[int, ...]) -> bool:

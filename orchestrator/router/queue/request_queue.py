@@ -135,7 +135,7 @@ class RequestQueue:
 
     def _count(self, request: PendingRequest, sign: int) -> None:
         """Count a request that has come, or with ``sign`` -1 one that leaves, for this queue and for all."""
-        items, size_bytes = sign * request.items, sign * request.batch.nbytes
+        items, size_bytes = sign * request.items, sign * request.size_bytes
         for backlog in (self._own, self._all):
             backlog.requests += sign
             backlog.items += items
@@ -228,7 +228,7 @@ class RequestQueues:
                 continue  # what was bound to a server, or is to be sent again, was pushed twice
             victims.append(last)
             items -= last[3].items
-            size_bytes -= last[3].batch.nbytes
+            size_bytes -= last[3].size_bytes
         return [entry[3] for entry in victims]
 
     def note_estimate(self, queue: RequestQueue, estimate: QueueEstimate) -> None:

@@ -22,7 +22,6 @@ from orchestrator.errors import (
 )
 from orchestrator.policies.tables.occupancy import mark_begun
 from orchestrator.profile.fit import Run, merge_runs
-from orchestrator.router.queue.request import Array
 from orchestrator.router.servers.health import BackOff, ServerHealth
 from orchestrator.snapshot import (
     BatchInFlight,
@@ -34,6 +33,7 @@ from orchestrator.snapshot import (
     Width,
     is_within_limits,
 )
+from orchestrator.triton.infer_wire import Tensors
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ class ServerClient(Protocol):
         """Return what the server serves; raises SlimError when it does not answer."""
         ...
 
-    def infer_batch(self, model: ServedModel, batch: Array) -> Awaitable[Array]:
-        """Return the model's output for a batch; raises SlimError. Cancelling it must not cancel the server.
+    def infer_batch(self, model: ServedModel, batch: Tensors) -> Awaitable[Tensors]:
+        """Return the model's outputs for a batch; raises SlimError. Cancelling it must not cancel the server.
 
         A future costs the router less than a coroutine, for which it has to make a task.
         """
@@ -223,17 +223,17 @@ class ServerConnection:
 
     # --- what happens on it ---
 
-    async def infer(self, model: ServedModel, batch: Array) -> Array:
-        """Return a model's output for a batch that no caller waits for.
+    async def infer(self, model: ServedModel, batch: Tensors) -> Tensors:
+        """Return a model's outputs for a batch that no caller waits for.
 
         Raises:
             SlimError: as ServerClient.infer_batch.
             TimeoutError: after ``group_timeout_s``; the call itself goes on, because a client never cancels it.
         """
         async with asyncio.timeout(self.settings.group_timeout_s):
-            output = await self.client.infer_batch(model, batch)
+            outputs = await self.client.infer_batch(model, batch)
         self.health.heard_s = asyncio.get_running_loop().time()
-        return output
+        return outputs
 
     def finish(self, batch: BatchInFlight, *, now_s: float) -> tuple[float, list[Run]]:
         """Note that a batch was answered; return how long the server took for it, and the runs that are over by now.

@@ -20,7 +20,7 @@ from orchestrator.errors import (
 from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.request import Array, BatchKey, blank_batch
+from orchestrator.router.queue.request import BatchKey, blank_batch
 from orchestrator.router.servers.connection import ServerClient, ServerConnection
 from orchestrator.router.servers.ejection import plan_ejections
 from orchestrator.router.servers.health import TimedRun
@@ -28,6 +28,7 @@ from orchestrator.router.servers.probing import Prober
 from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.router.servers.watch import ServerWatch
 from orchestrator.snapshot import BatchInFlight, Family, ModelName, ServedModel, ServerName, Width
+from orchestrator.triton.infer_wire import Tensors
 
 log = logging.getLogger(__name__)
 
@@ -339,7 +340,7 @@ class Fleet:
         """Try the models of a server that are not suspect, the narrowest first, until any has answered something."""
         tried: list[asyncio.Task[None]] = []
         for model in sorted(server.models, key=lambda model: model.width):
-            blank = blank_batch(model.input, 1)
+            blank = blank_batch(model, 1)
             if blank is None or model.name in server.health.suspects:
                 continue
             trial = partial(self._try_for_life, server, model, blank)
@@ -348,7 +349,7 @@ class Fleet:
             if not server.health.is_suspect:
                 return
 
-    async def _try_for_life(self, server: ServerConnection, model: ServedModel, blank: Array) -> None:
+    async def _try_for_life(self, server: ServerConnection, model: ServedModel, blank: Tensors) -> None:
         try:
             await server.infer(model, blank)
         except (ServerUnavailableError, TimeoutError):

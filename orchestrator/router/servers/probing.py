@@ -15,7 +15,9 @@ serve the same file (``slim.sha256``):
   stay.
 
 An answer of the wrong shape, or one that is not finite, is wrong whatever the others say. Models without a hash are
-only held against that, because two of them need not be the same network.
+only held against that, because two of them need not be the same network. Each output is compared by itself, and only
+those of floating-point numbers: whole numbers and texts are mostly picked, and sound servers whose scores differ in
+their last digits may pick differently.
 """
 
 from __future__ import annotations
@@ -34,12 +36,13 @@ from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Array, golden_batch
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.watch import trial_sizes
-from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.snapshot import ServedModel, ServerName, TensorSpec
+from orchestrator.triton.infer_wire import Tensors
 
 log = logging.getLogger(__name__)
 
-_UNREADABLE: Array = np.empty((0, 0), np.float32)
-"""What stands for an answer that can't be read; it has no row with scores."""
+_UNREADABLE: Tensors = ()
+"""What stands for an answer that can't be read; it has no outputs."""
 
 Scores = tuple[float, ...]
 
@@ -112,6 +115,13 @@ def agree(scores: Scores, reference: Scores, tolerance: float) -> bool:
     return all(abs(one - other) <= tolerance * largest for one, other in zip(scores, reference, strict=True))
 
 
+def read_answer(output: Array, spec: TensorSpec) -> Scores | None:
+    """Return the scores of the first item of an output; None when any item has none that a network gives."""
+    expected = math.prod(spec.shape) if all(side > 0 for side in spec.shape) else output[:1].size
+    rows = [read_scores(row.ravel(), expected) for row in output]
+    return rows[0] if rows and all(row is not None for row in rows) else None
+
+
 def read_scores(values: Iterable[float], expected: int) -> Scores | None:
     """Return the scores of one item; None when they are not ``expected`` finite numbers."""
     scores = tuple(float(value) for value in values)
@@ -124,7 +134,7 @@ class Prober:
     def __init__(self, servers: Callable[[], Iterable[ServerConnection]], observer: RouterObserver) -> None:
         self._servers = servers
         self._observer = observer
-        self._consensus: dict[str, ReferenceConsensus] = {}
+        self._consensus: dict[tuple[str, str], ReferenceConsensus] = {}  # by weights and output
         self._logged_disputes: set[str] = set()
 
     async def run(self, settings: Callable[[], ProbeSettings | None]) -> None:
@@ -154,7 +164,7 @@ class Prober:
 
     async def ask(self, server: ServerConnection, model: ServedModel) -> None:
         """Ask one model the golden probe now, and take out whoever turns out to be wrong; never raises."""
-        golden, settings = golden_batch(model.input, 1), server.settings.probes
+        golden, settings = golden_batch(model, 1), server.settings.probes
         if golden is None or settings is None:
             return
         try:
@@ -175,7 +185,7 @@ class Prober:
             SlimError, TimeoutError: As ServerConnection.infer.
         """
         for items in trial_sizes(model):
-            golden, settings = golden_batch(model.input, items), server.settings.probes
+            golden, settings = golden_batch(model, items), server.settings.probes
             if golden is None or settings is None:
                 return
             problem = self._check(server, model, await server.infer(model, golden), settings)
@@ -183,16 +193,31 @@ class Prober:
                 raise WrongAnswerError(problem)
 
     def _check(
-        self, server: ServerConnection, model: ServedModel, answer: Array, settings: ProbeSettings
+        self, server: ServerConnection, model: ServedModel, answer: Tensors, settings: ProbeSettings
     ) -> str | None:
         """Take in an answer to the golden probe; return what is wrong with it, None when nothing is known to be.
 
         By it any server, the one that answered included, may turn out to be wrong, and is taken out.
         """
-        expected = math.prod(model.output.shape) if all(side > 0 for side in model.output.shape) else answer[:1].size
-        rows = [read_scores(row.ravel(), expected) for row in answer]
-        scores = rows[0] if rows and all(row is not None for row in rows) else None
-        key = _weights_of(server, model)
+        if not answer:
+            answer = tuple(np.empty((0, 0), np.float32) for _ in model.outputs)
+        problems = [
+            self._check_output(server, model, spec, read_answer(output, spec), settings)
+            for spec, output in zip(model.outputs, answer, strict=True)
+            if output.dtype.kind == "f"
+        ]
+        return next((problem for problem in problems if problem is not None), None)
+
+    def _check_output(
+        self,
+        server: ServerConnection,
+        model: ServedModel,
+        spec: TensorSpec,
+        scores: Scores | None,
+        settings: ProbeSettings,
+    ) -> str | None:
+        weights = _weights_of(server, model)
+        key = weights, spec.name
         serving = {other.name for other in self._servers() for m in other.served if m.sha256 == model.sha256}
         consensus = self._consensus.get(key, ReferenceConsensus())
         consensus = consensus.without(consensus.answers.keys() - serving)
@@ -200,10 +225,10 @@ class Prober:
         if model.sha256 is None:
             consensus = ReferenceConsensus(consensus.answers)
         self._consensus[key] = consensus
-        self._log_dispute(key, consensus, model)
+        self._log_dispute(weights, consensus, model)
         wrong = consensus.wrong(settings.tolerance)
         for other in [server for server in self._servers() if server.name in wrong]:
-            self._take_out(other, key)
+            self._take_out(other, weights)
         if server.name not in wrong:
             return None
         return "wrong answer to the golden probe" if scores is not None else "an answer that no network gives"

@@ -122,7 +122,7 @@ class ServerWatch:
         """Run a model on blank items, each batch size once unmeasured and once measured."""
         clock = asyncio.get_running_loop().time
         for items in trial_sizes(model):
-            blank = blank_batch(model.input, items)
+            blank = blank_batch(model, items)
             if blank is None:
                 return
             await self.server.infer(model, blank)

@@ -95,6 +95,13 @@ def test_a_server_without_triton_is_shown_with_the_reason() -> None:
     ]
 
 
+def test_a_model_that_is_left_out_is_shown_with_the_reason() -> None:
+    report = full_report()
+    seen = replace(report.seen, misfits={"toy_w100": "slim.width 'full' is no whole percentage"})
+    shown = show_report(replace(report, seen=seen))
+    assert any("left out" in line and "toy_w100: slim.width 'full' is no whole percentage" in line for line in shown)
+
+
 def test_a_controller_that_does_not_answer_is_shown_as_such() -> None:
     assert show(render_unreachable("gpu-2", "no controller answers")) == ["gpu-2", "controller  no controller answers"]
 

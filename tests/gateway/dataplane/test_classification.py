@@ -75,7 +75,7 @@ async def test_numbers_are_asked_for_and_servers_are_not_asked_each_time_what_th
 
 
 def test_a_family_of_words_has_no_classes_either() -> None:
-    family = FamilyModel(Family("f"), TensorSpec("pixels", "FP32", (1, 2, 2)), TensorSpec("y", "BYTES", (3,)), 8)
+    family = FamilyModel(Family("f"), (TensorSpec("pixels", "FP32", (1, 2, 2)),), (TensorSpec("y", "BYTES", (3,)),), 8)
     request = item_request()
     request.outputs.add(name="y").parameters["classification"].int64_param = 1
     with pytest.raises(ConfigError, match=REASON):

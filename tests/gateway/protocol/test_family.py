@@ -50,7 +50,7 @@ def test_what_is_written_otherwise_means_what_the_generated_code_says(twist: str
             read_request(parse(pb.ModelInferRequest, message), FAMILY)
         return
     found = read_request(parse(pb.ModelInferRequest, message), FAMILY)
-    assert (found.id, found.options.family, found.batch.tolist()) == ("a", "fashion", [[[[1.0] * 2] * 2]])
+    assert (found.id, found.options.family, found.inputs["pixels"].tolist()) == ("a", "fashion", [[[[1.0] * 2] * 2]])
 
 
 @pytest.mark.parametrize(("version", "error"), [("2", ModelNotFoundError), ("x", ConfigError)])
@@ -71,12 +71,16 @@ def test_damaged_messages_are_read_or_refused(mark: int, items: int, id: str, da
     except (ConfigError, MalformedMessageError):
         assert damage
     else:
-        assert found.batch.shape[1:] == FAMILY.input.shape
+        assert found.inputs["pixels"].shape[1:] == FAMILY.inputs[0].shape
+
+
+def wanted_as(classes: int | None) -> dict[str, int | None] | None:
+    return None if classes is None else {"logits": classes}
 
 
 def answer_of(output: np.ndarray, **more: Any) -> Answer:
     known: dict[str, Any] = {
-        "output": output,
+        "outputs": {"logits": output},
         "labels": ("a", "b"),
         "server": ServerName("s0"),
         "width": Width(25),
@@ -104,7 +108,7 @@ def test_a_response_holds_the_scores_and_what_was_decided(
 ) -> None:
     scores = np.random.default_rng(items).random((items, 2), np.float32)
     answer = answer_of(scores, energy_j=energy_j, queue_s=queue_s, batch=batch)
-    response = parse(pb.ModelInferResponse, serialise(build_response(request_id, FAMILY, answer, classes)))
+    response = parse(pb.ModelInferResponse, serialise(build_response(request_id, FAMILY, answer, wanted_as(classes))))
     assert (response.model_name, response.model_version, response.id) == ("fashion", "1", request_id)
     (output,) = response.outputs
     if classes is None:
@@ -139,8 +143,8 @@ def test_what_is_kept_of_requests_changes_nothing_about_them(asked: list[tuple[s
         message = serialise(request)
         found = messages.read(parse(pb.ModelInferRequest, message), FAMILY)
         wanted = read_request(parse(pb.ModelInferRequest, message), FAMILY)
-        assert (found.id, found.options, found.classes) == (wanted.id, wanted.options, wanted.classes)
-        assert found.batch.tolist() == wanted.batch.tolist()
+        assert (found.id, found.options, found.outputs) == (wanted.id, wanted.options, wanted.outputs)
+        assert found.inputs["pixels"].tolist() == wanted.inputs["pixels"].tolist()
 
 
 @pytest.mark.parametrize("damage", ["short", "twice", "none", "typed", "width", "shape"])
@@ -167,7 +171,7 @@ def test_what_is_kept_lets_nothing_wrong_through(damage: str) -> None:
 def test_another_family_by_the_name_is_read_anew() -> None:
     messages, message = FamilyMessages(), serialise(item_request(1))
     messages.read(parse(pb.ModelInferRequest, message), FAMILY)
-    other = replace(FAMILY, input=TensorSpec("pixels", "FP32", (4,)))
+    other = replace(FAMILY, inputs=(TensorSpec("pixels", "FP32", (4,)),))
     with pytest.raises(ConfigError, match="unexpected shape"):
         messages.read(parse(pb.ModelInferRequest, message), other)
 
@@ -189,5 +193,5 @@ def test_a_response_written_in_two_parts_is_the_same_message(
     for items, width, server, energy_j in answered:
         scores = np.arange(items * 10, dtype=np.float32).reshape(items, 10) * width
         answer = answer_of(scores, width=Width(width), server=ServerName(server), energy_j=energy_j)
-        written = pb.ModelInferResponse.FromString(messages.write(request_id, FAMILY, answer, classes))
-        assert written == build_response(request_id, FAMILY, answer, classes)
+        written = pb.ModelInferResponse.FromString(messages.write(request_id, FAMILY, answer, wanted_as(classes)))
+        assert written == build_response(request_id, FAMILY, answer, wanted_as(classes))

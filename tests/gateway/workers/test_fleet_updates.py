@@ -19,6 +19,7 @@ from orchestrator.gateway.workers.fleet_updates import follow_fleet
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
+from orchestrator.triton.families import Described
 from tests.fakes.servers import FakeServer
 from tests.gateway.fakes import FakeTriton
 from tests.ports import choose_free_ports
@@ -127,17 +128,19 @@ async def test_a_supervisor_takes_changes_of_its_file_but_for_the_gateway_sectio
     await fleet.resolve()
     assert [server.name for server in fleet.servers] == ["a"]
     taken: list[ServerChanges] = []
+    described: list[Described] = []
 
     def take(changes: ServerChanges) -> None:
         if any(server.name == "refused" for server in changes.opened):
             raise ConfigError("no such key file")
         taken.append(changes)
 
-    file = fleet.watch_file(take)
+    file = fleet.watch_file(take, described.append)
     path.write_text(render_fleet(FleetSettings(servers=servers(b="127.0.0.1:2"), gateway=GatewaySettings(workers=3))))
     file.refresh()
     assert [([server.name for server in changes.opened], changes.closed) for changes in taken] == [(["b"], ("a",))]
     assert ([s.name for s in fleet.settings.servers], fleet.settings.gateway.workers) == (["b"], 2)
+    assert described == [{}]
     for refused in (servers(refused="127.0.0.1:3"), ()):
         path.write_text(render_fleet(first.model_copy(update={"servers": refused})))
         file.refresh(is_forced=True)

@@ -15,7 +15,7 @@ from orchestrator.router.queue.request import PendingRequest
 
 def pending(loop: asyncio.AbstractEventLoop) -> PendingRequest:
     now_s = loop.time()
-    return PendingRequest(np.zeros((1, 2)), False, now_s, now_s + 60, loop.create_future())
+    return PendingRequest((np.zeros((1, 2)),), False, now_s, now_s + 60, loop.create_future())
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, new_event_loop], ids=["asyncio", "uvloop"])

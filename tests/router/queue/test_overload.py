@@ -95,11 +95,11 @@ async def test_a_burst_narrows_widths_before_anything_is_shed_and_nobody_waits_p
 
 async def test_who_comes_too_late_is_judged_by_what_goes_before_and_what_can_be_answered_at_most() -> None:
     loop = asyncio.get_running_loop()
-    queue = RequestQueue(BatchKey(Family("f"), (10,), (Width(25),), 0.0))
+    queue = RequestQueue(BatchKey(Family("f"), ((10,),), (Width(25),), 0.0))
 
     def waiting(deadline_s: float, *, own: bool = True) -> PendingRequest:
         now_s = loop.time()
-        request = PendingRequest(np.zeros((1, 10)), False, now_s, now_s + deadline_s, loop.create_future())
+        request = PendingRequest((np.zeros((1, 10)),), False, now_s, now_s + deadline_s, loop.create_future())
         request.has_own_deadline = own
         queue.push(request)
         return request

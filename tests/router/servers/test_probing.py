@@ -11,6 +11,7 @@ import pytest
 from orchestrator.errors import WrongAnswerError
 from orchestrator.router import Answer
 from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.triton.infer_wire import Tensors
 from tests.fakes.servers import FakeServer, item
 from tests.fakes.troubled import TroubledServer
 from tests.router.dispatch.test_sender import RecordingObserver, router_over
@@ -65,9 +66,9 @@ async def test_one_that_joins_wrong_never_gets_a_request() -> None:
 class OneWidthWrong(TroubledServer):
     """Answers one width with nothing that a network gives."""
 
-    async def _run(self, model: ServedModel, batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        output = await super()._run(model, batch)
-        return np.full_like(output, np.nan) if self.is_wrong and model.width == 100 else output
+    async def _run(self, model: ServedModel, batch: Tensors) -> Tensors:
+        outputs: Tensors = await super()._run(model, batch)
+        return tuple(np.full_like(o, np.nan) for o in outputs) if self.is_wrong and model.width == 100 else outputs
 
 
 @pytest.mark.parametrize("sha256", ["same", None])
@@ -117,11 +118,11 @@ async def test_probes_cost_one_item_a_width_and_period_and_wait_for_a_quiet_mome
 class Unreadable(TroubledServer):
     """Answers what is no answer, as the client finds when it reads it."""
 
-    async def _run(self, model: ServedModel, batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        output = await super()._run(model, batch)
+    async def _run(self, model: ServedModel, batch: Tensors) -> Tensors:
+        outputs: Tensors = await super()._run(model, batch)
         if self.is_wrong:
             raise WrongAnswerError(f"model {model.name} answered 3 bytes that are no ModelInferResponse")
-        return output
+        return outputs
 
 
 @pytest.mark.parametrize("kind", [Unreadable, OneWidthWrong])
@@ -160,11 +161,11 @@ async def test_unreadable_answers_do_not_end_the_probing() -> None:
 class Overflowing(FakeServer):
     """Overflows for items of sevens, as any server of the network does."""
 
-    async def infer_batch(self, model: ServedModel, batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        output = await super().infer_batch(model, batch)
-        output[batch[:, 0, 0, 0] == 7] = np.inf
-        output[np.isnan(batch[:, 0, 1, 1])] = np.nan
-        return output
+    async def infer_batch(self, model: ServedModel, batch: Tensors) -> Tensors:
+        (pixels,), (output,) = batch, await super().infer_batch(model, batch)
+        output[pixels[:, 0, 0, 0] == 7] = np.inf
+        output[np.isnan(pixels[:, 0, 1, 1])] = np.nan
+        return (output,)
 
 
 async def test_a_client_that_asks_for_infinity_gets_it_and_takes_no_server_out() -> None:

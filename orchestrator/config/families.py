@@ -1,0 +1,75 @@
+"""Families that the fleet file describes, because the configs of their models don't and nobody may touch them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from orchestrator.config.section import Section
+from orchestrator.snapshot import Preprocessing
+
+
+class VariantSettings(Section):
+    """One model of a family, as some Triton serves it."""
+
+    width: int = Field(ge=1, le=100)
+    """What requests, profiles and metrics name it by: of a slimmable network its width in percent, of others any number
+    that grows with the cost."""
+    model: str = Field(min_length=1)
+    """Its name in Triton."""
+    quality: float
+    """What it is worth, of any scale, measured alike for all variants; the larger the better, so an error rate is given
+    as what is left to 1."""
+
+
+class PreprocessingSettings(Section):
+    """What an image file goes through before the networks of a family; see ``orchestrator.snapshot.Preprocessing``."""
+
+    resize: int | None = Field(default=None, ge=1)
+    """What the shorter side is scaled to, in pixels, before the middle is cut out; None: scaled to the input's size."""
+    colours: Literal["RGB", "BGR", "L"] = "RGB"
+    """The order of the channels, or grey."""
+    layout: Literal["CHW", "HWC"] = "CHW"
+    """Whether channels come before rows and columns, or after them."""
+    scale: float = Field(default=1 / 255, gt=0)
+    """What a value of 0..255 is multiplied by."""
+    mean: tuple[float, ...] = Field(default=(0.0,), min_length=1, max_length=3)
+    """What is subtracted after that: a value, or one for each channel."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0,), min_length=1, max_length=3)
+    """What is divided by in the end: a value, or one for each channel."""
+
+    def value(self) -> Preprocessing:
+        """Return it as the value that readers of images take."""
+        return Preprocessing(**self.model_dump())
+
+
+class FamilySettings(Section):
+    """One family of models that do the same and differ in cost and quality."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What callers ask for."""
+    variants: tuple[VariantSettings, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = ()
+    """The names of the classes of the first output, in their order."""
+    preprocessing: PreprocessingSettings | None = None
+    """What an image file goes through; None: it is of the input's size and becomes 0..1."""
+
+    @field_validator("variants")
+    @classmethod
+    def _differ(cls, variants: tuple[VariantSettings, ...]) -> tuple[VariantSettings, ...]:
+        for what in ("width", "model"):
+            values = [getattr(variant, what) for variant in variants]
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{what} {twice!r} is used twice; each variant has its own")
+        return tuple(sorted(variants, key=lambda variant: variant.width))
+
+    @property
+    def useless(self) -> tuple[VariantSettings, ...]:
+        """The variants that are no better than a narrower one, which costs less."""
+        return tuple(
+            variant
+            for index, variant in enumerate(self.variants)
+            if any(narrower.quality >= variant.quality for narrower in self.variants[:index])
+        )

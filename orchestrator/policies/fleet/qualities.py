@@ -1,0 +1,28 @@
+"""Qualities of any scale as policies see them.
+
+Rules and learned policies weigh what a wider width gains against what it costs, and both were made for ratios from 0 to
+1, such as top-1: some count a hundredth as a hundredth, others what is gained in parts of what there is. A mean average
+precision in points, or an error with its sign turned, means nothing to them. So where any quality of a family is no
+ratio, all are measured from the best of them, in parts of the largest number that the family has: the best is 1, what
+lies a tenth of the scale below it is 0.9, and none is below 0. Of ratios nothing changes. The alternative, positions
+between the least and the best, would make a thousandth of a point look like all there is to gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+
+def is_ratio(qualities: Iterable[float]) -> bool:
+    """Return whether all qualities of a family are from 0 to 1."""
+    return all(0 <= quality <= 1 for quality in qualities)
+
+
+def relative_qualities(qualities: Iterable[float]) -> Mapping[float, float]:
+    """Return each of a family's qualities as policies see it, 0..1; at least one quality, all finite."""
+    distinct = sorted(set(qualities))
+    if is_ratio(distinct):
+        return {quality: quality for quality in distinct}
+    least, best = distinct[0], distinct[-1]
+    scale = max(abs(least), abs(best), best - least)
+    return {quality: 1 - (best - quality) / scale for quality in distinct}

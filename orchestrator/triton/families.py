@@ -1,0 +1,221 @@
+"""Which models are widths of a family: by their own configs, or by what the fleet file says of them.
+
+The exporter writes ``slim.*`` parameters into every config.pbtxt, so that a router needs no file beside the servers'
+addresses. Models whose configs nobody may touch are described in the fleet file instead (``families``), in any backend:
+what the router needs beside that (inputs, outputs, largest batch, instances) every Triton says of every model.
+
+A model that looks meant for a family and is none is a misfit: it is passed through like any other model, and its
+reason is told, because otherwise it would look as if it were not there. A family's widths take the same inputs and give
+outputs of the same names and types, else a caller's request would be right for one width and wrong for another; those
+that differ from most are misfits too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from orchestrator.config.families import FamilySettings, PreprocessingSettings
+from orchestrator.snapshot import Family, ModelName, Preprocessing, ServedModel, TensorSpec, Width
+from orchestrator.triton.infer_wire import NUMPY_TYPES
+from orchestrator.triton.messages import ModelConfig, data_type_name
+from orchestrator.validation import describe_problem
+
+log = logging.getLogger(__name__)
+
+_REMEDY = "correct its config.pbtxt, export it again, or describe it under 'families' in the fleet file"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What of a model no Triton knows, as in ``ServedModel``."""
+
+    family: Family
+    width: Width
+    accuracy: float
+    flops: int | None = None
+    sha256: str | None = None
+    labels: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+
+
+Described = Mapping[str, Identity]
+"""What the fleet file says of models, by their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """A model that looks meant for a family and is none, with the reason in one line."""
+
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What all widths of a family have in common: inputs, names and types of outputs, and a batch dimension or none."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[tuple[str, str], ...]
+    is_batching: bool
+
+    def __str__(self) -> str:
+        taken = ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in self.inputs)
+        given = ", ".join(f"{name} {datatype}" for name, datatype in self.outputs)
+        return f"takes {taken} and gives {given}, {'with' if self.is_batching else 'without'} a batch dimension"
+
+
+def describe_models(families: Iterable[FamilySettings]) -> Described:
+    """Return what the fleet file says of each model that it describes, without variants that are useless."""
+    described = {}
+    for family in families:
+        for variant in family.useless:
+            log.warning(
+                "model %s is left out of family %s: its quality %g is not above that of a narrower variant",
+                variant.model,
+                family.name,
+                variant.quality,
+            )
+        prepared = None if family.preprocessing is None else family.preprocessing.value()
+        about: dict[str, Any] = {"labels": family.labels, "preprocessing": prepared}
+        for variant in (one for one in family.variants if one not in family.useless):
+            width, quality = Width(variant.width), variant.quality
+            described[variant.model] = Identity(Family(family.name), width, quality, **about)
+    return described
+
+
+def read_width(config: ModelConfig, described: Described) -> ServedModel | Misfit | None:
+    """Return the width that a model is, None when it is not meant for any family; the fleet file goes first."""
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    try:
+        identity = described.get(config.name) or read_identity(parameters)
+        return None if identity is None else as_served(config, identity)
+    except ValueError as exc:
+        return Misfit(config.name, f"{exc}; {_REMEDY}")
+
+
+def read_identity(parameters: Mapping[str, str]) -> Identity | None:
+    """Return what a config says of itself, None when nothing; raises ValueError when that makes no sense."""
+    if "slim.family" not in parameters:
+        return None
+    for key in ("slim.width", "slim.accuracy"):
+        if key not in parameters:
+            raise ValueError(f"it has slim.family and lacks {key}")
+    width = parameters["slim.width"]
+    if not (width.isascii() and width.isdigit() and 1 <= int(width) <= 100):
+        raise ValueError(f"slim.width {width!r} is no whole percentage from 1 to 100")
+    accuracy = _read_number(parameters, "slim.accuracy", float)
+    if not math.isfinite(accuracy):
+        raise ValueError(f"slim.accuracy {parameters['slim.accuracy']!r} is not finite")
+    return Identity(
+        family=Family(parameters["slim.family"]),
+        width=Width(int(width)),
+        accuracy=accuracy,
+        flops=_read_number(parameters, "slim.flops", int) if "slim.flops" in parameters else None,
+        sha256=parameters.get("slim.sha256"),
+        labels=_read_labels(parameters.get("slim.labels", "[]")),
+        preprocessing=_read_preprocessing(parameters.get("slim.preprocessing")),
+    )
+
+
+def _read_number(parameters: Mapping[str, str], key: str, kind: Any) -> Any:
+    try:
+        return kind(parameters[key])
+    except ValueError:
+        raise ValueError(f"{key} {parameters[key]!r} is no number") from None
+
+
+def _read_labels(text: str) -> tuple[str, ...]:
+    try:
+        labels = json.loads(text)
+    except ValueError:
+        labels = None
+    if not isinstance(labels, list):
+        raise ValueError("slim.labels is no JSON list")
+    return tuple(map(str, labels))
+
+
+def _read_preprocessing(text: str | None) -> Preprocessing | None:
+    if text is None:
+        return None
+    try:
+        return PreprocessingSettings.model_validate_json(text).value()
+    except ValidationError as exc:
+        raise ValueError(f"slim.preprocessing: {describe_problem(exc, PreprocessingSettings)}") from exc
+
+
+def as_served(config: ModelConfig, identity: Identity) -> ServedModel:
+    """Return a width as a Triton serves it; raises ValueError when the router can't group its requests."""
+    if config.model_transaction_policy.decoupled:
+        raise ValueError("it is decoupled, and the router takes models that answer each request once")
+    if config.HasField("sequence_batching"):
+        raise ValueError("it batches sequences, whose requests belong to one server; the router gives each its own")
+    if not config.input or not config.output:
+        raise ValueError(f"it has {len(config.input)} inputs and {len(config.output)} outputs, and needs one of each")
+    return ServedModel(
+        name=ModelName(config.name),
+        family=identity.family,
+        width=identity.width,
+        accuracy=identity.accuracy,
+        flops=identity.flops,
+        max_batch_size=max(1, config.max_batch_size),
+        instances=sum(group.count for group in config.instance_group) or 1,
+        sha256=identity.sha256,
+        inputs=tuple(map(_read_spec, config.input)),
+        outputs=tuple(map(_read_spec, config.output)),
+        labels=identity.labels,
+        preprocessing=identity.preprocessing,
+        is_batching=config.max_batch_size > 0,
+    )
+
+
+def _read_spec(tensor: Any) -> TensorSpec:
+    datatype = data_type_name(tensor.data_type)
+    if datatype not in NUMPY_TYPES:
+        raise ValueError(f"{tensor.name!r} is of type {datatype}, which is none of {', '.join(NUMPY_TYPES)}")
+    return TensorSpec(tensor.name, datatype, tuple(tensor.dims))
+
+
+def interface_of(model: ServedModel) -> Interface:
+    """Return what a width has in common with its siblings."""
+    return Interface(model.inputs, tuple((spec.name, spec.datatype) for spec in model.outputs), model.is_batching)
+
+
+def choose_interfaces(
+    found: Iterable[tuple[Family, Width, Interface]], before: Mapping[Family, Interface]
+) -> dict[Family, Interface]:
+    """Return what most models of each family have; among equals what was chosen before, else the narrowest width's."""
+    counts: dict[Family, Counter[Interface]] = {}
+    for family, _, interface in sorted(found, key=lambda entry: entry[1]):
+        counts.setdefault(family, Counter())[interface] += 1
+    return {
+        family: max(count, key=lambda interface: (count[interface], interface == before.get(family)))
+        for family, count in counts.items()
+    }
+
+
+def interfaces_of(models: Iterable[ServedModel]) -> list[tuple[Family, Width, Interface]]:
+    """Return what ``choose_interfaces`` takes of models."""
+    return [(model.family, model.width, interface_of(model)) for model in models]
+
+
+def describe_oddity(family: Family, interface: Interface, chosen: Mapping[Family, Interface]) -> str:
+    """Return why a model with another interface than the one chosen for its family is none of it."""
+    return f"it {interface}, while family {family} {chosen[family]}; {_REMEDY}"
+
+
+def find_misfits(models: Iterable[ServedModel], chosen: Mapping[Family, Interface]) -> dict[str, str]:
+    """Return why models are none of their family, by name, for those that differ from most."""
+    found = {model.name: (model.family, interface_of(model)) for model in models}
+    return {
+        name: describe_oddity(family, interface, chosen)
+        for name, (family, interface) in found.items()
+        if interface != chosen[family]
+    }

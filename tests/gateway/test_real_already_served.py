@@ -1,0 +1,68 @@
+"""The commands of docs/tutorials/already-served.md, run as they stand there on a real Triton."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from orchestrator.profile.document import read_profile
+from tests.gateway.documented import blocks, examples, run
+from tests.gateway.running import ROOT, Place, launch_gateway, stop_gateway
+from tests.gateway.test_real_described import times
+from tests.ports import choose_free_ports
+from tests.triton.onnx_models import write_model
+from tests.tritons import Tritons
+
+pytestmark = pytest.mark.integration
+
+PAGE = "tutorials/already-served.md"
+
+
+@pytest.fixture(scope="module")
+def server(tritons: Tritons, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    repository = tmp_path_factory.mktemp("served")
+    for name, factor in (("plates_s", 2.0), ("plates_l", 3.0)):
+        write_model(repository, name, times(factor, ["batch", 3]))
+    with tritons.running(repository, EmbeddedOptions(exit_timeout_s=2)) as running:
+        yield running
+
+
+def test_every_command_of_the_page_does_what_the_page_says(server: EmbeddedServer, tmp_path: Path) -> None:
+    place = Place(*(f"127.0.0.1:{port}" for port in choose_free_ports(3)))
+    places = {
+        "127.0.0.1:8001": server.grpc_address,
+        "127.0.0.1:8090": place.grpc,
+        "127.0.0.1:8080": place.http,
+        "127.0.0.1:8082": place.metrics,
+    }
+    slimsched = f"PYTHONPATH={ROOT} python -c 'from orchestrator.cli import main; main()'"
+    (fleet,) = blocks(PAGE, "## Describe them", "yaml")
+    for address, there in places.items():
+        fleet = fleet.replace(address, there)
+    (tmp_path / "fleet.yaml").write_text(fleet)
+    (script,) = blocks(PAGE, "## Ask", "python")
+    (tmp_path / "make.py").write_text(script)
+    run("python make.py", tmp_path, {})
+    infer, metadata, ask = examples(PAGE, "## Ask")
+    said = json.loads(run(infer.command.replace("slimsched", slimsched, 1), tmp_path, {}))
+    assert (said["width"], said["outputs"]) == (100, {"scaled": [3, 6, 9], "same": ["B-AB 123"]})
+    gateway = launch_gateway(place, tmp_path / "fleet.yaml")
+    try:
+        described = json.loads(run(metadata.command, tmp_path, places))
+        assert [tensor["name"] for tensor in described["inputs"]] == ["numbers", "text"]
+        (output,) = json.loads(run(ask.command, tmp_path, places))["outputs"]
+        assert output["name"] == "scaled"
+        assert output["data"] in ([2, 4, 6], [3, 6, 9])
+    finally:
+        stop_gateway(gateway)
+    (measure,) = examples(PAGE, "## Measure")
+    run(measure.command.replace("slimsched", slimsched, 1), tmp_path, {})
+    (profiled,) = read_profile(tmp_path / "profile.json").servers
+    assert sorted((model.width, model.accuracy, model.sha256) for model in profiled.models) == [
+        (30, 0.61, None),
+        (100, 0.78, None),
+    ]

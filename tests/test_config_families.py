@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.config import parse_fleet, render_fleet
+from orchestrator.errors import ConfigError
+
+FLEET = """
+servers:
+- {name: a, grpc: 127.0.0.1:8001}
+families:
+- name: plates
+  variants:
+  - {width: 100, model: large, quality: 0.7}
+  - {width: 30, model: small, quality: 0.61}
+"""
+
+
+def test_a_described_family_has_its_variants_ascending_and_is_written_as_it_was_read() -> None:
+    fleet = parse_fleet(FLEET)
+    (family,) = fleet.families
+    assert [(v.width, v.model, v.quality) for v in family.variants] == [(30, "small", 0.61), (100, "large", 0.7)]
+    assert parse_fleet(render_fleet(fleet)) == fleet
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("width: 30", "width: 100", "width 100 is used twice"),
+        ("model: small", "model: large", "model 'large' is used twice"),
+        ("width: 30", "width: 0", "families"),
+        ("quality: 0.61", "quality: .nan", "quality"),
+        ("name: plates", "name: large", "'large' is a family and a model"),
+        ("name: plates", "name: pla/tes", "name"),
+        ("  variants:", "  widths: [1]\n  variants:", "widths"),
+    ],
+)
+def test_what_a_family_cannot_be_is_refused_with_its_key(old: str, new: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        parse_fleet(FLEET.replace(old, new))
+
+
+def test_a_family_and_a_model_are_described_once() -> None:
+    for more in (
+        FLEET[FLEET.index("- name: plates") :],
+        "- {name: more, variants: [{width: 1, model: small, quality: 1}]}\n",
+    ):
+        with pytest.raises(ConfigError, match="is described twice; describe it once"):
+            parse_fleet(FLEET + more)
+
+
+@pytest.mark.parametrize(("quality", "useless"), [(0.61, []), (0.7, [100]), (0.9, [100])])
+def test_a_variant_that_is_no_better_than_a_narrower_one_is_useless(quality: float, useless: list[Any]) -> None:
+    (family,) = parse_fleet(FLEET.replace("0.61", str(quality))).families
+    assert [variant.width for variant in family.useless] == useless
