@@ -56,7 +56,7 @@ class TritonControl:
 
     Args:
         repository: The folder that the Triton serves, as seen from here.
-        family: The family to look after; None: the only one in the repository.
+        family: The only family to look after; None: every one in the repository.
         protocol_key: As for TritonClient.
         timeout_s: The time limit of every call but loads, which take as long as they take.
         unload_timeout_s: The time from the answer to an unload until the model is gone; requests in flight end first.
@@ -81,7 +81,7 @@ class TritonControl:
         self._unload_timeout_s = unload_timeout_s
 
     def repository_models(self) -> tuple[RepositoryModel, ...]:
-        """Return the family's widths, as ``ModelControl`` says."""
+        """Return the widths, as ``ModelControl`` says."""
         return tuple(entry.model for entry in self.repository.entries())
 
     async def loaded_models(self) -> tuple[LoadedModel, ...]:
