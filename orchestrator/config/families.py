@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from orchestrator.config.section import Section
+from orchestrator.config.section import Name, Section
 from orchestrator.snapshot import Preprocessing
 
 
@@ -47,7 +47,7 @@ class PreprocessingSettings(Section):
 class FamilySettings(Section):
     """One family of models that do the same and differ in cost and quality."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     """What callers ask for."""
     variants: tuple[VariantSettings, ...] = Field(min_length=1)
     labels: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
 from orchestrator.config.families import FamilySettings
 from orchestrator.config.gateway import GatewaySettings
-from orchestrator.config.section import Address, Name, PolicyName, Section, Url, parse_settings, read_settings
+from orchestrator.config.section import Address, GpuUuid, Name, PolicyName, Section, Url, parse_settings, read_settings
 from orchestrator.errors import ConfigError
 from orchestrator.files import read_file
 from orchestrator.validation import Location, quote_value
@@ -39,7 +39,7 @@ class LimitSettings(Section):
     budget four fifths of it may be used, as nothing else runs there. None: what its control group allows."""
     gpu_index: int = Field(default=0, ge=0)
     """Index of the host's device in NVML's order."""
-    gpu_uuid: str | None = Field(default=None, pattern=r"^(GPU|MIG)-[0-9A-Za-z/-]+$")
+    gpu_uuid: GpuUuid | None = None
     """UUID of the device or of a MIG instance, as ``nvidia-smi -L`` lists them, instead of an index."""
 
     @property
@@ -169,7 +169,11 @@ class RouterSettings(Section):
     says."""
     guard: GuardSettings = GuardSettings()
     family: str | None = None
-    """The family to serve; None takes the only one there is."""
+    """The family of requests that name none; None takes the only one there is."""
+    family_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """What each family counts for where several compete, for the servers' time here and for their memory in their
+    controllers; one that is not named counts for 1. With weights of 2 and 1 the first gets two thirds of what both want
+    all of; what a family does not use is the others'."""
     deadline_ms: float = Field(default=100.0, gt=0)
     """Deadline of requests that bring none: ten times the latency of a small CNN on one core."""
     slack_margin: float = Field(default=1.25, ge=1)
@@ -231,16 +235,33 @@ class RouterSettings(Section):
         return self
 
 
-class ControllerSettings(Section):
-    """What a controller keeps loaded and how quickly it changes it; the same for every server."""
+class WidthSettings(Section):
+    """The widths of a family that are loaded."""
 
-    family: str | None = None
-    """Family to look after; None takes the only one in the repository."""
     minimum_widths: tuple[int, ...] | None = Field(default=None, min_length=1)
     """Widths that are always resident; None: the narrowest, which answers when nothing else can."""
     wanted_widths: tuple[int, ...] | None = None
     """Loaded whenever the budget has room, most wanted first; None: all, the narrowest first. Other widths are loaded
     when asked for and unloaded when idle."""
+
+    @field_validator("minimum_widths", "wanted_widths")
+    @classmethod
+    def _widths_are_percent(cls, widths: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        for width in widths or ():
+            if not 1 <= width <= 100:
+                raise ValueError(f"width {width} is no whole percentage from 1 to 100")
+        if widths is not None and len(set(widths)) != len(widths):
+            raise ValueError("a width is named twice; name each once")
+        return widths
+
+
+class ControllerSettings(WidthSettings):
+    """What a controller keeps loaded and how quickly it changes it; the same for every server."""
+
+    family: str | None = None
+    """The only family to look after; None: every family in the repository."""
+    families: dict[str, WidthSettings] = Field(default_factory=dict)
+    """Widths of single families, in place of ``minimum_widths`` and ``wanted_widths``, which are for all others."""
     period_s: float = Field(default=1.0, gt=0)
     """Between two steps; one costs some milliseconds."""
     grow_busy_ratio: float = Field(default=0.7, gt=0, le=1)
@@ -311,16 +332,6 @@ class ControllerSettings(Section):
                 "width does: lower it"
             )
         return self
-
-    @field_validator("minimum_widths", "wanted_widths")
-    @classmethod
-    def _widths_are_percent(cls, widths: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        for width in widths or ():
-            if not 1 <= width <= 100:
-                raise ValueError(f"width {width} is no whole percentage from 1 to 100")
-        if widths is not None and len(set(widths)) != len(widths):
-            raise ValueError("a width is named twice; name each once")
-        return widths
 
 
 class FleetSettings(Section):

@@ -76,6 +76,10 @@ Name = Annotated[
     Spelling(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", "letters, digits, dots, underscores and hyphens after a letter or digit"),
 ]
 """A name for answers, logs and metrics."""
+GpuUuid = Annotated[
+    str, Spelling(r"^(GPU|MIG)-[0-9A-Za-z/-]+$", "the UUID of a GPU or a MIG instance, as 'nvidia-smi -L' lists them")
+]
+"""A device of the host, whatever its place among others."""
 PolicyName = Annotated[str, AfterValidator(_check_policy)]
 """A policy by its name, see orchestrator.policies.parsing."""
 Url = Annotated[str, AfterValidator(_check_url), Field(json_schema_extra={"format": "uri"})]

@@ -252,6 +252,7 @@ def _resolve(
         # A Triton that is not there yet is taken to be allowed what this process is.
         cpus=reading.cpus or len(os.sched_getaffinity(0)),
         deadline_ms=fleet.router.deadline_ms,
+        family_weights=fleet.router.family_weights,
     )
 
 

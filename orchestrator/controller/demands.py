@@ -17,7 +17,7 @@ MAX_HOLD_S = 3600.0
 """Longest lease: it must be renewed at least so often, so that a forgotten one ends; what is wanted for good belongs in
 wanted_widths."""
 MAX_DEMANDS = 256
-"""More models than a family has widths; a client that asks for invented names can't fill the memory."""
+"""More models than a host's families have widths; a client that asks for invented names can't fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)

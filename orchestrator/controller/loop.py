@@ -89,7 +89,7 @@ class Controller:
         self._failures_in_a_row = 0
         self.failed_steps = 0
         self.last_report: StepReport | None = None
-        self._family: Family | None = None
+        self._families: tuple[Family, ...] = ()
         self._is_closed = False
 
     def demand(self, model: ModelName, hold_s: float) -> None:
@@ -197,7 +197,7 @@ class Controller:
 
     def _report_of(self, seen: Observation, planned: Plan | None, *, plan_s: float, step_s: float) -> StepReport:
         if seen.snapshot is not None and seen.snapshot.models:
-            self._family = seen.snapshot.models[0].model.family
+            self._families = tuple(sorted({each.model.family for each in seen.snapshot.models}))
         return StepReport(
             server=self._server,
             unix_s=self._wall_clock(),
@@ -209,7 +209,7 @@ class Controller:
             plan_s=plan_s,
             step_s=step_s,
             recent=self._log.recent,
-            family=self._family,
+            families=self._families,
         )
 
     async def _see_stop(self, stop: asyncio.Event) -> float:

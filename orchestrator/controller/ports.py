@@ -23,7 +23,7 @@ class ModelControl(Protocol):
     """
 
     def repository_models(self) -> tuple[RepositoryModel, ...]:
-        """Return the widths of the family in question, ascending, as their files say now.
+        """Return the widths of the families in question, ascending in each, as their files say now.
 
         Raises:
             ConfigError: when the repository can't be used; names what and the remedy.

@@ -51,7 +51,7 @@ class StepReport:
         state: What a plan remembers, after the step.
         step_s: The time that the step took without its actions.
         recent: The last actions, oldest first.
-        family: The family that is looked after, as last seen; None until a repository has been read.
+        families: The families that are looked after, as last seen; none until a repository has been read.
     """
 
     server: ServerName
@@ -64,7 +64,7 @@ class StepReport:
     plan_s: float
     step_s: float
     recent: tuple[ActionRecord, ...] = ()
-    family: Family | None = None
+    families: tuple[Family, ...] = ()
 
     @property
     def has_failed(self) -> bool:

@@ -11,13 +11,13 @@ on one Triton.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings
 from orchestrator.errors import ConfigError
 from orchestrator.planner.host import HostSnapshot, Limits, RepositoryModel
-from orchestrator.snapshot import ModelName, ServerName
+from orchestrator.snapshot import Family, ModelName, ServerName
 
 log = logging.getLogger(__name__)
 
@@ -44,21 +44,22 @@ def resolve_limits(
     memory_total_bytes: float | None,
     cpus: int | None,
     deadline_ms: float,
+    family_weights: Mapping[str, float] | None = None,
 ) -> Limits:
     """Return the limits of a server's plans.
 
-    The repository's models come in any order. ``memory_total_bytes`` is of the device on GPU and of the host on CPU,
-    ``cpus`` are those that Triton may use, both None while unknown; ``deadline_ms`` is of requests that bring none.
+    The repository's models come in any order and may be of several families. ``memory_total_bytes`` is of the device on
+    GPU and of the host on CPU, ``cpus`` are those that Triton may use, both None while unknown; ``deadline_ms`` is of
+    requests that bring none; a family that ``family_weights`` does not name counts for 1.
 
     Raises:
         ConfigError: when a width is not in the repository, when nothing says how much memory may be used, or when
             more may be used than there is.
     """
-    by_width = {int(model.width): model.name for model in sorted(models, key=lambda m: m.width)}
-    if not by_width:
+    if not models:
         raise ConfigError(f"the repository of server {server.name} holds no width; export a family to it")
-    minimum = _names("minimum_widths", settings.minimum_widths, by_width, default=tuple(by_width)[:1])
-    wanted = _names("wanted_widths", settings.wanted_widths, by_width, default=tuple(by_width))
+    minimum, wanted = _resident(settings, models)
+    _warn_of_unknown(server, settings, models)
     unmeasured_mib = settings.unmeasured_instance_mib or UNMEASURED_INSTANCE_MIB[server.device]
     default_instances = GPU_MAX_INSTANCES if server.device == "gpu" else cpus or UNKNOWN_CPUS
     return Limits(
@@ -73,6 +74,7 @@ def resolve_limits(
         deadline_budget_s=(settings.deadline_budget_ms or BUDGET_OF_DEADLINE_RATIO * deadline_ms) / 1e3,
         # A horizon of 0 means that no gain is ever worth a reload, which is what ``batching: false`` asks for.
         batching_horizon_s=settings.batching_horizon_s if settings.batching else 0.0,
+        weights={Family(family): weight for family, weight in (family_weights or {}).items()},
         has_shared_runtime=server.device == "gpu",
         settings=settings,
     )
@@ -146,16 +148,17 @@ class SettingsFile:
         """
         fleet, server = self._load()
         before, after = _keys(self._server, self._fleet), _keys(server, fleet)
-        changed = [key for key in before if before[key] != after[key]]
+        # A family that one of the two does not name has no keys there.
+        changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
         for key in changed:
             # Before anything is resolved: a moved address is refused whatever else the file says.
             if _needs_restart(key, self._server.name):
                 raise ConfigError(
-                    f"{key} changed from {before[key]} to {after[key]}; that needs a restart of the controller"
+                    f"{key} changed from {before.get(key)} to {after.get(key)}; that needs a restart of the controller"
                 )
         limits = self._resolve(server, fleet)
         self._server, self._fleet = server, fleet
-        return limits, tuple(f"{key} {before[key]} → {after[key]}" for key in changed)
+        return limits, tuple(f"{key} {before.get(key)} → {after.get(key)}" for key in changed)
 
 
 def _surplus_bytes(limits: Limits, snapshot: HostSnapshot) -> int | None:
@@ -170,14 +173,40 @@ def _surplus_bytes(limits: Limits, snapshot: HostSnapshot) -> int | None:
     return surplus_bytes
 
 
-def _names(
-    key: str, widths: tuple[int, ...] | None, by_width: dict[int, ModelName], *, default: tuple[int, ...]
-) -> tuple[ModelName, ...]:
-    for width in widths or ():
-        if width not in by_width:
-            there = ", ".join(str(there) for there in by_width)
-            raise ConfigError(f"controller.{key}: the repository has no width {width}; it has {there}")
-    return tuple(by_width[width] for width in (default if widths is None else widths))
+def _resident(
+    settings: ControllerSettings, models: Iterable[RepositoryModel]
+) -> tuple[tuple[ModelName, ...], tuple[ModelName, ...]]:
+    """Return the minimum set of all families, and what is wanted of them, of each family the most wanted first."""
+    by_family: dict[Family, dict[int, ModelName]] = {}
+    for model in sorted(models, key=lambda m: (m.family, m.width)):
+        by_family.setdefault(model.family, {})[int(model.width)] = model.name
+    minimum, wanted = list[ModelName](), list[ModelName]()
+    for family, by_width in by_family.items():
+        own = settings.families.get(family)
+        where = "the repository" if len(by_family) == 1 else f"family {family}"
+        remedy = f"; name its own in controller.families.{family}" if own is None and len(by_family) > 1 else ""
+        section, widths = ("controller", settings) if own is None else (f"controller.families.{family}", own)
+        for width in (*(widths.minimum_widths or ()), *(widths.wanted_widths or ())):
+            if width not in by_width:
+                key = "minimum_widths" if width in (widths.minimum_widths or ()) else "wanted_widths"
+                there = ", ".join(map(str, by_width))
+                raise ConfigError(f"{section}.{key}: {where} has no width {width}; it has {there}{remedy}")
+        narrowest_first = tuple(by_width)
+        minimum += [by_width[w] for w in widths.minimum_widths or narrowest_first[:1]]
+        wanted += [by_width[w] for w in (narrowest_first if widths.wanted_widths is None else widths.wanted_widths)]
+    return tuple(minimum), tuple(wanted)
+
+
+def _warn_of_unknown(server: ServerSettings, settings: ControllerSettings, models: Iterable[RepositoryModel]) -> None:
+    """Warn of families in the settings that this repository has not; another server's may have them."""
+    there = {str(model.family) for model in models}
+    for family in sorted(settings.families.keys() - there):
+        log.warning(
+            "controller.families.%s: the repository of server %s has no such family; it has %s",
+            family,
+            server.name,
+            ", ".join(sorted(there)),
+        )
 
 
 def _budget_bytes(server: ServerSettings, memory_total_bytes: float | None) -> int:
@@ -219,6 +248,7 @@ def _keys(server: ServerSettings, fleet: FleetSettings) -> dict[str, Any]:
         **dict(_flatten(f"servers[{server.name}]", server.model_dump(mode="json"))),
         **dict(_flatten("controller", fleet.controller.model_dump(mode="json"))),
         "router.deadline_ms": fleet.router.deadline_ms,
+        **dict(_flatten("router.family_weights", fleet.router.family_weights)),
     }
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from orchestrator.config import FleetSettings, ServerSettings, load_fleet
 from orchestrator.errors import ConfigError
-from orchestrator.validation import describe_problem
+from orchestrator.validation import describe_problems, join_problems
 
 _BESIDE = "127.0.0.1"
 _LISTENS = "0.0.0.0"
@@ -56,9 +56,9 @@ class ServerOfController:
         try:
             return fleet, ServerSettings.model_validate(self._change(server))
         except ValidationError as exc:
-            raise ConfigError(
-                f"servers[{server.name}] with this command's options: {describe_problem(exc, ServerSettings)}"
-            ) from exc
+            problems = [problem.text for problem in describe_problems(exc, ServerSettings)]
+            source = f"servers[{server.name}] with this command's options"
+            raise ConfigError(join_problems(source, problems)) from exc
 
     def _change(self, server: ServerSettings) -> dict[str, Any]:
         values: dict[str, Any] = server.model_dump(exclude_unset=True)

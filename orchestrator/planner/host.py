@@ -7,6 +7,7 @@ reading for an empty host would fill it. ``Limits`` are resolved from fleet.yaml
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -154,8 +155,8 @@ class Limits:
 
     Attributes:
         memory_budget_bytes: The memory that must never be exceeded, reload peaks included.
-        minimum: The models that always stay loaded.
-        wanted: The models that are loaded whenever there is room, most wanted first.
+        minimum: The models that always stay loaded, of every family.
+        wanted: The models that are loaded whenever there is room; of each family the most wanted first.
         max_instances: The most instances of one model.
         utilisation_ceiling_ratio: The utilisation above which nothing grows.
         unmeasured_instance_bytes: The size of an instance until one of its model has been measured.
@@ -163,6 +164,7 @@ class Limits:
         deadline_budget_s: The latency that batching may use up, wait and run together.
         batching_horizon_s: The time over which a batching's gain is held against the price of the reload.
         batching_saving_ratio: The least part of an instance that a batching must save.
+        weights: What each family counts for where families compete; one that is not named counts for 1.
         has_shared_runtime: Whether the first load of a server brings libraries along that stay, as CUDA's do; what it
             takes is then no size of its model.
         settings: The ratios and times of the plan, and the timings of the loop around it.
@@ -178,5 +180,6 @@ class Limits:
     deadline_budget_s: float = 0.05
     batching_horizon_s: float = 60.0
     batching_saving_ratio: float = 0.05
+    weights: Mapping[Family, float] = field(default_factory=dict)
     has_shared_runtime: bool = False
     settings: ControllerSettings = field(default_factory=ControllerSettings)

@@ -4,7 +4,11 @@ In the order of what matters: back under the budget, repair what is broken, the 
 width whose next instance relieves the most queueing per byte, then what costs nothing to give up, then the widths
 that there is room for, then batching. More budget never gives an earlier line of this list less; a later line may
 get less, because an earlier one took it. Nothing of it is done while somebody else undoes it (``rivalry``). A solver
-over all of it at once would find fuller packings and could not say why; and a host has a handful of widths.
+over all of it at once would find fuller packings and could not say why; and a host has a few dozen widths at most.
+
+All families of the host are planned at once, within one budget. Where they compete, each counts by its weight
+(``growth`` and ``wanted``); what does not compete is the same whatever the weights, so a family that is alone gets what
+it would get without any.
 
 What keeps a plan from swinging under constant load: conditions must hold for seconds without a break; an instance is
 added above one busy ratio and taken away only when the rest would stay below a smaller one; a width that made room
@@ -15,12 +19,13 @@ from __future__ import annotations
 
 from orchestrator.planner.actions import ActionReason, NoticeKind, Numbers, Plan
 from orchestrator.planner.conditions import track
-from orchestrator.planner.host import HostSnapshot, Limits, ModelStatus
+from orchestrator.planner.host import HostSnapshot, Limits
 from orchestrator.planner.ledgers.rivalry import RIVAL_AFTER
 from orchestrator.planner.scaling import changes
 from orchestrator.planner.scaling.growth import grow
 from orchestrator.planner.scaling.plan_builder import PlanBuilder
 from orchestrator.planner.scaling.reloads import follow_files, size_batches
+from orchestrator.planner.scaling.wanted import load_wanted
 from orchestrator.planner.state import SchedulerState
 
 
@@ -41,7 +46,7 @@ def plan(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s
         _load_needed(builder)
         grow(builder)
     _shrink(builder)
-    _load_wanted(builder)
+    load_wanted(builder)
     follow_files(builder)
     size_batches(builder)
     return builder.finish(), state
@@ -116,7 +121,7 @@ def _shed(builder: PlanBuilder) -> bool:
         *(action for _, action in one_fewer),
         *(
             changes.unload(seen, reason, numbers)
-            for seen in sorted(loose, key=lambda s: (builder.memory(s).waiting_requests, *changes.widest_first(s)))
+            for seen in sorted(loose, key=lambda s: (changes.weighted_waiting(builder, s), *changes.widest_first(s)))
         ),
     ]
     if any(builder.add(action) for action in actions):  # the first that is not in quarantine
@@ -197,25 +202,3 @@ def _fewest_instances(busy_instances: float, instances: int, shrink_busy_ratio: 
     while count > 1 and busy_instances / (count - 1) < shrink_busy_ratio:
         count -= 1
     return max(1, count)
-
-
-def _load_wanted(builder: PlanBuilder) -> None:
-    """Load what there is room for, in the order in which it is wanted; the first that does not fit ends it.
-
-    What comes later must not take the room that what is wanted more waits for.
-    """
-    used, limits = builder.snapshot.memory_used_bytes, builder.limits
-    is_over = used is not None and used > limits.memory_budget_bytes
-    is_blocked = builder.growth_lacks_memory or is_over
-    for name in limits.wanted:
-        seen = builder.models.get(name)
-        if seen is None or seen.is_ready or builder.is_kept(seen) or seen.loaded.status is ModelStatus.LOADING:
-            continue
-        builder.want(seen, 1)
-        unloaded_s = builder.memory(seen).unloaded_s
-        has_rested = unloaded_s is None or builder.now_s - unloaded_s >= builder.settings.idle_s
-        if is_blocked or not has_rested or not builder.may_touch(seen):
-            continue
-        action = changes.load(builder, seen, ActionReason.WANTED)
-        is_blocked = builder.lacking_bytes(action.needed_bytes) != 0
-        builder.add_if_fits(action)

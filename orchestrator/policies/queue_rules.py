@@ -54,6 +54,14 @@ def order_key(priority: float, deadline_s: float) -> tuple[float, float]:
     return priority, deadline_s
 
 
+def turn_key(priority: float, is_leading: bool, deadline_s: float) -> tuple[float, bool, float]:
+    """Return what the heads of queues of several families are ordered by; a lower key goes first.
+
+    Of equal priority those go first whose family does not lead (orchestrator.policies.family_turns).
+    """
+    return priority, is_leading, deadline_s
+
+
 def is_beyond_limits(items: float, size_bytes: float, limit_items: float, limit_bytes: float) -> bool:
     """Return whether so much may not wait together."""
     return items > limit_items or size_bytes > limit_bytes

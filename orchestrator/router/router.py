@@ -130,7 +130,7 @@ class Router:
         self._requires_server = requires_server
         self._observer = observer
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
-        self._queues = RequestQueues()
+        self._queues = RequestQueues(settings.family_weights)
         self._shedder = Shedder(settings, self._queues, observer, self._fleet.describe, self._fleet.outage)
         self._dispatcher = Dispatcher(settings, self._queues, self._fleet, self._shedder, observer)
         self._admissions = Admissions()
@@ -188,6 +188,7 @@ class Router:
         self._settings = fleet.router
         self._admissions = Admissions()
         self._shedder.settings = self._dispatcher.settings = fleet.router
+        self._queues.turns.weights = fleet.router.family_weights
         self._dispatcher.deciders = deciders
         self._dispatcher.wake()
 
@@ -309,6 +310,7 @@ class Router:
             has_own_deadline=has_own_deadline and overload.shed_late,
             given_s=min(deadline_ms / 1e3, timeout_s),
             transit_s=max(0.0, now_s - transit.arrived_s) + transit.return_s,
+            family=key.family,
         )
         self._shedder.begin(request)
         try:

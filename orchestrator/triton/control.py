@@ -57,7 +57,7 @@ class TritonControl:
 
     Args:
         repository: The folder that the Triton serves, as seen from here.
-        family: The family to look after; None: the only one in the repository.
+        family: The only family to look after; None: every one in the repository.
         described: What the fleet file says of models.
         protocol_key: As for TritonClient.
         timeout_s: The time limit of every call but loads, which take as long as they take.
@@ -84,7 +84,7 @@ class TritonControl:
         self._unload_timeout_s = unload_timeout_s
 
     def repository_models(self) -> tuple[RepositoryModel, ...]:
-        """Return the family's widths, as ``ModelControl`` says."""
+        """Return the widths, as ``ModelControl`` says."""
         return tuple(entry.model for entry in self.repository.entries())
 
     def misfits(self) -> Mapping[str, str]:

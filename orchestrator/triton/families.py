@@ -26,7 +26,7 @@ from orchestrator.config.families import FamilySettings, PreprocessingSettings
 from orchestrator.snapshot import Family, ModelName, Preprocessing, ServedModel, TensorSpec, Width
 from orchestrator.triton.infer_wire import NUMPY_TYPES
 from orchestrator.triton.messages import ModelConfig, data_type_name
-from orchestrator.validation import describe_problem
+from orchestrator.validation import describe_problems, join_problems
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,8 @@ def _read_preprocessing(text: str | None) -> Preprocessing | None:
     try:
         return PreprocessingSettings.model_validate_json(text).value()
     except ValidationError as exc:
-        raise ValueError(f"slim.preprocessing: {describe_problem(exc, PreprocessingSettings)}") from exc
+        problems = [problem.text for problem in describe_problems(exc, PreprocessingSettings)]
+        raise ValueError(join_problems("slim.preprocessing", problems)) from exc
 
 
 def as_served(config: ModelConfig, identity: Identity) -> ServedModel:

@@ -70,7 +70,7 @@ class _Parsed:
 
 
 class Repository:
-    """The widths of one family in a model repository; None for the only family there is.
+    """The widths of the families in a model repository; of one only, if it is named.
 
     Attributes:
         misfits: Why models that look meant for a family are none, or can't be looked after, by name; as of the last
@@ -86,30 +86,25 @@ class Repository:
         self._digests: dict[str, tuple[tuple[Path, int, int, int, int, int], str]] = {}
 
     def entries(self) -> tuple[RepositoryEntry, ...]:
-        """Return the family's widths as the files are now, ascending.
+        """Return the widths as the files are now, ascending in each family.
 
         Raises:
             ConfigError: The repository can't be used; names what and the remedy.
         """
         entries = self._usable_entries()
-        families = sorted({entry.model.family for entry in entries})
-        if self._family is None and len(families) > 1:
-            raise ConfigError(
-                f"repository {self.path} holds the families {', '.join(families)}; set controller.family to one"
-            )
-        family = self._family or (families[0] if families else None)
-        chosen = [entry for entry in entries if entry.model.family == family]
+        chosen = [entry for entry in entries if self._family in (None, entry.model.family)]
         if not chosen and self.misfits:
             name, reason = next(iter(self.misfits.items()))
             raise ConfigError(f"repository {self.path} holds no width that can be used; model {name}: {reason}")
         if not chosen:
-            wanted = "any family" if family is None else f"family {family!r}"
+            wanted = "any family" if self._family is None else f"family {self._family!r}"
+            families = sorted({entry.model.family for entry in entries})
             others = f"it has {', '.join(families)}; " if families else ""
             raise ConfigError(
                 f"repository {self.path} holds no width of {wanted}; {others}run 'slimsched export' into it, or set "
                 "the server's 'repository' to the folder that its Triton serves"
             )
-        return tuple(sorted(chosen, key=lambda entry: (entry.model.width, entry.model.name)))
+        return tuple(sorted(chosen, key=lambda entry: (entry.model.family, entry.model.width, entry.model.name)))
 
     def _usable_entries(self) -> list[RepositoryEntry]:
         """Return the models that can be looked after, and note why others can't."""

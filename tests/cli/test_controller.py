@@ -95,7 +95,7 @@ def test_an_unknown_server_is_named_with_those_there_are(tmp_path: Path, flag: s
         ({"minimum_widths": [33]}, {}, "controller.minimum_widths: the repository has no width 33; it has 25, 50, 75"),
         ({"wanted_widths": [1]}, {}, "controller.wanted_widths: the repository has no width 1; it has 25, 50, 75, 100"),
         ({"shrink_busy_ratio": 0.8}, {}, "shrink_busy_ratio 0.8 must be below grow_busy_ratio 0.7"),
-        ({"period": 1}, {}, "unknown key controller.period; allowed here: family, minimum_widths"),
+        ({"period": 1}, {}, "unknown key controller.period; allowed here: minimum_widths, wanted_widths, family"),
         ({}, {"limits": {"memory_budget_mib": -1}}, "servers[0].limits.memory_budget_mib: must be above 0"),
         ({}, {"protocol_key_file": "/nowhere"}, "no protocol key file at /nowhere; write one line KEY=VALUE into it"),
     ],
@@ -114,16 +114,16 @@ def test_a_repository_without_a_family_is_one_line(tmp_path: Path) -> None:
     assert "holds no width of any family; run 'slimsched export'" in line
 
 
-def test_two_families_ask_for_a_choice(tmp_path: Path) -> None:
+def test_widths_that_one_of_two_families_lacks_are_refused(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     for family in ("fashion", "cats"):
         folder = shutil.copytree(REPOSITORY / "fashion_w025", repository / f"{family}_w025")
         config = folder / "config.pbtxt"
         text = config.read_text().replace('"fashion"', f'"{family}"').replace("fashion_w025", f"{family}_w025")
         config.write_text(text)
-    fleet = write_fleet(tmp_path, repository=str(repository))
-    assert "holds the families cats, fashion; set controller.family to one" in fail(
-        "controller", "--config", fleet, "--server", "a"
+    fleet = write_fleet(tmp_path, {"minimum_widths": [50]}, repository=str(repository))
+    assert fail("controller", "--config", fleet, "--server", "a") == (
+        "controller.minimum_widths: family cats has no width 50; it has 25; name its own in controller.families.cats"
     )
 
 

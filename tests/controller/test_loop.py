@@ -96,12 +96,12 @@ async def test_the_family_stays_known_while_triton_is_down() -> None:
     server = triton()
     control = controller(server, Script())
     server.kill()
-    assert (await control.step()).family is None
+    assert (await control.step()).families == ()
     server.restart()
-    assert (await control.step()).family == "fashion"
+    assert (await control.step()).families == ("fashion",)
     server.kill()
     report = await control.step()
-    assert (report.seen.snapshot, report.family) == (None, "fashion")
+    assert (report.seen.snapshot, report.families) == (None, ("fashion",))
 
 
 async def test_a_failure_is_remembered_and_the_rest_of_the_plan_dropped() -> None:

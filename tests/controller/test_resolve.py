@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from orchestrator.config import ControllerSettings, LimitSettings, ServerSettings
+from orchestrator.config.fleet import WidthSettings
 from orchestrator.controller.resolve import check_budget, resolve_limits
 from orchestrator.errors import ConfigError
-from orchestrator.planner.host import HostSnapshot, Limits, LoadedModel, ModelSnapshot, ModelStatus
+from orchestrator.planner.host import HostSnapshot, Limits, LoadedModel, ModelSnapshot, ModelStatus, RepositoryModel
 from orchestrator.snapshot import ServerName
 from tests.controller.worlds import LIMITS, MIB, W025, W050, W075, W100
 from tests.fakes.control import repository_model
@@ -27,16 +28,19 @@ def resolve(
     memory_total_bytes: float | None = 8 * GIB,
     cpus: int | None = 6,
     deadline_ms: float = 100,
+    models: tuple[RepositoryModel, ...] = MODELS,
+    family_weights: dict[str, float] | None = None,
     **settings: Any,
 ) -> Limits:
     server = ServerSettings(name="a", grpc="localhost:1", device=device, limits=LimitSettings(**(limits or {})))
     return resolve_limits(
         server,
         ControllerSettings(**settings),
-        MODELS,
+        models,
         memory_total_bytes=memory_total_bytes,
         cpus=cpus,
         deadline_ms=deadline_ms,
+        family_weights=family_weights,
     )
 
 
@@ -98,6 +102,44 @@ def test_every_setting_reaches_its_limit_in_its_unit() -> None:
         batching_horizon_s=8,
         settings=ControllerSettings(**settings),
     )
+
+
+PLATES = tuple(repository_model(width, family="plates") for width in (50, 100))
+BOTH = (*MODELS, *PLATES)
+P050, P100 = (model.name for model in PLATES)
+
+
+def test_each_family_has_a_minimum_set_of_its_own() -> None:
+    limits = resolve(models=BOTH)
+    assert limits.minimum == (W025, P050)
+    assert [n for n in limits.wanted if n.startswith("plates")] == [P050, P100]
+    assert [n for n in limits.wanted if n.startswith("fashion")] == [W025, W050, W075, W100]
+
+
+def test_a_family_that_is_named_has_its_own_widths_and_weight() -> None:
+    own = {"plates": WidthSettings(minimum_widths=(100,), wanted_widths=())}
+    limits = resolve(models=BOTH, families=own, minimum_widths=(50,), family_weights={"plates": 2.5})
+    assert limits.minimum == (W050, P100)
+    assert [n for n in limits.wanted if n.startswith("plates")] == [P100]
+    assert limits.weights == {"plates": 2.5}
+
+
+def test_a_width_that_one_family_lacks_is_refused_with_the_key_that_settles_it() -> None:
+    with pytest.raises(ConfigError) as refused:
+        resolve(models=BOTH, minimum_widths=(25,))
+    assert str(refused.value) == (
+        "controller.minimum_widths: family plates has no width 25; it has 50, 100; "
+        "name its own in controller.families.plates"
+    )
+    with pytest.raises(
+        ConfigError, match=r"controller\.families\.plates\.wanted_widths: family plates has no width 75"
+    ):
+        resolve(models=BOTH, families={"plates": WidthSettings(wanted_widths=(75,))})
+
+
+def test_a_family_that_is_not_there_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    resolve(families={"plats": WidthSettings()})
+    assert "controller.families.plats: the repository of server a has no such family; it has fashion" in caplog.text
 
 
 def test_batches_may_use_half_of_the_deadline_unless_said() -> None:

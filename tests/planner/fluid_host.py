@@ -32,8 +32,8 @@ from tests.planner.settings import with_settings
 MIB = 1 << 20
 
 
-def name_of(width: int) -> ModelName:
-    return ModelName(f"net_w{width:03d}")
+def name_of(width: int, family: str = "net") -> ModelName:
+    return ModelName(f"{family}_w{width:03d}")
 
 
 @dataclass
@@ -52,13 +52,16 @@ class FluidModel:
     held_bytes: list[int] = field(default_factory=list)
     live: int | None = None
     failing: bool = False
+    family: str = "net"
 
     @property
     def name(self) -> ModelName:
-        return name_of(self.width)
+        return name_of(self.width, self.family)
 
     def snapshot(self, demanded_until_s: float | None) -> ModelSnapshot:
-        model = RepositoryModel(self.name, Family("net"), Width(self.width), self.width / 100, 64, self.load_bytes)
+        model = RepositoryModel(
+            self.name, Family(self.family), Width(self.width), self.width / 100, 64, self.load_bytes
+        )
         is_ready = self.instances > 0
         loaded = LoadedModel(
             self.name,
@@ -242,7 +245,7 @@ class FluidHost:
         return math.ceil(size_bytes * (1 + self._noise * (2 * self._uniforms.random() - 1)))
 
 
-def fluid_models(widths: tuple[int, ...] = (25, 50, 75, 100)) -> list[FluidModel]:
+def fluid_models(widths: tuple[int, ...] = (25, 50, 75, 100), family: str = "net") -> list[FluidModel]:
     """A family in which a width costs by its square, as convolutions do."""
     return [
         FluidModel(
@@ -251,6 +254,7 @@ def fluid_models(widths: tuple[int, ...] = (25, 50, 75, 100)) -> list[FluidModel
             batch_s=0.001,
             load_bytes=int(30 * MIB + 20 * MIB * width / 100),
             instance_bytes=int(20 * MIB + 20 * MIB * width / 100),
+            family=family,
         )
         for width in widths
     ]

@@ -117,10 +117,10 @@ def test_others_models_are_passed_over_unread(tmp_path: Path) -> None:
     assert only(tmp_path).model.name == "toy_w050"
 
 
-def test_the_family_must_be_named(tmp_path: Path) -> None:
+def test_every_family_is_read_unless_one_is_named(tmp_path: Path) -> None:
     write(tmp_path, "toy_w050")
     write(tmp_path, "car_w050", CONFIG.replace("toy", "car"))
-    assert "holds the families car, toy; set controller.family to one" in refuse(tmp_path)
+    assert [entry.model.name for entry in Repository(tmp_path).entries()] == ["car_w050", "toy_w050"]
     (entry,) = Repository(tmp_path, "car").entries()
     assert entry.model.name == "car_w050"
     assert "holds no width of family 'cat'; it has car, toy; run 'slimsched export'" in refuse(tmp_path, "cat")

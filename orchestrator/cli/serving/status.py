@@ -55,6 +55,7 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
 @fleet_option
 @click.option("--server", "server_name", required=True, help="Whose controller to ask; it must run on this machine.")
 @click.option("--width", type=click.IntRange(1, 100), required=True, help="To keep loaded, in percent.")
+@click.option("--family", help="Whose width; needed where several families have it.")
 @click.option(
     "--hold",
     "hold_s",
@@ -62,7 +63,7 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
     default=60.0,
     help="For so many seconds.",
 )
-def demand(fleet_path: Path, server_name: str, width: int, hold_s: float) -> None:
+def demand(fleet_path: Path, server_name: str, width: int, family: str | None, hold_s: float) -> None:
     """Ask a server's controller to load a width and keep it for a while.
 
     It is loaded with the next step if the budget has room; `slimsched status` says why when it has not.
@@ -72,7 +73,7 @@ def demand(fleet_path: Path, server_name: str, width: int, hold_s: float) -> Non
       slimsched demand --config fleet.yaml --server local-0 --width 100 --hold 60
     """
     server = load_fleet(fleet_path).server(server_name)
-    model = send_demand(server, width=width, hold_s=hold_s, timeout_s=10.0)
+    model = send_demand(server, width=width, family=family, hold_s=hold_s, timeout_s=10.0)
     click.echo(f"{server_name} keeps {model} for {hold_s:g} s, if its budget has room")
 
 

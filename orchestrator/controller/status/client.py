@@ -44,14 +44,19 @@ def has_controller(server: ServerSettings, *, timeout_s: float = 2.0) -> bool:
     return True
 
 
-def send_demand(server: ServerSettings, *, width: int, hold_s: float, timeout_s: float) -> str:
+def send_demand(
+    server: ServerSettings, *, width: int, hold_s: float, timeout_s: float, family: str | None = None
+) -> str:
     """Ask a server's controller to keep a width loaded; return the name of its model.
+
+    The family may be left out where only one has the width.
 
     Raises:
         ConfigError: when the server has no controller address.
         SlimError: when the controller does not answer or refuses.
     """
-    values = _ask(server, "/demand", {"width": width, "hold_s": hold_s}, timeout_s=timeout_s)
+    body = {"width": width, "hold_s": hold_s} | ({} if family is None else {"family": family})
+    values = _ask(server, "/demand", body, timeout_s=timeout_s)
     return str(values.get("model"))
 
 

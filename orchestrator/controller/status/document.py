@@ -199,7 +199,9 @@ class ControllerStatus:
     """What a controller knows, wants and did.
 
     Attributes:
-        family: The family of the models; None while Triton could not be observed.
+        family: The only family of the models, whose name labels leave out; None where there are several, and while
+            Triton could not be observed.
+        families: All families of the models.
         unix_s: The wall-clock time of the observation.
         trouble: What could not be read of Triton and why; None when all could.
         server_id: The running Triton process; None: unknown.
@@ -238,16 +240,18 @@ class ControllerStatus:
     server_threads: int | None = None
     left_threads: int = 0
     misfits: Mapping[str, str] = field(default_factory=dict)
+    families: tuple[str, ...] = ()
 
 
 def describe_status(report: StepReport) -> ControllerStatus:
     """Return what a report says, as the status page shows it."""
     snapshot, plan = report.seen.snapshot, report.plan
-    seen = sorted(snapshot.models, key=lambda model: (model.model.width, model.name)) if snapshot else ()
+    seen = sorted(snapshot.models, key=_by_family) if snapshot else ()
     reading = report.seen.reading or HostReading.absent("the host has not been read yet")
     return ControllerStatus(
         server=report.server,
-        family=report.family,
+        family=_only_family(report),
+        families=tuple(report.families),
         unix_s=report.unix_s,
         steps=report.steps,
         trouble=report.seen.trouble,
@@ -300,13 +304,21 @@ def _adapter() -> TypeAdapter[ControllerStatus]:
     return TypeAdapter(ControllerStatus)
 
 
+def _by_family(seen: ModelSnapshot) -> tuple[str, int, str]:
+    return seen.model.family, seen.model.width, seen.name
+
+
+def _only_family(report: StepReport) -> str | None:
+    return report.families[0] if len(report.families) == 1 else None
+
+
 def _model(report: StepReport, seen: ModelSnapshot) -> ModelState:
     assert report.seen.snapshot is not None
     desired = dict(report.plan.desired_instances) if report.plan else {}
     until_s, now_s = seen.demanded_until_s, report.seen.at_s
     return ModelState(
         model=seen.name,
-        label=short_name(seen.name, seen.model.family),
+        label=short_name(seen.name, _only_family(report)),
         width=seen.model.width,
         accuracy=seen.model.accuracy,
         status=seen.loaded.status.value,

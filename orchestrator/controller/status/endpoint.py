@@ -184,7 +184,7 @@ class ControllerEndpoint:
         return HTTPStatus.ACCEPTED, {"model": model, "hold_s": demand.hold_s}
 
     def _take(self, demand: _DemandBody) -> ModelName:
-        model = find_model(self._models(), width=demand.width, name=demand.model)
+        model = find_model(self._models(), width=demand.width, name=demand.model, family=demand.family)
         self._demand(model, demand.hold_s)
         return model
 
@@ -207,16 +207,22 @@ class ControllerEndpoint:
             future.cancel()
 
 
-def find_model(models: Sequence[RepositoryModel], *, width: int | None, name: str | None) -> ModelName:
-    """Return the model of a width or of a name.
+def find_model(
+    models: Sequence[RepositoryModel], *, width: int | None, name: str | None, family: str | None = None
+) -> ModelName:
+    """Return the model of a width, of the family that is named or of the only one that has it, or of a name.
 
     Raises:
         ModelNotFoundError: when the repository has none; says what it has.
+        ConfigError: when several families have the width and none is named.
     """
-    for model in models:
-        if model.width == width or model.name == name:
-            return model.name
-    asked = f"width {width}" if name is None else f"model {name!r}"
+    found = [m for m in models if (m.width == width or m.name == name) and family in (None, m.family)]
+    if len(found) > 1:
+        families = ", ".join(sorted(model.family for model in found))
+        raise ConfigError(f"width {width} is of the families {families}; name one of them")
+    if found:
+        return found[0].name
+    asked = (f"width {width}" if name is None else f"model {name!r}") + (f" of family {family!r}" if family else "")
     there = ", ".join(f"{model.width} ({model.name})" for model in models)
     raise ModelNotFoundError(f"the repository has no {asked}; it has the widths {there or '- none'}")
 
@@ -225,6 +231,7 @@ class _DemandBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     width: int | None = None
+    family: str | None = None
     model: str | None = None
     hold_s: float = Field(default=60.0, gt=0, le=MAX_HOLD_S)
 

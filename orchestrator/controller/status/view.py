@@ -66,7 +66,8 @@ def render_done(status: ControllerStatus) -> RenderableType:
 
 
 def _title(status: ControllerStatus, now_unix_s: float) -> Text:
-    family = f" · {status.family}" if status.family else ""
+    names = status.families or ((status.family,) if status.family else ())  # older controllers named one
+    family = f" · {', '.join(names)}" if names else ""
     step = f" · step {status.steps:,}, {say_age(now_unix_s - status.unix_s)} ago"
     return Text.assemble((status.server, "bold"), family, (step, "dim"))
 

@@ -5,6 +5,8 @@ Room is made for what must not wait: other widths are unloaded where that makes 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from orchestrator.planner.actions import Action, ActionKind, ActionReason, Numbers
 from orchestrator.planner.host import Batching, ModelSnapshot
 from orchestrator.planner.scaling.plan_builder import PlanBuilder
@@ -72,10 +74,13 @@ def scale(builder: PlanBuilder, seen: ModelSnapshot, reason: ActionReason, insta
 
 def add_making_room(builder: PlanBuilder, action: Action) -> bool:
     """Add an action, after unloading other widths where that makes it fit; return whether it was added."""
-    lacking = builder.lacking_bytes(action.needed_bytes)
     victims = choose_victims(builder, action)
-    if not victims:
-        return builder.add_if_fits(action)
+    return add_in_place_of(builder, action, victims) if victims else builder.add_if_fits(action)
+
+
+def add_in_place_of(builder: PlanBuilder, action: Action, victims: Sequence[ModelSnapshot]) -> bool:
+    """Add an action after unloading widths for it; return whether it was added."""
+    lacking = builder.lacking_bytes(action.needed_bytes)
     if builder.refuse_barred(action):  # nobody is unloaded for it
         return False
     for seen in victims:
@@ -106,20 +111,16 @@ def choose_victims(builder: PlanBuilder, action: Action) -> list[ModelSnapshot]:
     lacking_bytes = builder.lacking_bytes(action.needed_bytes)
     if not lacking_bytes:
         return []
-    others = [seen for seen in builder.models.values() if seen.name != action.model and builder.may_touch(seen)]
-    idle = [
-        (since_s, seen)
-        for seen in others
-        if not builder.is_kept(seen)
-        and builder.is_settled(seen)
-        and builder.memory(seen).dead_since_s is None  # Triton 2.51 may never end the unload of one with a dead stub
-        and (since_s := builder.memory(seen).idle_since_s) is not None
-        and builder.has_held(since_s, builder.settings.idle_s)
-    ]
-    candidates = [seen for _, seen in sorted(idle, key=lambda p: (p[0], *widest_first(p[1])))]
+    candidates = [seen for seen in idle_widths(builder) if seen.name != action.model]
     if action.model in builder.limits.minimum:
+        others = [seen for seen in builder.models.values() if seen.name != action.model and builder.may_touch(seen)]
         busy = [s for s in others if s.is_ready and s.name not in builder.limits.minimum and s not in candidates]
-        candidates += sorted(busy, key=lambda s: (builder.memory(s).waiting_requests, *widest_first(s)))
+        candidates += sorted(busy, key=lambda s: (weighted_waiting(builder, s), *widest_first(s)))
+    return enough_of(builder, candidates, lacking_bytes)
+
+
+def enough_of(builder: PlanBuilder, candidates: Iterable[ModelSnapshot], lacking_bytes: int) -> list[ModelSnapshot]:
+    """Return the first candidates that give so much back together; none when all are not enough."""
     chosen: list[ModelSnapshot] = []
     freed = 0
     for seen in candidates:
@@ -128,6 +129,25 @@ def choose_victims(builder: PlanBuilder, action: Action) -> list[ModelSnapshot]:
         if freed >= lacking_bytes or builder.sizes.learned_bytes(seen) == 0:
             return chosen
     return []
+
+
+def idle_widths(builder: PlanBuilder) -> list[ModelSnapshot]:
+    """Return the widths that may be unloaded because nobody has used them for ``idle_s``, longest idle first."""
+    idle = [
+        (since_s, seen)
+        for seen in builder.models.values()
+        if not builder.is_kept(seen)
+        and builder.is_settled(seen)
+        and builder.memory(seen).dead_since_s is None  # Triton 2.51 may never end the unload of one with a dead stub
+        and (since_s := builder.memory(seen).idle_since_s) is not None
+        and builder.has_held(since_s, builder.settings.idle_s)
+    ]
+    return [seen for _, seen in sorted(idle, key=lambda p: (p[0], *widest_first(p[1])))]
+
+
+def weighted_waiting(builder: PlanBuilder, seen: ModelSnapshot) -> float:
+    """Return how many requests wait for a model, each counted by the weight of its family."""
+    return builder.memory(seen).waiting_requests * builder.weight(seen.model.family)
 
 
 def widest_first(seen: ModelSnapshot) -> tuple[int, ModelName]:

@@ -1,7 +1,13 @@
-"""Growth: one more instance for the width where it relieves the most queueing per byte, by the cheaper way."""
+"""Growth: one more instance for the width where it relieves the most queueing per byte, by the cheaper way.
+
+All families of a host compete, and those who wait count by the weight of their family. A family that holds more memory
+for its weight than the one that grows would then hold gives an instance where there is no room: such an exchange brings
+the two nearer to each other, so none is ever undone by the next.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from orchestrator.planner.actions import Action, ActionKind, ActionReason, RefusalReason
@@ -25,7 +31,7 @@ class _Growth:
 
 
 def grow(builder: PlanBuilder) -> None:
-    """Add one instance to the width where it relieves the most queueing per byte.
+    """Add one instance to the width where it relieves the most queueing per byte, over all families, by their weights.
 
     One instance more than c takes over the (c+1)-th part of those who wait. The best that may grow does, and no other:
     the next one is judged by what this one changed. Ties go to the narrower width.
@@ -35,12 +41,14 @@ def grow(builder: PlanBuilder) -> None:
         utilisation, ceiling = builder.snapshot.utilisation_ratio, builder.limits.utilisation_ceiling_ratio
         if utilisation is not None and utilisation >= ceiling:
             numbers = (("utilisation_ratio", utilisation), ("ceiling_ratio", ceiling))
+            if _add_in_exchange(builder, growth):
+                return
             builder.refuse(growth.action, RefusalReason.UTILISATION, numbers)
         # A reload that does not fit at its peak is no refusal: the change in place comes through in the end.
         elif (growth.needs_reload and _reload_larger(builder, growth)) or _add_if_worth_its_room(builder, growth):
             return
         else:
-            builder.growth_lacks_memory = True
+            builder.families_lacking_memory.add(growth.seen.model.family)
 
 
 def _growths(builder: PlanBuilder) -> list[_Growth]:
@@ -73,7 +81,8 @@ def _growths(builder: PlanBuilder) -> list[_Growth]:
         prices = builder.state.prices
         in_place_s = STARVED_S if _is_starved(seen, memory.waiting_requests) else prices.price_s(ActionKind.SCALE_UP)
         needs_reload = in_place_s > prices.price_s(ActionKind.RELOAD)
-        growths.append(_Growth(seen, action, relief, relief / max(1, needed), needs_reload))
+        relief_per_byte = relief * builder.weight(seen.model.family) / max(1, needed)
+        growths.append(_Growth(seen, action, relief, relief_per_byte, needs_reload))
     return growths
 
 
@@ -101,7 +110,47 @@ def _add_if_worth_its_room(builder: PlanBuilder, growth: _Growth) -> bool:
         numbers = (("saved_wait_s", saved_s), ("price_s", price_s), *builder.memory_numbers(growth.action.needed_bytes))
         builder.refuse(growth.action, RefusalReason.PRICE, numbers, "room for it costs more than it saves")
         return False
+    if not victims and builder.lacking_bytes(growth.action.needed_bytes) and _add_in_exchange(builder, growth):
+        return True
     return changes.add_making_room(builder, growth.action)
+
+
+def _add_in_exchange(builder: PlanBuilder, growth: _Growth) -> bool:
+    """Add the growth for instances that another family gives; return whether it was added.
+
+    It is of the family that holds the most for its weight, and there of the model that fewest wait for; never a last
+    instance.
+    """
+    own, action = growth.seen.model.family, growth.action
+    lacking_bytes = builder.lacking_bytes(action.needed_bytes)
+    if lacking_bytes is None:
+        return False
+    share_bytes = builder.share_bytes(own, action.needed_bytes)
+    givers = [
+        seen
+        for seen in builder.models.values()
+        if seen.model.family != own and builder.is_settled(seen) and seen.loaded.is_canonical
+    ]
+    for seen in sorted(
+        givers,
+        key=lambda s: (-builder.share_bytes(s.model.family), changes.weighted_waiting(builder, s), s.name),
+    ):
+        # Without the margin by which estimates of what is taken are larger.
+        each_bytes = max(1, int(builder.sizes.instance_bytes(seen) / (1 + builder.settings.memory_margin)))
+        given = max(1, math.ceil(lacking_bytes / each_bytes))
+        left_bytes = builder.share_bytes(seen.model.family, -given * each_bytes)
+        if given >= seen.loaded.instances or left_bytes < share_bytes:
+            continue
+        numbers = (
+            ("lacking_bytes", float(lacking_bytes)),
+            ("share_bytes", left_bytes),
+            ("other_share_bytes", share_bytes),
+        )
+        reduced = changes.scale(builder, seen, ActionReason.MAKE_ROOM, seen.loaded.instances - given, numbers)
+        if builder.refuse_barred(action) or not builder.add(reduced):
+            return False
+        return builder.add(action, freed_bytes=given * each_bytes)
+    return False
 
 
 def _is_starved(seen: ModelSnapshot, waiting_requests: float) -> bool:

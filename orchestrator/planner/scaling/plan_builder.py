@@ -21,7 +21,7 @@ from orchestrator.planner.actions import (
 from orchestrator.planner.host import HostSnapshot, Limits, ModelSnapshot
 from orchestrator.planner.ledgers.memory_ledger import SizeEstimates
 from orchestrator.planner.state import ModelMemory, SchedulerState
-from orchestrator.snapshot import ModelName
+from orchestrator.snapshot import Family, ModelName
 
 
 def still_fits(action: Action, memory_used_bytes: int | None, limits: Limits) -> bool:
@@ -48,10 +48,16 @@ class PlanBuilder:
         self.now_s = now_s
         self.models = {seen.name: seen for seen in sorted(snapshot.models, key=lambda s: (s.model.width, s.name))}
         self.sizes = SizeEstimates(self.models.values(), state.memory, limits)
-        self.growth_lacks_memory = False
+        self.families_lacking_memory: set[Family] = set()
+        """Families whose growth has found no room."""
         self._actions: list[Action] = []
         self._refusals: list[Refusal] = []
         self._notices: list[Notice] = []
+        # What is or will be held, while ``_desired`` is what should be.
+        self._instances = {
+            name: max(1, seen.loaded.instances) if seen.is_ready or snapshot.is_moving(seen) else 0
+            for name, seen in self.models.items()
+        }
         self._desired = {name: seen.loaded.instances if seen.is_ready else 0 for name, seen in self.models.items()}
         self._reserved_bytes = sum(
             self.sizes.load_bytes(seen, max(1, seen.loaded.instances))
@@ -98,6 +104,19 @@ class PlanBuilder:
         """Return whether someone has asked for a model to be kept."""
         return seen.demanded_until_s is not None and self.now_s < seen.demanded_until_s
 
+    def weight(self, family: Family) -> float:
+        """Return what a family counts for where families compete."""
+        return self.limits.weights.get(family, 1.0)
+
+    def share_bytes(self, family: Family, extra_bytes: int = 0) -> float:
+        """Return the memory that a family holds by this plan, and so much more, for each unit of its weight."""
+        held_bytes = sum(
+            self.sizes.load_bytes(seen, self._instances[seen.name])
+            for seen in self.models.values()
+            if seen.model.family == family and self._instances[seen.name]
+        )
+        return (held_bytes + extra_bytes) / self.weight(family)
+
     def lacking_bytes(self, needed_bytes: int) -> int | None:
         """Return by how much something does not fit, 0 when it does, None when memory is unknown."""
         used = self.snapshot.memory_used_bytes
@@ -128,7 +147,7 @@ class PlanBuilder:
             return False
         self._actions.append(action)
         self._reserved_bytes += max(0, action.needed_bytes - freed_bytes)
-        self._desired[action.model] = action.instances
+        self._desired[action.model] = self._instances[action.model] = action.instances
         return True
 
     def add_if_fits(self, action: Action) -> bool:

@@ -67,9 +67,9 @@ class KeptTables:
         """Return the tables of a family as they were at the last decision."""
         return self._by_family[family].tables
 
-    def all(self) -> list[FleetTables]:
-        """Return the tables of all families about which anything was decided."""
-        return [kept.tables for kept in self._by_family.values()]
+    def all(self) -> list[tuple[Family, FleetTables]]:
+        """Return each family about which anything was decided, with its tables."""
+        return [(family, kept.tables) for family, kept in self._by_family.items()]
 
     def update(
         self, family: Family, states: Sequence[ServerState], latency: LatencyTable, energy: EnergyTable
@@ -198,7 +198,8 @@ class Dispatcher:
     def _candidate_set(self, queue: RequestQueue, head: PendingRequest) -> CandidateSet:
         """Return what could be done with the head of a queue."""
         key, servers = queue.key, self._fleet.servers
-        states = [server.state(key.family, self._bound_items(server)) for server in servers.values()]
+        may_wait = self._longest_run_s(key.family) == math.inf
+        states = [server.state(key.family, self._bound_items(server), may_wait=may_wait) for server in servers.values()]
         tables = self._tables.update(key.family, states, self._fleet.latency, self._fleet.energy)
         state = queue.state(head)
         if expected := self._expected_items():
@@ -302,14 +303,19 @@ class Dispatcher:
         ``decided`` is None for what was bound, of which each request knows itself what was decided.
         """
         model = server.model(queue.key.family, width)
-        if model is None or (free := server.free_batches(model)) == 0:
+        longest_s = self._longest_run_s(queue.key.family)
+        if model is None or (free := server.free_batches(model, may_wait=longest_s == math.inf)) == 0:
             return False
         items = min(items, model.max_batch_size)
-        if items >= queue.items:
-            line = self._fleet.latency.line(server.name, model, server.models_of(queue.key.family))
-            items = part_of(queue.items, free, *line)
+        per_item_s, fixed_s = self._fleet.latency.line(server.name, model, server.models_of(queue.key.family))
+        if longest_s < math.inf and per_item_s > 0:
+            items = max(1, min(items, int((longest_s - fixed_s) / per_item_s)))
+        elif items >= queue.items:
+            items = part_of(queue.items, free, per_item_s, fixed_s)
         requests = queue.take(items)
         sent = BatchInFlight(model.name, sum([r.items for r in requests]), asyncio.get_running_loop().time())
+        allowed_s = requests[0].deadline_s - requests[0].arrived_s
+        self._queues.turns.charge(model.family, per_item_s * sent.items + fixed_s, allowed_s, now_s=sent.sent_s)
         energy = self._fleet.energy.line(server.name, model.name)
         if decided is not None:
             for request in requests:
@@ -323,11 +329,19 @@ class Dispatcher:
         self.sender.send(batch)
         return True
 
-    def _note_miss(self) -> None:
-        """Tell policies of a request that was refused because of load or is late; families share the servers."""
+    def _note_miss(self, missed: Family | None) -> None:
+        """Tell policies of a request that was refused because of load or is late.
+
+        Families share the servers, so it is a sign for those too that have more than their share of them.
+        """
         for policy in self.deciders.observing:
-            for tables in self._tables.all():
-                policy.observe_miss(tables.memory)
+            for family, tables in self._tables.all():
+                if missed in (None, family) or self._longest_run_s(family) < math.inf:
+                    policy.observe_miss(tables.memory)
+
+    def _longest_run_s(self, family: Family) -> float:
+        now_s = asyncio.get_running_loop().time()
+        return self._queues.turns.longest_run_s(family, len(self._fleet.servers), now_s=now_s)
 
     def _learn(self, batch: Batch, now_s: float) -> None:
         """Note that a batch was answered; the fleet learns how long it took, and policies what became of it."""

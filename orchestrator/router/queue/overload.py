@@ -61,7 +61,7 @@ from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.deadline_timers import Deadlines
 from orchestrator.router.queue.request import BatchKey, PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
-from orchestrator.snapshot import ServerName
+from orchestrator.snapshot import Family, ServerName
 
 _SOONEST_S, _LATEST_S = 0.05, 30.0
 _UNKNOWN_S = 1.0
@@ -153,8 +153,8 @@ class Shedder:
 
     Attributes:
         settings: The settings of the router now; what waits keeps the time by which it is refused.
-        on_missed: Called for each request that is refused because of load, or not answered in time, though an idle
-            server could have.
+        on_missed: Called with the family of each request that is refused because of load, or not answered in time,
+            though an idle server could have.
         is_any_idle: Returns whether some server has nothing to do, and is tried whatever is expected of it.
     """
 
@@ -171,7 +171,7 @@ class Shedder:
         self._describe = describe
         self._outage = outage
         self._observer = observer
-        self.on_missed: Callable[[], None] = lambda: None
+        self.on_missed: Callable[[Family | None], None] = lambda family: None
         self.is_any_idle: Callable[[], bool] = lambda: True
         self._deadlines: Deadlines[PendingRequest] = Deadlines(self._on_due)
         queues.on_queued = self._watch
@@ -193,6 +193,7 @@ class Shedder:
         if size_bytes > limit_mib * _MIB:
             raise ConfigError(f"{size_bytes} bytes exceed overload.queue_limit_mib = {limit_mib:g}; send fewer items")
         displaced = self._queues.make_room(
+            family=request.family,
             items=request.items,
             size_bytes=size_bytes,
             before=order_key(request.priority, request.deadline_s),
@@ -235,7 +236,7 @@ class Shedder:
         allowed_s = request.deadline_s - request.arrived_s
         fastest_s = self._queues.fastest_s(request.queue)
         if not request.has_own_deadline or was_possible(allowed_s, fastest_s):
-            self.on_missed()
+            self.on_missed(request.family)
 
     def refuse_in_outage(self, key: BatchKey, head: PendingRequest) -> bool:
         """Refuse the head of a queue at once that nobody is expected to answer in time; return whether it was."""

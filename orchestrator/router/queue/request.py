@@ -194,6 +194,7 @@ class PendingRequest:
         due_s: When its time is looked at next; infinite while nobody watches it.
         held_at: After how many changes of whatever else there is it was last held, as the head of its queue; -1: never.
         queue: The queue that it waits in; None while it waits nowhere.
+        family: The family that it asks; None where there is only one.
     """
 
     batch: Tensors
@@ -215,6 +216,7 @@ class PendingRequest:
     due_s: float = math.inf
     held_at: int = -1
     queue: WaitingPlace | None = field(default=None, repr=False)
+    family: Family | None = None
 
     def __post_init__(self) -> None:
         self.items = len(self.batch[0])

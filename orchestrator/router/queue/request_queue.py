@@ -12,9 +12,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from orchestrator.policies.family_turns import FamilyTurns
 from orchestrator.policies.queue_rules import (
     UNKNOWN,
     QueueEstimate,
@@ -23,6 +24,7 @@ from orchestrator.policies.queue_rules import (
     order_key,
     sample_step,
     tail_index,
+    turn_key,
 )
 from orchestrator.router.queue.request import NO_ITEMS, BatchKey, PendingRequest, WaitingPlace
 from orchestrator.snapshot import Family, QueueState, ServerName, Width
@@ -55,6 +57,11 @@ class RequestQueue:
     def items(self) -> int:
         """The number of items that wait."""
         return self._own.items
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits in this queue."""
+        return self._own
 
     @property
     def entries(self) -> int:
@@ -148,16 +155,19 @@ class RequestQueues:
     Attributes:
         backlog: What waits in all of them.
         on_queued: What is called with each request that was pushed, and its queue.
+        turns: Whose turn it is when several families wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, family_weights: Mapping[str, float] | None = None) -> None:
+        self.turns = FamilyTurns(family_weights)
         self.backlog = Backlog()
         self.on_queued: Callable[[RequestQueue, PendingRequest], None] = lambda queue, request: None
         self._queues: dict[BatchKey, RequestQueue] = {}
         # Queues come and go; few have other widths.
         self._estimates: dict[tuple[Family, tuple[Width, ...]], QueueEstimate] = {}
         self._bound_queues = 0
-        self._last: list[_LeavingOrder] | None = None  # a heap, kept only while the queue is full
+        # A heap for each family, kept only while the queue is full.
+        self._last: dict[Family, list[_LeavingOrder]] | None = None
         self._order = itertools.count()
 
     @property
@@ -178,14 +188,17 @@ class RequestQueues:
             self._bound_queues += key.bound_to is not None
         queue.push(request)
         if self._last is not None:
-            if is_mostly_gone(len(self._last), self.backlog.requests):
+            if is_mostly_gone(sum(map(len, self._last.values())), self.backlog.requests):
                 self._last = None  # built anew when it is asked for
             else:
-                heapq.heappush(self._last, self._leaving_order(request))
+                heapq.heappush(self._last.setdefault(key.family, []), self._leaving_order(request))
         self.on_queued(queue, request)
 
     def heads(self) -> list[tuple[RequestQueue, PendingRequest]]:
-        """Return every queue that has a waiting caller with its head, the most urgent first; drop empty queues."""
+        """Return every queue that has a waiting caller with its head, in the order of their turns; drop empty queues.
+
+        The most urgent goes first, but behind families that have had less than theirs; priorities go before both.
+        """
         found: list[tuple[RequestQueue, PendingRequest]] = []
         for key, queue in list(self._queues.items()):
             head = queue.head()
@@ -194,17 +207,30 @@ class RequestQueues:
                 self._bound_queues -= key.bound_to is not None
             else:
                 found.append((queue, head))
-        if len(found) > 1:
-            found.sort(key=lambda pair: order_key(pair[1].priority, pair[1].deadline_s))
+        if found:
+            leading = self.turns.leading({queue.key.family for queue, _ in found})
+            if len(found) > 1:
+                found.sort(
+                    key=lambda pair: turn_key(pair[1].priority, pair[0].key.family in leading, pair[1].deadline_s)
+                )
         return found
 
     def make_room(
-        self, *, items: int, size_bytes: int, before: tuple[float, float], limit_items: int, limit_bytes: float
+        self,
+        *,
+        family: Family | None,
+        items: int,
+        size_bytes: int,
+        before: tuple[float, float],
+        limit_items: int,
+        limit_bytes: float,
     ) -> list[PendingRequest] | None:
-        """Return the waiting requests that must go for another one to fit; None when there are not enough.
+        """Return the waiting requests that must go for another one of a family to fit; None when there are not enough.
 
-        Only what comes after ``before``, the other one's ``order_key``, may have to go, the last first. The limits are
-        those of what may wait together.
+        The least important goes first; of equal priority, one of the family that fills most of the queue for its
+        weight, the other one counted, and there the one that is due last. Of its own family only what comes after
+        ``before``, the other one's ``order_key``, may have to go; of others what is less important, and of the one that
+        fills most also what is as important. The limits are those of what may wait together.
         """
         items += self.backlog.items
         size_bytes += self.backlog.size_bytes
@@ -213,23 +239,60 @@ class RequestQueues:
                 self._last = None
             return []
         if self._last is None:
-            self._last = [self._leaving_order(request) for request in self.waiting()]
-            heapq.heapify(self._last)
-        victims: list[_LeavingOrder] = []
+            self._last = {}
+            for queue in self._queues.values():
+                self._last.setdefault(queue.key.family, []).extend(map(self._leaving_order, queue.waiting()))
+            for heap in self._last.values():
+                heapq.heapify(heap)
+        filled = self._filled(limit_items, limit_bytes)
+        # Of the other one itself, as it is not queued yet.
+        own = (items - self.backlog.items) / limit_items + (size_bytes - self.backlog.size_bytes) / limit_bytes
+        filled[family] = filled.get(family, 0.0) + own / self.turns.weight(family)
+        victims: list[tuple[Family, _LeavingOrder]] = []
         while is_beyond_limits(items, size_bytes, limit_items, limit_bytes):
-            while self._last and (self._last[0][3].queue is None or self._last[0][3].is_over):
-                heapq.heappop(self._last)
-            if not self._last or (-self._last[0][0], -self._last[0][1]) <= before:
-                for entry in victims:
-                    heapq.heappush(self._last, entry)
+            giver = self._next_to_leave(family, before, filled)
+            if giver is None:
+                for other, entry in victims:
+                    heapq.heappush(self._last[other], entry)
                 return None
-            last = heapq.heappop(self._last)
-            if any(entry[3] is last[3] for entry in victims):
+            last = heapq.heappop(self._last[giver])
+            if any(entry[3] is last[3] for _, entry in victims):
                 continue  # what was bound to a server, or is to be sent again, was pushed twice
-            victims.append(last)
+            victims.append((giver, last))
+            gone = last[3].items / limit_items + last[3].size_bytes / limit_bytes
+            filled[giver] = filled.get(giver, 0.0) - gone / self.turns.weight(giver)
             items -= last[3].items
             size_bytes -= last[3].size_bytes
-        return [entry[3] for entry in victims]
+        return [entry[3] for _, entry in victims]
+
+    def _next_to_leave(
+        self, family: Family | None, before: tuple[float, float], filled: Mapping[Family | None, float]
+    ) -> Family | None:
+        """Return the family whose last request has to go next for one of ``family``; None when none has to."""
+        most = max(filled, key=lambda f: filled[f])
+        ranks: dict[tuple[float, float, float], Family] = {}
+        for other, heap in (self._last or {}).items():
+            while heap and (heap[0][3].queue is None or heap[0][3].is_over):
+                heapq.heappop(heap)
+            if not heap:
+                continue
+            priority, deadline_s = -heap[0][0], -heap[0][1]
+            if other == family:
+                has_to_go = (priority, deadline_s) > before
+            else:
+                has_to_go = priority > before[0] or (other == most and priority == before[0])
+            if has_to_go:
+                ranks[priority, filled.get(other, 0.0), deadline_s] = other
+        return ranks[max(ranks)] if ranks else None
+
+    def _filled(self, limit_items: int, limit_bytes: float) -> dict[Family | None, float]:
+        """Return how much of the limits the requests of each family fill, for each unit of its weight."""
+        filled: dict[Family | None, float] = {}
+        for queue in self._queues.values():
+            family, own = queue.key.family, queue.backlog
+            part = own.items / limit_items + own.size_bytes / limit_bytes
+            filled[family] = filled.get(family, 0.0) + part / self.turns.weight(family)
+        return filled
 
     def note_estimate(self, queue: RequestQueue, estimate: QueueEstimate) -> None:
         """Remember what a decision showed of a queue."""

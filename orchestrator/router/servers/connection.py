@@ -161,10 +161,12 @@ class ServerConnection:
         """Return a model that the server serves, whether or not that may be sent now; None when it does not."""
         return self._index().by_name.get(name)
 
-    def state(self, family: Family, bound_items: tuple[tuple[ModelName, int], ...]) -> ServerState:
-        """Return the server as a policy sees it."""
+    def state(
+        self, family: Family, bound_items: tuple[tuple[ModelName, int], ...], *, may_wait: bool = True
+    ) -> ServerState:
+        """Return the server as a policy sees it; without ``may_wait`` no batch may be sent to wait there."""
         models, other_models = self._by_family(family)
-        batch_limit, waiting_limit = self.limits()
+        batch_limit, waiting_limit = self.limits(may_wait=may_wait)
         return ServerState(
             name=self.name,
             models=models,
@@ -189,12 +191,13 @@ class ServerConnection:
             return self.in_flight
         return [batch for batch in self.in_flight if batch.model not in suspects]
 
-    def limits(self) -> tuple[int, int]:
+    def limits(self, *, may_wait: bool = True) -> tuple[int, int]:
         """Return how many batches of all widths the server may hold, and how many of one may wait there.
 
         The latter besides one for each instance that runs; one where what the server has takes longer than answers and
         requests travel: it does not idle, and what waits in the router can still be shed, narrowed, or given to another
-        server. All together as many as of its best-staffed width alone. Less of both just after it came back.
+        server. All together as many as of its best-staffed width alone. Less of both just after it came back. Without
+        ``may_wait`` none may wait there.
         """
         waiting, instances = self.settings.in_flight_groups - 1, self._index().most_instances
         if self.health.returned_s is not None:
@@ -202,6 +205,8 @@ class ServerConnection:
             waiting, instances = int(waiting * share), max(1, int(instances * share))
         if waiting > 1 and len(self.in_flight) > 1 and self.work_s(self) > SHORT_S:
             waiting = 1
+        if not may_wait:
+            waiting = 0
         return waiting + instances, waiting
 
     @property
@@ -209,13 +214,13 @@ class ServerConnection:
         """Whether the server may be sent a batch of some width now, as far as the bound on all widths says."""
         return self.health.is_healthy and len(self.held()) < self.limits()[0]
 
-    def free_batches(self, model: ServedModel) -> int:
-        """Return how many batches of a model the server may be sent now."""
+    def free_batches(self, model: ServedModel, *, may_wait: bool = True) -> int:
+        """Return how many batches of a model the server may be sent now; without ``may_wait``, to run at once."""
         if not self.health.is_healthy:
             return 0
         batches = self.held(model.name)
         of_model = sum([batch.model == model.name for batch in batches])
-        held, limits = len(batches), (model.instances, *self.limits())
+        held, limits = len(batches), (model.instances, *self.limits(may_wait=may_wait))
         free = 0
         while is_within_limits(held + free, of_model + free, *limits):
             free += 1

@@ -156,7 +156,7 @@ def full_report() -> StepReport:
         plan_s=0.0004,
         step_s=0.012,
         recent=RECENT,
-        family=Family("fashion"),
+        families=(Family("fashion"),),
     )
 
 

@@ -29,7 +29,7 @@ from orchestrator.errors import (
     SlimError,
 )
 from orchestrator.planner.host import RepositoryModel
-from orchestrator.snapshot import ModelName, ServerName
+from orchestrator.snapshot import Family, ModelName, ServerName
 from tests.controller.status.reports import full_report, name, repository_model
 from tests.ports import choose_free_port
 
@@ -56,11 +56,12 @@ class Controller:
     metrics: ControllerMetrics = field(default_factory=lambda: ControllerMetrics(GPU_0))
     demands: list[tuple[ModelName, float, int]] = field(default_factory=list)
     fault: Exception | None = None
+    more: list[RepositoryModel] = field(default_factory=list)
 
     def models(self) -> Sequence[RepositoryModel]:
         if self.fault is not None:
             raise self.fault
-        return [repository_model(25), repository_model(50)]
+        return [repository_model(25), repository_model(50), *self.more]
 
     def demand(self, model: ModelName, hold_s: float) -> None:
         self.demands.append((model, hold_s, threading.get_ident()))
@@ -180,6 +181,19 @@ def test_a_demand_reaches_the_controller_in_its_loop(controller: Controller, dem
         return threading.get_ident()
 
     assert thread == asyncio.run_coroutine_threadsafe(get_ident(), controller.loop).result(5)
+
+
+def test_a_width_of_several_families_is_demanded_of_one_that_is_named(controller: Controller) -> None:
+    controller.more = [replace(repository_model(50), name=ModelName("plates_w050"), family=Family("plates"))]
+    assert controller.ask("POST", "/demand", {"width": 50}) == (
+        400,
+        {"error": "width 50 is of the families fashion, plates; name one of them"},
+    )
+    assert controller.ask("POST", "/demand", {"width": 50, "family": "plates"})[1]["model"] == "plates_w050"
+    assert controller.ask("POST", "/demand", {"width": 25})[1]["model"] == "fashion_w025", "only one has it"
+    status, answer = controller.ask("POST", "/demand", {"width": 25, "family": "plates"})
+    assert status == 404
+    assert answer["error"].startswith("the repository has no width 25 of family 'plates'; it has the widths 25 (fash")
 
 
 def test_a_demand_lasts_a_minute_unless_said(controller: Controller) -> None:

@@ -21,6 +21,7 @@ from orchestrator.controller.status.view import (
 )
 from orchestrator.planner.actions import ActionKind, ActionReason, Plan
 from orchestrator.planner.host import Batching
+from orchestrator.snapshot import Family
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
     MIB,
@@ -84,6 +85,12 @@ def test_nothing_is_cut_off_at_any_usual_width(width: int) -> None:
     assert "waiting requests 3.25, busy 95%; took 250 ms" in text
     assert TRITONS_REASON in text
     assert "1 of 2 alive" in text
+
+
+def test_models_of_several_families_keep_their_names() -> None:
+    lines = show_report(replace(full_report(), families=(Family("fashion"), Family("plates"))))
+    assert lines[0] == "gpu-0 · fashion, plates · step 312, 0.4 s ago"
+    assert any(line.strip().startswith("fashion_w025") for line in lines)
 
 
 def test_a_server_without_triton_is_shown_with_the_reason() -> None:
