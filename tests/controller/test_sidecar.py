@@ -62,8 +62,8 @@ def test_the_gpu_is_that_of_the_option(path: Path, gpu: str, expected: int | str
     ("options", "problem"),
     [
         ({"server": "tritons"}, "no server 'tritons' in the fleet; it has triton"),
-        ({"name": "a pod"}, "servers[triton] with this command's options: name: String should match pattern"),
-        ({"gpu": "H100"}, "servers[triton] with this command's options: limits.gpu_uuid: String should match pattern"),
+        ({"name": "a pod"}, "servers[triton] with this command's options: name: must be letters, digits"),
+        ({"gpu": "H100"}, "servers[triton] with this command's options: limits.gpu_uuid: must be the UUID of a GPU"),
     ],
 )
 def test_what_can_not_be_is_refused(path: Path, options: dict[str, str], problem: str) -> None:

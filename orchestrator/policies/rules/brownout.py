@@ -56,7 +56,7 @@ RESERVE: Final = 2.5
 LONGEST_DRAIN_S: Final = 1.0
 """However much time it has, or deadlines of half a minute would let it grow until it is full; in the long run the width
 is what the load leaves time for, and a longer queue only makes answers late."""
-RISK: Final = 0.0015
+RISK: Final = 0.003
 """Relative gain in accuracy, over the square of the margin, from which on two widths are mixed."""
 RELIEVED: Final = 0.7
 """With less than this part of what came when a width failed, that says nothing of it any more."""

@@ -214,7 +214,7 @@ def test_a_demand_lasts_a_minute_unless_said(controller: Controller) -> None:
         ({"width": 25, "hold_s": 0}, "the body: hold_s: must be above 0"),
         ({"width": 25, "hold_s": 3601}, "the body: hold_s: must be at most 3600"),
         ({"width": 25, "hold_s": float("nan")}, "the body: hold_s: must be a finite number"),
-        ({"width": 25, "hold": 60}, "the body: unknown key hold; allowed here: width, model, hold_s"),
+        ({"width": 25, "hold": 60}, "the body: unknown key hold; allowed here: width, family, model, hold_s"),
         (b" " * (BODY_LIMIT_BYTES + 1), f"Content-Length '4097' is not in 0 to {BODY_LIMIT_BYTES}"),
     ],
 )

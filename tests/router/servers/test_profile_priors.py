@@ -116,7 +116,7 @@ async def test_a_profile_that_can_not_be_used_stops_the_start(tmp_path: Path) ->
     with pytest.raises(ConfigError, match="no profile at"):
         Router.from_fleet(fleet(path))
     path.write_text('{"version": 1,')
-    with pytest.raises(ConfigError, match="Invalid JSON"):
+    with pytest.raises(ConfigError, match="is no JSON"):
         Router.from_fleet(fleet(path))
     write_profile(profile_of(server_profile("a", origin=Origin.SYNTHETIC, models=(synthetic(),))), path)
     with pytest.raises(ConfigError, match="synthetic, which is for simulation"):
