@@ -150,8 +150,8 @@ def test_up_status_down(repository: Path, state: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_failure_takes_all_down_and_is_explained(repository: Path, state: Path) -> None:
-    model = onnx_models.plus_one()
+def test_a_failure_takes_all_down_and_is_explained(tmp_path: Path, state: Path) -> None:
+    model, repository = onnx_models.plus_one(), tmp_path / "bad"
     onnx_models.write_model(repository, "bad", model, onnx_models.render_config(model).replace('"y"', '"z"'))
     line = fail("up", "--repository", repository, "--state-dir", state)
     assert "local-" in line

@@ -226,9 +226,13 @@ async def test_a_busy_port_is_named(repository: Path) -> None:
                 pass
 
 
-async def test_a_start_that_takes_too_long_is_given_up(repository: Path, options: EmbeddedOptions) -> None:
-    server = EmbeddedServer(repository, replace(options, start_timeout_s=0.05))
-    with pytest.raises(EmbeddedServerError, match=r"was not ready within 0.05 s"):
+async def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path, options: EmbeddedOptions) -> None:
+    model = onnx_models.plus_one()
+    onnx_models.write_model(tmp_path, "bad", model, onnx_models.render_config(model).replace('"y"', '"z"'))
+    # With strict readiness a server that could not load a model is never ready.
+    never_ready = replace(options, start_timeout_s=1.0, extra_flags=("--strict-readiness=true",))
+    server = EmbeddedServer(tmp_path, never_ready)
+    with pytest.raises(EmbeddedServerError, match=r"was not ready within 1 s: .*unexpected output 'z'"):
         await server.__aenter__()
     assert list_session(server.pid) == []
 
