@@ -114,6 +114,7 @@ class ControllerEndpoint:
             ConfigError: when the address can't be had, in particular when another controller has it.
         """
         self._http = _listen(self._address, self._server)
+        self._keeper.begin()
         self._http.set_app(self.answer)
         threading.Thread(
             target=self._http.serve_forever, kwargs={"poll_interval": 0.1}, name="controller-endpoint", daemon=True

@@ -62,6 +62,10 @@ class HolderKeeper:
         self._lock = threading.Lock()
         self._holding = Holding(clock(), first_term)
 
+    def begin(self) -> None:
+        """Note that the address was had just now, until when an earlier keeper may have granted claims there."""
+        self._holding = Holding(self._clock(), self._holding.first_term)
+
     def trouble(self, environ: WSGIEnvironment) -> str | None:
         """Return why a request is not taken, by its headers; None when it is."""
         if "HTTP_ORIGIN" in environ:

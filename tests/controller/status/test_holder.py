@@ -27,10 +27,11 @@ FIRST_TERM = 1000
 
 @dataclass
 class Keeper:
-    """A controller's endpoint whose clock the test sets; its loop never runs."""
+    """A controller's endpoint whose clock the test sets, composed at 0 s; its loop never runs."""
 
     headers: dict[str, str] = field(default_factory=dict)
     now_s: float = 0.0
+    bound_s: float = 0.0
     port: int = field(default_factory=choose_free_port)
 
     @contextmanager
@@ -47,6 +48,7 @@ class Keeper:
             keeper=HolderKeeper(lambda: self.now_s, first_term=FIRST_TERM, headers=self.headers),
             loop=loop,
         )
+        self.now_s = self.bound_s
         with endpoint:
             yield self
         loop.close()
@@ -109,6 +111,14 @@ def test_a_keeper_that_has_just_begun_grants_nothing() -> None:
                 "wait_s": LEASE_S,
             },
         )
+
+
+def test_it_has_begun_when_it_has_the_address_which_an_earlier_one_answered_at_until_then() -> None:
+    with Keeper(bound_s=10.0).listening() as keeper:
+        keeper.now_s = 10.0 + LEASE_S / 2
+        assert keeper.ask("claim", "a")[0] == 409
+        keeper.now_s = 10.0 + LEASE_S
+        assert keeper.ask("claim", "a")[0] == 200
 
 
 def test_of_many_that_claim_at_once_one_gets_it(keeper: Keeper) -> None:
