@@ -6,7 +6,8 @@ for ``PATIENCE_S``, one server of the gateway with the shortest goes to that wit
 longer of both backlogs shortest, and none where that would be no shorter. As time starts anew after each move, servers
 move at most once in ``PATIENCE_S``, and a burst that is over before moves none.
 
-No gateway gives its last server, so nobody becomes dependent on others because it had nothing to do for a second.
+No gateway gives its last server, so nobody becomes dependent on others because it had nothing to do for a second. The
+shortest backlog is therefore that of a gateway with two servers or more.
 """
 
 from __future__ import annotations
@@ -64,11 +65,12 @@ def plan_move(
 
     Of equal gateways the first by name counts, of equal servers likewise; so all who see the same loads agree.
     """
-    if len(loads) < 2:
-        return None, Imbalance()
     names = sorted(loads)
+    givers = [name for name in names if len(loads[name].capacities_rps) > 1]
+    if not givers:
+        return None, Imbalance()
     taker = max(names, key=lambda name: loads[name].backlog_s)
-    giver = min(names, key=lambda name: (loads[name].backlog_s, -len(loads[name].capacities_rps)))
+    giver = min(givers, key=lambda name: loads[name].backlog_s)
     if loads[taker].backlog_s - loads[giver].backlog_s <= APART_S:
         return None, Imbalance()
     since_s = now_s if state.since_s is None else state.since_s
@@ -84,8 +86,6 @@ def _best_gift(giver: GatewayLoad, taker: GatewayLoad) -> ServerName | None:
     """Return the server whose move leaves the longer of both backlogs shortest; None where none makes it shorter."""
     has_rps, needs_rps = sum(giver.capacities_rps.values()), sum(taker.capacities_rps.values())
     best, best_s = None, taker.backlog_s
-    if len(giver.capacities_rps) < 2:
-        return None
     for server, capacity_rps in sorted(giver.capacities_rps.items()):
         left_rps = max(0.0, has_rps - capacity_rps)
         longer_s = max(_drain_s(giver.backlog_items, left_rps), _drain_s(taker.backlog_items, needs_rps + capacity_rps))

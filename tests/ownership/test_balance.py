@@ -50,6 +50,11 @@ def test_no_gateway_gives_its_last_server() -> None:
     assert plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S)[0] is None
 
 
+def test_a_gateway_that_has_nothing_to_give_keeps_nobody_else_from_giving() -> None:
+    loads = {A: load(100, "gpu-0"), B: load(0, "gpu-1"), GatewayName("c"): load(1, "gpu-2", "gpu-3")}
+    assert plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S)[0] == Move(ServerName("gpu-2"), GatewayName("c"), A)
+
+
 def test_a_gateway_with_work_and_no_server_gets_one() -> None:
     loads = {A: load(1), B: load(50, "gpu-0", "gpu-1")}
     assert plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S)[0] == Move(ServerName("gpu-0"), giver=B, taker=A)
