@@ -22,6 +22,7 @@ from orchestrator.controller.preflight import BudgetCheck, CheckedControl
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.resolve import Load, SettingsFile, check_budget, resolve_limits
 from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
+from orchestrator.controller.status.holder import HolderKeeper
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError, TransientError
 from orchestrator.planner.host import Limits
@@ -29,7 +30,7 @@ from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import HostReading, Telemetry, open_telemetry
 from orchestrator.triton.control import TritonControl, check_control
 from orchestrator.triton.families import describe_models
-from orchestrator.triton.protocol_key import read_protocol_key
+from orchestrator.triton.protocol_key import read_protocol_key, render_headers
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,11 @@ class ControllerDaemon:
             clock=time.monotonic,
             patience_s=MEMORY_PATIENCE_S if is_daemon else 0.0,
             may_be_resuming=is_daemon,
+        )
+        self._keeper = HolderKeeper(
+            time.monotonic,
+            first_term=int(time.time()),
+            headers=render_headers(read_protocol_key(server.protocol_key_file)),
         )
         self._control = CheckedControl(triton, check=lambda: check_control(triton), first_check=budget_check)
         self.controller = Controller(
@@ -145,6 +151,7 @@ class ControllerDaemon:
             heartbeat=self._heartbeat,
             models=self._control.repository_models,
             demand=self.controller.demand,
+            keeper=self._keeper,
             loop=asyncio.get_running_loop(),
         )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -21,6 +21,7 @@ from orchestrator.background import BackgroundTasks
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError, DeadlineError, ServerUnavailableError
 from orchestrator.http2.grpc.channel import ConnectionPool
+from orchestrator.ownership import GatewayLoad
 from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.dispatch.compilation import prepare_decisions
@@ -320,6 +321,19 @@ class Router:
             self._shedder.end(request)
             raise
         return request
+
+    def drive(self, servers: Collection[ServerName] | None) -> None:
+        """Send batches to these servers only from now on, of several gateways that share a fleet; None: to all.
+
+        What was sent to others is awaited, and what was bound to them is bound anew. All are asked what they serve.
+        """
+        self._fleet.drive(servers)
+
+    def load(self) -> GatewayLoad:
+        """Return what waits and runs here, and the servers that it is for; their capacities are full batches'."""
+        driven, rates_rps = self._fleet.driven(), self._fleet.capacities_rps()
+        running = sum(batch.items for server in driven.values() for batch in server.in_flight)
+        return GatewayLoad(self.backlog.items + running, {name: rates_rps[name] for name in driven})
 
     def models(self, family: str | None = None) -> tuple[ServedModel, ...]:
         """Return one model for each width that some server serves, ascending.

@@ -22,6 +22,7 @@ from orchestrator.cli import main
 from orchestrator.config import ServerSettings
 from orchestrator.controller.daemon import hold_lease
 from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
+from orchestrator.controller.status.holder import HolderKeeper
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.snapshot import ServerName
 from tests.controller.status.reports import full_report, repository_model
@@ -227,6 +228,7 @@ def answering(tmp_path: Path) -> Iterator[Path]:
         heartbeat=Heartbeat(60.0, loop.time),
         models=lambda: [repository_model(50)],
         demand=lambda model, hold_s: None,
+        keeper=HolderKeeper(loop.time, first_term=1, headers={}),
         loop=loop,
     )
     fleet = tmp_path / "fleet.yaml"

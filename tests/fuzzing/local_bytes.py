@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from orchestrator.config.tenants import DIGEST_PREFIX, TenantSettings
 from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
+from orchestrator.controller.status.holder import HolderKeeper
 from orchestrator.errors import SlimError
 from orchestrator.gateway.auth.callers import Guard
 from orchestrator.gateway.workers.takeover import activated_sockets, read_offer
@@ -61,6 +62,7 @@ def demands(data: bytes) -> None:
         heartbeat=Heartbeat(1.0, lambda: 0.0),
         models=tuple,
         demand=lambda model, hold_s: demanded.append(hold_s),
+        keeper=HolderKeeper(lambda: 0.0, first_term=1, headers={}),
         loop=loop,
     )
     list(endpoint.answer(environ | {"wsgi.input": io.BytesIO(lines[4])}, lambda status, _: statuses.append(status)))

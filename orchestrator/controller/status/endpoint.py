@@ -1,13 +1,13 @@
-"""Where a controller answers: status as JSON, Prometheus metrics, health, and demands for a width.
+"""Where a controller answers: status as JSON, Prometheus metrics, health, demands for a width, and who drives Triton.
 
-The standard library's WSGI server in one daemon thread is all that four small routes need; a web framework would be a
+The standard library's WSGI server in one daemon thread is all that a few small routes need; a web framework would be a
 dependency of every GPU host, and prometheus_client brings the route for metrics. The thread reads the last report,
 which is frozen, and whatever touches the controller goes through its event loop.
 
 Anyone who reaches the address may read, because Prometheus does so from another machine. Demands change what is
 loaded, so they are taken from this machine alone, only as JSON, and not from a web page: browsers name its origin, and
-one that looked up another name for this machine still sends that name. The bound address also guards against a second
-controller of the same server.
+one that looked up another name for this machine still sends that name. Who drives Triton is for gateways, see
+orchestrator.controller.status.holder. The bound address also guards against a second controller of the same server.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orchestrator.controller.demands import MAX_HOLD_S
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.status.document import encode_status
+from orchestrator.controller.status.holder import HolderKeeper, HolderRequest, Reply
 from orchestrator.errors import ConfigError, ModelNotFoundError, SlimError
 from orchestrator.planner.host import RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
@@ -46,7 +47,7 @@ READ_TIMEOUT_S = 5.0
 """Longest wait for a client to send its request."""
 LOOP_TIMEOUT_S = 5.0
 """Longest wait for the controller's event loop to take a demand; no step holds it for long."""
-ROUTES = "GET /status, GET /metrics, GET /livez, GET /readyz, GET /healthz, POST /demand"
+ROUTES = "GET /status, GET /metrics, GET /livez, GET /readyz, GET /healthz, GET /holder, POST /holder, POST /demand"
 
 
 class Heartbeat:
@@ -76,6 +77,7 @@ class ControllerEndpoint:
         report: A function that returns its last report; called from another thread.
         models: A function that returns the widths that may be demanded; called in the loop.
         demand: A function that keeps a model loaded for so many seconds; called in the loop.
+        keeper: The record of the gateway that drives the Triton; called from other threads.
         loop_timeout_s: The time in which the loop must accept a demand.
     """
 
@@ -89,6 +91,7 @@ class ControllerEndpoint:
         heartbeat: Heartbeat,
         models: Callable[[], Sequence[RepositoryModel]],
         demand: Callable[[ModelName, float], object],
+        keeper: HolderKeeper,
         loop: asyncio.AbstractEventLoop,
         loop_timeout_s: float = LOOP_TIMEOUT_S,
     ) -> None:
@@ -99,6 +102,7 @@ class ControllerEndpoint:
         self._heartbeat = heartbeat
         self._models = models
         self._demand = demand
+        self._keeper = keeper
         self._loop = loop
         self._loop_timeout_s = loop_timeout_s
         self._http: _HttpServer | None = None
@@ -110,6 +114,7 @@ class ControllerEndpoint:
             ConfigError: when the address can't be had, in particular when another controller has it.
         """
         self._http = _listen(self._address, self._server)
+        self._keeper.begin()
         self._http.set_app(self.answer)
         threading.Thread(
             target=self._http.serve_forever, kwargs={"poll_interval": 0.1}, name="controller-endpoint", daemon=True
@@ -135,9 +140,13 @@ class ControllerEndpoint:
                     status, values = self._answer_health()
                 case "GET", "/readyz":
                     status, values = self._answer_ready()
+                case "GET", "/holder":
+                    status, values = self._keeper.show()
+                case "POST", "/holder":
+                    status, values = self._answer_holder(environ)
                 case "POST", "/demand":
                     status, values = self._answer_demand(environ)
-                case _, "/metrics" | "/status" | "/livez" | "/readyz" | "/healthz" | "/demand":
+                case _, "/metrics" | "/status" | "/livez" | "/readyz" | "/healthz" | "/holder" | "/demand":
                     status, values = _error(HTTPStatus.METHOD_NOT_ALLOWED, f"{method} {path}: there is {ROUTES}")
                 case _:
                     status, values = _error(HTTPStatus.NOT_FOUND, f"no {path} here; there is {ROUTES}")
@@ -146,26 +155,34 @@ class ControllerEndpoint:
             status, values = _error(HTTPStatus.INTERNAL_SERVER_ERROR, "the endpoint failed; its log says why")
         return _send(start_response, status, values)
 
-    def _answer_status(self) -> _Reply:
+    def _answer_status(self) -> Reply:
         report = self._report()
         if report is None:
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, "the controller has not taken a step yet")
         return HTTPStatus.OK, encode_status(report)
 
-    def _answer_health(self) -> _Reply:
+    def _answer_health(self) -> Reply:
         trouble = self._heartbeat.trouble()
         if trouble is not None:
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, trouble)
         return HTTPStatus.OK, {"server": self._server}
 
-    def _answer_ready(self) -> _Reply:
+    def _answer_ready(self) -> Reply:
         report = self._report()
         if report is None or report.seen.snapshot is None:
             trouble = "no step was taken yet" if report is None else report.seen.trouble
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, trouble or "Triton can't be observed")
         return self._answer_health()
 
-    def _answer_demand(self, environ: WSGIEnvironment) -> _Reply:
+    def _answer_holder(self, environ: WSGIEnvironment) -> Reply:
+        if (trouble := self._keeper.trouble(environ)) is not None:
+            return _error(HTTPStatus.FORBIDDEN, trouble)
+        try:
+            return self._keeper.answer(_read_body(environ, HolderRequest))
+        except ConfigError as exc:
+            return _error(HTTPStatus.BAD_REQUEST, str(exc))
+
+    def _answer_demand(self, environ: WSGIEnvironment) -> Reply:
         if not _is_loopback(environ.get("REMOTE_ADDR", "")):
             return _error(HTTPStatus.FORBIDDEN, "demands are taken from this machine only; send it over loopback")
         if "HTTP_ORIGIN" in environ or not _is_own_host(environ.get("HTTP_HOST", "localhost")):
@@ -236,21 +253,25 @@ class _DemandBody(BaseModel):
     hold_s: float = Field(default=60.0, gt=0, le=MAX_HOLD_S)
 
 
-_Reply = tuple[HTTPStatus, dict[str, Any]]
+BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
-def _read_demand(environ: WSGIEnvironment) -> _DemandBody:
+def _read_body(environ: WSGIEnvironment, kind: type[BodyT]) -> BodyT:
     if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != "application/json":
-        raise ConfigError("send the demand with 'Content-Type: application/json'")
+        raise ConfigError("send it with 'Content-Type: application/json'")
     length = environ.get("CONTENT_LENGTH") or "0"
     if not length.isdecimal() or int(length) > BODY_LIMIT_BYTES:
         raise ConfigError(f"Content-Length {length!r} is not in 0 to {BODY_LIMIT_BYTES}")
     try:
-        demand = _DemandBody.model_validate_json(environ["wsgi.input"].read(int(length)))
+        return kind.model_validate_json(environ["wsgi.input"].read(int(length)))
     except OSError as exc:
         raise ConfigError(f"the body did not come within {READ_TIMEOUT_S:g} s ({exc})") from exc
     except ValidationError as exc:
-        raise ConfigError(join_problems("the body", [p.text for p in describe_problems(exc, _DemandBody)])) from exc
+        raise ConfigError(join_problems("the body", [p.text for p in describe_problems(exc, kind)])) from exc
+
+
+def _read_demand(environ: WSGIEnvironment) -> _DemandBody:
+    demand = _read_body(environ, _DemandBody)
     if (demand.width is None) == (demand.model is None):
         raise ConfigError('name one width or one model, as in {"width": 50, "hold_s": 60}')
     return demand
@@ -274,7 +295,7 @@ def _is_loopback(peer: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def _error(status: HTTPStatus, reason: str) -> _Reply:
+def _error(status: HTTPStatus, reason: str) -> Reply:
     return status, {"error": reason}
 
 

@@ -224,7 +224,7 @@ class Dispatcher:
     def _is_any_idle(self) -> bool:
         """Return whether some server is idle, between decisions: what has just been answered may still be held."""
         servers = self._fleet.servers.values()
-        return any([server.health.is_healthy and (not server.calls or self._is_idle(server)) for server in servers])
+        return any([server.takes_batches and (not server.calls or self._is_idle(server)) for server in servers])
 
     def _expected_items(self) -> int:
         """Return about how many items are about to be queued; they are as large as those that wait."""
@@ -341,7 +341,7 @@ class Dispatcher:
 
     def _longest_run_s(self, family: Family) -> float:
         now_s = asyncio.get_running_loop().time()
-        return self._queues.turns.longest_run_s(family, len(self._fleet.servers), now_s=now_s)
+        return self._queues.turns.longest_run_s(family, len(self._fleet.driven()), now_s=now_s)
 
     def _learn(self, batch: Batch, now_s: float) -> None:
         """Note that a batch was answered; the fleet learns how long it took, and policies what became of it."""

@@ -94,6 +94,7 @@ class ServerConnection:
         settings: The settings of the router.
         work_s: Returns the expected seconds of work in all that is in flight on a server; 0 while unknown.
         health: Whether the server may be sent anything.
+        is_driven: Whether it is this router that sends it batches; of several that share a fleet one does.
         served: What it served when it was last asked.
         is_assumed: Whether ``served`` is taken from other servers, because it has not been asked yet.
         in_flight: Batches that are sent and not answered, in the order they were sent.
@@ -107,6 +108,7 @@ class ServerConnection:
     settings: RouterSettings
     work_s: Callable[[ServerConnection], float]
     health: ServerHealth = field(default_factory=ServerHealth)
+    is_driven: bool = True
     served: tuple[ServedModel, ...] = ()
     is_assumed: bool = False
     in_flight: list[BatchInFlight] = field(default_factory=list)
@@ -122,6 +124,11 @@ class ServerConnection:
     def models(self) -> tuple[ServedModel, ...]:
         """The models that the server serves and may be sent."""
         return self._index().allowed
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the server answers, is not ejected, and is this router's to send to."""
+        return self.is_driven and self.health.is_healthy
 
     @property
     def is_usable(self) -> bool:
@@ -176,7 +183,7 @@ class ServerConnection:
             batch_limit=batch_limit,
             waiting_limit=waiting_limit,
             last_answer_s=self.last_answer_s,
-            healthy=self.health.is_healthy,
+            healthy=self.takes_batches,
         )
 
     # --- how much it may get ---
@@ -212,11 +219,11 @@ class ServerConnection:
     @property
     def has_room(self) -> bool:
         """Whether the server may be sent a batch of some width now, as far as the bound on all widths says."""
-        return self.health.is_healthy and len(self.held()) < self.limits()[0]
+        return self.takes_batches and len(self.held()) < self.limits()[0]
 
     def free_batches(self, model: ServedModel, *, may_wait: bool = True) -> int:
         """Return how many batches of a model the server may be sent now; without ``may_wait``, to run at once."""
-        if not self.health.is_healthy:
+        if not self.takes_batches:
             return 0
         batches = self.held(model.name)
         of_model = sum([batch.model == model.name for batch in batches])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 
 from orchestrator.background import BackgroundTasks
@@ -60,6 +60,7 @@ class Fleet:
         self._starts = starts
         self._observer = observer
         self._changed: Callable[[], None] = lambda: None
+        self._driven: frozenset[ServerName] | None = None  # all
         self.servers = {name: self._connect(name, client) for name, client in sorted(clients.items())}
         self._prober = Prober(lambda: self.servers.values(), observer)
         self._background = BackgroundTasks(observer.on_background_failure)
@@ -104,7 +105,7 @@ class Fleet:
         await asyncio.gather(*(server.client.close(drain_s=drain_s) for server in servers), return_exceptions=True)
 
     def _connect(self, name: ServerName, client: ServerClient) -> ServerConnection:
-        return ServerConnection(name, client, self.settings, self.work_s)
+        return ServerConnection(name, client, self.settings, self.work_s, is_driven=self._drives(name))
 
     def _watch_of(self, server: ServerConnection) -> ServerWatch:
         return ServerWatch(server, self._begin_model, self._observe, self._prober.verify)
@@ -174,6 +175,22 @@ class Fleet:
         server = self.servers.get(ServerName(name))
         return server is not None and server.health.problem is None and not server.health.is_suspect
 
+    # --- which of them this router drives ---
+
+    def drive(self, names: Collection[ServerName] | None) -> None:
+        """Send batches to these servers only, whether they are there yet or not; None: to all."""
+        self._driven = None if names is None else frozenset(names)
+        for server in self.servers.values():
+            server.is_driven = self._drives(server.name)
+        self._changed()
+
+    def _drives(self, name: ServerName) -> bool:
+        return self._driven is None or name in self._driven
+
+    def driven(self) -> dict[ServerName, ServerConnection]:
+        """Return the servers that this router sends batches to, by name, ascending."""
+        return {name: server for name, server in self.servers.items() if server.is_driven}
+
     # --- what they serve ---
 
     def models(self, family: str | None) -> tuple[ServedModel, ...]:
@@ -199,9 +216,12 @@ class Fleet:
     def describe(self) -> tuple[str, bool]:
         """Return in a line how each server is, and whether any of them answers."""
         servers = self.servers.values()
-        states = ((s.name, s.health.problem or f"{len(s.models)} models") for s in servers)
+        foreign = "driven by another gateway"
+        states = (
+            (s.name, s.health.problem or (f"{len(s.models)} models" if s.is_driven else foreign)) for s in servers
+        )
         told = "; ".join(f"{name}: {state.removeprefix(f'server {name}: ')}" for name, state in states)
-        return told, any(server.health.is_healthy for server in servers)
+        return told, any(server.takes_batches for server in servers)
 
     # --- how long they take ---
 
@@ -256,7 +276,7 @@ class Fleet:
         best_s: float | None = None
         for server in self.servers.values():
             health = server.health
-            if not health.is_healthy or health.is_suspect or (server.name in key.avoid and not health.suspects):
+            if not server.takes_batches or health.is_suspect or (server.name in key.avoid and not health.suspects):
                 continue
             held_s = self.work_s(server)
             for model in server.models_of(key.family):
@@ -274,7 +294,7 @@ class Fleet:
         assert key.bound_to is not None  # or there is nothing to ask
         name, width = key.bound_to
         server = self.servers.get(name)
-        if server is None or not server.health.is_healthy or (model := server.model(key.family, width)) is None:
+        if server is None or not server.takes_batches or (model := server.model(key.family, width)) is None:
             return True
         health = server.health
         if health.is_suspect and self.elsewhere_s(key.elsewhere(name), 1) is not None:
@@ -300,6 +320,9 @@ class Fleet:
             health = server.health
             for model in server.served:
                 if model.family != key.family or model.width not in key.widths or model.accuracy < key.min_accuracy:
+                    continue
+                if not server.is_driven:
+                    reasons[f"{server.name} is driven by another gateway"] = None
                     continue
                 back_s = health.back_s(model.name, now_s=now_s)
                 if back_s is None or back_s <= by_s:
@@ -378,8 +401,8 @@ class Fleet:
 
     def _eject_outliers(self) -> None:
         loop, settings = asyncio.get_running_loop(), self.settings.ejection
-        fleet = {name: server.health for name, server in self.servers.items()}
-        planned = plan_ejections(fleet, self._capacities_rps(), settings, now_s=loop.time())
+        fleet = {name: server.health for name, server in self.driven().items()}
+        planned = plan_ejections(fleet, self.capacities_rps(), settings, now_s=loop.time())
         for name, reason in planned.items():
             server = self.servers[name]
             until_s = server.health.eject([model.name for model in server.served], settings, now_s=loop.time())
@@ -394,7 +417,7 @@ class Fleet:
         server.check_soon.set()
         self._changed()
 
-    def _capacities_rps(self) -> dict[ServerName, float]:
+    def capacities_rps(self) -> dict[ServerName, float]:
         """Return the items a second of each server; one whose capacity is unknown counts as their mean."""
         rates_rps = {name: self._capacity_rps(server) for name, server in self.servers.items()}
         known = [rate_rps for rate_rps in rates_rps.values() if rate_rps > 0]

@@ -158,7 +158,7 @@ class Prober:
             ends_s = loop.time() + turn_s
             while server.in_flight and loop.time() < ends_s - turn_s / 2:
                 await asyncio.sleep(_LOOK_S)
-            if server.is_usable and not server.health.is_suspect and model in server.models:
+            if server.is_driven and server.is_usable and not server.health.is_suspect and model in server.models:
                 await self.ask(server, model)
             await asyncio.sleep(max(0.0, ends_s - loop.time()))
 

@@ -18,7 +18,8 @@ from orchestrator.config import ServerSettings
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.status.client import fetch_status, send_demand
 from orchestrator.controller.status.document import describe_status, encode_status, parse_page
-from orchestrator.controller.status.endpoint import BODY_LIMIT_BYTES, ControllerEndpoint, Heartbeat, find_model
+from orchestrator.controller.status.endpoint import BODY_LIMIT_BYTES, ROUTES, ControllerEndpoint, Heartbeat, find_model
+from orchestrator.controller.status.holder import HolderKeeper
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.errors import (
     CapacityError,
@@ -75,6 +76,7 @@ class Controller:
             heartbeat=Heartbeat(5.0, self.clock),
             models=self.models,
             demand=self.demand,
+            keeper=HolderKeeper(self.clock, first_term=1, headers={}),
             loop=self.loop,
             loop_timeout_s=0.3,
         )
@@ -229,7 +231,7 @@ def test_a_bad_demand_is_refused_in_one_line(controller: Controller, body: objec
 def test_a_demand_must_be_sent_as_json(controller: Controller) -> None:
     for headers in ({"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}, {}):
         status, answer = controller.ask("POST", "/demand", {"width": 25}, headers=headers)
-        assert (status, answer["error"]) == (400, "send the demand with 'Content-Type: application/json'")
+        assert (status, answer["error"]) == (400, "send it with 'Content-Type: application/json'")
     headers = {"Content-Type": "application/json; charset=utf-8"}
     assert controller.ask("POST", "/demand", {"width": 25}, headers=headers)[0] == 202
 
@@ -328,7 +330,7 @@ def test_from_elsewhere_one_may_read_and_not_demand(loop: asyncio.AbstractEventL
 def test_other_paths_and_methods_name_those_there_are(controller: Controller) -> None:
     status, answer = controller.ask("GET", "/")
     assert status == 404
-    assert "GET /status, GET /metrics, GET /livez, GET /readyz, GET /healthz, POST /demand" in answer["error"]
+    assert f"there is {ROUTES}" in answer["error"]
     assert controller.ask("POST", "/status")[0] == 405
     assert controller.ask("GET", "/demand")[0] == 405
 

@@ -1,0 +1,100 @@
+"""When a server goes from a gateway with little to do to one with much.
+
+Hashing evens out capacity, not callers: one gateway may have most of them. What counts is the backlog in seconds, all
+that waits or runs divided by what the gateway's servers do in a second. When the longest and the shortest have differed
+for ``PATIENCE_S``, one server of the gateway with the shortest goes to that with the longest: the one that leaves the
+longer of both backlogs shortest, and none where that would be no shorter. As time starts anew after each move, servers
+move at most once in ``PATIENCE_S``, and a burst that is over before moves none.
+
+No gateway gives its last server, so nobody becomes dependent on others because it had nothing to do for a second. The
+shortest backlog is therefore that of a gateway with two servers or more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from orchestrator.ownership.rendezvous import GatewayName
+from orchestrator.snapshot import ServerName
+
+PATIENCE_S = 1.0
+"""Time for which backlogs must differ: many times what a batch takes."""
+APART_S = 0.05
+"""Difference of backlogs that counts: half of the default deadline, within which narrower widths help sooner."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayLoad:
+    """What one gateway has to do, and with what.
+
+    Attributes:
+        backlog_items: Items that wait there or run on its servers, 0 or more.
+        capacities_rps: The servers that it drives, each with its items a second, above 0.
+    """
+
+    backlog_items: float
+    capacities_rps: Mapping[ServerName, float]
+
+    @property
+    def backlog_s(self) -> float:
+        """How long its servers take for its backlog; infinite for one that has work and no server."""
+        return _drain_s(self.backlog_items, sum(self.capacities_rps.values()))
+
+
+class Move(NamedTuple):
+    """A server that goes from its driver to another gateway."""
+
+    server: ServerName
+    giver: GatewayName
+    taker: GatewayName
+
+
+class Imbalance(NamedTuple):
+    """Since when backlogs differ, in seconds on the caller's clock; None while they don't."""
+
+    since_s: float | None = None
+
+
+def plan_move(
+    loads: Mapping[GatewayName, GatewayLoad], state: Imbalance, *, now_s: float
+) -> tuple[Move | None, Imbalance]:
+    """Return the server that has to move now, None for none, and what to pass in the next time.
+
+    Of equal gateways the first by name counts, of equal servers likewise; so all who see the same loads agree.
+    """
+    names = sorted(loads)
+    givers = [name for name in names if len(loads[name].capacities_rps) > 1]
+    if not givers:
+        return None, Imbalance()
+    taker = max(names, key=lambda name: loads[name].backlog_s)
+    giver = min(givers, key=lambda name: loads[name].backlog_s)
+    if loads[taker].backlog_s - loads[giver].backlog_s <= APART_S:
+        return None, Imbalance()
+    since_s = now_s if state.since_s is None else state.since_s
+    if now_s - since_s < PATIENCE_S:
+        return None, Imbalance(since_s)
+    server = _best_gift(loads[giver], loads[taker])
+    if server is None:
+        return None, Imbalance(since_s)
+    return Move(server, giver, taker), Imbalance()
+
+
+def _best_gift(giver: GatewayLoad, taker: GatewayLoad) -> ServerName | None:
+    """Return the server whose move leaves the longer of both backlogs shortest; None where none makes it shorter."""
+    has_rps, needs_rps = sum(giver.capacities_rps.values()), sum(taker.capacities_rps.values())
+    best, best_s = None, taker.backlog_s
+    for server, capacity_rps in sorted(giver.capacities_rps.items()):
+        left_rps = max(0.0, has_rps - capacity_rps)
+        longer_s = max(_drain_s(giver.backlog_items, left_rps), _drain_s(taker.backlog_items, needs_rps + capacity_rps))
+        if longer_s < best_s:
+            best, best_s = server, longer_s
+    return best
+
+
+def _drain_s(items: float, capacity_rps: float) -> float:
+    if items <= 0:
+        return 0.0
+    return items / capacity_rps if capacity_rps > 0 else math.inf

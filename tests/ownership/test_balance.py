@@ -1,0 +1,114 @@
+"""A server moves when backlogs differ for long, to where it helps, and not again at once."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.ownership.balance import APART_S, PATIENCE_S, GatewayLoad, Imbalance, Move, plan_move
+from orchestrator.ownership.rendezvous import GatewayName
+from orchestrator.snapshot import ServerName
+
+A, B = GatewayName("a"), GatewayName("b")
+
+
+def load(backlog_items: float, *servers: str, capacity_rps: float = 100.0) -> GatewayLoad:
+    return GatewayLoad(backlog_items, {ServerName(name): capacity_rps for name in servers})
+
+
+BUSY_A = {A: load(60, "gpu-0", "gpu-1"), B: load(0, "gpu-2", "gpu-3")}
+
+
+def test_a_server_moves_once_backlogs_have_differed_for_long() -> None:
+    move, state = plan_move(BUSY_A, Imbalance(), now_s=10.0)
+    assert (move, state) == (None, Imbalance(10.0))
+    move, state = plan_move(BUSY_A, state, now_s=10.0 + PATIENCE_S / 2)
+    assert (move, state) == (None, Imbalance(10.0))
+    move, state = plan_move(BUSY_A, state, now_s=10.0 + PATIENCE_S)
+    assert (move, state) == (Move(ServerName("gpu-2"), giver=B, taker=A), Imbalance())
+
+
+def test_a_difference_that_ended_in_between_does_not_count() -> None:
+    even = {A: load(20, "gpu-0", "gpu-1"), B: load(20, "gpu-2", "gpu-3")}
+    _, state = plan_move(BUSY_A, Imbalance(), now_s=0.0)
+    _, state = plan_move(even, state, now_s=0.5)
+    assert plan_move(BUSY_A, state, now_s=PATIENCE_S) == (None, Imbalance(PATIENCE_S))
+
+
+def test_of_unequal_servers_the_one_that_evens_backlogs_out_moves() -> None:
+    giver = GatewayLoad(10, {ServerName("large"): 300.0, ServerName("small"): 50.0})
+    taker = GatewayLoad(20, {ServerName("own"): 100.0})
+    move, _ = plan_move({A: giver, B: taker}, Imbalance(0.0), now_s=PATIENCE_S)
+    assert move == Move(ServerName("small"), giver=A, taker=B)
+
+
+def test_no_gateway_gives_its_last_server() -> None:
+    loads = {A: load(100, "gpu-0"), B: load(0, "gpu-1")}
+    assert plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S)[0] is None
+
+
+def test_a_gateway_that_has_nothing_to_give_keeps_nobody_else_from_giving() -> None:
+    loads = {A: load(100, "gpu-0"), B: load(0, "gpu-1"), GatewayName("c"): load(1, "gpu-2", "gpu-3")}
+    assert plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S)[0] == Move(ServerName("gpu-2"), GatewayName("c"), A)
+
+
+def test_a_gateway_with_work_and_no_server_gets_one() -> None:
+    loads = {A: load(1), B: load(50, "gpu-0", "gpu-1")}
+    assert plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S)[0] == Move(ServerName("gpu-0"), giver=B, taker=A)
+
+
+def test_one_gateway_alone_moves_nothing() -> None:
+    assert plan_move({A: load(1000, "gpu-0")}, Imbalance(0.0), now_s=9.0) == (None, Imbalance())
+
+
+def loads_of(counts: list[list[float]], backlogs: list[float]) -> dict[GatewayName, GatewayLoad]:
+    numbers = iter(range(1000))
+    return {
+        GatewayName(f"gateway-{n}"): GatewayLoad(backlog, {ServerName(f"gpu-{next(numbers)}"): c for c in capacities})
+        for n, (capacities, backlog) in enumerate(zip(counts, backlogs, strict=False))
+    }
+
+
+fleets = st.builds(
+    loads_of,
+    st.lists(st.lists(st.floats(10, 1000), max_size=5), min_size=2, max_size=5),
+    st.lists(st.floats(0, 1000), min_size=5, max_size=5),
+)
+
+
+@given(fleets)
+def test_a_move_makes_the_longer_of_both_backlogs_shorter_and_leaves_the_giver_a_server(
+    loads: dict[GatewayName, GatewayLoad],
+) -> None:
+    move, _ = plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S)
+    if move is None:
+        return
+    giver, taker = loads[move.giver], loads[move.taker]
+    assert taker.backlog_s - giver.backlog_s > APART_S
+    left, got = dict(giver.capacities_rps), dict(taker.capacities_rps)
+    got[move.server] = left.pop(move.server)
+    assert left
+    after_s = max(GatewayLoad(giver.backlog_items, left).backlog_s, GatewayLoad(taker.backlog_items, got).backlog_s)
+    assert after_s < taker.backlog_s
+
+
+@given(fleets, st.lists(st.floats(0, 0.4), min_size=10, max_size=60))
+def test_servers_move_at_most_once_in_the_time_of_patience(
+    loads: dict[GatewayName, GatewayLoad], pauses_s: list[float]
+) -> None:
+    state, now_s, moved_s = Imbalance(), 0.0, []
+    for pause_s in pauses_s:
+        now_s += pause_s
+        move, state = plan_move(loads, state, now_s=now_s)
+        if move is not None:
+            moved_s.append(now_s)
+    assert all(later - earlier >= PATIENCE_S for earlier, later in itertools.pairwise(moved_s))
+
+
+@pytest.mark.parametrize("backlog_items", [0.0, 4.0])
+def test_differences_that_narrower_widths_make_up_for_move_nothing(backlog_items: float) -> None:
+    loads = {A: load(backlog_items, "gpu-0"), B: load(0, "gpu-1", "gpu-2")}
+    assert plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S) == (None, Imbalance())
