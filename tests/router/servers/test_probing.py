@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from orchestrator.errors import WrongAnswerError
-from orchestrator.router import Answer
-from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.router import Answer, Router
+from orchestrator.snapshot import ServedModel, ServerName, Width
 from orchestrator.triton.infer_wire import Tensors
 from tests.fakes.servers import FakeServer, item
 from tests.fakes.troubled import TroubledServer
@@ -113,6 +114,48 @@ async def test_probes_cost_one_item_a_width_and_period_and_wait_for_a_quiet_mome
         assert {items for _, items in server.batches} == {1}
         outcomes = [await router.infer(item(n % 10)) for n in range(500)]
         assert all(isinstance(o, Answer) and right(o, n % 10) for n, o in enumerate(outcomes))
+
+
+async def test_a_server_that_is_never_idle_is_asked_only_for_widths_that_have_answered_since() -> None:
+    observer, server = RecordingObserver(), FakeServer(per_item_s=0.02, max_batch_size=1)
+    asked = [0]
+
+    async def call_for_ever(router: Router, width: int) -> None:
+        while True:
+            await router.infer(item(1), width=Width(width))
+            asked[0] += 1
+
+    async with router_over(observer, {"a": server}, probes=PROBES) as router:
+        calls = [asyncio.create_task(call_for_ever(router, width)) for width in (25, 25, 75)]
+        await asyncio.sleep(11)  # by now each width has been asked once
+        server.batches.clear()
+        asked[0] = 0
+        await asyncio.sleep(50)
+        for call in calls:
+            call.cancel()
+        ran = Counter(width for width, _ in server.batches)
+    assert set(ran) == {25, 75}
+    assert len(server.batches) - asked[0] == pytest.approx(2 * 5, abs=4)
+
+
+async def test_nobody_is_sent_behind_a_probe_who_has_less_time() -> None:
+    quick, slow = FakeServer([100], per_item_s=0.2), FakeServer([100], per_item_s=0.25)
+    async with router_over(RecordingObserver(), {"a": quick, "b": slow}, probes=PROBES) as router:
+        while not quick.in_flight:
+            await asyncio.sleep(0.001)
+        assert not slow.in_flight, "they are asked one after another"
+        answer = await router.infer(item(3), deadline_ms=300)
+    assert (answer.server, answer.deadline_met) == ("b", True)
+
+
+async def test_what_waits_for_a_probe_is_sent_when_it_has_ended() -> None:
+    server = FakeServer([100], per_item_s=0.2)
+    async with router_over(RecordingObserver(), {"a": server}, probes=PROBES, in_flight_groups=1) as router:
+        while not server.in_flight:
+            await asyncio.sleep(0.001)
+        began_s = asyncio.get_running_loop().time()
+        assert right(await router.infer(item(3), deadline_ms=5000), 3)
+        assert asyncio.get_running_loop().time() - began_s == pytest.approx(0.4, abs=0.05)
 
 
 class Unreadable(TroubledServer):
