@@ -65,7 +65,7 @@ class ServerHealth:
         suspects: Models that have an overdue batch and have answered nothing since that was sent, each with when it
             was; replaced when it changes.
         answered_s: When each model last answered a batch.
-        probed_s: When each model was last asked the golden probe, but for trials.
+        probed_s: When each model was last asked a golden probe that it answered, but for trials.
         heard_s: When it last answered anything.
         suspended: Models that may not be sent anything, each with its back-off; replaced when it changes.
         failures_in_row: Attempts that failed since the last that did not. Those that were under way together count as

@@ -1,12 +1,13 @@
-"""Golden probes: every (server, width) is asked the same item now and then, and who answers it wrong is taken out.
+"""Golden probes: every (server, width) in use is asked the same item now and then; who answers it wrong is taken out.
 
-One item a width and period, a width at a time on each server, at a moment when the server has nothing to do if one
-comes within half of its turn. If none comes, a width is asked that has answered callers since it was last asked: that
-it answered says nothing, because wrong answers look fine. The others go without, because a wide one takes longer than
-what a busy server answers instead, and nobody gets wrong answers from it; once it is used it is asked within a period.
+A width that has answered callers since it was last asked is asked once a period: that it answered says nothing, because
+wrong answers look fine. What nobody uses is left alone, so that a controller sees that it is idle, and so that a busy
+server is not kept by a wide width from what it answers instead. It is asked within a period after its next use. Once a
+server has answered one width wrong, it is asked for all of them.
 
-A probe counts in its server's load while it runs, so that nobody is sent behind it who has less time. Servers take
-their turns one after another, so that not all of them run the same width at once.
+One item, a width at a time on each server, at a moment when the server has nothing to do if one comes within half of
+its turn. A probe counts in its server's load while it runs, so that nobody is sent behind it who has less time. Servers
+take their turns one after another, so that not all of them run the same width at once.
 
 A server can say that it is ready, answer in time, and answer wrong: a file that was damaged or mixed up, a device that
 computes nonsense. Nothing that is measured shows it, so its answer is held against those of the other servers that
@@ -175,10 +176,10 @@ class Prober:
         await asyncio.sleep(part * turn_s)
         for model in models:
             ends_s = loop.time() + turn_s
-            while server.in_flight and loop.time() < ends_s - turn_s / 2:
+            while server.in_flight and server.health.was_used(model.name) and loop.time() < ends_s - turn_s / 2:
                 await asyncio.sleep(_LOOK_S)
-            is_due = not server.in_flight or server.health.was_used(model.name)
-            if is_due and server.is_usable and not server.health.is_suspect and model in server.models:
+            is_due = server.health.was_used(model.name) and model in server.models
+            if is_due and server.is_usable and not server.health.is_suspect:
                 await self.ask(server, model)
             await asyncio.sleep(max(0.0, ends_s - loop.time()))
 
@@ -187,9 +188,7 @@ class Prober:
         golden, settings = golden_batch(model, 1), server.settings.probes
         if golden is None or settings is None:
             return
-        now_s = asyncio.get_running_loop().time()
-        probe = BatchInFlight(model.name, 1, now_s)
-        server.health.probed_s[model.name] = now_s
+        probe = BatchInFlight(model.name, 1, asyncio.get_running_loop().time())
         server.in_flight.append(probe)
         try:
             answer = await server.infer(model, golden)
@@ -202,6 +201,7 @@ class Prober:
         finally:
             server.release(probe)
             self._changed()
+        server.health.probed_s[model.name] = probe.sent_s
         self._check(server, model, answer, settings)
 
     async def verify(self, server: ServerConnection, model: ServedModel) -> None:
@@ -275,6 +275,7 @@ class Prober:
                 )
                 self._observer.on_wrong_answer(server.name, model.width)
                 server.health.back_off(model.name, now_s=asyncio.get_running_loop().time())
+                server.health.probed_s.clear()
                 server.check_soon.set()
 
     def _log_dispute(self, key: str, consensus: ReferenceConsensus, model: ServedModel) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import WrongAnswerError
-from orchestrator.router import Answer, Router
+from orchestrator.router import Router
 from orchestrator.snapshot import ServedModel, ServerName, Width
 from orchestrator.triton.infer_wire import Tensors
 from tests.fakes.servers import FakeServer, item
@@ -47,7 +47,8 @@ async def test_a_single_server_that_turns_wrong_serves_no_more_until_it_is_right
     async with router_over(observer, {"a": wrong}, probes=PROBES) as router:
         await asyncio.sleep(15)
         wrong.is_wrong = True
-        await asyncio.sleep(10)
+        assert not right(await router.infer(item(3)), 3), "it has not been asked since"
+        await asyncio.sleep(20)
         call = asyncio.create_task(router.infer(item(3)))
         await asyncio.sleep(1)
         assert not call.done()
@@ -105,15 +106,17 @@ async def test_two_that_contradict_each_other_from_the_beginning_both_stay_and_i
     assert caplog.text.count("a third would show who is wrong") == 4
 
 
-async def test_probes_cost_one_item_a_width_and_period_and_wait_for_a_quiet_moment() -> None:
+async def test_a_width_is_asked_one_item_a_period_while_it_is_used_and_once_when_it_is_not() -> None:
     observer, server = RecordingObserver(), FakeServer(per_item_s=0.02)
     async with router_over(observer, {"a": server}, probes=PROBES) as router:
         server.batches.clear()
-        await asyncio.sleep(100.5)
-        assert len(server.batches) == pytest.approx(40, abs=4)
-        assert {items for _, items in server.batches} == {1}
-        outcomes = [await router.infer(item(n % 10)) for n in range(500)]
-        assert all(isinstance(o, Answer) and right(o, n % 10) for n, o in enumerate(outcomes))
+        outcomes = []
+        for n in range(100):
+            outcomes.append(await router.infer(item(n % 10), width=Width(50)))
+            await asyncio.sleep(1)
+        ran = Counter(server.batches)
+    assert ran == {(25, 1): 1, (50, 1): pytest.approx(110, abs=1), (75, 1): 1, (100, 1): 1}
+    assert all(right(outcome, n % 10) for n, outcome in enumerate(outcomes))
 
 
 async def test_a_server_that_is_never_idle_is_asked_only_for_widths_that_have_answered_since() -> None:
@@ -188,11 +191,12 @@ async def test_no_caller_gets_what_no_network_gives_and_its_server_is_out_at_onc
 
 
 async def test_unreadable_answers_do_not_end_the_probing() -> None:
-    observer, wrong, later = RecordingObserver(), Unreadable(), TroubledServer()
+    observer, wrong, later = RecordingObserver(), Unreadable(), TroubledServer(per_item_s=0.001)
     async with router_over(observer, {"a": wrong, "b": later, "c": FakeServer()}, probes=PROBES) as router:
         wrong.is_wrong = True
         await asyncio.sleep(30)
         later.is_wrong = True
+        assert (await router.infer(item(3))).server == "b"
         await asyncio.sleep(30)
         served = router.served_by()
         assert not served[ServerName("a")]
