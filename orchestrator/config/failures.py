@@ -59,6 +59,6 @@ class ProbeSettings(Section):
     """Golden probes; see orchestrator.router.servers.probing."""
 
     period_s: float = Field(default=10.0, gt=0)
-    """Between two probes of one width on one server: one item each, so some thousandths of its time."""
+    """Between two probes of one width in use on one server: one item each, so some thousandths of its time."""
     tolerance: float = Field(default=0.02, gt=0)
     """How far a score may be off, as a part of the largest score: two kinds of device differ by thousandths."""

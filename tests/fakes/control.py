@@ -188,6 +188,11 @@ class FakeTriton:
         flow.add(requests=requests, items=requests, executions=requests, service_s=requests * service_s)
         flow.add(failures=failures)
 
+    def run(self, model: ModelName, *, items: int, waited_s: float, took_s: float) -> None:
+        """Count one request that has been answered, a batch of its own."""
+        flow = self._models[model].flow
+        flow.add(requests=1, items=items, executions=1, queue_s=waited_s, service_s=took_s)
+
     def fail_next(self, model: ModelName, reason: str, *, times: int = 1) -> None:
         """Let the next loads or changes of a model fail."""
         self._failures.setdefault(model, []).extend([reason] * times)

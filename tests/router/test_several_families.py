@@ -17,6 +17,8 @@ pytestmark = pytest.mark.virtual_time
 
 CALM_RPS, FLOOD_RPS = 30.0, 3000.0
 """The flood is ten times what both servers together answer in full batches at their narrowest width, 300 a second."""
+PROBES_S = 4.0
+"""Twice in each part of a test; at full width a golden probe takes a server for as long as the calm family has."""
 
 
 def server(per_item_s: float, fixed_s: float) -> FakeServer:
@@ -58,8 +60,7 @@ def share_in_time(answers: list[Answer | None]) -> float:
     ids=["alike", "the flood is due first", "the flood takes any time"],
 )
 async def test_ten_times_too_much_of_one_family_costs_another_no_answer(calm_ms: float, flood_ms: float | None) -> None:
-    # Without probes: at full width one takes a server for as long as the calm family has.
-    async with routed(servers(), queue_limit=1000, probes=None) as router:
+    async with routed(servers(), queue_limit=1000, probes={"period_s": PROBES_S}) as router:
         alone = await ask(router, "calm", CALM_RPS, 4.0, calm_ms)
         beside, flood = await asyncio.gather(
             ask(router, "calm", CALM_RPS, 4.0, calm_ms), ask(router, "flood", FLOOD_RPS, 4.0, flood_ms)

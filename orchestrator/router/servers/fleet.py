@@ -62,7 +62,7 @@ class Fleet:
         self._changed: Callable[[], None] = lambda: None
         self._driven: frozenset[ServerName] | None = None  # all
         self.servers = {name: self._connect(name, client) for name, client in sorted(clients.items())}
-        self._prober = Prober(lambda: self.servers.values(), observer)
+        self._prober = Prober(lambda: self.servers.values(), observer, lambda: self._changed())
         self._background = BackgroundTasks(observer.on_background_failure)
         self._doubts: dict[tuple[ServerName, ModelName], tuple[float, asyncio.Task[None]]] = {}
         self._trials: dict[ServerName, asyncio.Task[None]] = {}

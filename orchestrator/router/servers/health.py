@@ -65,6 +65,7 @@ class ServerHealth:
         suspects: Models that have an overdue batch and have answered nothing since that was sent, each with when it
             was; replaced when it changes.
         answered_s: When each model last answered a batch.
+        probed_s: When each model was last asked a golden probe that it answered, but for trials.
         heard_s: When it last answered anything.
         suspended: Models that may not be sent anything, each with its back-off; replaced when it changes.
         failures_in_row: Attempts that failed since the last that did not. Those that were under way together count as
@@ -80,6 +81,7 @@ class ServerHealth:
     is_suspect: bool = False
     suspects: Mapping[ModelName, float] = field(default_factory=dict)
     answered_s: dict[ModelName, float] = field(default_factory=dict)
+    probed_s: dict[ModelName, float] = field(default_factory=dict)
     heard_s: float = -math.inf
     suspended: Mapping[ModelName, BackOff] = field(default_factory=dict)
     failures_in_row: int = 0
@@ -101,6 +103,10 @@ class ServerHealth:
         self.failures_in_row = 0
         if self.suspects:
             self.suspects = {name: sent_s for name, sent_s in self.suspects.items() if name != model}
+
+    def was_used(self, model: ModelName) -> bool:
+        """Return whether a model has answered a batch since it was last probed, or never was."""
+        return self.answered_s.get(model, -math.inf) >= self.probed_s.get(model, -math.inf)
 
     def note_overdue(self, model: ModelName, *, sent_s: float) -> None:
         """Note that a model should have answered a batch by now that was sent at ``sent_s``."""

@@ -1,8 +1,13 @@
-"""Golden probes: every (server, width) is asked the same item now and then, and who answers it wrong is taken out.
+"""Golden probes: every (server, width) in use is asked the same item now and then; who answers it wrong is taken out.
 
-One item a width and period, a width at a time on each server, at a moment when the server has nothing to do if one
-comes within half of its turn, and else all the same: that a width was answered recently says nothing, because wrong
-answers look fine.
+A width that has answered callers since it was last asked is asked once a period: that it answered says nothing, because
+wrong answers look fine. What nobody uses is left alone, so that a controller sees that it is idle, and so that a busy
+server is not kept by a wide width from what it answers instead. It is asked within a period after its next use. Once a
+server has answered one width wrong, it is asked for all of them.
+
+One item, a width at a time on each server, at a moment when the server has nothing to do if one comes within half of
+its turn. A probe counts in its server's load while it runs, so that nobody is sent behind it who has less time. Servers
+take their turns one after another, so that not all of them run the same width at once.
 
 A server can say that it is ready, answer in time, and answer wrong: a file that was damaged or mixed up, a device that
 computes nonsense. Nothing that is measured shows it, so its answer is held against those of the other servers that
@@ -36,7 +41,7 @@ from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Array, golden_batch
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.watch import trial_sizes
-from orchestrator.snapshot import ServedModel, ServerName, TensorSpec
+from orchestrator.snapshot import BatchInFlight, ServedModel, ServerName, TensorSpec
 from orchestrator.triton.infer_wire import Tensors
 
 log = logging.getLogger(__name__)
@@ -64,9 +69,14 @@ class ReferenceConsensus:
     reference: Scores | None = None
     is_settled: bool = False
 
-    def after_answer(self, server: ServerName, scores: Scores | None, tolerance: float) -> ReferenceConsensus:
-        """Return the consensus after a server's answer, with the reference that follows."""
-        is_repeated = self.answers.get(server) is not None
+    def after_answer(
+        self, server: ServerName, scores: Scores | None, tolerance: float, *, is_alone: bool
+    ) -> ReferenceConsensus:
+        """Return the consensus after a server's answer, with the reference that follows.
+
+        ``is_alone`` is whether no other server that may be sent requests serves the file, answered or not.
+        """
+        is_repeated = is_alone and self.answers.get(server) is not None
         after = replace(self, answers={**self.answers, server: scores})
         return after._settle(tolerance, is_repeated=is_repeated)
 
@@ -129,11 +139,20 @@ def read_scores(values: Iterable[float], expected: int) -> Scores | None:
 
 
 class Prober:
-    """Asks golden probes, and keeps what the servers, which ``servers`` returns as they are now, have answered."""
+    """Asks golden probes, and keeps what the servers, which ``servers`` returns as they are now, have answered.
 
-    def __init__(self, servers: Callable[[], Iterable[ServerConnection]], observer: RouterObserver) -> None:
+    ``changed`` is called whenever a probe has left room on a server.
+    """
+
+    def __init__(
+        self,
+        servers: Callable[[], Iterable[ServerConnection]],
+        observer: RouterObserver,
+        changed: Callable[[], None],
+    ) -> None:
         self._servers = servers
         self._observer = observer
+        self._changed = changed
         self._consensus: dict[tuple[str, str], ReferenceConsensus] = {}  # by weights and output
         self._logged_disputes: set[str] = set()
 
@@ -145,20 +164,22 @@ class Prober:
                 await asyncio.sleep(_SWITCHED_OFF_S)
             else:
                 await asyncio.sleep(now.period_s / 2)  # what is new has just been asked
-                await asyncio.gather(*(self._probe(server, now) for server in list(self._servers())))
+                servers = list(self._servers())
+                parts = [index / len(servers) for index in range(len(servers))]
+                await asyncio.gather(*(self._probe(*one, now) for one in zip(servers, parts, strict=True)))
 
-    async def _probe(self, server: ServerConnection, settings: ProbeSettings) -> None:
-        """Ask one server for all its widths, spread over half a period; never raises."""
+    async def _probe(self, server: ServerConnection, part: float, settings: ProbeSettings) -> None:
+        """Ask one server for all its widths, spread over half a period, from a part of a turn on; never raises."""
         models = server.models
-        if not models:
-            return
-        turn_s = settings.period_s / 2 / len(models)
+        turn_s = settings.period_s / 2 / (len(models) + 1)
         loop = asyncio.get_running_loop()
+        await asyncio.sleep(part * turn_s)
         for model in models:
             ends_s = loop.time() + turn_s
-            while server.in_flight and loop.time() < ends_s - turn_s / 2:
+            while server.in_flight and server.health.was_used(model.name) and loop.time() < ends_s - turn_s / 2:
                 await asyncio.sleep(_LOOK_S)
-            if server.is_driven and server.is_usable and not server.health.is_suspect and model in server.models:
+            is_due = server.health.was_used(model.name) and model in server.models
+            if is_due and server.is_driven and server.is_usable and not server.health.is_suspect:
                 await self.ask(server, model)
             await asyncio.sleep(max(0.0, ends_s - loop.time()))
 
@@ -167,6 +188,8 @@ class Prober:
         golden, settings = golden_batch(model, 1), server.settings.probes
         if golden is None or settings is None:
             return
+        probe = BatchInFlight(model.name, 1, asyncio.get_running_loop().time())
+        server.in_flight.append(probe)
         try:
             answer = await server.infer(model, golden)
         except WrongAnswerError as exc:
@@ -175,6 +198,10 @@ class Prober:
         except (SlimError, TimeoutError) as exc:
             log.debug("probe of %s on %s: %s", model.name, server.name, exc)
             return
+        finally:
+            server.release(probe)
+            self._changed()
+        server.health.probed_s[model.name] = probe.sent_s
         self._check(server, model, answer, settings)
 
     async def verify(self, server: ServerConnection, model: ServedModel) -> None:
@@ -221,7 +248,11 @@ class Prober:
         serving = {other.name for other in self._servers() for m in other.served if m.sha256 == model.sha256}
         consensus = self._consensus.get(key, ReferenceConsensus())
         consensus = consensus.without(consensus.answers.keys() - serving)
-        consensus = consensus.after_answer(server.name, scores, settings.tolerance)
+        is_alone = not any(
+            other is not server and other.health.is_healthy and any(m.sha256 == model.sha256 for m in other.models)
+            for other in self._servers()
+        )
+        consensus = consensus.after_answer(server.name, scores, settings.tolerance, is_alone=is_alone)
         if model.sha256 is None:
             consensus = ReferenceConsensus(consensus.answers)
         self._consensus[key] = consensus
@@ -244,6 +275,7 @@ class Prober:
                 )
                 self._observer.on_wrong_answer(server.name, model.width)
                 server.health.back_off(model.name, now_s=asyncio.get_running_loop().time())
+                server.health.probed_s.clear()
                 server.check_soon.set()
 
     def _log_dispute(self, key: str, consensus: ReferenceConsensus, model: ServedModel) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from orchestrator.errors import WrongAnswerError
-from orchestrator.router import Answer
-from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.router import Router
+from orchestrator.snapshot import ServedModel, ServerName, Width
 from orchestrator.triton.infer_wire import Tensors
 from tests.fakes.servers import FakeServer, item
 from tests.fakes.troubled import TroubledServer
@@ -46,7 +47,8 @@ async def test_a_single_server_that_turns_wrong_serves_no_more_until_it_is_right
     async with router_over(observer, {"a": wrong}, probes=PROBES) as router:
         await asyncio.sleep(15)
         wrong.is_wrong = True
-        await asyncio.sleep(10)
+        assert not right(await router.infer(item(3)), 3), "it has not been asked since"
+        await asyncio.sleep(20)
         call = asyncio.create_task(router.infer(item(3)))
         await asyncio.sleep(1)
         assert not call.done()
@@ -104,15 +106,59 @@ async def test_two_that_contradict_each_other_from_the_beginning_both_stay_and_i
     assert caplog.text.count("a third would show who is wrong") == 4
 
 
-async def test_probes_cost_one_item_a_width_and_period_and_wait_for_a_quiet_moment() -> None:
+async def test_a_width_is_asked_one_item_a_period_while_it_is_used_and_once_when_it_is_not() -> None:
     observer, server = RecordingObserver(), FakeServer(per_item_s=0.02)
     async with router_over(observer, {"a": server}, probes=PROBES) as router:
         server.batches.clear()
-        await asyncio.sleep(100.5)
-        assert len(server.batches) == pytest.approx(40, abs=4)
-        assert {items for _, items in server.batches} == {1}
-        outcomes = [await router.infer(item(n % 10)) for n in range(500)]
-        assert all(isinstance(o, Answer) and right(o, n % 10) for n, o in enumerate(outcomes))
+        outcomes = []
+        for n in range(100):
+            outcomes.append(await router.infer(item(n % 10), width=Width(50)))
+            await asyncio.sleep(1)
+        ran = Counter(server.batches)
+    assert ran == {(25, 1): 1, (50, 1): pytest.approx(110, abs=1), (75, 1): 1, (100, 1): 1}
+    assert all(right(outcome, n % 10) for n, outcome in enumerate(outcomes))
+
+
+async def test_a_server_that_is_never_idle_is_asked_only_for_widths_that_have_answered_since() -> None:
+    observer, server = RecordingObserver(), FakeServer(per_item_s=0.02, max_batch_size=1)
+    asked = [0]
+
+    async def call_for_ever(router: Router, width: int) -> None:
+        while True:
+            await router.infer(item(1), width=Width(width))
+            asked[0] += 1
+
+    async with router_over(observer, {"a": server}, probes=PROBES) as router:
+        calls = [asyncio.create_task(call_for_ever(router, width)) for width in (25, 25, 75)]
+        await asyncio.sleep(11)  # by now each width has been asked once
+        server.batches.clear()
+        asked[0] = 0
+        await asyncio.sleep(50)
+        for call in calls:
+            call.cancel()
+        ran = Counter(width for width, _ in server.batches)
+    assert set(ran) == {25, 75}
+    assert len(server.batches) - asked[0] == pytest.approx(2 * 5, abs=4)
+
+
+async def test_nobody_is_sent_behind_a_probe_who_has_less_time() -> None:
+    quick, slow = FakeServer([100], per_item_s=0.2), FakeServer([100], per_item_s=0.25)
+    async with router_over(RecordingObserver(), {"a": quick, "b": slow}, probes=PROBES) as router:
+        while not quick.in_flight:
+            await asyncio.sleep(0.001)
+        assert not slow.in_flight, "they are asked one after another"
+        answer = await router.infer(item(3), deadline_ms=300)
+    assert (answer.server, answer.deadline_met) == ("b", True)
+
+
+async def test_what_waits_for_a_probe_is_sent_when_it_has_ended() -> None:
+    server = FakeServer([100], per_item_s=0.2)
+    async with router_over(RecordingObserver(), {"a": server}, probes=PROBES, in_flight_groups=1) as router:
+        while not server.in_flight:
+            await asyncio.sleep(0.001)
+        began_s = asyncio.get_running_loop().time()
+        assert right(await router.infer(item(3), deadline_ms=5000), 3)
+        assert asyncio.get_running_loop().time() - began_s == pytest.approx(0.4, abs=0.05)
 
 
 class Unreadable(TroubledServer):
@@ -145,11 +191,12 @@ async def test_no_caller_gets_what_no_network_gives_and_its_server_is_out_at_onc
 
 
 async def test_unreadable_answers_do_not_end_the_probing() -> None:
-    observer, wrong, later = RecordingObserver(), Unreadable(), TroubledServer()
+    observer, wrong, later = RecordingObserver(), Unreadable(), TroubledServer(per_item_s=0.001)
     async with router_over(observer, {"a": wrong, "b": later, "c": FakeServer()}, probes=PROBES) as router:
         wrong.is_wrong = True
         await asyncio.sleep(30)
         later.is_wrong = True
+        assert (await router.infer(item(3))).server == "b"
         await asyncio.sleep(30)
         served = router.served_by()
         assert not served[ServerName("a")]

@@ -16,11 +16,11 @@ TOLERANCE = 0.02
 
 
 def answered(
-    *answers: tuple[ServerName, Scores | None], consensus: ReferenceConsensus | None = None
+    *answers: tuple[ServerName, Scores | None], consensus: ReferenceConsensus | None = None, is_alone: bool = True
 ) -> ReferenceConsensus:
     consensus = consensus or ReferenceConsensus()
     for server, scores in answers:
-        consensus = consensus.after_answer(server, scores, TOLERANCE)
+        consensus = consensus.after_answer(server, scores, TOLERANCE, is_alone=is_alone)
     return consensus
 
 
@@ -52,6 +52,10 @@ def test_a_contradiction_that_nobody_can_decide_is_seen() -> None:
     assert not answered((A, RIGHT), (B, WRONG), (C, RIGHT)).is_disputed
     assert not answered((A, RIGHT), (A, RIGHT), (B, WRONG)).is_disputed
     assert not answered((A, None), (B, RIGHT)).is_disputed
+
+
+def test_an_answer_given_twice_decides_nothing_while_another_server_is_still_to_answer() -> None:
+    assert answered((A, WRONG), (A, WRONG), (B, RIGHT), is_alone=False).is_disputed
 
 
 def test_the_reference_outlives_the_servers_that_gave_it() -> None:
