@@ -1,8 +1,8 @@
 """A page of documentation as something that runs: its files are written and its commands executed, in their order.
 
-A block of Python whose first line is ``# NAME.py`` is a file. In a block of ``console`` each line after ``$ `` is a
-command, with the lines that follow a backslash, and what is below it must be in its output, in this order; ``…``
-stands for anything.
+A block of Python, TOML or YAML whose first line is ``# NAME.py`` or the like is a file. In a block of ``console`` each
+line after ``$ `` is a command, with the lines that follow a backslash, and what is below it must be in its output, in
+this order; ``…`` stands for anything.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"# (\S+\.py)\n")
+_BLOCK = re.compile(r"^```(python|toml|yaml|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"# (\S+\.(?:py|toml|yaml))\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ def run(page: Path, folder: Path) -> int:
     count = 0
     for step in parse(page.read_text()):
         if isinstance(step, File):
+            (folder / step.name).parent.mkdir(parents=True, exist_ok=True)
             (folder / step.name).write_text(step.text)
             continue
         count += 1
