@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +42,16 @@ def parse(text: str) -> Iterator[File | Command]:
             yield File(named[1], body)
 
 
-def run(page: Path, folder: Path) -> int:
-    """Do what a page says in a folder and return how many commands there were."""
+def run(page: Path, folder: Path, *, replaced: Mapping[str, str] | None = None) -> int:
+    """Do what a page says in a folder and return how many commands there were.
+
+    ``replaced`` has what is written otherwise in files and commands, such as addresses.
+    """
     count = 0
-    for step in parse(page.read_text()):
+    text = page.read_text()
+    for written, meant in (replaced or {}).items():
+        text = text.replace(written, meant)
+    for step in parse(text):
         if isinstance(step, File):
             (folder / step.name).parent.mkdir(parents=True, exist_ok=True)
             (folder / step.name).write_text(step.text)
