@@ -9,12 +9,13 @@ WORKERS ?= 2
 TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SOURCES := export orchestrator benchmarks tools tests examples deploy
 
-.PHONY: help demo test check lint compiled integration images containers bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real fuzz attack format clean
+.PHONY: help demo test check lint compiled integration docs images containers bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real fuzz attack format clean
 
 help:
 	@echo "make demo    the default among its rivals on two real Tritons: reports/demo.html, two minutes (no GPU, no torch)"
 	@echo "make test    all checks, then every test, those on real Triton included"
 	@echo "make check   format, lint, types, layers and the fast tests"
+	@echo "make docs    the documentation as a site, build/site/index.html, and manual pages, build/man; a dead link is an error"
 	@echo "make images      the three images with docker, or ENGINE=podman"
 	@echo "make containers  the chart's profile without GPU in real containers, on Debian as root: some 15 minutes at first"
 	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 14 minutes"
@@ -52,6 +53,10 @@ compiled: $(VENV)/.everything
 
 integration: $(VENV)/.everything
 	$(TESTS) -m "integration or gpu" --integration
+
+docs: $(VENV)/.everything
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m tools.man_pages build/man
 
 # BUILD_OPTIONS has what your network needs, such as --build-arg BASE=mirror.example.org/python:3.11-slim-bookworm.
 ENGINE ?= docker

@@ -20,7 +20,7 @@ from benchmarks.harness.command import out_option, publish
 from benchmarks.harness.machine import describe_machine
 from benchmarks.learned_decision import DECISION_BARS_US, NETWORK_BARS_US, NetworkTiming, drawn_policy, measure_network
 from orchestrator.policies.fleet.fleet_tables import FleetTables
-from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.parsing import parse_own_policy
 from orchestrator.policies.protocol import RowPolicy, Situation
 from orchestrator.profile.fit import LatencyFit, LatencyTable
 from orchestrator.reporting.blocks import Block, Heading, Table, Text, render_markdown
@@ -146,7 +146,7 @@ def make_page(timings: list[Timing], networks: list[NetworkTiming], machine: str
 @out_option
 def main(out: Path) -> None:
     """Measure, print and write."""
-    policies: list[RowPolicy] = [*(parse_policy(name) for name in POLICIES), drawn_policy()]
+    policies: list[RowPolicy] = [*(parse_own_policy(name) for name in POLICIES), drawn_policy()]
     timings = [measure(servers, policy) for servers in SIZES for policy in policies]
     networks = [measure_network(servers) for servers in NETWORK_BARS_US]
     machine = f"{describe_machine().cpu}, Python {platform.python_version()}"

@@ -26,7 +26,7 @@ from typing import Final
 from orchestrator.errors import ConfigError
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES, SLIM, PolicyFile
-from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.parsing import parse_own_policy
 from orchestrator.policies.protocol import RowPolicy
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario, load_scenario
@@ -72,7 +72,7 @@ def open_policy(spec: str) -> RowPolicy:
     Raises:
         ConfigError: when there is no such policy, or a learned policy's file can't be used.
     """
-    return parse_policy(spec)
+    return parse_own_policy(spec)
 
 
 def head_of(label: str) -> str:

@@ -1,29 +1,54 @@
-"""Policies by name: rules (orchestrator.policies.registry) and learned ones (orchestrator.policies.learned)."""
+"""Policies by name: rules (``registry``), learned ones (``learned``) and those of other packages (``plugins``)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from orchestrator.errors import ConfigError
 from orchestrator.policies import registry
 from orchestrator.policies.knobs import Knob
 from orchestrator.policies.learned.policy import PREFERENCE_KNOBS, LearnedPolicy, is_learned, parse_learned
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES
+from orchestrator.policies.plugins import parse_plugin, plugin_knobs, plugin_names
+from orchestrator.policies.protocol import Policy
 from orchestrator.policies.registry import RulePolicy
 
 
-def parse_policy(name: str) -> RulePolicy | LearnedPolicy:
-    """Return the policy of that name, see the two packages; of a learned one without a file, the one that ships.
+def parse_policy(name: str) -> Policy:
+    """Return the policy of that name, see the three; of a learned one without a file, the one that ships.
 
     Raises:
-        ConfigError: naming what is known, or why the file can't be used.
+        ConfigError: naming what is known, or why the file or the package can't be used.
     """
+    head = name.partition(",")[0]
     if is_learned(name):
         return parse_learned(name)
-    if name.partition(",")[0].partition(":")[0] not in registry.policy_names():
-        learned = f"{', '.join(LEARNED_NAMES)}, which are learned"
-        raise ConfigError(f"unknown policy {name!r}; known are {learned}; {registry.describe_rules()}")
-    return registry.parse_policy(name)
+    if head.partition(":")[0] in registry.policy_names():
+        return registry.parse_policy(name)
+    if head in (others := plugin_names()):
+        return parse_plugin(name)
+    learned = f"{', '.join(LEARNED_NAMES)}, which are learned"
+    of_packages = f"; of other packages {', '.join(others)}" if others else ""
+    raise ConfigError(f"unknown policy {name!r}; known are {learned}; {registry.describe_rules()}{of_packages}")
 
 
-def knobs_of(name: str) -> tuple[Knob, ...]:
+def parse_own_policy(name: str) -> RulePolicy | LearnedPolicy:
+    """Return a policy of this package, which decides on tables; see ``parse_policy``.
+
+    Raises:
+        ConfigError: as ``parse_policy``, and for a policy of another package.
+    """
+    policy = parse_policy(name)
+    if not isinstance(policy, RulePolicy | LearnedPolicy):
+        raise ConfigError(
+            f"policy {name!r} is of another package and can't be used here; compare it with 'slimsched simulate', or "
+            "name it in fleet.yaml"
+        )
+    return policy
+
+
+def knobs_of(name: str) -> Sequence[Knob]:
     """Return the knobs of the policy that is called so before the colon."""
-    return PREFERENCE_KNOBS if is_learned(name) else registry.knobs_of(name)
+    if is_learned(name):
+        return PREFERENCE_KNOBS
+    return registry.knobs_of(name) if name in registry.policy_names() else plugin_knobs(name)

@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 
 from orchestrator.decision import Dispatch, Hold, Reject
-from orchestrator.errors import UntrustedError
+from orchestrator.errors import ConfigError, UntrustedError
+from orchestrator.policies.circuit_breaker import find_fault
 from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.fleet.row_values import read_candidate
 from orchestrator.policies.learned.decide import BASE_ROW, Scorer, decide_by_scores
@@ -142,7 +143,11 @@ class Simulation:
             apply(world, row, items, until_s)
             return
         candidates = [read_candidate(world.rows, row, self._tables.names) for row in range(count)]
-        decision = self.policy.choose(candidates, self._situation())
+        situation = self._situation()
+        decision = self.policy.choose(candidates, situation)
+        fault = find_fault(decision, candidates, situation, binding=self.policy.binding, is_idle=False)
+        if fault is not None:
+            raise ConfigError(f"policy {self.policy.name!r} may not decide so ({fault}): {decision}")
         if isinstance(decision, Dispatch):
             chosen = decision.candidate
             keys = [(c.server, c.width) for c in candidates]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from orchestrator.cli import main
+from orchestrator.cli.research.train_router import train_router
 from orchestrator.errors import ConfigError
 from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.cloning import Demonstrations, clone, collect_demonstrations, held_out
@@ -261,6 +262,11 @@ def test_a_validation_of_the_base_is_what_the_base_earns() -> None:
     assert score.over_best <= 0
     expert, best = best_expert(tasks[0], 0)
     assert utility(tasks[0], simulate_totals(tasks[0], parse_policy(expert), 0)) == best
+
+
+def test_every_option_of_the_command_has_a_setting_behind_it() -> None:
+    own = {"kind", "out", "folder", "scenario", "beside", "paths", "length", "traces", "threads", "resume"}
+    assert {option.name for option in train_router.params} - own <= {field.name for field in fields(TrainingSettings)}
 
 
 def test_ppo_paper_is_trained_for_one_fleet_and_served(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A page of documentation as something that runs: its files are written and its commands executed, in their order.
 
-A block of Python or YAML whose first line is ``# NAME.py`` or ``# NAME.yaml`` is a file. In a block of ``console`` each
+A block of Python, TOML or YAML whose first line is ``# NAME.py`` or the like is a file. In a block of ``console`` each
 line after ``$ `` is a command, with the lines that follow a backslash, and what is below it must be in its output, in
 this order; ``…`` stands for anything.
 """
@@ -11,12 +11,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_BLOCK = re.compile(r"^```(python|yaml|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"# (\S+\.(?:py|yaml))\n")
+_BLOCK = re.compile(r"^```(python|toml|yaml|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"# (\S+\.(?:py|toml|yaml))\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,18 @@ def parse(text: str) -> Iterator[File | Command]:
             yield File(named[1], body)
 
 
-def run(page: Path, folder: Path) -> int:
-    """Do what a page says in a folder and return how many commands there were."""
+def run(page: Path, folder: Path, *, replaced: Mapping[str, str] | None = None) -> int:
+    """Do what a page says in a folder and return how many commands there were.
+
+    ``replaced`` has what is written otherwise in files and commands, such as addresses.
+    """
     count = 0
-    for step in parse(page.read_text()):
+    text = page.read_text()
+    for written, meant in (replaced or {}).items():
+        text = text.replace(written, meant)
+    for step in parse(text):
         if isinstance(step, File):
+            (folder / step.name).parent.mkdir(parents=True, exist_ok=True)
             (folder / step.name).write_text(step.text)
             continue
         count += 1

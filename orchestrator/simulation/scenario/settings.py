@@ -232,12 +232,21 @@ def load_scenario(path: Path) -> tuple[ScenarioSettings, tuple[SimulatedServer, 
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"can't read the scenario in {path} ({exc})") from exc
-    settings = parse_settings(ScenarioSettings, text, source=str(path), start="name")
+    return parse_scenario(text, source=str(path), folder=path.parent)
+
+
+def parse_scenario(text: str, *, source: str, folder: Path) -> tuple[ScenarioSettings, tuple[SimulatedServer, ...]]:
+    """Return a scenario and its fleet from YAML; files that it names are relative to ``folder``, and read.
+
+    Raises:
+        ConfigError: as ``load_scenario``, calling the text ``source``.
+    """
+    settings = parse_settings(ScenarioSettings, text, source=source, start="name")
     if settings.workload.file is not None:
-        settings = settings.with_workload(file=path.parent / settings.workload.file)
-    hosts = tuple(host.with_files(path.parent) for host in settings.hosts)
+        settings = settings.with_workload(file=folder / settings.workload.file)
+    hosts = tuple(host.with_files(folder) for host in settings.hosts)
     settings = settings.model_copy(update={"hosts": hosts})
-    fleet = tuple(server for entry in settings.servers for server in _servers(entry, path.parent))
+    fleet = tuple(server for entry in settings.servers for server in _servers(entry, folder))
     check_fleet(fleet)
     return settings, fleet
 

@@ -1,0 +1,69 @@
+"""The commands of pages that are written for a checkout, run as they stand there in a folder that looks like one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, render_fleet
+from tests.ports import choose_free_ports
+from tests.tutorials.document import execute, run
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("benchmarks", "examples", "model_repository", "profiles", "scenarios"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+@contextmanager
+def running_up(folder: Path, addresses: GatewaySettings, triton: str) -> Iterator[None]:
+    """Run ``slimsched up`` with free ports until the block ends."""
+    fleet = FleetSettings(servers=(ServerSettings(name="local-0", grpc=triton),), gateway=addresses)
+    (folder / "fleet.yaml").write_text(render_fleet(fleet))
+    command = [str(Path(sys.executable).parent / "slimsched"), "up", "--fleet", "fleet.yaml", "--state-dir", "state"]
+    with (folder / "up.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    try:
+        while "Ctrl-C ends all of it" not in (folder / "up.log").read_text():
+            assert process.poll() is None, (folder / "up.log").read_text()
+            time.sleep(0.2)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def test_what_the_start_says_works(checkout: Path) -> None:
+    grpc, http, metrics, triton = (f"127.0.0.1:{port}" for port in choose_free_ports(4))
+    replaced = {"localhost:8081": grpc, "localhost:8080": http, "localhost:8082": metrics}
+    with running_up(checkout, GatewaySettings(grpc=grpc, http=http, metrics=metrics), triton):
+        assert run(DOCS / "start.md", checkout, replaced=replaced) == 6
+
+
+def test_what_the_page_on_an_own_policy_says_works(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = checkout / "installed"
+    monkeypatch.setenv("PIP_TARGET", str(installed))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(installed), str(ROOT)]))
+    try:
+        assert run(DOCS / "tutorials" / "own-policy.md", checkout) == 8
+    finally:
+        execute("slimsched local down --state-dir state", checkout)
+
+
+def test_what_the_page_on_evaluations_says_works(checkout: Path) -> None:
+    assert run(DOCS / "tutorials" / "reading-an-evaluation.md", checkout) == 2
