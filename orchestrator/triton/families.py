@@ -16,8 +16,8 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,7 +35,7 @@ _REMEDY = "correct its config.pbtxt, export it again, or describe it under 'fami
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What of a model no Triton knows, as in ``ServedModel``."""
+    """What of a model no Triton knows, as in ``ServedModel``; of its usual item the shapes that are known, by input."""
 
     family: Family
     width: Width
@@ -44,6 +44,7 @@ class Identity:
     sha256: str | None = None
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    usual_item: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 Described = Mapping[str, Identity]
@@ -122,6 +123,7 @@ def read_identity(parameters: Mapping[str, str]) -> Identity | None:
         sha256=parameters.get("slim.sha256"),
         labels=_read_labels(parameters.get("slim.labels", "[]")),
         preprocessing=_read_preprocessing(parameters.get("slim.preprocessing")),
+        usual_item=_read_shapes(parameters.get("slim.item", "{}")),
     )
 
 
@@ -142,6 +144,13 @@ def _read_labels(text: str) -> tuple[str, ...]:
     return tuple(map(str, labels))
 
 
+def _read_shapes(text: str) -> Mapping[str, tuple[int, ...]]:
+    try:
+        return {name: tuple(map(int, shape)) for name, shape in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(f"slim.item {text[:80]!r} is no JSON object of shapes by input") from None
+
+
 def _read_preprocessing(text: str | None) -> Preprocessing | None:
     if text is None:
         return None
@@ -160,6 +169,7 @@ def as_served(config: ModelConfig, identity: Identity) -> ServedModel:
         raise ValueError("it batches sequences, whose requests belong to one server; the router gives each its own")
     if not config.input or not config.output:
         raise ValueError(f"it has {len(config.input)} inputs and {len(config.output)} outputs, and needs one of each")
+    inputs = tuple(map(_read_spec, config.input))
     return ServedModel(
         name=ModelName(config.name),
         family=identity.family,
@@ -169,11 +179,12 @@ def as_served(config: ModelConfig, identity: Identity) -> ServedModel:
         max_batch_size=max(1, config.max_batch_size),
         instances=sum(group.count for group in config.instance_group) or 1,
         sha256=identity.sha256,
-        inputs=tuple(map(_read_spec, config.input)),
+        inputs=inputs,
         outputs=tuple(map(_read_spec, config.output)),
         labels=identity.labels,
         preprocessing=identity.preprocessing,
         is_batching=config.max_batch_size > 0,
+        usual_item=_shapes_of(inputs, identity.usual_item),
     )
 
 
@@ -182,6 +193,15 @@ def _read_spec(tensor: Any) -> TensorSpec:
     if datatype not in NUMPY_TYPES:
         raise ValueError(f"{tensor.name!r} is of type {datatype}, which is none of {', '.join(NUMPY_TYPES)}")
     return TensorSpec(tensor.name, datatype, tuple(tensor.dims))
+
+
+def _shapes_of(inputs: Sequence[TensorSpec], known: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """Return a usual item's shapes, none when none is known; raises ValueError for one that its input does not take."""
+    for spec in inputs:
+        shape = known.get(spec.name, spec.shape)
+        if not spec.takes(shape):
+            raise ValueError(f"slim.item has {list(shape)} for {spec.name!r}, which takes {list(spec.shape)}")
+    return tuple(known.get(spec.name, spec.shape) for spec in inputs) if known else ()
 
 
 def interface_of(model: ServedModel) -> Interface:
