@@ -63,7 +63,7 @@ class ServedModel:
     Attributes:
         accuracy: The quality on the family's test split: top-1, 0..1, unless whoever made the family measured something
             else; a finite number, the larger the better.
-        flops: The floating-point operations of an item; None when the exporter did not say.
+        flops: The floating-point operations of an item; None when the exporter did not say, or found none to count.
         max_batch_size: The most items in one request; 1 where there is no batch dimension.
         instances: The instances that run it on this server.
         sha256: The hash of the weights file; equal hashes mean equal answers.

@@ -119,10 +119,10 @@ def read_identity(parameters: Mapping[str, str]) -> Identity | None:
         family=Family(parameters["slim.family"]),
         width=Width(int(width)),
         accuracy=accuracy,
-        flops=_read_number(parameters, "slim.flops", int) if "slim.flops" in parameters else None,
+        flops=_read_number(parameters, "slim.flops", int) or None if "slim.flops" in parameters else None,
         sha256=parameters.get("slim.sha256"),
-        labels=_read_labels(parameters.get("slim.labels", "[]")),
-        preprocessing=_read_preprocessing(parameters.get("slim.preprocessing")),
+        labels=read_labels(parameters.get("slim.labels", "[]")),
+        preprocessing=read_preprocessing(parameters.get("slim.preprocessing")),
         usual_item=_read_shapes(parameters.get("slim.item", "{}")),
     )
 
@@ -134,7 +134,8 @@ def _read_number(parameters: Mapping[str, str], key: str, kind: Any) -> Any:
         raise ValueError(f"{key} {parameters[key]!r} is no number") from None
 
 
-def _read_labels(text: str) -> tuple[str, ...]:
+def read_labels(text: str) -> tuple[str, ...]:
+    """Return what ``slim.labels`` says; raises ValueError when that makes no sense."""
     try:
         labels = json.loads(text)
     except ValueError:
@@ -151,7 +152,8 @@ def _read_shapes(text: str) -> Mapping[str, tuple[int, ...]]:
         raise ValueError(f"slim.item {text[:80]!r} is no JSON object of shapes by input") from None
 
 
-def _read_preprocessing(text: str | None) -> Preprocessing | None:
+def read_preprocessing(text: str | None) -> Preprocessing | None:
+    """Return what ``slim.preprocessing`` says, None when nothing; raises ValueError when that makes no sense."""
     if text is None:
         return None
     try:
@@ -169,7 +171,7 @@ def as_served(config: ModelConfig, identity: Identity) -> ServedModel:
         raise ValueError("it batches sequences, whose requests belong to one server; the router gives each its own")
     if not config.input or not config.output:
         raise ValueError(f"it has {len(config.input)} inputs and {len(config.output)} outputs, and needs one of each")
-    inputs = tuple(map(_read_spec, config.input))
+    inputs = tuple(map(read_spec, config.input))
     return ServedModel(
         name=ModelName(config.name),
         family=identity.family,
@@ -180,7 +182,7 @@ def as_served(config: ModelConfig, identity: Identity) -> ServedModel:
         instances=sum(group.count for group in config.instance_group) or 1,
         sha256=identity.sha256,
         inputs=inputs,
-        outputs=tuple(map(_read_spec, config.output)),
+        outputs=tuple(map(read_spec, config.output)),
         labels=identity.labels,
         preprocessing=identity.preprocessing,
         is_batching=config.max_batch_size > 0,
@@ -188,7 +190,8 @@ def as_served(config: ModelConfig, identity: Identity) -> ServedModel:
     )
 
 
-def _read_spec(tensor: Any) -> TensorSpec:
+def read_spec(tensor: Any) -> TensorSpec:
+    """Return an input or output of a config; raises ValueError for a type that no array can hold."""
     datatype = data_type_name(tensor.data_type)
     if datatype not in NUMPY_TYPES:
         raise ValueError(f"{tensor.name!r} is of type {datatype}, which is none of {', '.join(NUMPY_TYPES)}")

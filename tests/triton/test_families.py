@@ -47,6 +47,10 @@ def test_what_the_exporter_did_not_say_is_none() -> None:
     model = read_width(plain, {})
     assert isinstance(model, ServedModel)
     assert (model.flops, model.sha256, model.labels) == (None, None, ())
+    plain.parameters["slim.flops"].string_value = "0"
+    model = read_width(plain, {})
+    assert isinstance(model, ServedModel)
+    assert model.flops is None, "an importer counts what it knows"
 
 
 def test_other_models_are_passed_over_in_silence() -> None:
