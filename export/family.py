@@ -7,6 +7,7 @@ only a part works.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -73,6 +74,7 @@ def prove_family(
             accuracy=round(parity.accuracy_onnx, 4),
             flops=flops_per_image(subnet, images.spec.shape),
             sha256=hashlib.sha256(model).hexdigest(),
+            preprocessing=json.dumps(spec, sort_keys=True) if (spec := images.spec.preprocessing) else "",
         )
         files = {
             CONFIG_FILE: render_config(identity, tuning).encode(),

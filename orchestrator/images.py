@@ -78,13 +78,15 @@ def _open(path: Path, mode: str) -> Any:
 
 
 def _cut(image: Any, shorter: int, size: tuple[int, int], path: Path) -> Any:
-    """Return the middle of an image, of this width and height, after its shorter side was scaled."""
-    ratio = shorter / min(image.size)
-    scaled = image.resize([max(1, round(side * ratio)) for side in image.size], Image.Resampling.BILINEAR)
+    """Return the middle of an image, of this width and height, after its shorter side was scaled.
+
+    Rounded as torchvision rounds, with which most networks were trained: the longer side down, the margins to even.
+    """
+    scaled = image.resize([shorter * side // min(image.size) for side in image.size], Image.Resampling.BILINEAR)
     if scaled.width < size[0] or scaled.height < size[1]:
         now = f"{scaled.width}×{scaled.height}"
         raise ConfigError(f"{path} is {now} after its resize to {shorter}, below {size[0]}×{size[1]}")
-    left, top = (scaled.width - size[0]) // 2, (scaled.height - size[1]) // 2
+    left, top = round((scaled.width - size[0]) / 2), round((scaled.height - size[1]) / 2)
     return scaled.crop((left, top, left + size[0], top + size[1]))
 
 
@@ -103,10 +105,11 @@ def read_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, NDArray[An
     missing = [spec.name for spec in specs if spec.name not in found]
     if missing:
         raise ConfigError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(found) or 'nothing'}")
-    return {spec.name: _as_text(found[spec.name]) if spec.datatype == "BYTES" else found[spec.name] for spec in specs}
+    return {spec.name: as_text(found[spec.name]) if spec.datatype == "BYTES" else found[spec.name] for spec in specs}
 
 
-def _as_text(array: NDArray[Any]) -> NDArray[Any]:
+def as_text(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of numpy's text or bytes as bytes objects."""
     return np.char.encode(array, "utf-8").astype(object) if array.dtype.kind == "U" else array.astype(object)
 
 

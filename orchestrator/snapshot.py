@@ -30,6 +30,10 @@ class TensorSpec:
     datatype: str
     shape: tuple[int, ...]
 
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Return whether an item may have a shape."""
+        return len(shape) == len(self.shape) and all(s in (-1, n) for n, s in zip(shape, self.shape, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
@@ -59,7 +63,7 @@ class ServedModel:
     Attributes:
         accuracy: The quality on the family's test split: top-1, 0..1, unless whoever made the family measured something
             else; a finite number, the larger the better.
-        flops: The floating-point operations of an item; None when the exporter did not say.
+        flops: The floating-point operations of an item; None when the exporter did not say, or found none to count.
         max_batch_size: The most items in one request; 1 where there is no batch dimension.
         instances: The instances that run it on this server.
         sha256: The hash of the weights file; equal hashes mean equal answers.
@@ -69,6 +73,8 @@ class ServedModel:
         preprocessing: What an image file goes through; None when nobody said, and then it is of the input's size, in
             0..1, RGB or grey by the number of channels, which come first.
         is_batching: Whether its tensors have a batch dimension; where they don't, a request is one item.
+        usual_item: The shapes of a usual item's inputs, in their order; empty when nobody said, and then only inputs
+            without sides that may vary have one.
     """
 
     name: ModelName
@@ -84,6 +90,7 @@ class ServedModel:
     labels: tuple[str, ...] = ()
     is_batching: bool = True
     preprocessing: Preprocessing | None = None
+    usual_item: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

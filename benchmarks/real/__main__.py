@@ -147,10 +147,11 @@ async def _measure_cell(
     for number, own, set_up in turns(set_ups, [load], rounds):
         if (cell, number, set_up.name) in known:
             continue
-        found = await measure(set_up.target, set_up.of(own), sample, senders=1, progress=lambda seconds: None)
+        found = await measure(set_up.target, set_up.of(own), sample.sent(), senders=1, progress=lambda seconds: None)
         if found.is_cut:
             raise asyncio.CancelledError
         summary = found.summary
+        assert summary.right_in_time is not None  # its images are labelled
         line = Line(
             cell,
             number,

@@ -88,7 +88,7 @@ async def _measure(set_up: SetUp, rate_rps: float, seconds: float, sample: Label
     load = Load("poisson", rate_rps, seconds, DEADLINE_S, warm_up_s=_WARM_UP_S)
     competing = asyncio.create_task(compete())
     try:
-        return (await run_load(set_up.target, set_up.of(load), sample.images, sample.labels)).records
+        return (await run_load(set_up.target, set_up.of(load), sample.sent())).records
     finally:
         competing.cancel()
 

@@ -81,6 +81,15 @@ def measure(metric: Metric, answers: Iterable[Answer], labels: NDArray[Any], lab
     return quality
 
 
+def quality_of_one(metric: Metric, answer: Answer, labels: NDArray[Any], item: int) -> float:
+    """Return the quality of the answer to one of the labelled items, alone; NaN where it can't be judged.
+
+    An error is in parts of that of a constant answer to all of them. Raises what the metric raises.
+    """
+    about = labels if metric.score is _relative_to_constant else labels[item : item + 1]
+    return metric.score([metric.reduce(answer, labels[item])], about)
+
+
 def _load(name: str) -> Callable[[Sequence[Answer], NDArray[Any]], float]:
     module, _, attribute = name.partition(":")
     try:

@@ -91,6 +91,7 @@ class Identity:
         accuracy: Top-1 in 0..1 on the test split, measured with ONNX Runtime, rounded to four places.
         flops: The work of one image; a multiply-add counts as two.
         sha256: The digest of ``model.onnx``, hexadecimal.
+        preprocessing: What an image file goes through, as JSON; empty when nothing is said of it.
     """
 
     family: str
@@ -100,6 +101,7 @@ class Identity:
     accuracy: float
     flops: int
     sha256: str
+    preprocessing: str = ""
 
     @property
     def name(self) -> str:
@@ -116,6 +118,7 @@ class Identity:
             f"{self.accuracy:.4f}",
             self.flops,
             self.sha256,
+            *filter(None, [self.preprocessing]),  # so that configs without it stay what they were
         ]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
@@ -222,6 +225,7 @@ def read_identity(config: model_config_pb2.ModelConfig) -> Identity:
             accuracy=float(values["slim.accuracy"]),
             flops=int(values["slim.flops"]),
             sha256=values["slim.sha256"],
+            preprocessing=values.get("slim.preprocessing", ""),
         )
     except KeyError as exc:
         raise RepositoryError(f"the parameter {exc.args[0]} is missing; export it anew") from exc
@@ -301,7 +305,7 @@ def _check_tuning(tuning: Tuning, least_batch: int) -> None:
 
 def _parameters(identity: Identity) -> dict[str, str]:
     """Return what the model says of itself; Triton's backends read strings only."""
-    return {
+    values = {
         "slim.family": identity.family,
         "slim.width": str(identity.width),
         "slim.accuracy": f"{identity.accuracy:.4f}",
@@ -309,6 +313,9 @@ def _parameters(identity: Identity) -> dict[str, str]:
         "slim.sha256": identity.sha256,
         "slim.labels": json.dumps(identity.labels, ensure_ascii=True),
     }
+    if identity.preprocessing:
+        values["slim.preprocessing"] = identity.preprocessing
+    return values
 
 
 def _backend_parameters(tuning: Tuning) -> dict[str, str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +58,28 @@ class ImageSpec:
         return (self.channels, self.height, self.width)
 
     @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        """What an image file goes through to become one of these, as ``slim.preprocessing`` has it; empty: unsaid.
+
+        The rest is as the network takes it: pixels in 0..1, channels first; it normalises them itself.
+        """
+        match self.name:
+            case "imagefolder":
+                return {"colours": "RGB", "resize": shorter_side(self.height)}
+            case "cifar10" | "cifar100":
+                return {"colours": "RGB"}
+            case _:
+                return {}
+
+    @property
     def task(self) -> Task:
         """What a network for these images has to do."""
         return Task(len(self.labels), self.shape, self.mean, self.std)
+
+
+def shorter_side(crop: int) -> int:
+    """Return what the shorter side of an image is scaled to before a square of ``crop`` pixels is cut from it."""
+    return crop * 8 // 7
 
 
 class ImageSet(Protocol):
@@ -109,7 +128,7 @@ class FolderImages:
             image = tv.folder.default_loader(path)
         except (OSError, ValueError, Image.DecompressionBombError) as exc:
             raise DataUnavailableError(f"{path} is no image that can be read; remove or replace it") from exc
-        image = pixels.resize(image, self.spec.height * 8 // 7)
+        image = pixels.resize(image, shorter_side(self.spec.height))
         cropped: torch.Tensor = pixels.pil_to_tensor(pixels.center_crop(image, self.spec.height))
         return cropped
 

@@ -105,7 +105,7 @@ async def run_demo(
 
 async def _take_turn(comparison: Comparison, set_up: SetUp, load: Load, sample: LabelledSample) -> Comparison:
     """Return the comparison with one more turn."""
-    run = await run_load(set_up.target, set_up.of(load), sample.images, sample.labels, wait_s=_WAIT_S)
+    run = await run_load(set_up.target, set_up.of(load), sample.sent(), wait_s=_WAIT_S)
     if run.is_cut:
         raise asyncio.CancelledError
     width = next(rival.width for rival in comparison.rivals if rival.name == set_up.name)

@@ -80,7 +80,7 @@ class Score:
     @property
     def right_in_time(self) -> float:
         """Right answers within the deadline, of all requests, 0..1."""
-        return self.summary.right_in_time
+        return _judged(self.summary)
 
     @property
     def missed(self) -> float:
@@ -94,9 +94,14 @@ def scores(comparison: Comparison) -> list[Score]:
     for rival in comparison.rivals:
         own = [each.records for each in comparison.counted if each.rival == rival.name]
         if own:
-            by_round = tuple(summarize(records, comparison.deadline_s).right_in_time for records in own)
+            by_round = tuple(_judged(summarize(records, comparison.deadline_s)) for records in own)
             found.append(Score(rival, summarize(join_records(own), comparison.deadline_s), by_round))
     return found
+
+
+def _judged(summary: Summary) -> float:
+    assert summary.right_in_time is not None  # its images are labelled
+    return summary.right_in_time
 
 
 @dataclass(frozen=True, slots=True, eq=False)

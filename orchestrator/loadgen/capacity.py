@@ -26,7 +26,7 @@ async def measure_capacity(
     rate_rps = first_rps
     while True:
         load = Load("steady", rate_rps, seconds, _PATIENCE_S)
-        run = await run_load(set_up.target, set_up.of(load), sample.images, sample.labels, wait_s=_PATIENCE_S)
+        run = await run_load(set_up.target, set_up.of(load), sample.sent(), wait_s=_PATIENCE_S)
         found_rps = answers_rps(run.records, seconds)
         if found_rps < _OVERLOADED_RATIO * rate_rps or rate_rps >= most_rps:
             return found_rps

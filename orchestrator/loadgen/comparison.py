@@ -81,14 +81,14 @@ class Standing:
     """How one set-up did at one rate, over all rounds.
 
     Attributes:
-        right_in_time: Top-1 in time, with its interval.
+        right_in_time: Top-1 in time, or as of ``Summary``, with its interval; None where nobody judged.
         means: The means of further figures of ``Summary``, by name; None where there were no answers.
     """
 
     rate_rps: float
     set_up: str
     rounds: int
-    right_in_time: Mean
+    right_in_time: Mean | None
     means: Mapping[str, float | None]
 
 
@@ -97,9 +97,9 @@ def standings(results: Sequence[Result], figures: Sequence[str]) -> list[Standin
     found = []
     for rate_rps, name in dict.fromkeys((result.load.rate_rps, result.set_up) for result in results):
         own = [r.summary for r in results if (r.load.rate_rps, r.set_up) == (rate_rps, name)]
-        right = mean_of([summary.right_in_time for summary in own])
+        right = [summary.right_in_time for summary in own if summary.right_in_time is not None]
         means = {figure: _mean([getattr(summary, figure) for summary in own]) for figure in figures}
-        found.append(Standing(rate_rps, name, len(own), right, means))
+        found.append(Standing(rate_rps, name, len(own), mean_of(right) if right else None, means))
     return found
 
 

@@ -35,7 +35,8 @@ class Records:
         width: The width in percent that answered it; 0: nobody, or it isn't known; int64 [n].
         server: Who answered it; empty: nobody, or it isn't known; str [n].
         decision: The id of the router's decision, see ``slimsched why``; empty: it isn't known; str [n].
-        is_right: Whether the class with the highest score is the true one; bool [n].
+        quality: How good the answer is, by the metric of the run, float64 [n]: of top-1 1 where the class with the
+            highest score is the true one, else 0. 0 without an answer; NaN: nobody can say.
         details: Why requests were refused, one text of each status.
         cpu_s: Processor seconds that all of it took of the senders.
     """
@@ -47,7 +48,7 @@ class Records:
     width: NDArray[np.int64]
     server: NDArray[np.str_]
     decision: NDArray[np.str_]
-    is_right: NDArray[np.bool_]
+    quality: Floats
     details: Mapping[str, str]
     cpu_s: float = 0.0
 
@@ -71,7 +72,7 @@ class Records:
         return in_time
 
 
-_ARRAYS = ("due_s", "sent_s", "ended_s", "status", "width", "server", "decision", "is_right")
+_ARRAYS = ("due_s", "sent_s", "ended_s", "status", "width", "server", "decision", "quality")
 
 
 def save_records(records: Records, path: Path) -> None:
@@ -108,15 +109,16 @@ def join_records(parts: Sequence[Records]) -> Records:
 class Summary:
     """The figures of a run.
 
-    Ratios are 0..1. Accuracy and latencies are of the answers, None without any.
+    Ratios are 0..1. Accuracy and latencies are of the answers, None without any. What nobody judged has no accuracy.
 
     Attributes:
         requests: How many were due.
-        right_in_time: Right answers within the deadline, of all requests: top-1 in time.
+        right_in_time: Right answers within the deadline, of all requests: top-1 in time. Of other metrics the mean
+            quality, counting 0 where no answer came in time; None where nobody judged.
         in_time: Answers within the deadline, of all requests.
         late: Answers after the deadline, and requests that ended otherwise after it, of all requests.
         refused: Requests that ended without an answer, within the deadline, of all requests.
-        accuracy: Right answers of all answers.
+        accuracy: Right answers of all answers, or their mean quality.
         mean_s: Mean latency.
         p50_s: Median latency.
         p99_s: Its 99th percentile.
@@ -127,7 +129,7 @@ class Summary:
     """
 
     requests: int
-    right_in_time: float
+    right_in_time: float | None
     in_time: float
     late: float
     refused: float
@@ -150,18 +152,18 @@ def summarize(records: Records, deadline_s: float) -> Summary:
     requests = len(records.due_s)
     if requests == 0:
         raise ConfigError("no request was due after the warm-up; send for longer, or at a higher rate")
-    answered = records.status == OK
+    answered, judged = records.status == OK, ~np.isnan(records.quality)
     in_time = records.is_in_time(deadline_s)
     over = ~in_time & ~(records.latency_s <= deadline_s)
     latency_s = records.latency_s[answered]
     statuses, counts = np.unique(records.status, return_counts=True)
     return Summary(
         requests=requests,
-        right_in_time=float((in_time & records.is_right).sum()) / requests,
+        right_in_time=float(records.quality[in_time & judged].sum() / judged.sum()) if judged.any() else None,
         in_time=float(in_time.sum()) / requests,
         late=float(over.sum()) / requests,
         refused=float((~in_time & ~over).sum()) / requests,
-        accuracy=float(records.is_right[answered].mean()) if answered.any() else None,
+        accuracy=float(records.quality[answered & judged].mean()) if (answered & judged).any() else None,
         mean_s=float(latency_s.mean()) if answered.any() else None,
         p50_s=float(np.quantile(latency_s, 0.5)) if answered.any() else None,
         p99_s=float(np.quantile(latency_s, 0.99)) if answered.any() else None,

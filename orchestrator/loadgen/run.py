@@ -11,17 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from orchestrator.errors import ServerUnavailableError
+from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.loadgen.judge import TOP_1
 from orchestrator.loadgen.plan import Load, arrivals_s
 from orchestrator.loadgen.records import Records, Summary, join_records, load_records, summarize
-from orchestrator.loadgen.sample import LabelledSample
+from orchestrator.loadgen.sample import Sample
 from orchestrator.loadgen.sender import RECORDS, SenderPlan, write_plan
 from orchestrator.loadgen.target import Target
 
-_START_S, _READ_S = 60.0, 120.0
+_START_S, _READ_S = 180.0, 120.0  # a router in a sender may have to compile its decisions first
 _LEAD_S = 0.2
 """From when all senders are ready to when they begin."""
 
@@ -44,8 +42,7 @@ class Run:
 async def run_load(
     target: Target,
     load: Load,
-    images: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    sample: Sample,
     *,
     senders: int = 1,
     wait_s: float = 5.0,
@@ -57,7 +54,8 @@ async def run_load(
     then how many seconds have passed.
 
     Raises:
-        ServerUnavailableError: A sender could not begin, or ended without records.
+        ServerUnavailableError: A sender could not begin.
+        ConfigError: A sender ended without records, as when answers can't be judged.
     """
     due_s = arrivals_s(load)
     with tempfile.TemporaryDirectory(prefix="loadgen-") as base:
@@ -68,18 +66,24 @@ async def run_load(
                 target.kind,
                 target.address,
                 target.model,
-                target.input_name,
-                target.output_name,
+                [(spec.name, spec.datatype) for spec in target.inputs],
+                _wanted(target, sample),
+                target.is_batching,
                 load.deadline_s,
                 target.is_gateway,
                 wait_s,
                 load.seed * senders + number,
+                sample.metric,
+                sample.output,
                 load.parameters,
             )
-            write_plan(folder, plan, due_s[number::senders], images, labels)
+            write_plan(folder, plan, due_s[number::senders], sample)
         processes = [await _start(folder) for folder in folders]
         try:
             is_cut = await _run_senders(processes, load.seconds, progress)
+            for process in processes:
+                if process.returncode:
+                    raise ConfigError(f"a sender ended early: {await _last_words(process)}")
             parts = [load_records(folder / RECORDS) for folder in folders]
         finally:
             for process in processes:
@@ -100,12 +104,27 @@ class Measured:
 
 
 async def measure(
-    target: Target, load: Load, sample: LabelledSample, *, senders: int, progress: Callable[[float], None]
+    target: Target, load: Load, sample: Sample, *, senders: int, progress: Callable[[float], None]
 ) -> Measured:
     """Send a load and return its figures, of what was due after the warm-up; raises as ``run_load``."""
-    run = await run_load(target, load, sample.images, sample.labels, senders=senders, progress=progress)
+    run = await run_load(target, load, sample, senders=senders, progress=progress)
     counted = run.records if load.is_burst else run.records.after(load.warm_up_s)
     return Measured(summarize(counted, load.deadline_s), run.senders_cores, run.is_cut)
+
+
+def _wanted(target: Target, sample: Sample) -> tuple[str, ...]:
+    """Return the outputs that answers are to have: top-1 takes one, other metrics, and other callers, take all."""
+    if sample.output is not None and sample.output not in target.outputs:
+        raise ConfigError(f"--output {sample.output}: there are only {', '.join(target.outputs)}; give one of them")
+    if sample.metric == TOP_1:
+        return (sample.output or target.outputs[0],)
+    return target.outputs
+
+
+async def _last_words(process: asyncio.subprocess.Process) -> str:
+    assert process.stderr is not None
+    said = (await process.stderr.read()).decode(errors="replace").strip().splitlines()
+    return said[-1] if said else "it said nothing"
 
 
 async def _start(folder: Path) -> asyncio.subprocess.Process:
@@ -124,12 +143,12 @@ async def _run_senders(
     """Let all begin together and wait for their end; return whether they were interrupted."""
     for process in processes:
         assert process.stdout is not None
-        async with asyncio.timeout(_START_S):
-            said = await process.stdout.readline()
+        try:
+            said = await asyncio.wait_for(process.stdout.readline(), _START_S)
+        except TimeoutError as exc:
+            raise ServerUnavailableError(f"a sender was not ready within {_START_S:g} s; is the machine busy?") from exc
         if not said:
-            assert process.stderr is not None
-            problem = (await process.stderr.read()).decode(errors="replace").strip().splitlines()
-            raise ServerUnavailableError(f"a sender could not begin: {problem[-1] if problem else 'it said nothing'}")
+            raise ServerUnavailableError(f"a sender could not begin: {await _last_words(process)}")
     begins_s = time.monotonic() + _LEAD_S
     for process in processes:
         assert process.stdin is not None

@@ -1,20 +1,40 @@
-"""Labelled images, so that what is sent shows what was right."""
+"""What is sent: items of a model's inputs, with labels where it is known what is right."""
 
 from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
+from orchestrator.loadgen.judge import TOP_1
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Items of any kind.
+
+    Attributes:
+        inputs: The items of each input, [n, ...], in the order of the target's; each as the model takes it without a
+            batch dimension. Text is of numpy's kinds U or S.
+        labels: What is right of each item, [n, ...]; None: nobody knows.
+        metric: How answers are judged, see orchestrator.loadgen.judge; None: not at all.
+        output: The output that the metric is about; None: the only one, of top-1 the first.
+    """
+
+    inputs: tuple[NDArray[Any], ...]
+    labels: NDArray[Any] | None = None
+    metric: str | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledSample:
-    """Images as a family takes them.
+    """Images as a classifier takes them.
 
     Attributes:
         images: float32 [n, c, h, w], pixels in 0..1.
@@ -24,19 +44,35 @@ class LabelledSample:
     images: NDArray[np.float32]
     labels: NDArray[np.int64]
 
+    def sent(self) -> Sample:
+        """Return them as what is sent to a target of one input."""
+        return Sample((self.images,), self.labels, TOP_1)
+
 
 def load_sample(path: Path) -> LabelledSample:
-    """Return the sample in ``path``; raises ConfigError when it can't be read or is no such file."""
+    """Return the images in ``path``; raises ConfigError when it can't be read or is no such file."""
+    return as_images(read_arrays(path), path)
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an .npz file by name; raises ConfigError when it can't be read."""
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
+            return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         raise ConfigError(f"no sample at {path}; run from a checkout, or give --sample") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as exc:
-        raise ConfigError(f"{path} is no .npz file with 'images' and 'labels'") from exc
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels) or len(images) == 0:
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as exc:
+        raise ConfigError(f"{path} is no .npz file of plain arrays that can be read") from exc
+
+
+def as_images(arrays: dict[str, NDArray[Any]], path: Path) -> LabelledSample:
+    """Return the images among the arrays of a file; raises ConfigError when there are none."""
+    if not {"images", "labels"} <= arrays.keys():
+        raise ConfigError(f"{path} is no .npz file with 'images' and 'labels'; it has {', '.join(arrays) or 'nothing'}")
+    images, labels = arrays["images"], arrays["labels"]
+    if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1] or len(images) == 0:
         raise ConfigError(
-            f"{path} holds images {images.dtype} {list(images.shape)} and {len(labels)} labels; "
-            "it takes uint8 [n, c, h, w] and n labels"
+            f"{path} holds images {images.dtype} {list(images.shape)} and labels {list(labels.shape)}; "
+            "it takes uint8 [n, c, h, w] and [n]"
         )
     return LabelledSample(images.astype(np.float32) / 255, labels.astype(np.int64))

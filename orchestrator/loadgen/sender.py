@@ -23,14 +23,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.errors import SlimError
 from orchestrator.loadgen.clients import Asked, Client, Parameters, open_client, status_of_failure
+from orchestrator.loadgen.judge import Judge, make_judge
 from orchestrator.loadgen.plan import Times
 from orchestrator.loadgen.records import OK, UNANSWERED, Records, save_records
+from orchestrator.loadgen.sample import Sample
 
-PLAN, ARRIVALS, SAMPLE, RECORDS = "plan.json", "arrivals.npy", "sample.npz", "records.npz"
+PLAN, ARRIVALS, SAMPLE, LABELS, RECORDS = "plan.json", "arrivals.npy", "sample.npz", "labels.npy", "records.npz"
 READY = "ready"
 _SHORT_S: Final = 1e-3
 """So late a request may be sent without being told a shorter deadline; timers are not finer."""
@@ -46,24 +47,30 @@ class SenderPlan:
         kind: Of client, see orchestrator.loadgen.clients.
         address: Where requests go.
         model: The model or family.
-        input_name: Of its one input.
-        output_name: Of the output that holds the scores of classes.
+        inputs: Name and Triton's type of each.
+        outputs: The names of those that answers are to have.
+        is_batching: Whether its tensors have a batch dimension.
         deadline_s: From when a request is due.
         tells_deadline: Whether requests carry it, which a plain Triton has no use for.
         wait_s: How long answers are waited for after the last request is due.
-        seed: Of the order of the images.
+        seed: Of the order of the items.
+        metric: How answers are judged, see orchestrator.loadgen.judge; None: not at all.
+        output: The output that the metric is about; None: the only one, of top-1 the first.
         parameters: Of each request, beside its deadline.
     """
 
     kind: str
     address: str
     model: str
-    input_name: str
-    output_name: str
+    inputs: Sequence[tuple[str, str]]
+    outputs: Sequence[str]
+    is_batching: bool
     deadline_s: float
     tells_deadline: bool
     wait_s: float
     seed: int
+    metric: str | None = None
+    output: str | None = None
     parameters: Parameters = field(default_factory=dict)
 
     def left_ms(self, late_s: float) -> int | None:
@@ -73,13 +80,13 @@ class SenderPlan:
         return max(1, math.floor((self.deadline_s - (late_s if late_s > _SHORT_S else 0.0)) * 1e3))
 
 
-def write_plan(
-    folder: Path, plan: SenderPlan, due_s: Times, images: NDArray[np.float32], labels: NDArray[np.int64]
-) -> None:
+def write_plan(folder: Path, plan: SenderPlan, due_s: Times, sample: Sample) -> None:
     """Put all that a sender reads into its folder."""
     (folder / PLAN).write_text(json.dumps(asdict(plan)))
     np.save(folder / ARRIVALS, due_s)
-    np.savez(folder / SAMPLE, images=images, labels=labels)
+    np.savez(folder / SAMPLE, *sample.inputs)
+    if sample.labels is not None:
+        np.save(folder / LABELS, sample.labels)
 
 
 class _Outcomes:
@@ -145,13 +152,13 @@ async def send_all(
 
 
 def read_outcomes(
-    client: Client, due_s: Times, outcomes: _Outcomes, labels: NDArray[np.int64], order: Sequence[int]
+    client: Client, due_s: Times, outcomes: _Outcomes, judge: Judge | None, order: Sequence[int]
 ) -> Records:
     """Return the records of what was sent."""
     count = outcomes.sent
     status, server = np.full(count, UNANSWERED, dtype="U24"), np.full(count, "", dtype="U64")
     decision = np.full(count, "", dtype="U32")
-    width, is_right = np.zeros(count, np.int64), np.zeros(count, bool)
+    width, quality = np.zeros(count, np.int64), np.full(count, math.nan if judge is None else 0.0)
     details: dict[str, str] = {}
     for number in range(count):
         if (failure := outcomes.failures.get(number)) is not None:
@@ -162,28 +169,30 @@ def read_outcomes(
             reply = client.read(answer)
             status[number], width[number], server[number] = OK, reply.width, reply.server
             decision[number] = reply.decision
-            is_right[number] = int(reply.scores.argmax()) == labels[order[number]]
+            if judge is not None:
+                quality[number] = judge(reply.outputs, order[number])
     sent_s, ended_s = outcomes.sent_s[:count], outcomes.ended_s[:count]
-    return Records(due_s[:count], sent_s, ended_s, status, width, server, decision, is_right, details)
+    return Records(due_s[:count], sent_s, ended_s, status, width, server, decision, quality, details)
 
 
 async def _run(folder: Path) -> None:
     plan = SenderPlan(**json.loads((folder / PLAN).read_text()))
     due_s = np.load(folder / ARRIVALS)
     with np.load(folder / SAMPLE) as sample:
-        images, labels = sample["images"], sample["labels"]
-    order = np.random.default_rng(plan.seed).permutation(np.arange(len(due_s)) % len(images)).tolist()
+        inputs = [sample[f"arr_{index}"] for index in range(len(plan.inputs))]
+    judge = None if plan.metric is None else make_judge(plan.metric, np.load(folder / LABELS), plan.output)
+    order = np.random.default_rng(plan.seed).permutation(np.arange(len(due_s)) % len(inputs[0])).tolist()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    asked = Asked(plan.model, plan.input_name, plan.output_name)
-    client = await open_client(plan.kind, plan.address, asked, images, plan.parameters)
+    asked = Asked(plan.model, plan.inputs, plan.outputs, plan.is_batching)
+    client = await open_client(plan.kind, plan.address, asked, inputs, plan.parameters)
     print(READY, flush=True)
     began_s = float(await asyncio.to_thread(sys.stdin.readline))
     before_s = time.process_time()
     outcomes = await send_all(client, plan, due_s, order, began_s=began_s, stop=stop)
     cpu_s = time.process_time() - before_s
-    save_records(replace(read_outcomes(client, due_s, outcomes, labels, order), cpu_s=cpu_s), folder / RECORDS)
+    save_records(replace(read_outcomes(client, due_s, outcomes, judge, order), cpu_s=cpu_s), folder / RECORDS)
     await client.close()
 
 

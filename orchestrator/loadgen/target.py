@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import aiohttp
+from google.protobuf import json_format
 
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError, ServerUnavailableError
@@ -17,7 +17,9 @@ from orchestrator.http2.grpc.wire import RpcError
 from orchestrator.loadgen.clients import ALSO, GRPC, HTTP, ROUTER
 from orchestrator.loadgen.plan import Load
 from orchestrator.router import Router
-from orchestrator.triton.messages import SERVICE, pb
+from orchestrator.snapshot import Preprocessing, TensorSpec
+from orchestrator.triton.families import read_labels, read_preprocessing, read_spec
+from orchestrator.triton.messages import SERVICE, ModelConfig, pb
 
 _ASK_S = 5.0
 _TRITON = "triton"
@@ -32,17 +34,25 @@ class Target:
         kind: How it is asked, see orchestrator.loadgen.clients.
         address: ``host:port``, or several with ``+`` between them that are asked in turn; or the path of a fleet file.
         model: The name of the model or family.
-        input_name: Of its one input.
-        output_name: Of its first output.
+        inputs: What an item is, without a batch dimension.
+        outputs: The names of its outputs; of a classifier the first has the scores of classes.
+        is_batching: Whether its tensors have a batch dimension.
         is_gateway: Whether it understands deadlines.
+        preprocessing: What image files go through; None when nobody said.
+        labels: The names of its classes; empty when nobody said.
+        metric: What its quality was measured by; None when nobody said.
     """
 
     kind: str
     address: str
     model: str
-    input_name: str
-    output_name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    is_batching: bool
     is_gateway: bool
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] = ()
+    metric: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +79,32 @@ async def find_target(kind: str, address: str, model: str) -> Target:
 
     Raises:
         ServerUnavailableError: Nobody answers there, or there is no such model.
-        ConfigError: The kind is none.
+        ConfigError: The kind is none, or the model has a tensor that can't be sent.
     """
     match kind:
         case "grpc" | "http":
             ask = _ask_grpc if kind == GRPC else _ask_http
-            metadata, name = (await asyncio.gather(*(ask(place, model) for place in address.split(ALSO))))[0]
+            config, name = (await asyncio.gather(*(ask(place, model) for place in address.split(ALSO))))[0]
         case "router":
             return await _ask_router(address, model)
         case _:
             raise ConfigError(f"unknown kind of target {kind!r}; known are {GRPC}, {HTTP} and {ROUTER}")
-    inputs, outputs = metadata.get("inputs", []), metadata.get("outputs", [])
-    if len(inputs) != 1 or not outputs:
-        raise ConfigError(
-            f"model {model!r} at {address} has {len(inputs)} inputs and {len(outputs)} outputs; load is of one image, "
-            "so one input and an output of scores are needed"
+    said = {key: value.string_value for key, value in config.parameters.items()}
+    try:
+        return Target(
+            kind,
+            address,
+            model,
+            tuple(map(read_spec, config.input)),
+            tuple(tensor.name for tensor in config.output),
+            config.max_batch_size > 0,
+            name != _TRITON,
+            read_preprocessing(said.get("slim.preprocessing")),
+            read_labels(said.get("slim.labels", "[]")),
+            said.get("slim.metric"),
         )
-    return Target(kind, address, model, inputs[0]["name"], outputs[0]["name"], name != _TRITON)
+    except ValueError as exc:
+        raise ConfigError(f"model {model!r} at {address} can't be asked: {exc}") from exc
 
 
 def only_place(places: Mapping[str, str | Path | None]) -> tuple[str, str]:
@@ -102,7 +121,8 @@ async def parse_set_up(text: str) -> SetUp:
     place, *parameters = rest.split(",")
     kind, _, place = place.partition(":")
     host, _, last = place.rpartition(":")
-    address, model = (place, "fashion") if kind == ROUTER or last.isdecimal() or not host else (host, last)
+    is_whole = Path(place).exists() if kind == ROUTER else last.isdecimal()
+    address, model = (place, "fashion") if is_whole or not host else (host, last)
     pairs = [parameter.partition("=") for parameter in parameters]
     if not is_named or not place or not all(key and equals and value for key, equals, value in pairs):
         raise ConfigError(f"set-up {text!r} is no NAME=KIND:PLACE[:MODEL][,PARAMETER=VALUE…]")
@@ -124,38 +144,38 @@ def _number_or_text(value: str) -> str | int | float:
     return value
 
 
-async def _ask_grpc(address: str, model: str) -> tuple[dict[str, Any], str]:
+async def _ask_grpc(address: str, model: str) -> tuple[ModelConfig, str]:
     channel = GrpcChannel(address)
     try:
-        request = pb.ModelMetadataRequest(name=model).SerializeToString()
+        request = pb.ModelConfigRequest(name=model).SerializeToString()
         async with asyncio.timeout(_ASK_S):
-            answer = await channel.call(f"/{SERVICE}/ModelMetadata", request)
+            answer = await channel.call(f"/{SERVICE}/ModelConfig", request)
             server = await channel.call(f"/{SERVICE}/ServerMetadata", b"")
     except (RpcError, TimeoutError) as exc:
         raise _no_answer(address, model, exc) from exc
     finally:
         await channel.close(drain_s=0)
-    metadata = pb.ModelMetadataResponse.FromString(answer)
-    named = {key: [{"name": tensor.name} for tensor in getattr(metadata, key)] for key in ("inputs", "outputs")}
-    return named, pb.ServerMetadataResponse.FromString(server).name
+    return pb.ModelConfigResponse.FromString(answer).config, pb.ServerMetadataResponse.FromString(server).name
 
 
-async def _ask_http(address: str, model: str) -> tuple[dict[str, Any], str]:
+async def _ask_http(address: str, model: str) -> tuple[ModelConfig, str]:
     timeout = aiohttp.ClientTimeout(total=_ASK_S)
     try:
         async with aiohttp.ClientSession(f"http://{address}", timeout=timeout, raise_for_status=True) as session:
-            async with session.get(f"/v2/models/{model}") as answer:
-                metadata = await answer.json()
+            async with session.get(f"/v2/models/{model}/config") as answer:
+                config = json_format.ParseDict(await answer.json(), ModelConfig(), ignore_unknown_fields=True)
             async with session.get("/v2") as answer:
-                return metadata, (await answer.json())["name"]
-    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as exc:
+                return config, (await answer.json())["name"]
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, json_format.ParseError) as exc:
         raise _no_answer(address, model, exc) from exc
 
 
 async def _ask_router(fleet: str, family: str) -> Target:
     async with Router.from_fleet(load_fleet(Path(fleet))) as router:
         model = router.models(family)[0]
-    return Target(ROUTER, fleet, family, model.inputs[0].name, model.outputs[0].name, True)
+    about = model.preprocessing, model.labels
+    outputs = tuple(output.name for output in model.outputs)
+    return Target(ROUTER, fleet, family, model.inputs, outputs, model.is_batching, True, *about)
 
 
 def _no_answer(address: str, model: str, error: Exception) -> ServerUnavailableError:

@@ -16,8 +16,8 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,7 +35,7 @@ _REMEDY = "correct its config.pbtxt, export it again, or describe it under 'fami
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What of a model no Triton knows, as in ``ServedModel``."""
+    """What of a model no Triton knows, as in ``ServedModel``; of its usual item the shapes that are known, by input."""
 
     family: Family
     width: Width
@@ -44,6 +44,7 @@ class Identity:
     sha256: str | None = None
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    usual_item: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 Described = Mapping[str, Identity]
@@ -118,10 +119,11 @@ def read_identity(parameters: Mapping[str, str]) -> Identity | None:
         family=Family(parameters["slim.family"]),
         width=Width(int(width)),
         accuracy=accuracy,
-        flops=_read_number(parameters, "slim.flops", int) if "slim.flops" in parameters else None,
+        flops=_read_number(parameters, "slim.flops", int) or None if "slim.flops" in parameters else None,
         sha256=parameters.get("slim.sha256"),
-        labels=_read_labels(parameters.get("slim.labels", "[]")),
-        preprocessing=_read_preprocessing(parameters.get("slim.preprocessing")),
+        labels=read_labels(parameters.get("slim.labels", "[]")),
+        preprocessing=read_preprocessing(parameters.get("slim.preprocessing")),
+        usual_item=_read_shapes(parameters.get("slim.item", "{}")),
     )
 
 
@@ -132,7 +134,8 @@ def _read_number(parameters: Mapping[str, str], key: str, kind: Any) -> Any:
         raise ValueError(f"{key} {parameters[key]!r} is no number") from None
 
 
-def _read_labels(text: str) -> tuple[str, ...]:
+def read_labels(text: str) -> tuple[str, ...]:
+    """Return what ``slim.labels`` says; raises ValueError when that makes no sense."""
     try:
         labels = json.loads(text)
     except ValueError:
@@ -142,7 +145,15 @@ def _read_labels(text: str) -> tuple[str, ...]:
     return tuple(map(str, labels))
 
 
-def _read_preprocessing(text: str | None) -> Preprocessing | None:
+def _read_shapes(text: str) -> Mapping[str, tuple[int, ...]]:
+    try:
+        return {name: tuple(map(int, shape)) for name, shape in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(f"slim.item {text[:80]!r} is no JSON object of shapes by input") from None
+
+
+def read_preprocessing(text: str | None) -> Preprocessing | None:
+    """Return what ``slim.preprocessing`` says, None when nothing; raises ValueError when that makes no sense."""
     if text is None:
         return None
     try:
@@ -160,6 +171,7 @@ def as_served(config: ModelConfig, identity: Identity) -> ServedModel:
         raise ValueError("it batches sequences, whose requests belong to one server; the router gives each its own")
     if not config.input or not config.output:
         raise ValueError(f"it has {len(config.input)} inputs and {len(config.output)} outputs, and needs one of each")
+    inputs = tuple(map(read_spec, config.input))
     return ServedModel(
         name=ModelName(config.name),
         family=identity.family,
@@ -169,19 +181,30 @@ def as_served(config: ModelConfig, identity: Identity) -> ServedModel:
         max_batch_size=max(1, config.max_batch_size),
         instances=sum(group.count for group in config.instance_group) or 1,
         sha256=identity.sha256,
-        inputs=tuple(map(_read_spec, config.input)),
-        outputs=tuple(map(_read_spec, config.output)),
+        inputs=inputs,
+        outputs=tuple(map(read_spec, config.output)),
         labels=identity.labels,
         preprocessing=identity.preprocessing,
         is_batching=config.max_batch_size > 0,
+        usual_item=_shapes_of(inputs, identity.usual_item),
     )
 
 
-def _read_spec(tensor: Any) -> TensorSpec:
+def read_spec(tensor: Any) -> TensorSpec:
+    """Return an input or output of a config; raises ValueError for a type that no array can hold."""
     datatype = data_type_name(tensor.data_type)
     if datatype not in NUMPY_TYPES:
         raise ValueError(f"{tensor.name!r} is of type {datatype}, which is none of {', '.join(NUMPY_TYPES)}")
     return TensorSpec(tensor.name, datatype, tuple(tensor.dims))
+
+
+def _shapes_of(inputs: Sequence[TensorSpec], known: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """Return a usual item's shapes, none when none is known; raises ValueError for one that its input does not take."""
+    for spec in inputs:
+        shape = known.get(spec.name, spec.shape)
+        if not spec.takes(shape):
+            raise ValueError(f"slim.item has {list(shape)} for {spec.name!r}, which takes {list(spec.shape)}")
+    return tuple(known.get(spec.name, spec.shape) for spec in inputs) if known else ()
 
 
 def interface_of(model: ServedModel) -> Interface:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 
+import numpy as np
 import pytest
 
 from orchestrator.http2.grpc.wire import RpcError
@@ -54,7 +55,7 @@ def test_a_wall_clock_that_was_set_meanwhile_leaves_times_in_order() -> None:
 
 
 async def test_a_lost_connection_ends_when_it_is_noticed_and_a_refusal_when_it_came() -> None:
-    client = GrpcClient("127.0.0.1:1", Asked("fashion", "pixels", "logits"), [], {})  # type: ignore[arg-type]
+    client = GrpcClient("127.0.0.1:1", Asked("fashion", [], [], True), [np.zeros((0, 1))], {})
     times = ReceiveTimes()
     times.last_s = 7.0
     lost = _note_refusal(times, RpcError("UNAVAILABLE", "the connection was lost"))

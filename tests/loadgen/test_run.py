@@ -10,9 +10,12 @@ import pytest
 import pytest_asyncio
 
 from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.loadgen.clients import router_options
+from orchestrator.loadgen.judge import TOP_1
 from orchestrator.loadgen.plan import Load
 from orchestrator.loadgen.records import OK, summarize
 from orchestrator.loadgen.run import run_load
+from orchestrator.loadgen.sample import Sample
 from orchestrator.loadgen.target import find_target, parse_set_up
 from tests.fakes.servers import item
 from tests.gateway.fakes import World, open_world
@@ -20,6 +23,7 @@ from tests.gateway.fakes import World, open_world
 IMAGES = np.stack([item(mark) for mark in range(3)])
 LABELS = np.array([0, 1, 1])
 """The fakes say which item they were given, so two of three are right."""
+SAMPLE = Sample((IMAGES,), LABELS, TOP_1)
 LOAD = Load("steady", 60.0, 1.0, 60.0)
 
 
@@ -38,7 +42,7 @@ async def test_every_request_of_all_senders_is_sent_and_judged_by_its_label(worl
     target = await find_target(kind, address_of(world, kind), "fashion")
     assert target.is_gateway
     told: list[float] = []
-    run = await run_load(target, LOAD, IMAGES, LABELS, senders=2, progress=told.append)
+    run = await run_load(target, LOAD, SAMPLE, senders=2, progress=told.append)
     summary = summarize(run.records, LOAD.deadline_s)
     assert (summary.requests, summary.statuses) == (59, {OK: 59})  # the sixtieth is due when all is over
     assert summary.right_in_time == pytest.approx(2 / 3, abs=0.02)
@@ -54,7 +58,7 @@ async def test_every_request_of_all_senders_is_sent_and_judged_by_its_label(worl
 async def test_several_addresses_are_asked_in_turn(world: World, kind: str) -> None:
     async with open_world(others={"c": ()}) as other:
         places = f"{address_of(world, kind)}+{address_of(other, kind)}"
-        run = await run_load(await find_target(kind, places, "fashion"), LOAD, IMAGES, LABELS)
+        run = await run_load(await find_target(kind, places, "fashion"), LOAD, SAMPLE)
         answered = [
             sum(items for server in each.servers.values() for _, items in server.batches) for each in (world, other)
         ]
@@ -67,16 +71,43 @@ async def test_several_addresses_are_asked_in_turn(world: World, kind: str) -> N
 async def test_parameters_and_what_is_left_of_the_deadline_go_with_each_request(world: World) -> None:
     set_up = await parse_set_up(f"narrow=grpc:{world.grpc}:fashion,slim_width=50")
     load = set_up.of(Load("burst:40", 0.0, 1.0, 0.001))
-    run = await run_load(set_up.target, load, IMAGES, LABELS)
+    run = await run_load(set_up.target, load, SAMPLE)
     assert set(run.records.width[run.records.status == OK]) <= {50}
     assert "its deadline" in " ".join(run.records.details.values())  # a millisecond for forty of them
+
+
+async def test_answers_that_cannot_be_judged_end_the_run_and_without_labels_nothing_is_right_or_wrong(
+    world: World,
+) -> None:
+    target = await find_target("grpc", world.grpc, "fashion")
+    with pytest.raises(ConfigError, match="a sender ended early: --metric top-2 can't judge the answer to item"):
+        await run_load(target, Load("burst:3", 0.0, 1.0, 60.0), Sample((IMAGES,), LABELS + 1000, "top-2"))
+    with pytest.raises(ServerUnavailableError, match="a sender could not begin: --metric best: is none"):
+        await run_load(target, Load("burst:3", 0.0, 1.0, 60.0), Sample((IMAGES,), LABELS, "best"))
+    with pytest.raises(ConfigError, match="--output mask: there are only"):
+        await run_load(target, Load("burst:3", 0.0, 1.0, 60.0), Sample((IMAGES,), LABELS, "top-1", "mask"))
+    run = await run_load(target, Load("burst:3", 0.0, 1.0, 60.0), Sample((IMAGES,)))
+    summary = summarize(run.records, 60.0)
+    assert (summary.statuses, summary.in_time) == ({OK: 3}, 1)
+    assert (summary.right_in_time, summary.accuracy) == (None, None)
+
+
+def test_a_router_gets_as_options_what_a_gateway_gets_as_parameters() -> None:
+    parameters = {"slim_width": 50, "slim_min_accuracy": 0.9, "priority": 1, "slim_preference": "accuracy=1"}
+    options = router_options(parameters)
+    assert (options["width"], options["min_accuracy"], options["priority"]) == (50, 0.9, 1)
+    assert options["preference"].accuracy == 1
+    with pytest.raises(ConfigError, match="a router takes no parameter 'slim_colour'; it takes slim_deadline_ms"):
+        router_options({"slim_colour": 1})
+    with pytest.raises(ConfigError, match="can't be used"):
+        router_options({"slim_width": "wide"})
 
 
 async def test_who_interrupts_gets_what_was_sent_until_then(world: World) -> None:
     target = await find_target("grpc", world.grpc, "fashion")
     begun = asyncio.Event()
     task = asyncio.create_task(
-        run_load(target, Load("steady", 50.0, 30.0, 1.0), IMAGES, LABELS, progress=lambda seconds: begun.set())
+        run_load(target, Load("steady", 50.0, 30.0, 1.0), SAMPLE, progress=lambda seconds: begun.set())
     )
     await begun.wait()
     task.cancel()

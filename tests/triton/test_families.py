@@ -47,6 +47,10 @@ def test_what_the_exporter_did_not_say_is_none() -> None:
     model = read_width(plain, {})
     assert isinstance(model, ServedModel)
     assert (model.flops, model.sha256, model.labels) == (None, None, ())
+    plain.parameters["slim.flops"].string_value = "0"
+    model = read_width(plain, {})
+    assert isinstance(model, ServedModel)
+    assert model.flops is None, "an importer counts what it knows"
 
 
 def test_other_models_are_passed_over_in_silence() -> None:
@@ -149,6 +153,20 @@ def test_what_an_image_goes_through_is_read_from_the_config_or_the_fleet_file() 
     assert "slim.preprocessing: colours" in misfit.reason
     family = described().model_copy(update={"preprocessing": PreprocessingSettings(resize=20)})
     assert describe_models([family])["small"].preprocessing == Preprocessing(resize=20)
+
+
+def test_a_config_says_what_a_usual_item_is_and_an_item_that_its_input_does_not_take_is_told() -> None:
+    said = config()
+    said.input.add(name="ids", data_type=9, dims=[-1])
+    said.parameters["slim.item"].string_value = '{"ids": [7]}'
+    model = read_width(said, {})
+    assert isinstance(model, ServedModel)
+    assert model.usual_item == ((1, 28, 28), (7,))
+    for text, reason in [('{"ids": [7, 7]}', "slim.item has [7, 7] for 'ids'"), ("[7]", "slim.item '[7]' is no JSON")]:
+        said.parameters["slim.item"].string_value = text
+        misfit = read_width(said, {})
+        assert isinstance(misfit, Misfit)
+        assert reason in misfit.reason
 
 
 def test_a_width_that_takes_something_else_than_most_is_a_misfit_and_what_was_chosen_stays_among_equals() -> None:

@@ -22,7 +22,7 @@ def test_blocks_are_files_and_commands_with_their_output() -> None:
 @pytest.mark.integration
 def test_what_the_page_says_works(tmp_path: Path) -> None:
     try:
-        assert run(PAGE, tmp_path) == 12
+        assert run(PAGE, tmp_path) == 16
     finally:
         execute("slimsched local down --state-dir state", tmp_path)
     models = [f"{family}_w{width:03d}" for family, width in (("published", 50), ("published", 100))]

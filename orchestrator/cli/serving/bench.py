@@ -20,11 +20,13 @@ from orchestrator.cli.options import FILE, PATH
 from orchestrator.cli.research.output import say_figure, wide_console
 from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
 from orchestrator.loadgen.comparison import Result, compare, standings
+from orchestrator.loadgen.judge import TOP_1
 from orchestrator.loadgen.plan import KINDS, Load, check_load
 from orchestrator.loadgen.records import Summary
 from orchestrator.loadgen.run import Measured, measure
-from orchestrator.loadgen.sample import load_sample
-from orchestrator.loadgen.target import SetUp, find_target, only_place, parse_set_ups
+from orchestrator.loadgen.sample import Sample
+from orchestrator.loadgen.sample_files import read_sample
+from orchestrator.loadgen.target import SetUp, Target, find_target, only_place, parse_set_ups
 from orchestrator.reporting.outputs import write_file
 
 _COLUMNS = (
@@ -44,6 +46,9 @@ class _Options:
     """What both commands take, as ``_load_options`` declares it."""
 
     sample_path: Path
+    metric: str | None
+    output: str | None
+    resize: bool
     workload: str
     deadline_ms: float
     seconds: float
@@ -60,6 +65,10 @@ class _Options:
             Load(self.workload, rate_rps, self.seconds, deadline_s, warm_up_s=self.warm_up_s, seed=self.seed)
         )
 
+    def sample(self, target: Target) -> Sample:
+        """Return what is sent to a target; raises ConfigError when it takes something else."""
+        return read_sample(self.sample_path, target, metric=self.metric, output=self.output, resize=self.resize)
+
 
 def _load_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options that both commands take, which come to the function as one value, ``options``."""
@@ -73,7 +82,7 @@ def _load_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON."),
         click.option("--out", type=FILE, help="Save every figure as JSON."),
         click.option("--senders", type=click.IntRange(1, 64), default=1, help="Processes that send."),
-        click.option("--seed", type=int, default=0, help="Of arrivals and the order of images."),
+        click.option("--seed", type=int, default=0, help="Of arrivals and the order of items."),
         click.option("--warm-up-s", type=click.FloatRange(min=0), default=1.0, help="First part that isn't counted."),
         click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, help="How long to send."),
         click.option("--deadline-ms", type=click.FloatRange(min=1), default=100.0, help="From when a request is due."),
@@ -83,7 +92,17 @@ def _load_options(function: Callable[..., None]) -> Callable[..., None]:
             "sample_path",
             type=PATH,
             default=Path("examples/fashion-mnist/test_1000.npz"),
-            help="Labelled images to send: .npz with images uint8 [n, c, h, w] and labels [n].",
+            help="What to send: .npz with an array for each input and labels, or with images uint8 [n, c, h, w]; a "
+            "folder of <class>/<image>; or a .txt list of images.",
+        ),
+        click.option(
+            "--metric",
+            help="How answers are judged by labels, as in 'slimsched import'; without it as the model's config says, "
+            "else by top-1.",
+        ),
+        click.option("--output", help="The output that the metric is about."),
+        click.option(
+            "--resize", is_flag=True, help="Scale images to the input's size, where the family says nothing of it."
         ),
     ):
         option(command)
@@ -107,7 +126,7 @@ def bench(
     rate: float,
     options: _Options,
 ) -> None:
-    """Send labelled images open loop, and show what was right and in time.
+    """Send labelled items open loop, and show what was right and in time.
 
     Requests are sent when they are due, whether or not earlier ones were answered, and latency counts from then.
     Ctrl-C ends the sending; the figures are then of what was sent.
@@ -122,19 +141,21 @@ def bench(
         return
     kind, place = only_place({GRPC: grpc_address, HTTP: http_address, ROUTER: fleet})
     load = options.load(rate)
-    sample = load_sample(options.sample_path)
     console = Console(stderr=True)
 
-    async def run() -> Measured:
+    async def run() -> tuple[Measured, str | None]:
         target = await find_target(kind, place, model)
+        sample = options.sample(target)
         with _progress(console, f"{rate:g}/s {options.workload}", options.seconds) as progress:
-            return await measure(target, load, sample, senders=options.senders, progress=progress)
+            measured = await measure(target, load, sample, senders=options.senders, progress=progress)
+        return measured, sample.metric
 
-    found = asyncio.run(run())
+    found, metric = asyncio.run(run())
     if found.is_cut:
         console.print("interrupted; these are the figures of what was sent")
+    _say_metric(console, metric)
     _show(found.summary, found.senders_cores, as_json=options.as_json)
-    _save(options.out, {"load": asdict(load), **asdict(found)})
+    _save(options.out, {"load": asdict(load), "metric": metric, **asdict(found)})
 
 
 @bench.command("compare")
@@ -158,21 +179,26 @@ def compare_command(named: tuple[str, ...], rates: tuple[float, ...], rounds: in
         --set-up narrowest=grpc:127.0.0.1:8081:fashion,slim_width=25
     """
     loads = [options.load(rate) for rate in rates]
-    sample = load_sample(options.sample_path)
     console = Console(stderr=True)
+    samples: dict[str, Sample] = {}
     results: list[Result] = []
 
     async def measure_one(set_up: SetUp, load: Load) -> Measured:
         with _progress(console, f"{set_up.name} {load.rate_rps:g}/s", load.seconds) as progress:
+            sample = samples[set_up.name]
             return await measure(set_up.target, load, sample, senders=options.senders, progress=progress)
 
     async def run() -> None:
-        await compare(await parse_set_ups(named), loads, rounds, measure_one, results.append)
+        set_ups = await parse_set_ups(named)
+        samples.update({set_up.name: options.sample(set_up.target) for set_up in set_ups})
+        await compare(set_ups, loads, rounds, measure_one, results.append)
 
     try:
         asyncio.run(run())
     except KeyboardInterrupt:
         console.print("interrupted; these are the figures so far")
+    for metric in {sample.metric for sample in samples.values()}:
+        _say_metric(console, metric)
     _show_results(results, as_json=options.as_json)
     _save(options.out, [asdict(result) for result in results])
 
@@ -184,6 +210,14 @@ def _progress(console: Console, what: str, seconds: float) -> Iterator[Callable[
     ) as bar:
         task = bar.add_task(what, total=seconds)
         yield lambda passed_s: bar.update(task, completed=passed_s)
+
+
+def _say_metric(console: Console, metric: str | None) -> None:
+    """Say what accuracy is where it is not top-1."""
+    if metric is None:
+        console.print("no accuracy: nothing says what is right; give a sample with labels, and --metric", markup=False)
+    elif metric != TOP_1:
+        console.print(f"accuracy is {metric}, of each answer alone, on average", markup=False)
 
 
 def _cell(value: float | None, scale: float, form: str) -> str:
@@ -220,10 +254,10 @@ def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
     table = Table("rate", "set-up", "rounds", "right in time", "95 %", *(heading for heading, *_ in _MEANS))
     for standing in standings(results, [name for _, name, *_ in _MEANS]):
         right = standing.right_in_time
-        interval = f"{right.least:.1%} to {right.most:.1%}" if standing.rounds > 1 else "-"
+        interval = f"{right.least:.1%} to {right.most:.1%}" if right is not None and standing.rounds > 1 else "-"
         cells = [_cell(standing.means[name], scale, form) for _, name, scale, form in _MEANS]
         names = (f"{standing.rate_rps:g}/s", standing.set_up, str(standing.rounds))
-        table.add_row(*names, f"{right.value:.1%}", interval, *cells)
+        table.add_row(*names, _cell(None if right is None else right.value, 1.0, ".1%"), interval, *cells)
     wide_console().print(table)
 
 

@@ -10,7 +10,7 @@ between the least and the best, would make a thousandth of a point look like all
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 
 def is_ratio(qualities: Iterable[float]) -> bool:
@@ -21,8 +21,12 @@ def is_ratio(qualities: Iterable[float]) -> bool:
 def relative_qualities(qualities: Iterable[float]) -> Mapping[float, float]:
     """Return each of a family's qualities as policies see it, 0..1; at least one quality, all finite."""
     distinct = sorted(set(qualities))
-    if is_ratio(distinct):
-        return {quality: quality for quality in distinct}
-    least, best = distinct[0], distinct[-1]
-    scale = max(abs(least), abs(best), best - least)
-    return {quality: 1 - (best - quality) / scale for quality in distinct}
+    return {quality: relative_quality(quality, distinct) for quality in distinct}
+
+
+def relative_quality(quality: float, qualities: Collection[float]) -> float:
+    """Return a quality on the scale of a family's, also one that no width has: then it may lie outside of 0..1."""
+    if is_ratio(qualities):
+        return quality
+    least, best = min(qualities), max(qualities)
+    return 1 - (best - quality) / max(abs(least), abs(best), best - least)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError, SlimError
-from orchestrator.snapshot import Family, Preference, ServedModel, ServerName, TensorSpec, Width
+from orchestrator.snapshot import Family, Preference, ServedModel, ServerName, Width
 from orchestrator.triton.infer_wire import NUMPY_TYPES, Tensors
 
 Array = NDArray[Any]
@@ -281,11 +281,11 @@ def as_batch(items: Items, model: ServedModel) -> tuple[Tensors, bool]:
         ConfigError: when names, types or shapes are not what the model takes.
     """
     arrays = as_tensors(items, [spec.name for spec in model.inputs])
-    is_single = all(_fits(a.shape, spec.shape) for a, spec in zip(arrays, model.inputs, strict=True))
+    is_single = all(spec.takes(a.shape) for a, spec in zip(arrays, model.inputs, strict=True))
     for array, spec in zip(arrays, model.inputs, strict=True):
         if array.dtype != np.dtype(NUMPY_TYPES[spec.datatype]):
             raise ConfigError(f"input {spec.name!r} takes {spec.datatype}, got {array.dtype}; convert the array")
-        if not is_single and not (array.ndim and len(array) > 0 and _fits(array.shape[1:], spec.shape)):
+        if not is_single and not (array.ndim and len(array) > 0 and spec.takes(array.shape[1:])):
             shape = ", ".join(map(str, spec.shape))
             raise ConfigError(f"input {spec.name!r} takes [{shape}] or [n, {shape}], got {list(array.shape)}")
         if not is_single and len(array) != len(arrays[0]):
@@ -297,10 +297,11 @@ def as_batch(items: Items, model: ServedModel) -> tuple[Tensors, bool]:
 
 
 def blank_batch(model: ServedModel, items: int) -> Tensors | None:
-    """Return a batch of zeros, or of empty text, for a model; None when its shapes leave open what that is."""
-    if any(side < 1 for spec in model.inputs for side in spec.shape):
+    """Return a batch of zeros, or of empty text, for a model, of its usual item; None when that is open."""
+    shapes = model.usual_item or tuple(spec.shape for spec in model.inputs)
+    if any(side < 1 for shape in shapes for side in shape):
         return None
-    return tuple(_blank(spec, items) for spec in model.inputs)
+    return tuple(_blank(spec.datatype, (items, *shape)) for spec, shape in zip(model.inputs, shapes, strict=True))
 
 
 def golden_batch(model: ServedModel, items: int) -> Tensors | None:
@@ -318,10 +319,5 @@ def golden_batch(model: ServedModel, items: int) -> Tensors | None:
     return blank
 
 
-def _blank(spec: TensorSpec, items: int) -> Array:
-    shape = (items, *spec.shape)
-    return np.full(shape, b"", object) if spec.datatype == "BYTES" else np.zeros(shape, NUMPY_TYPES[spec.datatype])
-
-
-def _fits(shape: tuple[int, ...], spec_shape: tuple[int, ...]) -> bool:
-    return len(shape) == len(spec_shape) and all(s in (-1, n) for n, s in zip(shape, spec_shape, strict=True))
+def _blank(datatype: str, shape: tuple[int, ...]) -> Array:
+    return np.full(shape, b"", object) if datatype == "BYTES" else np.zeros(shape, NUMPY_TYPES[datatype])

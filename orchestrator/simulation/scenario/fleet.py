@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from orchestrator.errors import ConfigError
+from orchestrator.policies.fleet.qualities import relative_quality
 from orchestrator.profile.document import ModelProfile, ServerProfile
 from orchestrator.profile.fit import LatencyFit
 from orchestrator.profile.start import PRIOR_ITEMS, prior_fit, weigh_batches
@@ -105,6 +106,20 @@ def server_from_profile(profile: ServerProfile, name: str) -> SimulatedServer:
     """Return a server that behaves as a profile says."""
     models = tuple(_model_from_profile(m) for m in sorted(profile.models, key=lambda m: m.width))
     return SimulatedServer(ServerName(name), models, profile.idle.power_w)
+
+
+def qualities_of(servers: Sequence[SimulatedServer]) -> list[float]:
+    """Return the qualities of all widths of a fleet."""
+    return [model.accuracy for server in servers for model in server.models]
+
+
+def with_relative_qualities(servers: Sequence[SimulatedServer]) -> tuple[SimulatedServer, ...]:
+    """Return a fleet with qualities as live policies see them, so that figures and bounds are of one scale, 0..1."""
+    known = qualities_of(servers)
+    return tuple(
+        replace(server, models=tuple(replace(m, accuracy=relative_quality(m.accuracy, known)) for m in server.models))
+        for server in servers
+    )
 
 
 def check_fleet(servers: Sequence[SimulatedServer]) -> None:

@@ -15,9 +15,17 @@ from pydantic import Field, model_validator
 
 from orchestrator.config.section import Name, Section, parse_settings
 from orchestrator.errors import ConfigError
+from orchestrator.policies.fleet.qualities import relative_quality
 from orchestrator.profile.document import read_profile
 from orchestrator.simulation.scenario import workloads
-from orchestrator.simulation.scenario.fleet import SimulatedServer, check_fleet, linear_model, server_from_profile
+from orchestrator.simulation.scenario.fleet import (
+    SimulatedServer,
+    check_fleet,
+    linear_model,
+    qualities_of,
+    server_from_profile,
+    with_relative_qualities,
+)
 from orchestrator.simulation.scenario.hosts import HostSettings, check_hosts
 from orchestrator.snapshot import ServerName
 
@@ -27,8 +35,8 @@ Shares = dict[Annotated[int, Field(ge=1, le=1000)], Annotated[float, Field(gt=0)
 class WidthSettings(Section):
     """A width of a server that is written out."""
 
-    accuracy: float | None = Field(default=None, ge=0, le=1)
-    """None: the width itself as a ratio, a placeholder."""
+    accuracy: float | None = Field(default=None, allow_inf_nan=False)
+    """Of any scale, the larger the better; None: the width itself as a ratio, a placeholder."""
     item_ms: float = Field(gt=0)
     """An item adds this to a batch."""
     group_ms: float = Field(default=0, ge=0)
@@ -142,8 +150,8 @@ class ObjectiveSettings(Section):
 
     deadline_ms: float = Field(default=100.0, gt=0)
     """From arrival."""
-    min_accuracy: float = Field(default=0.0, ge=0, le=1)
-    """Only widths of at least this accuracy."""
+    min_accuracy: float = Field(default=0.0, allow_inf_nan=False)
+    """Only widths of at least this accuracy, on their own scale; left out: any."""
     slack_margin: float = Field(default=1.25, ge=1)
     """Expected times are multiplied by this before they are held against a deadline."""
     in_flight_groups: int = Field(default=2, ge=1)
@@ -223,7 +231,7 @@ class ScenarioSettings(Section):
 
 
 def load_scenario(path: Path) -> tuple[ScenarioSettings, tuple[SimulatedServer, ...]]:
-    """Return a scenario and its fleet; files that it names are read.
+    """Return a scenario and its fleet; files that it names are read, and qualities of any scale become relative.
 
     Raises:
         ConfigError: when a file can't be read or used, or a key or value is not allowed.
@@ -248,7 +256,15 @@ def parse_scenario(text: str, *, source: str, folder: Path) -> tuple[ScenarioSet
     settings = settings.model_copy(update={"hosts": hosts})
     fleet = tuple(server for entry in settings.servers for server in _servers(entry, folder))
     check_fleet(fleet)
-    return settings, fleet
+    objectives = _relative(settings.objectives, qualities_of(fleet))
+    return settings.model_copy(update={"objectives": objectives}), with_relative_qualities(fleet)
+
+
+def _relative(objectives: ObjectiveSettings, qualities: Sequence[float]) -> ObjectiveSettings:
+    if "min_accuracy" not in objectives.model_fields_set:
+        return objectives
+    least = max(0.0, relative_quality(objectives.min_accuracy, qualities))
+    return objectives.model_copy(update={"min_accuracy": least})
 
 
 def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> str:

@@ -1,0 +1,59 @@
+"""How good an answer is, by the label of its item.
+
+Top-1 is known here. Other metrics are those of ``slimsched import``, loaded by name, because serving runs without what
+they need. A run judges every answer alone and averages: of top-K and of errors that is what the metric says of all
+answers together, of the mean IoU and of mAP it is their mean over items.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ConfigError
+
+TOP_1: Final = "top-1"
+_METRICS: Final = "export.importing.metrics"
+
+Outputs = Mapping[str, NDArray[Any]]
+"""The outputs of one item, by name, without a batch dimension."""
+Judge = Callable[[Outputs, int], float]
+"""The quality of what was answered to the item of a number, the larger the better; NaN where it can't be judged."""
+
+
+def make_judge(metric: str, labels: NDArray[Any], output: str | None) -> Judge:
+    """Return how answers to labelled items [n, ...] are judged, by one output where ``output`` names it.
+
+    Raises:
+        ConfigError: There is no such metric, or what it needs is not installed.
+    """
+    if metric == TOP_1:
+        return lambda outputs, item: float(_scores(outputs, output).argmax() == labels[item])
+    try:
+        metrics = importlib.import_module(_METRICS)
+    except ImportError as exc:
+        raise ConfigError(
+            f"--metric {metric} needs {exc.name}; install slim-scheduler[export], or give {TOP_1}"
+        ) from exc
+    try:
+        found = metrics.metric_named(metric, output)
+    except Exception as exc:  # its own, or of a module of the user's
+        raise ConfigError(str(exc)) from exc
+
+    def judge(outputs: Outputs, item: int) -> float:
+        try:
+            return float(metrics.quality_of_one(found, outputs, labels, item))
+        except Exception as exc:  # its own, or of a function of the user's
+            raise ConfigError(f"--metric {metric} can't judge the answer to item {item}: {exc}") from exc
+
+    return judge
+
+
+def _scores(outputs: Outputs, output: str | None) -> NDArray[Any]:
+    if output is not None and output not in outputs:
+        raise ConfigError(f"--output {output}: there are only {', '.join(outputs)}; give one of them")
+    return np.asarray(next(iter(outputs.values())) if output is None else outputs[output])
