@@ -40,6 +40,7 @@ _MIB = 2**20
 _NEWEST_FILES = 8
 _END_BYTES = 2**18
 """Of each file: a decision among 4 servers takes 5 kB."""
+_NO_RECORDS = 2  # lines at an end that may be none: the one that is just being written, and what a killed process cut
 
 
 class _File(RotatingFileHandler):
@@ -210,7 +211,7 @@ def read_newest(directory: Path, count: int) -> list[Record]:
         ends = [_read_end(path) for path in files]
     except OSError:  # or one was just rotated away; it is asked again soon
         return []
-    for line in (line for end in ends for line in end.splitlines()):
+    for line in (line for end in ends for line in end.splitlines()[-count - _NO_RECORDS :]):
         try:
             record = json.loads(line)
         except ValueError:
