@@ -263,7 +263,7 @@ def test_the_status_page_is_of_all_workers_together(team: Team) -> None:
     assert document["workers"] == 2
     [server] = document["servers"]
     assert server["condition"] == "up"
-    assert [width for width, _ in server["instances"]] == [25, 50, 75, 100]
+    assert [width for width, _ in server["instances"]] == [25, 100]
     assert "fashion" in [family["name"] for family in document["families"]]
     assert document["policy"]["name"]
 
