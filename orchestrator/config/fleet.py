@@ -22,6 +22,7 @@ API_VERSION: Final = "slimsched/v1"
 """The version of fleet.yaml that is read; it changes when a file no longer means what it meant."""
 _MOST_BYTES = 2**24
 """Largest fleet file; a thousand servers have a hundredth of it."""
+_ANY_HOST: Final = ("0.0.0.0", "[::]")
 
 
 class LimitSettings(Section):
@@ -93,6 +94,14 @@ class ServerSettings(Section):
     limits: LimitSettings = LimitSettings()
     power: PowerSettings | None = None
     """Power model of the server; None: energy is known only where a counter can be read."""
+
+    @property
+    def controller_address(self) -> str | None:
+        """Where its controller is asked; one that listens everywhere is reached where its Triton is."""
+        if self.controller is None:
+            return None
+        host, _, port = self.controller.rpartition(":")
+        return f"{self.grpc.rpartition(':')[0]}:{port}" if host in _ANY_HOST else self.controller
 
 
 class GuardSettings(Section):

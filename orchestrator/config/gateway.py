@@ -91,7 +91,7 @@ class GatewaySettings(Section):
     http: Address | None = "127.0.0.1:8080"
     """KServe v2 over HTTP, ``host:port``; None: not offered."""
     metrics: Address | None = "127.0.0.1:8082"
-    """Health and Prometheus metrics, ``host:port``; None: not offered."""
+    """Status page, health and Prometheus metrics, ``host:port``; None: not offered."""
     max_message_mib: float = Field(default=64.0, gt=0, le=2047)
     """A larger request is refused, before and after decompression; Triton's own bound over HTTP from 25.06 on."""
     tls: TlsSettings | None = None

@@ -1,54 +1,62 @@
-"""Where whoever operates a gateway looks: its health and metrics, at an address of their own.
+"""Where whoever operates a gateway looks: its status page, health and metrics, at an address of their own.
 
 It answers before there is anything to tell of, because a gateway may compile for a minute or wait for its first Triton,
 and must be seen to live meanwhile: what does not answer is started again by Kubernetes, for ever. ``/livez`` says that
 this process answers, ``/readyz`` that requests may be sent, and ``/healthz`` is the older name for the first. No token
-is asked for, and nothing is told that a client's errors don't tell.
+is asked for, because probes and Prometheus send none: the fence is the address, which is loopback unless set, and
+nothing can be changed here. A token that comes is not looked at. Pages of other origins can't read what is answered,
+and the status page runs and loads nothing from elsewhere.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Final
 
+import orjson
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from orchestrator.gateway.listening import address_of, bind_address, make_http_server, refused_address
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
+from orchestrator.gateway.page.feed import StatusFeed, Watched, find_of
 
 _KEY = "gateway.metrics"
-_ROUTES = "GET /livez, /readyz, /healthz, /metrics"
-
-
-class Observed(Protocol):
-    """A gateway that is open, of one process or of several."""
-
-    async def read_metrics(self) -> MetricSnapshot:
-        """Return what all its processes have counted."""
-        ...
-
-    def unready_reason(self) -> str | None:
-        """Return why no requests are to be sent to it; None when they are."""
-        ...
+_ROUTES = "GET /, /status, /livez, /readyz, /healthz, /metrics"
+_ASSETS: Final = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("page", "chart", "words")},
+}
+_PAGE_HEADERS: Final = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class AdminEndpoint:
-    """Answers health and metrics, of a gateway once it has one to show; ``given`` as in Endpoint.
+    """Answers with status page, health and metrics, of a gateway once it has one to show; ``given`` as in Endpoint.
 
     Attributes:
         address: Where it listens, once started.
         sockets: Those that it listens on, once bound.
         gateway: What it tells of; None: there is nothing yet, or no more.
+        feed: What the status page is fed with.
     """
 
     def __init__(self, address: str, given: Sequence[socket.socket] | None = None) -> None:
         self.address = address
         self.sockets: Sequence[socket.socket] = given or ()
-        self.gateway: Observed | None = None
+        self.gateway: Watched | None = None
+        self.feed = StatusFeed(lambda: self.gateway)
         self._runner: web.ServerRunner | None = None
 
     def bind(self) -> None:
@@ -68,16 +76,18 @@ class AdminEndpoint:
         except OSError as exc:
             await runner.cleanup()
             raise refused_address(self.address, _KEY, exc) from exc
+        self.feed.start()
         self.address = address_of(self.address, self.sockets)
 
     async def stop(self) -> None:
         """Listen no more, and close what is open."""
+        await self.feed.stop()
         if self._runner is not None:
             await self._runner.cleanup()
         for one in self.sockets:
             one.close()
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, text=f"there is {_ROUTES} here\n", headers={"Allow": "GET, HEAD"})
         match request.path:
@@ -88,6 +98,14 @@ class AdminEndpoint:
                 return web.Response(text="ready\n") if reason is None else web.Response(status=503, text=f"{reason}\n")
             case "/metrics":
                 return await self._answer_metrics(request)
+            case "/status":
+                document = await self.feed.read_document(find_of(request))
+                return web.Response(body=orjson.dumps(document), content_type="application/json")
+            case "/events" if request.method == "GET":
+                return await self.feed.watch(request)
+            case path if path in _ASSETS:
+                name, kind = _ASSETS[path]
+                return web.Response(text=_read_asset(name), content_type=kind, charset="utf-8", headers=_PAGE_HEADERS)
             case _:
                 return web.Response(status=404, text=f"there is {_ROUTES} here\n")
 
@@ -98,3 +116,8 @@ class AdminEndpoint:
         families = snapshot.families(MEASURES.values())
         page = encode(SimpleNamespace(collect=lambda: families))  # all that an encoder needs of a registry
         return web.Response(body=page, headers={"Content-Type": content_type})
+
+
+@cache
+def _read_asset(name: str) -> str:
+    return (files("orchestrator.gateway.page") / "assets" / name).read_text("utf-8")

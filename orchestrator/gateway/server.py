@@ -39,7 +39,7 @@ from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.ports import Server, Team
 from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
 from orchestrator.http2.grpc.channel import ConnectionPool
-from orchestrator.router import Router
+from orchestrator.router import FleetOverview, Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.discovery import ModelDiscovery
@@ -209,6 +209,15 @@ class Gateway:
         snapshot.put(WORKERS, 1)
         snapshot.put(WORKER_RESTARTS, 0)
         return snapshot
+
+    async def read_overview(self) -> FleetOverview:
+        """Return what this process' router knows of the fleet."""
+        return await self._router.describe()
+
+    @property
+    def servers(self) -> tuple[ServerSettings, ...]:
+        """The servers of the fleet now; none for a router that was given its connections."""
+        return self._servers
 
     def unready_reason(self) -> str | None:
         """Return why no requests are to be sent to this process; None when they are."""

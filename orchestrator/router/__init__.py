@@ -3,6 +3,7 @@
 from orchestrator.router.dispatch.compilation import compile_ahead, compile_into
 from orchestrator.router.dispatch.retry import RetryBudget
 from orchestrator.router.observer import RouterObserver
+from orchestrator.router.overview import FamilyOverview, FleetOverview, ServerOverview, WidthOverview, merge_overviews
 from orchestrator.router.queue.request import Answer, CallbackSink, Transit
 from orchestrator.router.queue.request_queue import Backlog
 from orchestrator.router.router import Router, connect_triton
@@ -12,12 +13,17 @@ __all__ = [
     "Answer",
     "Backlog",
     "CallbackSink",
+    "FamilyOverview",
+    "FleetOverview",
     "ResolvedNames",
     "RetryBudget",
     "Router",
     "RouterObserver",
+    "ServerOverview",
     "Transit",
+    "WidthOverview",
     "compile_ahead",
     "compile_into",
     "connect_triton",
+    "merge_overviews",
 ]

@@ -28,6 +28,7 @@ from orchestrator.router.dispatch.compilation import prepare_decisions
 from orchestrator.router.dispatch.deciders import make_deciders
 from orchestrator.router.dispatch.dispatcher import Dispatcher
 from orchestrator.router.observer import RouterObserver
+from orchestrator.router.overview import FleetOverview, describe_fleet
 from orchestrator.router.queue.admission import Admissions, Admitted
 from orchestrator.router.queue.overload import Shedder
 from orchestrator.router.queue.request import Answer, CallbackSink, Items, PendingRequest, ResponseSink, Transit
@@ -370,6 +371,10 @@ class Router:
             },
             suspects=self._fleet.suspects,
         )
+
+    async def describe(self) -> FleetOverview:
+        """Return what is known of the fleet and of who decides; of many families it takes several turns of the loop."""
+        return await describe_fleet(self._settings, self._fleet, self._dispatcher.deciders)
 
     def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:
         """Return, for each server that answers, the widths of a family that it serves, ascending.

@@ -67,7 +67,8 @@ async def listening() -> AsyncIterator[str]:
         ("/livez", (200, "live\n")),
         ("/healthz", (200, "live\n")),
         ("/readyz", (503, "it starts, or ends\n")),
-        ("/", (404, "there is GET /livez, /readyz, /healthz, /metrics here\n")),
+        ("/status", (200, "null")),
+        ("/nothing", (404, "there is GET /, /status, /livez, /readyz, /healthz, /metrics here\n")),
     ],
 )
 async def test_before_there_is_a_gateway_it_lives_and_is_not_ready(path: str, expected: tuple[int, str]) -> None:

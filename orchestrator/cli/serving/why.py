@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from orchestrator.cli.options import fleet_option
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError
 from orchestrator.router.dispatch.decision_log import find_decision
-from orchestrator.router.dispatch.explanation import explain
+from orchestrator.router.dispatch.explanation import describe_decision, describe_outcome
 
 
 @click.command()
@@ -45,21 +44,7 @@ def why(decision_id: str, fleet_path: Path, as_json: bool) -> None:
 
 
 def _render(record: dict[str, Any]) -> list[Text | Table]:
-    queue, outcome, choice = record["queue"], record["outcome"], record["choice"]
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record["at"]))
-    stood_in = "" if record["fault"] is None else f", standing in ({record['fault']})"
-    lines = [
-        f"{record['id']} of {record['family']}, {at} UTC, decided by {record['policy']}{stood_in}: {record['reason']}",
-        f"{queue['items']} items wait, a head of {queue['head_items']} due in {queue['head_slack_s'] * 1e3:.1f} ms; "
-        f"nine of ten due in {queue['tail_slack_s'] * 1e3:.1f} ms; priority {queue['priority']}",
-        *explain(record),
-    ]
-    if (shadow := record.get("shadow")) is not None:
-        own = shadow["choice"]
-        instead = f"{own['items']} items to {own['server']} at {own['width']} %" if own is not None else "nothing now"
-        lines.append(
-            f"{shadow['policy']}, in the shadow, would have sent {instead} ({shadow['fault'] or shadow['outcome']})"
-        )
+    choice = record["choice"]
     table = Table(
         "server", "width", "items", "ms wait", "ms to answer", "times", "ms to drain", "J", "room", "in time", box=None
     )
@@ -74,13 +59,4 @@ def _render(record: dict[str, Any]) -> list[Text | Table]:
             *(joules, "yes" if c["has_room"] else "no", "yes" if c["in_time"] else "no"),
             style="bold" if is_chosen else None,
         )
-    if outcome["error"] is not None:
-        end = f"it failed: {outcome['error']}"
-    else:
-        requests = outcome["requests"]
-        in_time = sum(request["in_time"] for request in requests)
-        end = (
-            f"{outcome['items']} items of {len(requests)} requests ran for {outcome['service_s'] * 1e3:.1f} ms; "
-            f"{in_time} in time"
-        )
-    return [Text("\n".join(lines)), table, Text(end)]
+    return [Text("\n".join(describe_decision(record))), table, Text(describe_outcome(record["outcome"]))]

@@ -12,7 +12,6 @@ from orchestrator.config import ServerSettings
 from orchestrator.errors import ConfigError, PermanentError, ServerUnavailableError, SlimError
 
 ANSWER_LIMIT_BYTES = 4 << 20
-_ANY_HOST = ("0.0.0.0", "[::]")
 
 # Without the proxies of the environment: controllers are inside, and a proxy would be asked for its own loopback.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -61,11 +60,10 @@ def send_demand(
 
 
 def _address(server: ServerSettings) -> str:
-    if server.controller is None:
+    address = server.controller_address
+    if address is None:
         raise ConfigError(f"server {server.name!r} has no 'controller' address in fleet.yaml; give it one")
-    host, _, port = server.controller.rpartition(":")
-    # A controller that listens everywhere is reached where its Triton is.
-    return f"{server.grpc.rpartition(':')[0]}:{port}" if host in _ANY_HOST else server.controller
+    return address
 
 
 def _ask(server: ServerSettings, path: str, body: dict[str, Any] | None, *, timeout_s: float) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from orchestrator.background import BackgroundTasks
+from orchestrator.config import ServerSettings
 from orchestrator.config.names import ServerChanges
 from orchestrator.gateway.admin import AdminEndpoint
 from orchestrator.gateway.dataplane.fleet_statistics import FleetStatistics
@@ -36,6 +37,7 @@ from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor
 from orchestrator.gateway.workers.worker import BEAT_S, WorkerLaunch, WorkerRun
 from orchestrator.processes.managed import ManagedProcess
 from orchestrator.processes.process_table import is_stopped
+from orchestrator.router import FleetOverview, merge_overviews
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.families import describe_models
@@ -230,6 +232,16 @@ class Supervisor:
     def is_served(self, family: str) -> bool:
         """Return whether every worker that takes requests can answer a family."""
         return bool(self._runs) and all(family in run.served for run in self._runs.values())
+
+    async def read_overview(self) -> FleetOverview | None:
+        """Return what all workers' routers know of the fleet; None while none answers."""
+        found = await asyncio.gather(*(run.read_overview() for run in tuple(self._runs.values())))
+        return merge_overviews([overview for overview in found if overview is not None])
+
+    @property
+    def servers(self) -> tuple[ServerSettings, ...]:
+        """The servers of the fleet now."""
+        return self._fleet.servers
 
     def unready_reason(self) -> str | None:
         """Return why no requests are to be sent here; None when they are."""

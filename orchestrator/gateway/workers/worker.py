@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from orchestrator.background import end_tasks
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
@@ -25,6 +27,7 @@ from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.channel import Answers, Channel
 from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor, Receiver, SocketHandoff
 from orchestrator.processes.child import ChildProcess
+from orchestrator.router import FleetOverview
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ _QUERY_S = 10.0
 """How long the supervisor may take, which asks the servers for their statistics."""
 _METRICS_PERIOD_S = 1.0
 """How many seconds of counting are lost at the most when a worker is killed."""
+_OVERVIEW = TypeAdapter(FleetOverview)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,13 @@ class WorkerRun(ChildProcess):
             await self._hear_metrics(await self._channel.ask("metrics", timeout_s=_METRICS_S))
         return self.metrics
 
+    async def read_overview(self) -> FleetOverview | None:
+        """Return what the worker's router knows of the fleet; None when it does not answer."""
+        try:
+            return _OVERVIEW.validate_python(await self._channel.ask("overview", timeout_s=_METRICS_S))
+        except (SlimError, ValidationError):  # the latter of one that is just ending
+            return None
+
     async def _has_come_up(self) -> bool:
         return self.is_up
 
@@ -212,7 +223,12 @@ class WorkerTeam:
         """Begin to listen to the supervisor."""
         self._channel = await Channel.over(
             self._channel_end,
-            {"served": self._hear_served, "metrics": self._read_metrics, "unready": self._hear_unready},
+            {
+                "served": self._hear_served,
+                "metrics": self._read_metrics,
+                "overview": self._read_overview,
+                "unready": self._hear_unready,
+            },
         )
         self._listening = asyncio.create_task(self._listen())
 
@@ -272,3 +288,8 @@ class WorkerTeam:
 
     async def _read_metrics(self, body: Any) -> Any:
         return [] if self._gateway is None else self._gateway.snapshot_metrics().encode()
+
+    async def _read_overview(self, body: Any) -> Any:
+        return (
+            None if self._gateway is None else _OVERVIEW.dump_python(await self._gateway.read_overview(), mode="json")
+        )

@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 _MIB = 2**20
+_NEWEST_FILES = 8
+_END_BYTES = 2**18
+"""Of each file: a decision among 4 servers takes 5 kB."""
+_NO_RECORDS = 2  # lines at an end that may be none: the one that is just being written, and what a killed process cut
 
 
 class _File(RotatingFileHandler):
@@ -193,6 +197,34 @@ def find_decision(directory: Path, decision_id: str) -> Record:
         f"no decision {decision_id} in {path}; it was not sampled (router.decision_log.sample_ratio), has been rotated "
         "away, or its group has not ended"
     )
+
+
+def read_newest(directory: Path, count: int) -> list[Record]:
+    """Return up to ``count`` of the decisions that all routers wrote there last, the newest first.
+
+    Only the ends of the newest files are read, so where many candidates make long lines there may be fewer. A line that
+    is no record, because it is just being written, is left out; a directory that can't be read has none.
+    """
+    found: list[Record] = []
+    try:
+        files = sorted(directory.glob("decisions-*.jsonl"), key=lambda path: path.stat().st_mtime)[-_NEWEST_FILES:]
+        ends = [_read_end(path) for path in files]
+    except OSError:  # or one was just rotated away; it is asked again soon
+        return []
+    for line in (line for end in ends for line in end.splitlines()[-count - _NO_RECORDS :]):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and {"id", "at", "outcome"} <= record.keys():
+            found.append(record)
+    return sorted(found, key=lambda record: -record["at"])[:count]
+
+
+def _read_end(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - _END_BYTES))
+        return file.read(_END_BYTES).decode(errors="replace")
 
 
 def _lines(*paths: Path) -> Iterator[str]:

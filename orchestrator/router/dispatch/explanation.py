@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,37 @@ Record = Mapping[str, Any]
 
 _EXPLAINED = ":brownout"
 """End of the names of policies that take the widest width below their ceiling, whose choice of it can be explained."""
+
+
+def describe_decision(record: Record) -> list[str]:
+    """Return all that can be said of a decision in sentences: what it was about, what it weighed, and its shadow."""
+    queue = record["queue"]
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record["at"]))
+    stood_in = "" if record["fault"] is None else f", standing in ({record['fault']})"
+    lines = [
+        f"{record['id']} of {record['family']}, {at} UTC, decided by {record['policy']}{stood_in}: {record['reason']}",
+        f"{queue['items']} items wait, a head of {queue['head_items']} due in {_ms(queue['head_slack_s'])}; "
+        f"nine of ten due in {_ms(queue['tail_slack_s'])}; priority {queue['priority']}",
+        *explain(record),
+    ]
+    if (shadow := record.get("shadow")) is not None:
+        own = shadow["choice"]
+        instead = f"{own['items']} items to {own['server']} at {own['width']} %" if own is not None else "nothing now"
+        lines.append(
+            f"{shadow['policy']}, in the shadow, would have sent {instead} ({shadow['fault'] or shadow['outcome']})"
+        )
+    return lines
+
+
+def describe_outcome(outcome: Record) -> str:
+    """Return in a line what came of the batch that a decision sent."""
+    if outcome["error"] is not None:
+        return f"it failed: {outcome['error']}"
+    requests = outcome["requests"]
+    in_time = sum(request["in_time"] for request in requests)
+    return (
+        f"{outcome['items']} items of {len(requests)} requests ran for {_ms(outcome['service_s'])}; {in_time} in time"
+    )
 
 
 def explain(record: Record) -> Iterator[str]:

@@ -102,6 +102,10 @@ class GuardedPolicy:
         """When both bind a request to a server and a width."""
         return self.policy.binding
 
+    def is_paused(self, now_s: float) -> bool:
+        """Return whether the policy is not asked for now, because it has failed too often."""
+        return self._guard.breaker.is_open(now_s)
+
     def decide(
         self, candidate_set: CandidateSet, *, is_idle: bool, stale: str | None = None
     ) -> tuple[Decision, str, Fault | None]:

@@ -257,6 +257,18 @@ def test_statistics_index_and_readiness_are_one_truth_over_all_workers(team: Tea
     assert json.loads(index)[0] == {"name": "fashion", "version": "1", "state": "READY"}
 
 
+def test_the_status_page_is_of_all_workers_together(team: Team) -> None:
+    with HttpLoad(team, clients=4):
+        document = json.loads(team.get("/status", of="metrics"))
+        wait(lambda: json.loads(team.get("/status", of="metrics"))["traffic"]["answered_per_s"] > 0, lambda: "")
+    assert document["workers"] == 2
+    [server] = document["servers"]
+    assert server["condition"] == "up"
+    assert [width for width, _ in server["instances"]] == [25, 100]
+    assert "fashion" in [family["name"] for family in document["families"]]
+    assert document["policy"]["name"]
+
+
 def test_without_its_supervisor_a_worker_ends(team: Team) -> None:
     workers = team.workers()
     team.process.send_signal(signal.SIGKILL)

@@ -1,0 +1,94 @@
+"""What somebody should look at now, in words: the top of the status page.
+
+Each says what is wrong and names the section of the page that shows more of it. They rest on half a minute, so they
+come and go with what they tell of; rules for Prometheus, which wait and wake people, are another matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from orchestrator.gateway.page.observed import Controller, Observed
+from orchestrator.gateway.page.traffic import End, Traffic
+from orchestrator.router import FleetOverview, ServerOverview
+
+Level = Literal["bad", "warn"]
+_MANY: Final = 0.01
+"""Part of the requests that is worth a word when it ends otherwise than answered."""
+_UNWANTED: Final[Mapping[End, tuple[Level, float]]] = {
+    "failed": ("bad", 0.0),
+    "late": ("bad", _MANY),
+    "refused": ("warn", _MANY),
+}
+"""Of each end that nobody wants: how bad it is, and the part of the requests above which it is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One line, with the id of the section that says more."""
+
+    level: Level
+    text: str
+    section: str
+
+
+def find_alerts(traffic: Traffic, observed: Observed) -> list[Alert]:
+    """Return what is wrong now, the worst first."""
+    found = [
+        *([] if observed.unready is None else [Alert("bad", f"Not ready: {observed.unready}", "servers")]),
+        *_of_traffic(traffic),
+        *_of_processes(traffic),
+        *_of_controllers(observed.controllers),
+    ]
+    if observed.overview is not None:
+        found += [*_of_policy(traffic, observed.overview), *_of_servers(observed.overview.servers)]
+    return sorted(found, key=lambda alert: alert.level)  # "bad" comes before "warn"
+
+
+def _of_traffic(traffic: Traffic) -> Iterator[Alert]:
+    rates = traffic.total
+    sent_per_s = sum(rates.values())
+    for end, (level, most) in _UNWANTED.items():
+        if sent_per_s and (part := rates[end] / sent_per_s) > most:
+            yield Alert(level, f"{part * 100:.1f} % of the requests end {end}", "traffic")
+
+
+def _of_processes(traffic: Traffic) -> Iterator[Alert]:
+    if traffic.counted["slim_gateway_worker_restarts"]:
+        yield Alert("bad", "A worker process died and was started again", "traffic")
+    for (task,) in traffic.counted["slim_background_failures"]:
+        yield Alert("bad", f"{task.capitalize()} failed unexpectedly and began again; the log says why", "traffic")
+
+
+def _of_policy(traffic: Traffic, overview: FleetOverview) -> Iterator[Alert]:
+    fallbacks = traffic.counted["slim_router_fallbacks"]
+    if overview.is_paused:
+        yield Alert("bad", f"Policy {overview.policy} failed too often; {overview.fallback} decides for now", "policy")
+    elif fallbacks:
+        count, (reason,) = sum(fallbacks.values()), max(fallbacks, key=fallbacks.__getitem__)
+        often = f"{count:,.0f} times in {traffic.seconds:.0f} s"
+        text = f"{overview.fallback} decided in place of {overview.policy}, {often}: {reason}"
+        yield Alert("warn", text, "policy")
+
+
+def _of_servers(servers: Sequence[ServerOverview]) -> Iterator[Alert]:
+    for server in servers:
+        if server.condition != "up":
+            level: Level = "warn" if server.condition == "suspect" else "bad"
+            yield Alert(level, f"Server {server.name} is {server.condition}: {server.reason}", "servers")
+        elif server.left_out:
+            yield Alert("warn", f"Server {server.name} gets nothing for {name_some(server.left_out)}", "servers")
+
+
+def _of_controllers(controllers: Mapping[str, Controller]) -> Iterator[Alert]:
+    for name, controller in sorted(controllers.items()):
+        trouble = controller.reason if controller.status is None else controller.status.get("trouble")
+        if trouble:
+            yield Alert("warn", f"Controller of {name}: {trouble}", "servers")
+
+
+def name_some(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,165 @@
+"""The page in Chromium: what is to be read there, for eyes, keyboards and screen readers, and what can't harm it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from orchestrator.gateway.admin import AdminEndpoint
+from tests.gateway.page.fleets import (
+    Controllers,
+    Gateway,
+    Minutes,
+    admin_of,
+    controller_status,
+    family_overview,
+    fleet_overview,
+    pass_busy_minutes,
+    server_overview,
+)
+from tests.gateway.running import Place, fetch
+
+pytestmark = pytest.mark.integration
+
+PATIENCE_MS = 60_000
+Scheme = Literal["light", "dark"]
+KINDS: list[tuple[int, Scheme]] = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+
+
+@asynccontextmanager
+async def browsing() -> AsyncIterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        if "CI" in os.environ:
+            pytest.fail("CI has no Chromium; .ci/run installs it")
+        pytest.skip("no Chromium on PATH; Debian has it in the package chromium")
+    expect.set_options(timeout=PATIENCE_MS)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        await browser.close()
+
+
+@asynccontextmanager
+async def looking(
+    address: str, browser: Browser, *, width: int = 1280, scheme: Scheme = "light"
+) -> AsyncIterator[Page]:
+    """Open the page; nothing in it may fail, and nothing may be asked of any other host."""
+    context = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, problems = await context.new_page(), list[str]()
+    page.set_default_timeout(PATIENCE_MS)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: "Security Policy" not in message.text or problems.append(message.text))
+    page.on("request", lambda request: address in request.url or problems.append(request.url))
+    await page.goto(f"http://{address}/")
+    await expect(page.locator("#live")).to_have_text("Live")
+    yield page
+    assert [problem for problem in problems if not problem.startswith("data:")] == []
+    await context.close()
+
+
+@asynccontextmanager
+async def serving(gateway: Gateway, minutes: int = 10) -> AsyncIterator[AdminEndpoint]:
+    clock = Minutes()
+    admin = admin_of(gateway, clock)
+    await admin.feed.sample()
+    await pass_busy_minutes(admin.feed, gateway, clock, 30 * minutes - 15)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.stop()
+
+
+def troubled() -> Gateway:
+    away = server_overview("edge-2", condition="down", reason="failed to connect", models=0, instances=())
+    servers = (server_overview("edge-0"), server_overview("edge-1", left_out=("fashion_w100",)), away)
+    return Gateway(fleet_overview(servers=servers))
+
+
+@pytest.mark.parametrize(("width", "scheme"), KINDS)
+async def test_all_that_an_incident_asks_for_is_there_and_fits(width: int, scheme: Scheme, tmp_path: Path) -> None:
+    gateway = troubled()
+    statuses = {name: controller_status(name) for name in ("edge-0", "edge-1")}
+    async with Controllers(statuses) as controllers, browsing() as browser:
+        gateway.servers = controllers.servers
+        async with serving(gateway) as admin, looking(admin.address, browser, width=width, scheme=scheme) as page:
+            await expect(page.locator("#alerts li").first).to_have_text("Server edge-2 is down: failed to connect")
+            await expect(page.locator("#servers .card h3")).to_have_text(["edge-2", "edge-0", "edge-1"])
+            await expect(page.locator("#servers .card").nth(1)).to_contain_text("62 %")
+            await expect(page.locator("#policy")).to_contain_text("lert:brownout")
+            await expect(page.locator("#actions li").first).to_contain_text("failed: out of memory")
+            await expect(page.locator("#frontier tbody tr")).to_have_count(4)
+            await expect(page.locator("#chart-widths .legend li")).to_have_count(4)
+            await expect(page.locator("#families tbody th")).to_have_text(["fashion"])
+            assert await page.evaluate("document.documentElement.scrollWidth") == width
+            await page.screenshot(path=tmp_path / "page.png", full_page=True)
+            assert (tmp_path / "page.png").stat().st_size > 30_000
+            found = await Axe().run(page)
+            assert [violation["id"] for violation in found.response["violations"]] == []
+
+
+async def test_charts_are_read_with_the_keyboard() -> None:
+    async with browsing() as browser, serving(Gateway()) as admin, looking(admin.address, browser) as page:
+        plot = page.locator("#chart-ends .plot")
+        await plot.focus()
+        await page.keyboard.press("Home")
+        await expect(page.locator("#chart-ends [aria-live]")).to_contain_text("s ago: Answered")
+        await expect(page.locator("#chart-ends .time")).to_have_count(1)
+        await page.keyboard.press("Escape")
+        await expect(page.locator("#chart-ends .time")).to_have_count(0)
+
+
+async def test_one_of_a_thousand_models_is_found_and_names_are_never_markup() -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    families = (*(family_overview(f"family-{n:04}") for n in range(1000)), family_overview(evil))
+    gateway = Gateway(fleet_overview(families=families))
+    async with browsing() as browser, serving(gateway, 1) as admin, looking(admin.address, browser) as page:
+        await expect(page.locator("#families small")).to_contain_text("the busiest 50 shown")
+        await page.fill("#find", "0977")
+        await expect(page.locator("#families tbody th")).to_have_text(["family-0977"])
+        await page.fill("#find", "onerror")
+        await expect(page.locator("#families tbody th")).to_have_text([evil])
+        assert await page.locator("main img").count() == 0
+        await page.fill("#find", "nothing like it")
+        await expect(page.locator("#families > .empty")).to_have_text("No model has that in its name.")
+
+
+async def test_a_gateway_that_was_away_is_shown_again_when_it_is_back() -> None:
+    gateway = Gateway()
+    async with browsing() as browser, serving(gateway, 1) as admin, looking(admin.address, browser) as page:
+        address = admin.address
+        await admin.stop()
+        await expect(page.locator("#live")).to_contain_text("no news for")
+        back = admin_of(gateway, Minutes())
+        back.address = address
+        await back.start()
+        try:
+            await expect(page.locator("#live")).to_have_text("Live")
+        finally:
+            await back.stop()
+
+
+async def test_the_page_of_a_real_gateway_shows_what_real_tritons_answer(gateway: Place) -> None:
+    body = json.dumps(
+        {"inputs": [{"name": "pixels", "shape": [1, 1, 28, 28], "datatype": "FP32", "data": [0.0] * 784}]}
+    ).encode()
+    async with browsing() as browser, looking(gateway.metrics, browser) as page:
+        await expect(page.locator("#servers .card .badge")).to_have_text(["up", "up"])
+        await expect(page.locator("#servers .chips").first).to_contain_text("100 % × 1")
+        for _ in range(20):
+            assert (await asyncio.to_thread(fetch, gateway, "/v2/models/fashion/infer", body))[0] == 200
+        row = page.locator("#families tbody tr").filter(has_text="fashion")
+        await expect(row.locator("td").nth(1)).to_have_text("100 %")
+        await expect(page.locator("#chart-widths .legend li").last).to_contain_text("%")
+        await expect(page.locator("#ready")).to_have_text("Ready")
