@@ -40,6 +40,7 @@ from orchestrator.reporting.journal import Journal
 
 _WARM_UP_S = 1.0
 _REST_S = 0.5
+_SETTLE_S = 2.0  # from when a hog begins to when something is measured
 _BURST_ROUNDS = 3
 _BURST_SET_UPS = (DEFAULT, NARROWEST)
 
@@ -125,14 +126,16 @@ async def _measure_fleet(
             widest = next(set_up for set_up in set_ups if set_up.name == WIDEST)
             capacity_rps = await measure_capacity(widest, sample)
             say(f"{fleet}: {capacity_rps:.0f} requests a second at full width")
-            for cell in wanted:
+            for index, cell in enumerate(wanted):
                 load = cell.load(capacity_rps, seconds, _WARM_UP_S, seed=0)
                 async with hogged(cell.hogs):
-                    await _measure_cell(cell, load, set_ups, sample, rounds, done, journal, say)
+                    await asyncio.sleep(_SETTLE_S if cell.hogs else 0)
+                    await _measure_cell(cell, index, load, set_ups, sample, rounds, done, journal, say)
 
 
 async def _measure_cell(
     cell: Cell,
+    first: int,
     load: Load,
     set_ups: Sequence[SetUp],
     sample: LabelledSample,
@@ -144,7 +147,7 @@ async def _measure_cell(
     known = {(line.cell, line.round, line.set_up) for line in done}
     if cell.is_burst:
         rounds, set_ups = _BURST_ROUNDS, [set_up for set_up in set_ups if set_up.name in _BURST_SET_UPS]
-    for number, own, set_up in turns(set_ups, [load], rounds):
+    for number, own, set_up in turns(set_ups, [load], rounds, first=first):
         if (cell, number, set_up.name) in known:
             continue
         found = await measure(set_up.target, set_up.of(own), sample.sent(), senders=1, progress=lambda seconds: None)

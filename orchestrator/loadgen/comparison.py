@@ -30,12 +30,18 @@ class Result:
     senders_cores: float
 
 
-def turns(set_ups: Sequence[SetUp], loads: Sequence[Load], rounds: int) -> Iterator[tuple[int, Load, SetUp]]:
-    """Yield what is measured, in order; the arrivals of a round are the same for every set-up."""
+def turns(
+    set_ups: Sequence[SetUp], loads: Sequence[Load], rounds: int, *, first: int = 0
+) -> Iterator[tuple[int, Load, SetUp]]:
+    """Yield what is measured, in order; the arrivals of a round are the same for every set-up.
+
+    The set-up with the index ``first`` begins, the next one with the next load or round: who begins meets what the load
+    before has left behind.
+    """
     for number in range(rounds):
-        for load in loads:
-            first = number % len(set_ups)
-            for set_up in (*set_ups[first:], *set_ups[:first]):
+        for index, load in enumerate(loads):
+            begins = (first + number * len(loads) + index) % len(set_ups)
+            for set_up in (*set_ups[begins:], *set_ups[:begins]):
                 yield number, replace(load, seed=load.seed + number), set_up
 
 
