@@ -17,9 +17,8 @@ def set_ups(count: int) -> list[SetUp]:
 
 
 def test_everybody_gets_each_load_once_a_round_with_the_same_arrivals() -> None:
-    seen = Counter(
-        (number, load.rate_rps, load.seed, set_up.name) for number, load, set_up in turns(set_ups(2), LOADS, 2)
-    )
+    order = turns(set_ups(2), LOADS, 2)
+    seen = Counter((number, load.rate_rps, load.seed, set_up.name) for number, load, set_up in order)
     assert seen == Counter((n, load.rate_rps, 7 + n, name) for n in (0, 1) for load in LOADS for name in ("0", "1"))
 
 
