@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import wraps
@@ -197,8 +197,7 @@ def compare_command(named: tuple[str, ...], rates: tuple[float, ...], rounds: in
         asyncio.run(run())
     except KeyboardInterrupt:
         console.print("interrupted; these are the figures so far")
-    for metric in {sample.metric for sample in samples.values()}:
-        _say_metric(console, metric)
+    _say_metrics(console, samples.values())
     _show_results(results, as_json=options.as_json)
     _save(options.out, [asdict(result) for result in results])
 
@@ -210,6 +209,12 @@ def _progress(console: Console, what: str, seconds: float) -> Iterator[Callable[
     ) as bar:
         task = bar.add_task(what, total=seconds)
         yield lambda passed_s: bar.update(task, completed=passed_s)
+
+
+def _say_metrics(console: Console, samples: Iterable[Sample]) -> None:
+    """Say once of each metric what accuracy is."""
+    for metric in {sample.metric for sample in samples}:
+        _say_metric(console, metric)
 
 
 def _say_metric(console: Console, metric: str | None) -> None:
