@@ -5,9 +5,9 @@ values out of range are refused with the key path, the value and what is allowed
 silently ignored is found in production. Defaults live here and nowhere else, each with its unit and reason.
 """
 
+from orchestrator.config.controller import ControllerSettings
 from orchestrator.config.failures import EjectionSettings, ProbeSettings, RetrySettings
 from orchestrator.config.fleet import (
-    ControllerSettings,
     DecisionLogSettings,
     FleetSettings,
     GuardSettings,

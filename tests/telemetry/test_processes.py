@@ -322,7 +322,8 @@ def test_memory_is_what_the_control_group_allows(
 def test_memory_of_a_triton_in_another_container_is_what_its_own_group_allows(tmp_path: Path) -> None:
     (tmp_path / "proc/7").mkdir(parents=True)
     (tmp_path / "proc/7/cgroup").write_text("0::/../triton\n")
-    for root, limit_bytes in ((tmp_path / "cgroup", 5), (tmp_path / f"proc/7/root/{tmp_path}/cgroup", 900)):
+    own_view = (tmp_path / "proc" / "7" / "root").joinpath(*tmp_path.parts[1:])
+    for root, limit_bytes in ((tmp_path / "cgroup", 5), (own_view / "cgroup", 900)):
         root.mkdir(parents=True)
         (root / "memory.max").write_text(str(limit_bytes))
     total = read_memory_total(7, proc=tmp_path / "proc", cgroup_root=tmp_path / "cgroup")
