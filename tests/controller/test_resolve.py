@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import ControllerSettings, LimitSettings, ServerSettings
-from orchestrator.config.fleet import WidthSettings
+from orchestrator.config.controller import WidthSettings
 from orchestrator.controller.resolve import check_budget, resolve_limits
 from orchestrator.errors import ConfigError
 from orchestrator.planner.host import HostSnapshot, Limits, LoadedModel, ModelSnapshot, ModelStatus, RepositoryModel
