@@ -17,12 +17,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from benchmarks.fidelity.open_loop import Outcome, run_open_loop
 from benchmarks.harness.command import Say
 from benchmarks.harness.programs import find_program
-from orchestrator.config import EjectionSettings, FleetSettings, OverloadSettings, RetrySettings, RouterSettings
+from orchestrator.config import (
+    EjectionSettings,
+    FleetSettings,
+    OverloadSettings,
+    RetrySettings,
+    RouterSettings,
+    render_fleet,
+)
 from orchestrator.demo.testbed import embedded_fleet
 from orchestrator.errors import SlimError
 from orchestrator.loadgen.sample import LabelledSample
@@ -72,23 +77,26 @@ async def profiled_fleet(
     repository = _copy_repository(settings, folder / "repository")
     ours, theirs = _split_cores()
     async with embedded_fleet(repository, cores=theirs) as fleet, _bound_to(ours):
-        path, profile = folder / "fleet.yaml", folder / "profile.json"
-        servers = [
-            {"name": s.name, "grpc": s.grpc, "metrics": s.metrics, "emulated_slowdown": s.emulated_slowdown}
-            for s in fleet.servers
-        ]
-        path.write_text(yaml.safe_dump({"servers": servers}))
-        say(f"profiling {len(servers)} tritonservers")
-        process = await asyncio.create_subprocess_exec(
-            find_program("slimsched"), "profile", "--fleet", path, "--out", profile,
+        profile = folder / "profile.json"
+        await profile_fleet(
+            fleet, folder, profile, say,
             "--requests", str(settings.profile_requests), "--precision", str(settings.profile_precision_ratio),
-            "--under-load",
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        _, problem = await process.communicate()
-        if process.returncode:
-            raise SlimError(f"slimsched profile ended with {process.returncode}: {problem.decode().strip()}")
         yield fleet, profile
+
+
+async def profile_fleet(fleet: FleetSettings, folder: Path, profile: Path, say: Say, *options: str) -> None:
+    """Write the profile of a fleet, taken under load as well; raises SlimError when that can't be done."""
+    path = folder / "fleet.yaml"
+    path.write_text(render_fleet(fleet))
+    say(f"profiling {len(fleet.servers)} tritonservers")
+    process = await asyncio.create_subprocess_exec(
+        find_program("slimsched"), "profile", "--fleet", path, "--out", profile, *options, "--under-load",
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, problem = await process.communicate()
+    if process.returncode:
+        raise SlimError(f"slimsched profile ended with {process.returncode}: {problem.decode().strip()}")
 
 
 def _split_cores() -> tuple[list[int], list[int]]:

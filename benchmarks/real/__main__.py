@@ -23,7 +23,7 @@ from benchmarks.harness.command import (
     start_clock,
 )
 from benchmarks.harness.machine import describe_machine
-from benchmarks.real.cells import FLEETS, Cell, cells_of
+from benchmarks.real.cells import FLEETS, WARM_UP_S, Cell, cells_of
 from benchmarks.real.claims import NARROWEST, WIDEST, draw_claims
 from benchmarks.real.page import make_page
 from benchmarks.real.picture import draw_picture
@@ -38,10 +38,9 @@ from orchestrator.loadgen.sample import LabelledSample, load_sample
 from orchestrator.loadgen.target import SetUp
 from orchestrator.reporting.journal import Journal
 
-_WARM_UP_S = 1.0
 _REST_S = 0.5
 _SETTLE_S = 2.0  # from when a hog begins to when something is measured
-_BURST_ROUNDS = 3
+_BURST_ROUNDS = 5
 _BURST_SET_UPS = (DEFAULT, NARROWEST)
 
 
@@ -127,7 +126,7 @@ async def _measure_fleet(
             capacity_rps = await measure_capacity(widest, sample)
             say(f"{fleet}: {capacity_rps:.0f} requests a second at full width")
             for index, cell in enumerate(wanted):
-                load = cell.load(capacity_rps, seconds, _WARM_UP_S, seed=0)
+                load = cell.load(capacity_rps, seconds, WARM_UP_S, seed=0)
                 async with hogged(cell.hogs):
                     await asyncio.sleep(_SETTLE_S if cell.hogs else 0)
                     await _measure_cell(cell, index, load, set_ups, sample, rounds, done, journal, say)
@@ -165,6 +164,7 @@ async def _measure_cell(
             summary.late,
             summary.refused,
             summary.accuracy,
+            summary.mean_s,
             summary.p99_s,
             summary.sender_late_s,
             {str(width): part for width, part in summary.widths.items()},

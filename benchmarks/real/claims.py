@@ -18,6 +18,8 @@ GAIN_RATIO = 0.8
 LATE_PERCENT = 1.0
 PROMISE_POINTS = 2.0
 BURST_RATIO = 0.9
+SENDER_LATE_RATIO = 0.1
+"""Of the deadline: when senders are later than that, two cores were too few for senders, gateway and servers."""
 _FITS_RATIO = 0.99
 
 
@@ -27,8 +29,19 @@ def draw_claims(lines: Sequence[Line], promises: Sequence[Promises]) -> list[Cla
     for hogs, where in ((0, "on a quiet machine"), (1, "beside a process that takes a core")):
         own = [line for line in lines if line.cell.hogs == hogs]
         lasting = [line for line in own if not line.cell.is_burst]
-        claims += [*_behind(lasting, where), _gain(lasting, where), _late(own, where), _bursts(own, where)]
+        steady = [line for line in lasting if line.cell in _kept_up(lasting)]
+        claims += [*_behind(lasting, where), *_behind(steady, f"{where}, senders not late")]
+        claims += [_gain(lasting, where), _late(own, where), _bursts(own, where)]
     return [*claims, _kept(promises)]
+
+
+def _kept_up(lines: Sequence[Line]) -> set[Cell]:
+    """Return the cells in which the default's requests were sent when due, so that not the senders were measured."""
+    return {
+        line.cell
+        for line in lines
+        if line.set_up == DEFAULT and line.sender_late_s <= SENDER_LATE_RATIO * line.cell.deadline_s
+    }
 
 
 def _behind(lines: Sequence[Line], where: str) -> Iterator[Claim]:

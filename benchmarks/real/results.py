@@ -17,7 +17,7 @@ class Line:
         rate_rps: Requests a second that were sent on average.
         right_in_time, in_time, late, refused: Parts of all requests, see orchestrator.loadgen.records.
         accuracy: Right answers of all answers; None without any.
-        p99_s: Of the latency; None without answers.
+        mean_s, p99_s: Of the latency of answers; None without any.
         sender_late_s: How late requests left that sent them: where it is much of the deadline, that was measured.
         widths: The part of the answers that each width gave, by percentage.
     """
@@ -31,6 +31,7 @@ class Line:
     late: float
     refused: float
     accuracy: float | None
+    mean_s: float | None
     p99_s: float | None
     sender_late_s: float
     widths: Mapping[str, float]

@@ -39,7 +39,7 @@ _LOG_MIB = 512.0
 async def open_set_ups(repository: Path, fleet: str, folder: Path) -> AsyncIterator[list[SetUp]]:
     """Run a fleet, and everything that asks it; yield the set-ups, the default first."""
     async with AsyncExitStack() as stack:
-        settings = await _run_fleet(stack, repository, fleet)
+        settings = await run_fleet(stack, repository, fleet)
         set_ups: list[SetUp] = []
         for name, policy in {DEFAULT: None, **FIXED, **RULES}.items():
             router = RouterSettings() if policy is None else RouterSettings(policy=policy)
@@ -58,12 +58,13 @@ async def open_logging_gateway(repository: Path, fleet: str, folder: Path, decis
     """Run a fleet and the default gateway, which writes part of its decisions into a directory; yield the gateway."""
     log = DecisionLogSettings(directory=decisions, sample_ratio=_SAMPLED, max_mib=_LOG_MIB)
     async with AsyncExitStack() as stack:
-        settings = await _run_fleet(stack, repository, fleet)
+        settings = await run_fleet(stack, repository, fleet)
         address = await _run_gateway(stack, settings, RouterSettings(decision_log=log), folder)
         yield SetUp(DEFAULT, await _wait_for(address, FAMILY))
 
 
-async def _run_fleet(stack: AsyncExitStack, repository: Path, fleet: str) -> FleetSettings:
+async def run_fleet(stack: AsyncExitStack, repository: Path, fleet: str) -> FleetSettings:
+    """Run the servers of a fleet of FLEETS until the stack is closed."""
     servers = [EmbeddedServer(repository, EmbeddedOptions(slowdown=slowdown)) for slowdown in FLEETS[fleet]]
     await asyncio.gather(*map(stack.enter_async_context, servers))
     return FleetSettings(

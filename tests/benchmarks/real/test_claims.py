@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.real.cells import BURSTS, Cell, cells_of
@@ -17,12 +19,14 @@ BURST = Cell("two unlike", 0, "burst:1000", 1.0, 0.1)
 
 def line(cell: Cell, set_up: str, in_time: float, number: int = 0, late: float = 0.0) -> Line:
     """Return a line of which all answers are right."""
-    return Line(cell, number, set_up, 100.0, in_time, in_time, late, 1 - in_time - late, 1.0, 0.01, 0.0, {"25": 1.0})
+    return Line(
+        cell, number, set_up, 100.0, in_time, in_time, late, 1 - in_time - late, 1.0, 0.005, 0.01, 0.0, {"25": 1.0}
+    )
 
 
-def claim(lines: list[Line], words: str) -> Claim:
-    """Return the claim about a quiet machine whose name holds these words."""
-    (found,) = (c for c in draw_claims(lines, []) if words in c.name and "quiet" in c.name)
+def claim(lines: list[Line], words: str, where: str = "on a quiet machine") -> Claim:
+    """Return the claim whose name holds these words and ends so."""
+    (found,) = (c for c in draw_claims(lines, []) if words in c.name and c.name.endswith(where))
     return found
 
 
@@ -48,6 +52,14 @@ def test_bursts_count_neither_as_cells_nor_as_loads_where_full_width_fits() -> N
     lines = [line(STEADY, name, 0.9) for name in names] + [line(BURST, name, 1.0) for name in names[1:]]
     lines.append(line(BURST, DEFAULT, 0.1))
     assert claim(lines, "behind the best rival of each").value == pytest.approx(0)
+
+
+def test_a_cell_whose_senders_were_late_is_told_apart() -> None:
+    names, late = [DEFAULT, *FIXED, *RULES], Cell("two unlike", 0, "steady", 4.0, 0.1)
+    lines = [line(STEADY, name, 0.9) for name in names] + [line(late, name, 0.9) for name in names[1:]]
+    lines.append(replace(line(late, DEFAULT, 0.5), sender_late_s=0.02))
+    assert claim(lines, "behind the best rival of each").value == pytest.approx(20)
+    assert claim(lines, "behind the best rival of each", "quiet machine, senders not late").value == pytest.approx(0)
 
 
 def test_what_a_burst_leaves_neither_answered_nor_refused_counts_as_late() -> None:

@@ -1,0 +1,56 @@
+"""The runs on real servers held against virtual time: errors, ranks, and a run that is simulated."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.fidelity.matrix import Figures, Pair, draw_claims, make_page, real_figures, simulate
+from benchmarks.real.cells import FLEETS, Cell
+from benchmarks.real.results import Line
+from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
+
+CELL = Cell("two unlike", 0, "steady", 0.6, 0.1)
+
+
+def line(set_up: str = "default", *, in_time: float = 1.0, rate_rps: float = 200.0) -> Line:
+    return Line(CELL, 0, set_up, rate_rps, 0.9, in_time, 0.0, 0.0, 0.9, 0.01, 0.02, 0.0, {"25": 0.25, "100": 0.75})
+
+
+def pair(policy: str, real: float, simulated: float, *, slower: float = 1.0) -> Pair:
+    return Pair(CELL, 0, policy, Figures(real, 0.01, 0.02), Figures(simulated, 0.01 * slower, 0.02 * slower))
+
+
+def test_answers_in_time_count_for_what_their_widths_are_on_average() -> None:
+    found = real_figures(line(in_time=0.8), {25: 0.9, 100: 0.94})
+    assert found == Figures(pytest.approx(0.8 * 0.93), 0.01, 0.02)
+    assert real_figures(line(in_time=0.005), {25: 0.9, 100: 0.94}).p99_s is None  # of next to no answers
+
+
+def test_what_is_the_same_meets_every_bar() -> None:
+    pairs = [pair("default", 0.94, 0.94), pair("thrift", 0.8, 0.81), pair("lert:25", 0.6, 0.6)]
+    claims = draw_claims(pairs)
+    assert [claim.value for claim in claims] == [100, 100, 100, 1.0]
+    assert all(claim.is_met for claim in claims)
+
+
+def test_errors_ranks_and_ties_are_told_apart() -> None:
+    pairs = [pair("default", 0.94, 0.90), pair("thrift", 0.8, 0.92, slower=1.1), pair("lert:25", 0.798, 0.6)]
+    right, mean, p99, tau = draw_claims(pairs)
+    assert right.value == 0  # 4, 12 and 20 points
+    assert (mean.value, p99.value) == (pytest.approx(200 / 3), 100)  # 10 % is too much of a mean
+    assert tau.value == 0  # one of two pairs is turned round; thrift and lert:25 are a tie on the real side
+    page = list(make_page(pairs, [right, mean, p99, tau], {}))
+    assert "80.0 → 92.0" in str(page)
+
+
+@pytest.mark.parametrize(("rate_rps", "is_light"), [(150.0, True), (4000.0, False)])
+def test_a_fleet_that_is_asked_for_more_than_it_can_answers_less(rate_rps: float, is_light: bool) -> None:
+    servers = [
+        SimulatedServer(f"s{number}", tuple(
+            linear_model(width, per_item_s=slow * width * 4e-6, fixed_s=slow * 3e-4, max_batch_size=64, accuracy=0.9)
+            for width in (25, 100)
+        ))
+        for number, slow in enumerate(FLEETS[CELL.fleet])
+    ]  # fmt: skip
+    found = simulate(line("always 100 %", rate_rps=rate_rps), servers, seconds=2.0)
+    assert (found.right > 0.89) == is_light
