@@ -7,19 +7,21 @@ is left out here is compiled by the first test that comes to it. Once for each v
 
 from __future__ import annotations
 
-from orchestrator.learning.curriculum import Curriculum
-from orchestrator.learning.vector_env import FleetVecEnv
+import numpy as np
+
+from orchestrator.policies.learned.network import pack, untrained
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.preparation import prepare
 from orchestrator.policies.tables.layout import REJECT
+from orchestrator.simulation.rollouts import RolloutBatch, new_rollout
 from orchestrator.simulation.simulation import Simulation
 from tests.policies.learned.test_policy import slim
 from tests.simulation.test_world_batch import task
 
 
 def compile_all() -> None:
-    """Decide, simulate by a rule, by a network and from outside, and step worlds to learn in."""
+    """Decide, simulate by a rule, by a network and from outside, and step and explore worlds to learn in."""
     prepare()
     made = task(requests=20)
     for policy in (parse_policy("lert"), LearnedPolicy(slim())):
@@ -28,10 +30,11 @@ def compile_all() -> None:
     outside.decide_outside()
     while outside.next_decision() is not None:
         outside.apply(REJECT, 0.0)
-    env = FleetVecEnv(Curriculum(0, only=made), worlds=2)
-    env.reset()
-    env.step(env.masks.argmax(axis=1))
-    env.close()
+    batch, rollout = RolloutBatch(2), new_rollout(2, 1)
+    for world in range(2):
+        batch.load(world, made, world)
+    batch.step(batch.settle().masks.argmax(axis=1))
+    batch.collect(pack(untrained()), 5.0, np.full(2, np.inf), np.zeros((2, 1), np.float32), rollout)
 
 
 if __name__ == "__main__":

@@ -168,10 +168,11 @@ class RouterSettings(Section):
 
     policy: PolicyName = "lert:brownout"
     """Policy that decides. The default is the one that was right and in time most often on real servers that are not
-    alone on their machine. Or ``ppo-slim`` and ``ppo-paper``, which are learned, or another rule,
-    ``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.policies.registry; ``thrift`` and ``ppo-slim`` save joules."""
+    alone on their machine. Or ``fitted``, what ``policy_file`` holds, rule or learned; ``ppo-slim`` and
+    ``ppo-paper``, which are learned; or another rule, ``SERVER_RULE[:WIDTH_RULE]``, see
+    orchestrator.policies.registry; ``thrift`` and ``ppo-slim`` save joules."""
     policy_file: Path | None = None
-    """File of a learned policy, see docs/learning.md; None: the one that ships with the project."""
+    """File of a policy, see docs/learning.md; None: of a learned one, that which ships with the project."""
     shadow_policy: PolicyName | None = None
     """Policy that is asked about every decision as well, compared and logged, and never obeyed; None: none is."""
     binding: Literal["policy", "late", "early"] = "policy"

@@ -1,139 +1,86 @@
-"""Advantages of several objectives: estimated apart, each in a unit of its own, weighted last.
+"""Advantages of several objectives: estimated apart, each with a memory of its own, and freed of what arrivals did.
 
-For each objective o on its own, by generalised advantage estimation (Schulman et al., arXiv 1506.02438) in time instead
-of steps, because choices come as often as arrivals do, and a deadline may hold ten of them or a thousand. With Δ the
-time to the next choice in deadlines, γ = exp(−Δ/T) and λ = exp(−Δ/L),
+For each objective by itself, by generalised advantage estimation (Schulman et al., arXiv 1506.02438) in time instead of
+steps, because choices come as often as arrivals do, and a deadline may hold ten of them or a thousand. With Δ the time
+to the next choice in deadlines, γ = exp(−Δ/T) and λ_o = exp(−Δ/L_o),
 
-    δ_t = r_t + γ·V(s_{t+1}) − V(s_t),    A_t = δ_t + γ·λ·A_{t+1},    both sums ending with the episode,
+    δ_t = r_t + γ·V(s_{t+1}) − V(s_t),    A_t = δ_t + γ·λ_o·A_{t+1}.
 
-then centred within each group of worlds that share a trace, which takes out what the arrivals alone brought about (the
-input-dependent baseline of Mao et al., ICLR'19, with the replicas as the baseline), and weighted by the preference that
-each observation carries, lateness always by 1. Each objective has a critic of its own and a unit of its own (a
-request's share of the range of accuracy, of the deadline, of the joules of the widest width;
-orchestrator.simulation.rewards), so none drowns another. They are not divided by their spread in the rollout as
-well: that would change what a preference means from rollout to rollout, with how rare lateness happens to be in it.
+A rollout that stops in the middle of a trace ends in what the critic expects of the rest. L differs by objective:
+accuracy and joules are paid when a batch is sent, so a short memory keeps the noise of others' batches out; whether
+somebody is late shows deadlines later.
 
-Last, each group is brought to the same spread, so that an easy scenario counts as much as a hopeless one; but no group
-is blown up by more than a third of all spread allows, or noise would be learned where nothing can be gained.
+Then the sum over objectives, which come weighed, is held against what other worlds made of the same arrivals at the
+same moment: from each advantage the mean of the group at its time is subtracted (the input-dependent baseline of Mao et
+al., ICLR'19, for each time index). A mean over a whole rollout would leave in what a crowd in its middle did to
+everybody.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 
-from orchestrator.policies.learned import features as feat
-from orchestrator.simulation.rewards import OBJECTIVES
+from orchestrator.simulation.rollouts import Rollout
 
-Floats = NDArray[np.float32]
-
-_CONTEXT = feat.ROWS * feat.FEATURES  # where it begins in an observation
-_PREFERENCE = slice(_CONTEXT + feat.CONTEXT_PREFER_ACCURACY, _CONTEXT + feat.CONTEXT_PREFER_ENERGY + 1)
-_LATENESS = 3  # the objective that no preference weighs
-_LEAST_SPREAD = 0.3  # of a group, over that of all
+Floats32 = NDArray[np.float32]
 
 
-def estimate_advantages(
-    rewards: Floats,
-    values: Floats,
-    starts: Floats,
-    last_values: Floats,
-    last_starts: NDArray[np.bool_],
-    *,
-    gammas: Floats,
-    lambdas: Floats,
-) -> Floats:
-    """Return advantages, float32 [steps, worlds, objectives].
+def estimate_advantages(rollout: Rollout, values: Floats32, *, horizon: float, memories: Sequence[float]) -> Floats32:
+    """Return advantages, float32 [worlds, choices, objectives]; 0 where a world came to no choice.
 
     Args:
-        rewards: [steps, worlds, objectives].
-        values: likewise, of the observations that the actions were taken on.
-        starts: [steps, worlds], 1 where an episode began with the observation.
-        last_values: [worlds, objectives], of the observations behind the last step.
-        last_starts: [worlds], whether an episode begins with those.
-        gammas: [steps, worlds], discount of what comes after a step.
-        lambdas: likewise; see the module.
+        rollout: with rewards that are weighed.
+        values: [worlds, choices + 1, objectives], of what was seen, and behind the last choice of where it led to.
+        horizon: T, in deadlines.
+        memories: L of each objective, in deadlines.
     """
-    advantages = np.zeros_like(rewards)
-    following = np.zeros_like(last_values)
-    for step in range(len(rewards) - 1, -1, -1):
-        is_last = step == len(rewards) - 1
-        goes_on = 1 - (last_starts if is_last else starts[step + 1]).astype(np.float32)[:, None]
-        next_values = last_values if is_last else values[step + 1]
-        gamma = gammas[step][:, None] * goes_on
-        delta = rewards[step] + gamma * next_values - values[step]
-        following = delta + gamma * lambdas[step][:, None] * following
-        advantages[step] = following
+    counts, times = rollout.counts, rollout.times
+    advantages = np.zeros_like(rollout.rewards)
+    following = np.zeros(advantages.shape[::2], np.float32)
+    for step in range(int(counts.max(initial=0)) - 1, -1, -1):
+        is_last = np.equal(counts, step + 1)
+        passed = (times[:, step + 1] - times[:, step])[:, None]
+        gamma = np.exp(-passed / horizon) * ~(is_last & rollout.ended)[:, None]
+        delta = rollout.rewards[:, step] + gamma * values[:, step + 1] - values[:, step]
+        later = np.where(is_last[:, None], 0, following)
+        following = np.where((step < counts)[:, None], delta + gamma * np.exp(-passed / memories) * later, 0)
+        advantages[:, step] = following
     return advantages
 
 
-def weigh_advantages(advantages: Floats, preferences: Floats, *, replicas: int) -> Floats:
-    """Return one advantage a step, float32 [steps, worlds].
+def subtract_baselines(advantages: Floats32, rollout: Rollout, *, replicas: int) -> Floats32:
+    """Return advantages, [worlds, choices], without the mean of their group at their time.
 
-    Advantages and preferences, what each objective weighs, are [steps, worlds, objectives]; ``replicas`` worlds next to
-    each other share a trace.
+    ``replicas`` worlds next to each other share a trace. Between two choices of a world its advantage is interpolated.
     """
-    steps, worlds, objectives = advantages.shape
-    grouped = advantages.reshape(steps, worlds // replicas, replicas, objectives)
-    centred = grouped - grouped.mean(axis=(0, 2), keepdims=True)
-    weighed = (centred * preferences.reshape(grouped.shape)).sum(axis=3)
-    spread = weighed.std(axis=(0, 2), keepdims=True)
-    least = _LEAST_SPREAD * float(np.sqrt((spread**2).mean()))
-    scaled: Floats = (weighed / np.sqrt(spread**2 + least**2 + 1e-12)).reshape(steps, worlds)
-    return scaled
+    centred = np.zeros_like(advantages)
+    for first in range(0, len(advantages), replicas):
+        group = [world for world in range(first, first + replicas) if rollout.counts[world]]
+        for world in group:
+            count = rollout.counts[world]
+            own = rollout.times[world, :count]
+            at_time = [
+                np.interp(own, rollout.times[w, : rollout.counts[w]], advantages[w, : rollout.counts[w]]) for w in group
+            ]
+            centred[world, :count] = advantages[world, :count] - np.mean(at_time, axis=0)
+    return centred
 
 
-class ObjectivesBuffer(MaskableRolloutBuffer):
-    """A rollout whose rewards, values and returns have a number for each objective.
+def explained_variance(values: Floats32, returns: Floats32) -> float:
+    """Return which part of the variance of returns values explain, 1 at the most; 0 where returns do not vary."""
+    variance = float(np.var(returns))
+    return 1 - float(np.var(returns - values)) / variance if variance > 0 else 0.0
 
-    ``replicas`` worlds next to each other share a trace; horizon and trace are T and L of the module, in deadlines.
+
+def signal_to_noise(gradients: NDArray[np.float64]) -> float:
+    """Return the squared length of a mean gradient over that of its error, from independent parts [parts, numbers].
+
+    0 is noise alone; it may come out below 0, because the error is taken out of the length.
     """
-
-    def __init__(self, *args: Any, replicas: int = 1, horizon: float = 5.0, trace: float = 1.0, **kwargs: Any) -> None:
-        self._replicas, self._horizon, self._trace = replicas, horizon, trace
-        super().__init__(*args, **kwargs)
-
-    def reset(self) -> None:
-        """Forget the rollout."""
-        super().reset()
-        shape = (self.buffer_size, self.n_envs, len(OBJECTIVES))
-        self._objective_rewards = np.zeros(shape, np.float32)
-        self._objective_values = np.zeros(shape, np.float32)
-        self._elapsed = np.zeros(shape[:2], np.float32)
-
-    def add(  # type: ignore[override]
-        self,
-        obs: Any,
-        action: Any,
-        reward: Any,
-        episode_start: Any,
-        value: torch.Tensor,
-        log_prob: torch.Tensor,
-        **kwargs: Any,
-    ) -> None:
-        """Keep a step; values are [worlds, objectives], rewards too, with the time that passed behind them."""
-        self._objective_rewards[self.pos] = reward[:, : len(OBJECTIVES)]
-        self._elapsed[self.pos] = reward[:, len(OBJECTIVES)]
-        self._objective_values[self.pos] = value.detach().cpu().numpy()
-        super().add(obs, action, reward.sum(axis=1), episode_start, value[:, 0], log_prob, **kwargs)
-
-    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: NDArray[np.bool_]) -> None:
-        """Fill in advantages and returns once the rollout is full."""
-        advantages = estimate_advantages(
-            self._objective_rewards,
-            self._objective_values,
-            self.episode_starts,
-            last_values.detach().cpu().numpy(),
-            dones,
-            gammas=np.exp(-self._elapsed / self._horizon),
-            lambdas=np.exp(-self._elapsed / self._trace),
-        )
-        weights = np.ones_like(advantages)
-        weights[..., :_LATENESS] = self.observations[..., _PREFERENCE]
-        self.advantages = weigh_advantages(advantages, weights, replicas=self._replicas)
-        self.values = self._objective_values
-        self.returns = advantages + self._objective_values
+    parts = len(gradients)
+    mean = gradients.mean(axis=0)
+    error = float(((gradients - mean) ** 2).sum()) / (parts * (parts - 1))
+    return (float(mean @ mean) - error) / error if error > 0 else 0.0

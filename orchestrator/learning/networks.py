@@ -4,15 +4,10 @@
 two against each other. ``ValueNet`` is the critic: the same encoder with weights of its own and one head an objective,
 so that accuracy, timeliness and energy are valued apart (one head for their sum would forget which is which; D3PO,
 arXiv 2602.07764). It is not exported: serving needs no values.
-
-ppo-paper is trained by stable-baselines3's own PPO and network, for the fleet of one scenario. What is ours and not the
-paper's, because that is not public to us: the state (orchestrator.policies.learned.features), the reward (the
-preference-weighted sum of orchestrator.simulation.rewards), the network and PPO's settings.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -20,10 +15,9 @@ import torch
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import nn
 
-from orchestrator.errors import ConfigError
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.network import HIDDEN, POOLED, SHAPES, Floats32
-from orchestrator.simulation.rewards import OBJECTIVES, Task
+from orchestrator.simulation.rewards import OBJECTIVES
 
 
 class Encoder(nn.Module):
@@ -39,9 +33,9 @@ class Encoder(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return lines, context, hidden features [n, ROWS, HIDDEN] and summary [n, HIDDEN]."""
-        lines = observations[:, : feat.ROWS * feat.FEATURES].reshape(-1, feat.ROWS, feat.FEATURES)
-        context = observations[:, feat.ROWS * feat.FEATURES :]
+        """Return lines, context, hidden features [n, lines, HIDDEN] and summary [n, HIDDEN]."""
+        context = observations[:, -feat.CONTEXT :]
+        lines = observations[:, : -feat.CONTEXT].reshape(len(observations), -1, feat.FEATURES)
         present = lines[:, :, feat.PRESENT : feat.PRESENT + 1]
         hidden = torch.relu(self.row_mid(torch.relu(self.row_in(lines)))) * present
         mean = hidden.sum(dim=1) / present.sum(dim=1).clamp(min=1)
@@ -65,7 +59,7 @@ class ScoringNet(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """Return scores, float32 [n, ACTIONS]; 0 for lines that are not used."""
+        """Return scores, float32 [n, lines + 1], of a hold last; 0 for lines that are not used."""
         lines, context, hidden, summary = self.encoder(observations)
         shared = self.score_pool(summary).unsqueeze(1)
         found = self.out(torch.relu(self.score_row(hidden) + shared)).squeeze(2)
@@ -161,30 +155,3 @@ class CandidatePolicy(MaskableActorCriticPolicy):  # type: ignore[misc, unused-i
         found = self.action_net
         assert isinstance(found, ScoringNet)
         return found
-
-
-def paper_fleet(task: Task) -> tuple[int, int, int]:
-    """Return how many servers, widths and batch choices ppo-paper takes from.
-
-    Raises:
-        ConfigError: when it can't see them all at once.
-    """
-    widths = {m.width for s in task.servers for m in s.models}
-    most = max(m.max_batch_size for s in task.servers for m in s.models)
-    if len(task.servers) * len(widths) > feat.ROWS:
-        raise ConfigError(
-            f"{task.settings.name} has {len(task.servers)} servers of {len(widths)} widths; ppo-paper sees at most "
-            f"{feat.ROWS} pairs, so take a smaller fleet or train ppo-slim"
-        )
-    return len(task.servers), len(widths), int(math.log2(most)) + 1
-
-
-def export_paper(model: Any) -> dict[str, Floats32]:
-    """Return the weights of a PPO model as a policy file holds them."""
-    first, _, second, _ = model.policy.mlp_extractor.policy_net
-    layers = {"first": first, "second": second, "out": model.policy.action_net}
-    weights: dict[str, Floats32] = {}
-    for name, layer in layers.items():
-        weights[f"{name}.weight"] = np.ascontiguousarray(layer.weight.detach().numpy().T)
-        weights[f"{name}.bias"] = layer.bias.detach().numpy().copy()
-    return weights

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from orchestrator.errors import ConfigError
 from orchestrator.policies import registry
 from orchestrator.policies.knobs import Knob
-from orchestrator.policies.learned.policy import PREFERENCE_KNOBS, LearnedPolicy, is_learned, parse_learned
+from orchestrator.policies.learned.policy import (
+    PREFERENCE_KNOBS,
+    LearnedPolicy,
+    is_fitted,
+    is_learned,
+    parse_fitted,
+    parse_learned,
+)
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES
 from orchestrator.policies.plugins import parse_plugin, plugin_knobs, plugin_names
 from orchestrator.policies.protocol import Policy
@@ -23,11 +30,13 @@ def parse_policy(name: str) -> Policy:
     head = name.partition(",")[0]
     if is_learned(name):
         return parse_learned(name)
+    if is_fitted(name):
+        return parse_fitted(name)
     if head.partition(":")[0] in registry.policy_names():
         return registry.parse_policy(name)
     if head in (others := plugin_names()):
         return parse_plugin(name)
-    learned = f"{', '.join(LEARNED_NAMES)}, which are learned"
+    learned = f"{', '.join(LEARNED_NAMES)}, which are learned; fitted, which is what a file holds"
     of_packages = f"; of other packages {', '.join(others)}" if others else ""
     raise ConfigError(f"unknown policy {name!r}; known are {learned}; {registry.describe_rules()}{of_packages}")
 

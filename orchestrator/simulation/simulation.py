@@ -21,7 +21,7 @@ from orchestrator.policies.queue_rules import MOST_SAMPLED, UNKNOWN
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.policies.rule import RULE_FIELDS
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
+from orchestrator.policies.tables.compiled import Column, Table, compiled_unlocked, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REJECT, QueueHead
 from orchestrator.policies.tables.memory import new_memory
 from orchestrator.profile.document import EnergySource
@@ -175,7 +175,7 @@ class Simulation:
         return Situation(queue, query[col.NOW_S], turn, uniforms, margin, self._tables.memory)
 
 
-@compiled
+@compiled_unlocked
 def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) -> None:
     while advance(world, until_s):
         numbers, params, room, hidden = scorer

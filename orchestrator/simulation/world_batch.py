@@ -13,7 +13,8 @@ What a step earned comes as four numbers, see orchestrator.simulation.rewards.
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,23 +26,18 @@ from orchestrator.policies.learned.encoding import EXTREMES, View
 from orchestrator.policies.learned.features import CONTEXT, FEATURES, OBSERVATION, ROWS
 from orchestrator.policies.learned.memory import note_decision, note_leaving, standing_hold
 from orchestrator.policies.learned.paper import row_of_choices
-from orchestrator.policies.registry import RulePolicy
-from orchestrator.policies.rule import RULE_FIELDS, choose_row
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.compiled import compiled
+from orchestrator.policies.tables.compiled import compiled, compiled_apart
 from orchestrator.policies.tables.layout import HOLD
-from orchestrator.policies.tables.memory import MEMORY_FIELDS, SLOTS, STRIDE, WHOLE
 from orchestrator.simulation import rewards
 from orchestrator.simulation.rewards import OBJECTIVES, Task
-from orchestrator.simulation.scenario.trace import draw_trace
+from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import StackedWorlds, World, stack, world_of
 from orchestrator.simulation.world.loop import advance, apply
 
 Floats = NDArray[np.float64]
-NO_ADVICE: Final = -1
-"""In place of the expert's action: it would do what is none of the actions."""
 _MOST_WIDTHS: Final = 32
 
 
@@ -54,7 +50,6 @@ class Step(NamedTuple):
         rewards: float64 [worlds, 4], what the action before earned, by OBJECTIVES.
         ended: bool [worlds].
         elapsed: float64 [worlds], time since the choice before, in deadlines.
-        advice: int64 [worlds], what the expert of the world would do, or NO_ADVICE.
     """
 
     observations: NDArray[np.float32]
@@ -62,14 +57,12 @@ class Step(NamedTuple):
     rewards: Floats
     ended: NDArray[np.bool_]
     elapsed: Floats
-    advice: NDArray[np.int64]
 
 
-class _Learners(NamedTuple):
+class Learners(NamedTuple):
     """What is kept for each world beside it, with the world as first axis.
 
     Attributes:
-        base_rule, base_memory: of the base policy.
         preference: [worlds, 3], weights of accuracy, latency and energy.
         widths: [worlds, _MOST_WIDTHS], of its fleet, ascending, in percent.
         scales: [worlds, SCALES], what rewards are relative to.
@@ -79,8 +72,6 @@ class _Learners(NamedTuple):
         holds_on: whether a hold stands.
     """
 
-    base_rule: Floats
-    base_memory: Floats
     preference: Floats
     widths: Floats
     scales: Floats
@@ -112,27 +103,24 @@ class WorldBatch:
             np.zeros((worlds, len(OBJECTIVES))),
             np.ones(worlds, np.bool_),
             np.zeros(worlds),
-            np.full(worlds, NO_ADVICE),
         )
         self._orders = np.zeros((worlds, 3), np.int64)
 
-    def load(self, world: int, task: Task, seed: int, *, expert: RulePolicy | None = None) -> None:
+    def load(self, world: int, task: Task, seed: int | Trace) -> None:
         """Begin an episode in a world, by index; ``settle`` then runs it to its first choice.
 
-        Equal tasks and seeds give equal worlds. Advice is the expert's actions, without one the base's.
+        The trace is that of a seed, or one that was drawn before. Equal tasks and traces give equal worlds.
         """
-        trace = draw_trace(task.settings, sorted(task.servers, key=lambda s: s.name), seed)
-        # The world's own rule is the expert, so that it observes what becomes of batches.
-        simulation = Simulation(task.settings, task.servers, expert or self._base, trace=trace)
+        servers = sorted(task.servers, key=lambda s: s.name)
+        trace = draw_trace(task.settings, servers, seed) if isinstance(seed, int) else seed
+        # The world's own rule is the base, so that it observes what becomes of batches.
+        simulation = Simulation(task.settings, task.servers, self._base, trace=trace)
         simulation.decide_outside()
         made = simulation.world
         query = made.head.query
         query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = task.preference
         self._worlds = stack(self._worlds, world, made, self.worlds)
         self._learners = learner = _with_room(self._learners, self._worlds.tables)
-        learner.base_rule[world] = self._base.numbers
-        learner.base_memory[world] = 0
-        learner.base_memory[world, WHOLE, STRIDE] = made.memory[WHOLE][STRIDE]
         learner.preference[world] = task.preference
         learner.sums[world] = 0
         learner.scales[world] = rewards.reward_scales(task)
@@ -169,6 +157,13 @@ class WorldBatch:
         _step_worlds(self._worlds, self._learners, self._orders, self._is_running, self._step)
         self._orders[:] = -1
 
+    def resemble(self, source: int, first: int, count: int) -> None:
+        """Make ``count`` worlds from one on the same as another is now, its choice included."""
+        assert self._worlds is not None, "load the worlds first"
+        for array in _arrays((self._worlds, self._learners._replace(views=_own(self._learners.views)))):
+            array[first : first + count] = array[source].copy()
+        self._is_running[first : first + count] = self._is_running[source]
+
     def totals(self, world: int) -> dict[str, float]:
         """Return what has come of an episode so far: requests by outcome, mean accuracy and latency, joules."""
         assert self._worlds is not None, "load the worlds first"
@@ -191,10 +186,8 @@ def totals_of(state: NDArray[np.float64], *, busy_j: float) -> dict[str, float]:
     }
 
 
-def _new_learners(worlds: int, *, holds_on: bool) -> _Learners:
-    return _Learners(
-        base_rule=np.zeros((worlds, RULE_FIELDS)),
-        base_memory=np.zeros((worlds, MEMORY_FIELDS, SLOTS)),
+def _new_learners(worlds: int, *, holds_on: bool) -> Learners:
+    return Learners(
         preference=np.zeros((worlds, 3)),
         widths=np.zeros((worlds, _MOST_WIDTHS)),
         scales=np.zeros((worlds, rewards.SCALES)),
@@ -213,20 +206,30 @@ def _new_learners(worlds: int, *, holds_on: bool) -> _Learners:
     )
 
 
-def _with_room(learners: _Learners, tables: World) -> _Learners:
+def _own(views: View) -> Any:
+    """Return the arrays of views that have an axis for the world."""
+    return views.base, views.chosen, views.lines, views.context, views.mask
+
+
+def _arrays(part: Any) -> Iterator[NDArray[Any]]:
+    if isinstance(part, tuple):
+        for inner in part:
+            yield from _arrays(inner)
+    elif isinstance(part, np.ndarray):
+        yield part
+
+
+def _with_room(learners: Learners, tables: World) -> Learners:
     """Return learners with room for the candidates and memories of worlds."""
     candidates = tables.rows.shape[2]
     if len(learners.views.picked) < candidates:
         learners = learners._replace(views=learners.views._replace(picked=np.zeros(candidates)))
-    if learners.base_memory.shape != tables.memory.shape:
-        memories = np.zeros(tables.memory.shape)
-        memories[:, :, : learners.base_memory.shape[2]] = learners.base_memory
-        learners = learners._replace(base_memory=memories)
     return learners
 
 
 @compiled
-def _view_of(learners: _Learners, at: int) -> View:
+def view_of(learners: Learners, at: int) -> View:
+    """Return what is decided about in one of the worlds, by index."""
     views = learners.views
     return View(
         views.base[at],
@@ -241,7 +244,7 @@ def _view_of(learners: _Learners, at: int) -> View:
 
 @compiled
 def _step_worlds(
-    worlds: StackedWorlds, learner: _Learners, orders: NDArray[np.int64], is_running: NDArray[np.bool_], step: Step
+    worlds: StackedWorlds, learner: Learners, orders: NDArray[np.int64], is_running: NDArray[np.bool_], step: Step
 ) -> None:
     for i in range(orders.shape[0]):
         for objective in range(4):
@@ -250,18 +253,18 @@ def _step_worlds(
         step.elapsed[i] = 0.0
         if not is_running[i]:
             continue
-        world, view = world_of(worlds, i), _view_of(learner, i)
+        world, view = world_of(worlds, i), view_of(learner, i)
         if world.state[sim.IS_PENDING] != 0:
             if orders[i, 0] < 0:
                 continue  # it waits for its action
-            _take(world, view, learner, orders[i], i)
-        is_choice = _run_to_choice(world, view, learner, step, i)
+            _take_apart(world, view, learner, orders[i], i)
+        is_choice = run_to_choice(world, view, learner, i)
         passed_s = world.state[sim.NOW_S] - learner.sums[i, rewards.TIME_SUM]
         step.elapsed[i] = passed_s / learner.scales[i, rewards.DEADLINE_SCALE]
         learner.sums[i, rewards.TIME_SUM] = world.state[sim.NOW_S]
         rewards.write_rewards(world, learner.scales[i], learner.sums[i], step.rewards[i])
         if is_choice:
-            _write_observation(view, int(learner.considered[i]), step.observations[i], step.masks[i])
+            write_observation(view, int(learner.considered[i]), ROWS, step.observations[i], step.masks[i])
         else:
             step.ended[i] = True
             is_running[i] = False
@@ -270,32 +273,39 @@ def _step_worlds(
 
 
 @compiled
-def _take(world: World, view: View, learner: _Learners, order: NDArray[np.int64], i: int) -> None:
+def _take_apart(world: World, view: View, learner: Learners, order: NDArray[np.int64], i: int) -> None:
+    """Take an action, or the three choices of ppo-paper."""
     rows, query, count = world.rows, world.head.query, int(world.state[sim.ROW_COUNT])
     if order[1] >= 0:
         row, items = row_of_choices(rows, count, query, order[0], order[1], order[2], learner.widths[i])
         if row >= 0:
-            note_leaving(row, items, learner.base_memory[i])
+            note_leaving(row, items, world.memory)
             apply(world, row, items, math.inf)
             return
         order[0] = HOLD_ACTION
-    action = int(order[0])
+    take(world, view, learner, int(order[0]), i)
+
+
+@compiled_apart
+def take(world: World, view: View, learner: Learners, action: int, i: int) -> None:
+    """Take an action; one that is not allowed holds."""
+    rows, query, count = world.rows, world.head.query, int(world.state[sim.ROW_COUNT])
     if action > HOLD_ACTION or view.mask[action] == 0:
         action = HOLD_ACTION
     row, items, until_s = do_action(action, rows, view.chosen, int(learner.considered[i]), query, view.base)
     if learner.holds_on:
-        note_decision(row, until_s, learner.base_memory[i], rows, count, query, view.base)
-    note_leaving(row, items, learner.base_memory[i])
+        note_decision(row, until_s, world.memory, rows, count, query, view.base)
+    note_leaving(row, items, world.memory)
     apply(world, row, items, until_s)
 
 
-@compiled
-def _run_to_choice(world: World, view: View, learner: _Learners, step: Step, i: int) -> bool:
-    """Run to the next decision with a choice; return whether there is one. Experts are asked at every decision."""
+@compiled_apart
+def run_to_choice(world: World, view: View, learner: Learners, i: int) -> bool:
+    """Run to the next decision with a choice; return whether there is one."""
     while advance(world, math.inf):
         count = int(world.state[sim.ROW_COUNT])
-        rows, query, memory = world.rows, world.head.query, learner.base_memory[i]
-        choose_base(learner.base_rule[i], memory, rows, count, query, learner.preference[i], view)
+        rows, query, memory = world.rows, world.head.query, world.memory
+        choose_base(world.rule, memory, rows, count, query, learner.preference[i], view)
         if learner.holds_on:
             row, items, until_s = standing_hold(memory, rows, count, query, view.base)
             if row == HOLD:
@@ -303,7 +313,6 @@ def _run_to_choice(world: World, view: View, learner: _Learners, step: Step, i: 
                 continue
         number, allowed = look(memory, rows, count, query, learner.preference[i], view)
         learner.considered[i] = number
-        step.advice[i] = _advice(world, view, number)
         if allowed > 1:
             return True
         row, items, until_s = do_action(first_allowed(view.mask), rows, view.chosen, number, query, view.base)
@@ -315,25 +324,13 @@ def _run_to_choice(world: World, view: View, learner: _Learners, step: Step, i: 
 
 
 @compiled
-def _write_observation(view: View, considered: int, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
-    for line in range(ROWS):
+def write_observation(view: View, considered: int, lines: int, observation: Any, mask: Any) -> None:
+    """Write a view as numbers: so many lines of candidates, then the context; the last action of the mask holds."""
+    for line in range(lines):
         for feature in range(FEATURES):
             value = view.lines[line][feature] if line < considered else 0.0
             observation[line * FEATURES + feature] = value
+        mask[line] = view.mask[line] != 0
     for at in range(CONTEXT):
-        observation[ROWS * FEATURES + at] = view.context[at]
-    for action in range(ACTIONS):
-        mask[action] = view.mask[action] != 0
-
-
-@compiled
-def _advice(world: World, view: View, considered: int) -> int:
-    """Return the expert's action; NO_ADVICE when its row is not considered or not allowed, or it rejects."""
-    count = int(world.state[sim.ROW_COUNT])
-    row, _, _, _ = choose_row(world.rule, world.memory, world.rows, count, world.head.query)
-    if row == HOLD:
-        return HOLD_ACTION if view.mask[HOLD_ACTION] != 0 else NO_ADVICE
-    for line in range(considered):
-        if int(view.chosen[line]) == row and view.mask[line] != 0:
-            return line
-    return NO_ADVICE
+        observation[lines * FEATURES + at] = view.context[at]
+    mask[lines] = view.mask[HOLD_ACTION] != 0

@@ -1,114 +1,146 @@
-"""``slimsched train-router``: a routing policy learned in the simulator, as one file."""
+"""``slimsched train-router``: a routing policy fitted to one fleet and its traffic, as one file."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from orchestrator.cli.options import FILE, FOLDER
+from orchestrator.cli.research.output import figures_table, say_figure, wide_console
+from orchestrator.config.fleet import RouterSettings
 from orchestrator.errors import ConfigError
+from orchestrator.reporting.outputs import write_file
 
-_YAML = click.Path(path_type=Path, exists=True)
+if TYPE_CHECKING:
+    from orchestrator.learning.fitting import Fit
+    from orchestrator.learning.traffic import Traffic
+
+_PATH = click.Path(path_type=Path, exists=True)
 
 
 @click.command("train-router")
-@click.option("--policy", "kind", type=click.Choice(["ppo-slim", "ppo-paper"]), default="ppo-slim")
-@click.option("--out", type=FILE, required=True, help="The policy file.")
-@click.option("--run", "folder", type=FOLDER, required=True, help="Of checkpoints.")
-@click.option("--scenario", type=_YAML, help="Train on this alone; ppo-paper needs it. Else scenarios are drawn.")
-@click.option(
-    "--train", "beside", type=_YAML, multiple=True, help="Files or folders, varied and played beside drawn ones."
-)
-@click.option("--validation", "paths", type=_YAML, multiple=True, help="Files or folders; else drawn ones.")
-@click.option("--validation-requests", "length", type=click.IntRange(10), default=6000)
-@click.option("--traces", type=click.IntRange(1), default=2, help="Of each validation scenario.")
-@click.option("--base", help="The heuristic that it rests on.  [default: lert:slack]")
-@click.option("--steps", type=click.IntRange(0), help="Choices.  [default: 2,000,000]")
-@click.option("--worlds", type=click.IntRange(1), help="At once.  [default: 64]")
-@click.option("--replicas", type=click.IntRange(1), help="That share a trace.  [default: 4]")
-@click.option("--rollout", type=click.IntRange(8), help="Choices a world between updates.  [default: 128]")
-@click.option("--batch", type=click.IntRange(8), help="Choices a step of the optimiser.  [default: 512]")
-@click.option("--requests", type=click.IntRange(10), help="Of an episode.  [default: 600]")
-@click.option("--lessons", "demonstrations", type=click.IntRange(0), help="Choices to clone from.  [default: 60,000]")
-@click.option("--clone-rounds", type=click.IntRange(1), help="In which lessons are collected.  [default: 6]")
-@click.option("--clone-epochs", type=click.IntRange(1), help="Over all lessons, in each round.  [default: 6]")
-@click.option("--strength", type=click.FloatRange(0), help="Of the base's choice in the scores.  [default: 5]")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Of PPO.  [default: 0.0003]")
-@click.option("--entropy", type=click.FloatRange(0), help="Weight in the loss.  [default: 0.001]")
-@click.option(
-    "--averaged", type=click.FloatRange(0, 1, max_open=True), help="Of the weights an update keeps.  [default: 0.9]"
-)
-@click.option("--warm-up", type=click.IntRange(0), help="Rollouts for the critic alone.  [default: 8]")
-@click.option("--validate-every", type=click.IntRange(1), help="Updates.  [default: 10]")
-@click.option("--patience", type=click.IntRange(1), help="Validations without a better one.  [default: 15]")
-@click.option("--seed", type=int, help="Of everything.  [default: 0]")
-@click.option("--threads", type=click.IntRange(1), default=2, help="That torch may use.")
-@click.option("--resume", is_flag=True, help="Go on where the run in --run was interrupted.")
+@click.option("--policy", "kind", type=click.Choice(["fitted", "ppo-paper"]), default="fitted")
+@click.option("--scenario", type=_PATH, help="Of fleet and traffic; ppo-paper needs it.")
+@click.option("--profile", type=_PATH, help="Of the fleet, in place of a scenario.")
+@click.option("--arrivals", type=_PATH, help="Timestamps, or a decision log or a folder of such.")
+@click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="With --profile.  [default: 100]")
+@click.option("--present", default=RouterSettings().policy, show_default=True, help="The policy in force.")
+@click.option("--minutes", type=click.FloatRange(0), default=2.0, show_default=True, help="For each learner.")
+@click.option("--learner", "learners", type=click.Choice(["evolution", "ppo"]), multiple=True, help="Else both.")
+@click.option("--seed", type=int, default=0, help="Of everything.")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Cores to use.")
+@click.option("--run", "folder", type=FOLDER, help="Of checkpoints.  [default: OUT.run]")
+@click.option("--resume", is_flag=True, help="Go on where the run was interrupted.")
+@click.option("--out", type=FILE, required=True, help="The policy file; its report lies beside it as .json.")
 def train_router(
     kind: str,
-    out: Path,
-    folder: Path,
     scenario: Path | None,
-    beside: Sequence[Path],
-    paths: Sequence[Path],
-    length: int,
-    traces: int,
+    profile: Path | None,
+    arrivals: Path | None,
+    deadline_ms: float | None,
+    present: str,
+    minutes: float,
+    learners: tuple[str, ...],
+    seed: int,
     threads: int,
+    folder: Path | None,
     resume: bool,
-    **given: Any,
+    out: Path,
 ) -> None:
-    """Train a routing policy in the simulator and write the one that validated best.
+    """Fit a policy to a fleet and its traffic; promote it only where it is better than the one in force.
+
+    Evolution of rules and PPO have the same time. The policy file is written only when the best of all is better on
+    traffic that was held out; serve it as policy ``fitted``.
 
     \b
     Example:
-      slimsched train-router --run runs/slim --out policies/ppo-slim.npz
-      slimsched train-router --policy ppo-paper --scenario scenarios/two-unlike.yaml --run runs/p --out policies/p.npz
+      slimsched train-router --scenario scenarios/two-unlike.yaml --out policies/fitted.npz
+      slimsched train-router --profile profile.json --arrivals decisions/ --deadline-ms 50 --out policies/fitted.npz
     """
+    with learning_installed():
+        from orchestrator.learning import fitting, tasks
+        from orchestrator.learning.paper import train_paper
+    from orchestrator.policies.learned.policy_file import write_policy_file
+
+    traffic = tasks.given_traffic(scenario, profile, arrivals, deadline_ms=deadline_ms)
+    if kind == "ppo-paper":
+        with fitting_progress() as report:
+            file = train_paper(traffic, seconds=60 * minutes, seed=seed, report=report)
+        write_policy_file(out, file)
+        click.echo(f"wrote {out}: {file.kind}, after {file.provenance['choices']:,} choices")
+        return
+    learners = learners or ("evolution", "ppo")
+    settings = fitting.FitSettings(present, seconds=60 * minutes, seed=seed, threads=threads, learners=learners)
+    fit_and_write(traffic, settings, folder or out.with_name(out.name + ".run"), out, resume=resume)
+
+
+def fit_and_write(
+    traffic: Traffic, settings: Any, folder: Path, out: Path, *, resume: bool, restart: bool = False
+) -> None:
+    """Fit, print what came of it, and write the report, and the policy where one is promoted.
+
+    Raises:
+        ConfigError: when the policy in force or the run can't be used, or a file can't be written.
+    """
+    from orchestrator.learning import fitting
+    from orchestrator.learning.checkpoints import RunFolder
+    from orchestrator.learning.report import describe_fit
+
+    run = RunFolder(folder, fitting.identity(traffic, settings), resume=resume, restart=restart)
+    with fitting_progress() as report:
+        fit = fitting.fit(traffic, settings, run, report=report)
+    text = json.dumps(describe_fit(fit, traffic, settings), indent=1) + "\n"
+    write_file(out.with_suffix(".json"), text, remedy="choose another place with --out")
+    run.end()
+    _print(fit, traffic)
+    click.echo(fit.why)
+    if fit.promoted is None:
+        click.echo(f"{settings.present} stays in force; no policy was written")
+        return
+    fitting.write_promoted(out, fit.promoted)
+    click.echo(f"wrote {out}; serve it with router.policy: fitted and router.policy_file: {out}")
+
+
+@contextmanager
+def learning_installed() -> Iterator[None]:
+    """Say what to install where a package that learning needs is missing."""
     try:
-        from orchestrator.learning import training
-        from orchestrator.learning.checkpoints import RunFolder
-        from orchestrator.learning.validation import choose_validations, file_tasks, scenario_task
+        yield
     except ImportError as exc:
         raise ConfigError(f"training needs {exc.name}; install it with pip install 'slim-scheduler[learn]'") from exc
-    settings = training.TrainingSettings(kind=kind, **{key: value for key, value in given.items() if value is not None})
-    training.use_threads(threads)
-    task = None if scenario is None else scenario_task(scenario, requests=settings.requests)
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} choices"), TimeRemainingColumn(),
-        console=console,
-    ) as progress:  # fmt: skip
-        bar = progress.add_task(kind, total=max(1, settings.steps))
 
-        def report(steps: int, line: str) -> None:
-            progress.update(bar, completed=steps)
+
+@contextmanager
+def fitting_progress() -> Iterator[Callable[[float, str], None]]:
+    """Show a bar on stderr; yields a function that takes which part is done, and a line to print or none."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        bar = progress.add_task("fitting", total=1.0)
+
+        def report(part: float, line: str) -> None:
+            progress.update(bar, completed=part)
             if line:
                 progress.console.print(line, highlight=False)
 
-        validations = choose_validations(paths, scenario, traces=traces, base=settings.base, requests=length)
-        run = RunFolder(folder)
-        found = training.train(
-            settings,
-            run,
-            validations,
-            task=task,
-            scenarios=file_tasks(beside),
-            resume=resume,
-            report=report,
-        )
-    _copy(run.best, out)
-    click.echo(f"wrote {out}: {found.kind}, {found.validation['of']}, {found.validation['over_base']:+.4f} a request")
+        yield report
 
 
-def _copy(best: Path, out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(best, out)
-    except OSError as exc:
-        raise ConfigError(f"can't write {out} ({exc.strerror}); the policy is {best}") from exc
+def _print(fit: Fit, traffic: Traffic) -> None:
+    title = f"{traffic.task.settings.name}, on held-out traffic"
+    table = figures_table(
+        title, ("utility", "better by", "in time", "accuracy", "J/answer"), names=("origin", "policy")
+    )
+    for candidate in fit.candidates:
+        own = candidate.figures
+        difference = "-" if candidate.file is None else f"{candidate.better_by.value:+.4f}"
+        forms = (("attainment_ratio", ".2%"), ("accuracy", ".4f"), ("joules_per_answer", ".4g"))
+        figures = (say_figure(own[name], form) for name, form in forms)
+        table.add_row(candidate.origin, candidate.spec, say_figure(own["utility"], ".4f"), difference, *figures)
+    wide_console(120).print(table)

@@ -40,13 +40,15 @@ def check(fleet_path: Path) -> None:
     Example:
       slimsched config check --fleet fleet.yaml
     """
+    from orchestrator.policies.learned.policy import FITTED
     from orchestrator.policies.parsing import parse_policy  # takes a second to import, as does the router
     from orchestrator.router import RouterObserver
     from orchestrator.router.dispatch.deciders import make_deciders
 
     problems: tuple[str, ...] = ()
     try:
-        fleet, _ = read_fleet(fleet_path, os.environ, parse_policy)
+        # What ``fitted`` is stands in router.policy_file, which is opened below.
+        fleet, _ = read_fleet(fleet_path, os.environ, lambda name: None if name == FITTED else parse_policy(name))
         make_deciders(fleet.router, RouterObserver())
     except SettingsError as exc:
         problems = exc.problems

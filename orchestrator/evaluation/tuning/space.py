@@ -80,10 +80,35 @@ def configurations(policy: str, widths: Sequence[Width], budget: int, seed: int)
     """
     check_tuned([policy])
     name = policy.partition(":")[0]
-    axes = [axis for k in knobs_of(name) for axis in [k] * (RANKS if k.is_of_servers else 1)]
     takes_more = has_width_rule(name) or name in _WITH_BUCKETS
-    points = _sobol(1 + takes_more + len(axes), budget - 1, [seed, zlib.crc32(policy.encode())])
-    return (policy, *(_spec(name, axes, sorted(widths), point, takes_more) for point in points))
+    points = _sobol(takes_more + len(default_point(name)), budget - 1, [seed, zlib.crc32(policy.encode())])
+    return (policy, *(_spec(name, sorted(widths), point, takes_more) for point in points))
+
+
+def default_point(policy: str) -> tuple[float, ...]:
+    """Return the point of the unit cube of margin and knobs at which a policy is about as it is by default."""
+    name = policy.partition(":")[0]
+    return (_part(_MARGIN, _MARGIN.default), *(_part(axis, axis.default) for axis in _axes(name)))
+
+
+def spec_at(policy: str, point: Sequence[float]) -> str:
+    """Return a policy, by its spec without knobs, with the margin and the knobs of a point of the unit cube."""
+    values: dict[str, list[str]] = {"slack_margin": [_value(_MARGIN, point[0])]}
+    for axis, part in zip(_axes(policy.partition(":")[0]), point[1:], strict=True):
+        values.setdefault(axis.name, []).append(_value(axis, part))
+    return ",".join([policy, *(f"{key}={'/'.join(numbers)}" for key, numbers in values.items())])
+
+
+def _axes(name: str) -> list[Knob]:
+    return [axis for k in knobs_of(name) for axis in [k] * (RANKS if k.is_of_servers else 1)]
+
+
+def _part(knob: Knob, value: float) -> float:
+    """Return where a value lies in what is searched of a knob, 0..1; the inverse of ``_value``."""
+    least, most = SEARCHED[knob.name]
+    is_log = knob.is_log and least > 0
+    part = math.log(value / least) / math.log(most / least) if is_log else (value - least) / (most - least)
+    return min(1.0, max(0.0, part))
 
 
 def _first_spec(name: str) -> str:
@@ -92,15 +117,12 @@ def _first_spec(name: str) -> str:
     return name
 
 
-def _spec(name: str, axes: Sequence[Knob], widths: Sequence[Width], point: Sequence[float], takes_more: bool) -> str:
+def _spec(name: str, widths: Sequence[Width], point: Sequence[float], takes_more: bool) -> str:
     """Return the spec of a point of the unit cube: margin first, then what stands behind the colon, then the knobs."""
-    head = name
-    if takes_more:
-        head += ":" + (_buckets(point[1]) if name in _WITH_BUCKETS else _width_rule(widths, point[1]))
-    values: dict[str, list[str]] = {"slack_margin": [_value(_MARGIN, point[0])]}
-    for axis, part in zip(axes, point[1 + takes_more :], strict=True):
-        values.setdefault(axis.name, []).append(_value(axis, part))
-    return ",".join([head, *(f"{key}={'/'.join(numbers)}" for key, numbers in values.items())])
+    if not takes_more:
+        return spec_at(name, point)
+    more = _buckets(point[1]) if name in _WITH_BUCKETS else _width_rule(widths, point[1])
+    return spec_at(f"{name}:{more}", (point[0], *point[2:]))
 
 
 def _width_rule(widths: Sequence[Width], part: float) -> str:

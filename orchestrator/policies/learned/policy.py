@@ -27,13 +27,17 @@ from orchestrator.policies.learned.decide import Scorer
 from orchestrator.policies.learned.encoding import View
 from orchestrator.policies.learned.memory import note_leaving
 from orchestrator.policies.learned.paper import paper_choices, row_of_choices
-from orchestrator.policies.learned.policy_file import LEARNED_NAMES, PAPER, PolicyFile, read_policy_file
+from orchestrator.policies.learned.policy_file import LEARNED_NAMES, PAPER, RULE, PolicyFile, read_policy_file
 from orchestrator.policies.protocol import Binding, Outcome, Situation
+from orchestrator.policies.registry import RulePolicy
+from orchestrator.policies.registry import parse_policy as parse_rule
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table
 from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT, Choice
 from orchestrator.policies.tables.memory import Memory
 
+FITTED: Final = "fitted"
+"""Name of the policy that a file holds, whichever kind was promoted (``slimsched train-router``)."""
 SHIPPED: Final = Path(__file__).parent / "shipped"
 """Where policies that ship with the project lie, by kind."""
 PREFERENCE_KNOBS: Final = tuple(
@@ -135,8 +139,13 @@ def observation(view: View, considered: int) -> NDArray[np.float32]:
 
 
 def is_learned(name: str) -> bool:
-    """Return whether a policy of such a name comes from a file."""
+    """Return whether a policy of such a name is a learned one, which comes from a file."""
     return name.partition(",")[0].partition(":")[0] in LEARNED_NAMES
+
+
+def is_fitted(name: str) -> bool:
+    """Return whether a policy of such a name is whatever a file holds, rule or learned."""
+    return name.partition(":")[0] == FITTED
 
 
 def has_shipped(kind: str) -> bool:
@@ -166,3 +175,19 @@ def parse_learned(name: str, path: Path | None = None) -> LearnedPolicy:
             raise ConfigError(f"policy {name!r}: all weights are 0; give one that is not")
         file = replace(file, preference=(given[0] / total, given[1] / total, given[2] / total))
     return LearnedPolicy(file, name=name)
+
+
+def parse_fitted(name: str, path: Path | None = None) -> LearnedPolicy | RulePolicy:
+    """Return the policy of a file, by the name ``fitted[:FILE]``; a rule has its own name.
+
+    Raises:
+        ConfigError: when there is no file, or it can't be used.
+    """
+    written = name.partition(":")[2]
+    if not written and path is None:
+        raise ConfigError(
+            "policy 'fitted' comes from a file; set router.policy_file, or write fitted:FILE, "
+            "as 'slimsched train-router' has made it"
+        )
+    file = read_policy_file(Path(written) if written else path)  # type: ignore[arg-type]
+    return parse_rule(file.base) if file.kind == RULE else LearnedPolicy(file)

@@ -33,6 +33,8 @@ FORMAT: Final = "slim-policy"
 FORMAT_VERSION: Final = 1
 SLIM: Final = "ppo-slim"
 PAPER: Final = "ppo-paper"
+RULE: Final = "rule"
+"""Kind of a file that names a rule; it has no weights."""
 LEARNED_NAMES: Final = (SLIM, PAPER)
 
 _RANGES: Final = "range.low", "range.high"
@@ -44,8 +46,8 @@ class PolicyFile:
     """A learned policy as it is kept.
 
     Attributes:
-        kind: ``ppo-slim`` or ``ppo-paper``.
-        base: the policy that ppo-slim is a residual on, and that says what is masked.
+        kind: ``ppo-slim``, ``ppo-paper`` or ``rule``.
+        base: the policy that ppo-slim is a residual on, and that says what is masked; the spec of a rule.
         weights: by name; see orchestrator.policies.learned.network.SHAPES and .paper.paper_shapes.
         low, high: float32 [FEATURES + CONTEXT], of what was seen in training.
         preference: weights of accuracy, latency and energy for requests that bring none; they add up to 1. None: those
@@ -152,7 +154,7 @@ def _read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Floats32]]:
 
 
 def _check_header(path: Path, header: Mapping[str, Any]) -> None:
-    if header.get("format") != FORMAT or header.get("kind") not in LEARNED_NAMES:
+    if header.get("format") != FORMAT or header.get("kind") not in (*LEARNED_NAMES, RULE):
         raise _refused(path, f"it is a {header.get('format')!r} of kind {header.get('kind')!r}, not a {FORMAT}")
     if header.get("format_version") != FORMAT_VERSION:
         raise _refused(path, f"format_version is {header.get('format_version')!r}, this version reads {FORMAT_VERSION}")
@@ -165,7 +167,7 @@ def _check_header(path: Path, header: Mapping[str, Any]) -> None:
 
 
 def _check_arrays(path: Path, policy: PolicyFile) -> None:
-    shapes = SHAPES
+    shapes: Mapping[str, tuple[int, ...]] = {} if policy.kind == RULE else SHAPES
     if policy.kind == PAPER:
         if len(policy.fleet) != 3 or min(policy.fleet) < 1:
             raise _refused(path, f"fleet is {list(policy.fleet)}, not servers, widths and batch choices")

@@ -82,6 +82,11 @@ def compiled_apart(function: _Function) -> _Function:
     return _compiled(function, _OPTIONS | {"forceinline": False})
 
 
+def compiled_unlocked(function: _Function) -> _Function:
+    """Compile as ``compiled_apart`` does what runs for long; other threads of Python run meanwhile."""
+    return _compiled(function, _OPTIONS | {"forceinline": False, "nogil": True})
+
+
 def _compiled(function: _Function, options: Mapping[str, Any]) -> _Function:
     dispatcher = numba.njit(**options)(function)
     if CACHE_DIR is not None:

@@ -15,7 +15,7 @@ from orchestrator.config import RouterSettings
 from orchestrator.decision import Decision, Hold
 from orchestrator.errors import ConfigError, PermanentError
 from orchestrator.policies.fleet.candidate_set import CandidateSet
-from orchestrator.policies.learned.policy import LearnedPolicy, is_learned, parse_learned
+from orchestrator.policies.learned.policy import LearnedPolicy, is_fitted, is_learned, parse_fitted, parse_learned
 from orchestrator.policies.learned.policy_file import SLIM
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.preference import PreferredPolicy
@@ -124,4 +124,6 @@ def make_deciders(settings: RouterSettings, observer: RouterObserver) -> Decider
 
 
 def _policy(name: str, settings: RouterSettings) -> Policy:
+    if is_fitted(name):
+        return parse_fitted(name, settings.policy_file)
     return parse_learned(name, settings.policy_file) if is_learned(name) else parse_policy(name)

@@ -17,7 +17,7 @@ import math
 from orchestrator.policies.rule import choose_row
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
-from orchestrator.policies.tables.compiled import compiled, compiled_apart
+from orchestrator.policies.tables.compiled import compiled, compiled_apart, compiled_unlocked
 from orchestrator.policies.tables.layout import REJECT
 from orchestrator.policies.tables.occupancy import has_room
 from orchestrator.simulation.world import columns as sim
@@ -36,7 +36,7 @@ _ROUNDING = 1e-9
 """Relative, so that who has waited for as long as anybody may has by the sum of his times as well."""
 
 
-@compiled
+@compiled_unlocked
 def advance(world: World, until_s: float) -> bool:
     """Run until a time, or until a decision is to be made outside; return whether the latter is so.
 

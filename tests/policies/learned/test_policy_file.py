@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.policies.learned.policy import parse_learned
-from orchestrator.policies.learned.policy_file import read_policy_file, write_policy_file
+from orchestrator.policies.learned import features as feat
+from orchestrator.policies.learned.policy import LearnedPolicy, parse_fitted, parse_learned
+from orchestrator.policies.learned.policy_file import RULE, PolicyFile, read_policy_file, write_policy_file
 from orchestrator.policies.parsing import knobs_of, parse_policy
+from orchestrator.policies.registry import RulePolicy
 from tests.policies.learned.test_policy import slim, trained
 
 
@@ -108,3 +110,23 @@ def test_weights_of_objectives_stand_behind_the_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="all weights are 0"):
         parse_policy(f"ppo-slim:{path},accuracy=0,latency=0,energy=0")
     assert [knob.name for knob in knobs_of("ppo-slim")] == ["accuracy", "latency", "energy"]
+
+
+def test_fitted_is_what_its_file_holds_rule_or_learned(tmp_path: Path) -> None:
+    path, ranges = tmp_path / "fitted.npz", np.zeros(feat.FEATURES + feat.CONTEXT, np.float32)
+    write_policy_file(path, PolicyFile(RULE, "thrift,worth=0.3", {}, ranges, ranges))
+    rule = parse_policy(f"fitted:{path}")
+    assert isinstance(rule, RulePolicy)
+    assert rule.name == "thrift,worth=0.3"
+    assert (rule.numbers == parse_policy("thrift,worth=0.3").numbers).all()  # type: ignore[union-attr]
+    written(path)
+    learned = parse_fitted("fitted", path)
+    assert isinstance(learned, LearnedPolicy)
+    assert learned.name == "ppo-slim"
+    with pytest.raises(ConfigError, match="'fitted' comes from a file"):
+        parse_policy("fitted")
+    write_policy_file(path, PolicyFile(RULE, "thrift,no=1", {}, ranges, ranges))
+    with pytest.raises(ConfigError, match="'no=1' is no knob"):
+        parse_fitted("fitted", path)
+    with pytest.raises(ConfigError, match="holds rule, not ppo-slim"):
+        parse_learned("ppo-slim", path)

@@ -1,0 +1,44 @@
+"""``slimsched refit``: the policy in force fitted again to what its router has recorded, for a nightly job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.options import FILE, fleet_option
+from orchestrator.cli.research.train_router import fit_and_write, learning_installed
+from orchestrator.config import load_fleet
+from orchestrator.errors import ConfigError
+
+
+@click.command()
+@fleet_option
+@click.option("--out", type=FILE, help="The policy file.  [default: router.policy_file]")
+@click.option("--minutes", type=click.FloatRange(0), default=2.0, show_default=True, help="For each learner.")
+@click.option("--seed", type=int, default=0, help="Of everything.")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Cores to use.")
+@click.option("--family", help="Of whose requests; needed where the log has several.")
+@click.option("--resume", is_flag=True, help="Go on where the last one was interrupted.")
+def refit(
+    fleet_path: Path, out: Path | None, minutes: float, seed: int, threads: int, family: str | None, resume: bool
+) -> None:
+    """Fit a policy to the traffic of a router's decision log, and replace its policy file where that is better.
+
+    Fleet, deadline and the policy in force are those of fleet.yaml, which needs router.profile and router.decision_log
+    with sample_ratio 1.
+
+    \b
+    Example:
+      slimsched refit --fleet fleet.yaml
+    """
+    with learning_installed():
+        from orchestrator.learning import fitting, tasks
+    fleet = load_fleet(fleet_path)
+    out = out or fleet.router.policy_file
+    if out is None:
+        raise ConfigError(f"{fleet_path} has no router.policy_file; set it, or say with --out where to write")
+    traffic = tasks.logged_traffic(fleet, source=str(fleet_path), family=family)
+    present = tasks.present_spec(fleet.router)
+    settings = fitting.FitSettings(present, seconds=60 * minutes, seed=seed, threads=threads)
+    fit_and_write(traffic, settings, out.with_name(out.name + ".run"), out, resume=resume, restart=True)

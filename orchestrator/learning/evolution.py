@@ -1,0 +1,133 @@
+"""Evolution: the knobs of rules, fitted by CMA-ES (Hansen, arXiv 1604.00772; the package ``cmaes``).
+
+What is searched of a rule is what ``slimsched tune`` searches, as one cube (orchestrator.evaluation.tuning.space). Each
+rule of the portfolio is first tried as it is; the few that do best are evolved in turns, generation by generation,
+until the time is over. Every generation meets traces of its own, all of its candidates the same ones, so nothing is
+fitted to one trace's luck. What counts in the end is the mean of the last generations' distribution, which has seen
+many traces, and not the single candidate that was luckiest on a few.
+
+The search is deterministic but for the time that it has: given the utilities of its generations again, it is where it
+was. So these are all that an interrupted one needs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from orchestrator.evaluation.tuning.space import default_point, spec_at
+from orchestrator.learning.groups import DrawTrace
+from orchestrator.learning.objective import run_policy
+from orchestrator.policies.protocol import Policy
+from orchestrator.policies.registry import parse_policy
+from orchestrator.simulation.rewards import Task
+
+PORTFOLIO: Final = ("thrift", "lert:brownout", "slackfit-accuracy", "nexus", "model-switching", "lert:slack", "alert")
+"""Rules that are tried; each binds late."""
+_EVOLVED: Final = 2
+_TRIALS: Final = 8  # traces that say which of the portfolio are evolved
+_TRACES: Final = 4  # of a generation
+_SIGMA: Final = 0.15  # of the first generation, in the unit cube
+
+
+@dataclass(frozen=True, slots=True)
+class Evolved:
+    """What evolution found.
+
+    Attributes:
+        specs: of the rules that were evolved, at the mean of their distributions, the best first.
+        portfolio: mean utility of each rule as it is, on the trial traces.
+        runs: how many traces were run in all.
+        generations: of each rule that was evolved.
+    """
+
+    specs: tuple[str, ...]
+    portfolio: Mapping[str, float]
+    runs: int
+    generations: int
+
+
+def evolve(
+    task: Task,
+    draw: DrawTrace,
+    *,
+    seconds: float,
+    seed: int,
+    pool: Executor,
+    portfolio: Sequence[str] = PORTFOLIO,
+    history: Sequence[Sequence[Sequence[float]]] = (),
+    keep: Callable[[list[list[list[float]]]], None] = lambda history: None,
+    report: Callable[[float, str], None] = lambda part, text: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Evolved:
+    """Return the rules that evolution ends with after so many seconds, and one generation of each at the least.
+
+    Args:
+        task: the fleet, and what is asked of it.
+        draw: gives traces.
+        seconds: how long, beside what ``history`` took.
+        seed: of the search.
+        pool: threads to run in.
+        portfolio: the rules, by their specs without knobs.
+        history: utilities of the portfolio's trials, then of each generation, of a search that was interrupted.
+        keep: is called with the history after each generation.
+        report: is called with the part of the time that is over and what was found.
+        clock: in seconds.
+    """
+    from cmaes import CMA
+
+    began_s, runs, number, known = clock(), 0, 0, list(history)
+    done: list[list[list[float]]] = []
+
+    def mean_utilities(specs: Sequence[str], traces: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        nonlocal runs, number
+        numbers = range(number, number + traces)
+        runs, number = runs + len(specs) * traces, number + traces
+        found = run_all(task, [parse_policy(spec) for spec in specs], [draw(n) for n in numbers], pool)
+        return np.asarray(found.mean(axis=1))
+
+    as_they_are = np.array(known[0][0]) if known else mean_utilities(portfolio, _TRIALS)
+    number = _TRIALS
+    done.append([as_they_are.tolist()])
+    rules = [portfolio[at] for at in np.argsort(-as_they_are)[:_EVOLVED]]
+    searches = []
+    for at, rule in enumerate(rules):
+        mean = np.resize(default_point(rule), max(2, len(default_point(rule))))  # CMA asks for two numbers at least
+        searches.append(CMA(mean=mean, sigma=_SIGMA, bounds=np.array([[0.0, 1.0]] * len(mean)), seed=seed + at))
+    while len(done) < 2 or len(done) < len(known) or clock() - began_s < seconds:
+        generation: list[list[float]] = []
+        for at, (rule, search) in enumerate(zip(rules, searches, strict=True)):
+            points = [search.ask() for _ in range(search.population_size)]
+            if len(done) < len(known):
+                found = np.array(known[len(done)][at])
+                number += _TRACES
+            else:
+                found = mean_utilities([_spec_at(rule, point) for point in points], _TRACES)
+            search.tell([(point, -float(utility)) for point, utility in zip(points, found, strict=True)])
+            generation.append(found.tolist())
+        done.append(generation)
+        keep(done)
+        report(min(1.0, (clock() - began_s) / max(1e-9, seconds)), "")
+    specs = [_spec_at(rule, search.mean) for rule, search in zip(rules, searches, strict=True)]
+    ending = mean_utilities(specs, 2 * _TRIALS)
+    ranked = tuple(specs[at] for at in np.argsort(-ending))
+    return Evolved(ranked, dict(zip(portfolio, as_they_are.tolist(), strict=True)), runs, len(done) - 1)
+
+
+def run_all(
+    task: Task, policies: Sequence[Policy], traces: Sequence[Any], pool: Executor
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the utility of each policy on each trace, float64 [policies, traces]."""
+    jobs = [pool.submit(run_policy, task, policy, trace) for policy in policies for trace in traces]
+    found = [job.result()["utility"] or 0.0 for job in jobs]
+    return np.array(found).reshape(len(policies), len(traces))
+
+
+def _spec_at(rule: str, point: Sequence[float]) -> str:
+    inside = np.clip(point, 0.0, 1.0).tolist()
+    return spec_at(rule, inside[: len(default_point(rule))])

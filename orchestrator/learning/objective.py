@@ -1,0 +1,46 @@
+"""What is fitted for, in one number, and what it makes of the rewards of a world.
+
+It is the utility that every evaluation goes by (orchestrator.simulation.utility): accuracy of what is answered in time,
+minus what joules cost. Training, search and judgement pursue the same; so nothing is learned that the judgement does
+not see, and nothing is judged that learning was not paid for.
+
+The rewards of a world add up to it nearly. What is late or lost costs the mean accuracy of the fleet, whatever width it
+had; idle power is left out, because no choice changes it; and joules count for each request instead of each answer.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from orchestrator.policies.learned.policy import LearnedPolicy
+from orchestrator.policies.protocol import Policy
+from orchestrator.simulation.results import WARM_UP_RATIO, summarise
+from orchestrator.simulation.rewards import LATE_PRICE, Task, reward_scales
+from orchestrator.simulation.scenario.trace import Trace
+from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.utility import make_utility
+
+FIGURES = ("effective_accuracy", "attainment_ratio", "accuracy", "joules_per_answer")
+NO_PREFERENCE = (math.nan, math.nan, math.nan)
+"""Of requests that bring none."""
+
+
+def objective_weights(task: Task) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Return what the rewards of a task weigh, float32 by OBJECTIVES; a request's weighed rewards are its utility."""
+    least, spread, _, request_j = reward_scales(task)
+    price = make_utility(task.settings, task.servers).joule_price
+    energy = price * request_j if math.isfinite(request_j) else 0.0
+    return np.array([spread, 0.0, energy, (least + spread / 2) / LATE_PRICE], np.float32)
+
+
+def run_policy(task: Task, policy: Policy, trace: Trace) -> dict[str, float | None]:
+    """Return the figures of a run on a trace, its ``utility`` among them; threads may run one policy side by side."""
+    if isinstance(policy, LearnedPolicy):
+        policy = LearnedPolicy(policy.file)  # which has room of its own for what it computes on the way
+    simulation = Simulation(task.settings, task.servers, policy, trace=trace)
+    simulation.run()
+    result = summarise(simulation, seed=0, warm_up_ratio=WARM_UP_RATIO)
+    figures: dict[str, float | None] = {name: getattr(result, name) for name in FIGURES}
+    return {"utility": make_utility(task.settings, task.servers).utility(figures), **figures}

@@ -1,0 +1,63 @@
+"""What came of a fit, as JSON values; ``slimsched train-router`` writes it beside the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator.learning.fitting import Candidate, Fit, FitSettings
+from orchestrator.learning.ppo import Round
+from orchestrator.learning.traffic import CHOOSING, WINDOWS, Traffic
+from orchestrator.simulation.scenario.settings import digest_scenario
+
+_DIGITS = 6
+
+
+def describe_fit(fit: Fit, traffic: Traffic, settings: FitSettings) -> dict[str, Any]:
+    """Return the report: what it was fitted to, every candidate, who is promoted and why, and how learning went."""
+    rounds = fit.rounds
+    moving = [at for at, each in enumerate(rounds) if each.is_moving]
+    return {
+        "scenario": traffic.task.settings.name,
+        "scenario_digest": digest_scenario(traffic.task.settings, traffic.task.servers),
+        "rate_rps": _short(traffic.rate_rps),
+        "window_requests": traffic.requests,
+        "windows": {"choosing": CHOOSING, "held_out": WINDOWS},
+        "promoted": None if fit.promoted is None else fit.promoted.spec,
+        "why": fit.why,
+        "candidates": [_describe(candidate) for candidate in fit.candidates],
+        "evolution": None if fit.evolved is None else asdict(fit.evolved),
+        "ppo": {
+            "choices": fit.choices,
+            "rounds": len(rounds),
+            "choices_per_s": _rates(rounds),
+            "actor_moves_from_round": moving[0] + 1 if moving else None,
+            "explained_variance": [round(each.explained, 3) for each in rounds],
+            "explained_by_critic": [round(each.by_critic, 3) for each in rounds],
+            "gradient_signal_to_noise": [round(each.signal, 3) for each in rounds],
+        },
+        "settings": asdict(settings),
+        "seconds": round(fit.seconds, 1),
+    }
+
+
+def _rates(rounds: Sequence[Round]) -> dict[str, float | None] | None:
+    """Return choices a second, collected alone and learned from end to end; None where there was no round."""
+    choices = sum(each.choices for each in rounds)
+    spent = {"collected": sum(r.collected_s for r in rounds), "learned": sum(r.took_s for r in rounds)}
+    return {name: _short(choices / seconds) for name, seconds in spent.items()} if choices else None
+
+
+def _describe(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "origin": candidate.origin,
+        "policy": candidate.spec,
+        "utility_choosing": _short(candidate.chosen_by),
+        "held_out": {name: _short(value) for name, value in candidate.figures.items()},
+        "better_by": [_short(value) for value in candidate.better_by],
+    }
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{_DIGITS}g}")

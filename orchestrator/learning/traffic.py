@@ -1,0 +1,208 @@
+"""What traffic a policy is fitted to, chosen by and judged on: three parts that share nothing.
+
+Recorded arrivals are cut by time: the first part is fitted to, the next says which candidate is best, the last is held
+out, and whoever is promoted has proved itself on it. Windows of each part are replayed as they were; service times,
+faults and all else are drawn anew for each window. A scenario of a synthetic shape has as many traces as one asks for,
+so its parts are of seeds that no other part has.
+
+What is recorded is a file of timestamps, or the decision log of a router that wrote down every decision. A log knows
+when the first and the last request of each queue arrived; those between are taken to have come evenly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from orchestrator.errors import ConfigError
+from orchestrator.simulation.rewards import Task
+from orchestrator.simulation.scenario.capacity import capacity_rps
+from orchestrator.simulation.scenario.trace import Floats, Trace, draw_trace
+from orchestrator.simulation.scenario.workloads import read_times
+
+WINDOWS: Final = 20
+"""Windows that are held out; an interval needs some."""
+CHOOSING: Final = 10
+"""Windows that say which candidate is best."""
+LEAST_DEADLINES: Final = 12
+"""That a window lasts, or what a choice brings about later would not be seen."""
+LEAST_REQUESTS: Final = 60
+"""Of a window."""
+_FITTED, _CHOSEN = 0.6, 0.75  # where parts of what is recorded end
+_MOST_DEADLINES, _MOST_REQUESTS = 60, 4000  # of a window
+_PARTS = {"fit": 3_000_000, "choose": 4_000_000, "held out": 5_000_000}  # where seeds begin
+_LEAST_LOGGED: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Arrivals that were recorded, in seconds, ascending; ``servers`` that decided about them, where it is known."""
+
+    times_s: Floats
+    source: str
+    servers: frozenset[str] = frozenset()
+    items: int = 1
+
+
+class Traffic:
+    """Traces of one task, in three parts.
+
+    Raises:
+        ConfigError: when too little is recorded; it says how much is needed.
+    """
+
+    def __init__(self, task: Task, recorded: Recorded | None) -> None:
+        self._servers = sorted(task.servers, key=lambda s: s.name)
+        self._recorded = recorded
+        self.digest = "" if recorded is None else hashlib.sha256(recorded.times_s.tobytes()).hexdigest()[:16]
+        deadline_s = task.settings.objectives.deadline_ms / 1e3
+        if recorded is not None:
+            task = _at_recorded_rate(task, recorded)
+        workload = task.settings.workload
+        most_rps = capacity_rps(task.servers, width=workload.load_of_width)
+        self.rate_rps = workload.load_ratio * most_rps / workload.items
+        per_deadline = self.rate_rps * deadline_s
+        most = min(_MOST_REQUESTS, _MOST_DEADLINES * per_deadline)
+        least = max(LEAST_REQUESTS, LEAST_DEADLINES * per_deadline)
+        if recorded is None:
+            self.requests = math.ceil(max(least, most))
+        else:
+            held_out = int(len(recorded.times_s) * (1 - _CHOSEN))
+            needed = math.ceil(WINDOWS * least / (1 - _CHOSEN))
+            if len(recorded.times_s) < needed:
+                raise ConfigError(
+                    f"{recorded.source} holds {len(recorded.times_s)} arrivals; {needed} are needed at this rate, so "
+                    f"that {WINDOWS} windows of {LEAST_DEADLINES} deadlines can be held out; record for longer"
+                )
+            self.requests = int(min(max(least, most), held_out // WINDOWS))
+        self.task = Task(task.settings.with_workload(requests=self.requests), task.servers, task.preference)
+
+    def fit(self, number: int) -> Trace:
+        """Return a trace to learn from; any number from 0 on."""
+        return self._trace("fit", number, math.inf)
+
+    def choosing(self) -> list[Trace]:
+        """Return the traces that say which candidate is best."""
+        return [self._trace("choose", number, CHOOSING) for number in range(CHOOSING)]
+
+    def held_out(self) -> list[Trace]:
+        """Return the traces that nothing was chosen by."""
+        return [self._trace("held out", number, WINDOWS) for number in range(WINDOWS)]
+
+    def _trace(self, part: str, number: int, of: float) -> Trace:
+        seed = _PARTS[part] + number
+        trace = draw_trace(self.task.settings, self._servers, seed)
+        if self._recorded is None:
+            return trace
+        times_s, count = self._recorded.times_s, self.requests
+        ends = {"fit": (0.0, _FITTED), "choose": (_FITTED, _CHOSEN), "held out": (_CHOSEN, 1.0)}[part]
+        first, last = int(ends[0] * len(times_s)), int(ends[1] * len(times_s)) - count
+        if of == math.inf:
+            begin = int(np.random.default_rng(np.random.SeedSequence([seed, 0x317D])).integers(first, last + 1))
+        else:
+            begin = first + int((last - first) * number / (of - 1))
+        arrived_s = times_s[begin : begin + count] - times_s[begin]
+        return replace(
+            trace, arrived_s=arrived_s, deadline_s=arrived_s + self.task.settings.objectives.deadline_ms / 1e3
+        )
+
+
+def _at_recorded_rate(task: Task, recorded: Recorded) -> Task:
+    times_s = recorded.times_s
+    rate_rps = (len(times_s) - 1) / float(times_s[-1] - times_s[0]) * recorded.items
+    load_ratio = rate_rps / capacity_rps(task.servers)
+    changes = {"kind": "poisson", "file": None, "load_of_width": None, "items": recorded.items}
+    settings = task.settings.with_workload(load_ratio=load_ratio, **changes)
+    return Task(settings, task.servers, task.preference)
+
+
+def check_fleet(recorded: Recorded, task: Task) -> None:
+    """Check that arrivals were recorded on the servers of a task; raises ConfigError when they were not."""
+    known = {str(server.name) for server in task.servers}
+    if recorded.servers and not recorded.servers <= known:
+        strange = ", ".join(sorted(recorded.servers - known))
+        raise ConfigError(
+            f"{recorded.source} is the log of another fleet: it decided about {strange}, the profile knows "
+            f"{', '.join(sorted(known))}; give this fleet's log, or profile that fleet"
+        )
+
+
+def read_arrivals(path: Path, *, family: str | None = None) -> Recorded:
+    """Return what a file of timestamps or a decision log has recorded; of a folder the logs in it.
+
+    Raises:
+        ConfigError: when it can't be used.
+    """
+    if not path.is_dir() and ".jsonl" not in path.name:
+        return Recorded(np.asarray(read_times(path)), str(path))
+    files = sorted(path.glob("decisions-*.jsonl*")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(f"{path} holds no decisions-*.jsonl; set router.decision_log, or give a file of timestamps")
+    logs = [_read_log(file, family) for file in files]
+    times_s = np.sort(np.concatenate([log.times_s for log in logs]))
+    if len(times_s) < 2 or times_s[0] == times_s[-1]:
+        raise ConfigError(f"{path} has {len(times_s)} arrivals; two different ones at least make a rate")
+    return Recorded(
+        times_s, str(path), frozenset().union(*(log.servers for log in logs)), max(log.items for log in logs)
+    )
+
+
+def _read_log(path: Path, family: str | None) -> Recorded:
+    times_s: list[Floats] = []
+    turns: set[int] = set()
+    servers: set[str] = set()
+    items: list[int] = []
+    for number, record in _records(path):
+        if family is not None and record.get("family") != family:
+            continue
+        try:
+            turns.add(int(record["turn"]))
+            servers.update(str(candidate["server"]) for candidate in record["candidates"])
+            if record["choice"] is not None:
+                items.append(max(1, int(record["queue"]["head_items"])))
+                times_s.append(_arrivals_of(record))
+        except (KeyError, TypeError, ValueError) as exc:
+            raise ConfigError(f"{path}, line {number}: no decision ({type(exc).__name__} {exc})") from exc
+    if not times_s:
+        return Recorded(np.zeros(0), str(path), frozenset(servers))
+    part = len(turns) / (max(turns) - min(turns) + 1)
+    if part < _LEAST_LOGGED:
+        raise ConfigError(
+            f"{path} holds {part:.0%} of the decisions, so arrivals are missing; record with "
+            "router.decision_log.sample_ratio: 1, or give a file of timestamps"
+        )
+    return Recorded(np.concatenate(times_s), str(path), frozenset(servers), int(np.median(items)))
+
+
+def _arrivals_of(record: dict[str, Any]) -> Floats:
+    """Return when the requests of a batch arrived: its head, and evenly towards the end of the queue."""
+    queue, at_s = record["queue"], float(record["at"])
+    each = max(1, int(queue["head_items"]))
+    sent, waited = max(1, round(record["choice"]["items"] / each)), max(1, round(queue["items"] / each))
+    age_s = float(queue["head_age_s"] or 0.0)
+    last_age_s = min(age_s, max(0.0, age_s + float(queue["head_slack_s"]) - float(queue["tail_slack_s"])))
+    return np.linspace(at_s - age_s, at_s - last_age_s, max(2, waited))[:sent]
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the records of a log with their lines; the last line may be cut."""
+    try:
+        lines: Sequence[str] = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"can't read the decision log {path} ({exc})") from exc
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as exc:
+            if number == len(lines):
+                return
+            raise ConfigError(f"{path}, line {number}: no JSON; give the decision log as it was written") from exc
+        if isinstance(record, dict):
+            yield number, record

@@ -1,0 +1,77 @@
+"""Evolution finds knobs where the defaults are wrong, repeats itself, and goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import pytest
+
+from orchestrator.evaluation.tuning.space import SEARCHED, default_point, spec_at, tuned_policies
+from orchestrator.learning.evolution import Evolved, evolve, run_all
+from orchestrator.learning.fitting import paired
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.registry import parse_policy as parse_rule
+from tests.learning.worlds import WASTEFUL, costly_traffic
+
+History = list[list[list[float]]]
+TRAFFIC = costly_traffic()
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as made:
+        yield made
+
+
+def found(
+    pool: ThreadPoolExecutor, generations: int, *, portfolio: tuple[str, ...] = ("thrift",), **more: object
+) -> Evolved:
+    """What evolution finds in so many generations: a second passes at each look at the clock."""
+    ticks = count()
+    more.setdefault("clock", lambda: next(ticks))
+    return evolve(  # type: ignore[arg-type]
+        TRAFFIC.task, TRAFFIC.fit, seconds=2 * generations - 1, seed=0, pool=pool, portfolio=portfolio, **more
+    )
+
+
+def test_knobs_become_better_than_their_defaults(pool: ThreadPoolExecutor) -> None:
+    specs = ("achq:100", found(pool, 6, portfolio=("achq:100",)).specs[0])
+    before, after = run_all(TRAFFIC.task, [parse_policy(spec) for spec in specs], TRAFFIC.held_out(), pool)
+    assert paired(after, before).low > 0
+
+
+def test_the_same_seed_finds_the_same_and_an_interrupted_search_goes_on_where_it_was(pool: ThreadPoolExecutor) -> None:
+    histories: list[History] = []
+    whole = found(pool, 4, keep=histories.append)
+    assert found(pool, 4) == whole
+    assert whole.generations == 4
+    ticks = count()
+    resumed = found(pool, 4, history=histories[1][:3], clock=lambda: next(ticks) + 2)  # two generations are done
+    assert resumed.specs == whole.specs
+    assert resumed.runs < whole.runs
+
+
+def test_the_best_of_a_portfolio_are_evolved_and_all_are_reported(pool: ThreadPoolExecutor) -> None:
+    portfolio = ("thrift", "lert:100", WASTEFUL, "lert:narrowest")
+    evolved = found(pool, 1, portfolio=portfolio)
+    assert set(evolved.portfolio) == set(portfolio)
+    heads = {spec.partition(",")[0] for spec in evolved.specs}
+    assert heads == set(sorted(portfolio, key=lambda spec: -evolved.portfolio[spec])[:2])
+    for spec in evolved.specs:
+        assert parse_rule(spec).slack_margin is not None
+
+
+@pytest.mark.parametrize("policy", tuned_policies())
+def test_a_point_and_its_spec_are_of_the_policy_itself(policy: str) -> None:
+    point = default_point(policy)
+    assert all(0 <= part <= 1 for part in point)
+    default, at_default = parse_rule(policy), parse_rule(spec_at(policy, point))
+    inside = [
+        (own, other)
+        for own, other in zip(default.numbers.tolist(), at_default.numbers.tolist(), strict=True)
+        if own == 0 or min(low for low, _ in SEARCHED.values()) <= own <= 100
+    ]
+    assert all(other == pytest.approx(own, rel=0.01, abs=0.01) for own, other in inside if own <= 1)
+    assert at_default.slack_margin == pytest.approx(1.25, rel=0.01)

@@ -1,0 +1,74 @@
+"""What a policy is fitted to, from the files that describe a fleet and its router."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from orchestrator.cli import main
+from orchestrator.config import load_fleet
+from orchestrator.errors import ConfigError
+from orchestrator.learning.tasks import given_traffic, logged_traffic, objectives_of, present_spec, profile_task
+
+ROOT = Path(__file__).parents[2]
+PROFILE = ROOT / "profiles" / "demo-fleet.json"
+SERVERS = [str(server["name"]) for server in json.loads(PROFILE.read_text())["servers"]]
+
+
+def fleet_file(folder: Path, router: str, servers: list[str] = SERVERS) -> Path:
+    path = folder / "fleet.yaml"
+    listed = "".join(f"  - {{name: {name}, grpc: '127.0.0.1:{9000 + at}'}}\n" for at, name in enumerate(servers))
+    path.write_text(f"servers:\n{listed}router:\n{router}")
+    return path
+
+
+def test_a_profile_is_a_fleet_with_the_objectives_of_its_router(tmp_path: Path) -> None:
+    router = load_fleet(fleet_file(tmp_path, "  deadline_ms: 40\n  in_flight_groups: 3\n")).router
+    made = profile_task(PROFILE, objectives_of(router), servers=[SERVERS[0], "not-profiled"])
+    assert [server.name for server in made.servers] == [SERVERS[0]]
+    asked = made.settings.objectives
+    assert (asked.deadline_ms, asked.in_flight_groups, asked.shed_late) == (40, 3, True)
+    with pytest.raises(ConfigError, match="the fleet has gone; profile it"):
+        profile_task(PROFILE, {}, servers=["gone"])
+
+
+def test_the_policy_in_force_is_named_with_its_file(tmp_path: Path) -> None:
+    def present(router: str) -> str:
+        return present_spec(load_fleet(fleet_file(tmp_path, router)).router)
+
+    assert present("  policy: thrift\n  policy_file: x.npz\n") == "thrift"
+    assert present("  policy: fitted\n  policy_file: x.npz\n").startswith("fitted:")
+    assert present("  policy: ppo-slim\n") == "ppo-slim"
+
+
+def test_a_fleet_file_says_what_it_lacks(tmp_path: Path) -> None:
+    def lacks(router: str) -> str:
+        with pytest.raises(ConfigError) as refused:
+            logged_traffic(load_fleet(fleet_file(tmp_path, router)), source="fleet.yaml", family=None)
+        return str(refused.value)
+
+    assert "fleet.yaml has no router.profile" in lacks("  policy: thrift\n")
+    assert "fleet.yaml has no router.decision_log" in lacks(f"  profile: {PROFILE}\n")
+    (tmp_path / "log").mkdir()
+    log = f"  profile: {PROFILE}\n  decision_log: {{directory: {tmp_path / 'log'}}}\n"
+    assert "holds no decisions-*.jsonl" in lacks(log)
+    path = fleet_file(tmp_path, log)
+    run = CliRunner().invoke(main, ["refit", "--fleet", str(path)])
+    assert run.exit_code == 1
+    assert "no router.policy_file; set it, or say with --out" in run.output
+
+
+def test_a_scenario_that_replays_timestamps_is_split_like_a_log(tmp_path: Path) -> None:
+    scenario = ROOT / "scenarios" / "two-unlike.yaml"
+    times = tmp_path / "times.txt"
+    times.write_text("".join(f"{at / 50}\n" for at in range(6000)))
+    text = scenario.read_text().replace("kind: gamma, cv2: 4", f"kind: replay, file: {times}")
+    replayed = tmp_path / "replayed.yaml"
+    replayed.write_text(text)
+    one, other = given_traffic(replayed, None, None), given_traffic(scenario, None, times)
+    assert one.rate_rps == other.rate_rps == pytest.approx(50, rel=0.01)
+    assert (one.fit(3).arrived_s == other.fit(3).arrived_s).all()
+    assert one.digest == other.digest != given_traffic(scenario, None, None).digest

@@ -1,0 +1,145 @@
+"""Recorded arrivals come in three parts that share nothing, and what can't be used is refused in words."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import ConfigError
+from orchestrator.learning.objective import NO_PREFERENCE
+from orchestrator.learning.traffic import (
+    CHOOSING,
+    LEAST_DEADLINES,
+    WINDOWS,
+    Recorded,
+    Traffic,
+    check_fleet,
+    read_arrivals,
+)
+from orchestrator.simulation.rewards import Task
+from orchestrator.simulation.scenario.trace import Trace
+from tests.simulation.test_world_batch import task
+
+
+def fleet() -> Task:
+    made = task(2, requests=500)
+    return Task(made.settings, made.servers, NO_PREFERENCE)
+
+
+def recorded(count: int = 8000, rate_rps: float = 100.0) -> Recorded:
+    gaps = np.random.default_rng(0).exponential(1 / rate_rps, count)
+    return Recorded(1e9 + np.cumsum(gaps), "log")
+
+
+def place(trace: Trace, times_s: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
+    """Which part of what was recorded a trace replays."""
+    gaps, own = np.diff(times_s), np.diff(trace.arrived_s)
+    first = next(
+        at
+        for at in np.flatnonzero(np.isclose(gaps, own[0], atol=1e-6, rtol=0)).tolist()
+        if np.allclose(gaps[at : at + len(own)], own, atol=1e-6, rtol=0)
+    )
+    return first / len(times_s), (first + len(own) + 1) / len(times_s)
+
+
+def test_recorded_arrivals_are_replayed_in_three_parts_that_share_nothing() -> None:
+    log = recorded()
+    traffic = Traffic(fleet(), log)
+    fitted = [place(traffic.fit(number), log.times_s) for number in range(20)]
+    chosen = [place(trace, log.times_s) for trace in traffic.choosing()]
+    held_out = [place(trace, log.times_s) for trace in traffic.held_out()]
+    assert max(end for _, end in fitted) <= 0.6
+    assert min(begin for begin, _ in fitted) < 0.1 < 0.4 < max(begin for begin, _ in fitted)  # all of the part
+    assert (min(chosen)[0], max(chosen)[1]) == (pytest.approx(0.6, abs=1e-3), pytest.approx(0.75, abs=1e-3))
+    assert (min(held_out)[0], max(held_out)[1]) == (pytest.approx(0.75, abs=1e-3), pytest.approx(1.0, abs=1e-3))
+    assert (len(chosen), len(held_out)) == (CHOOSING, WINDOWS)
+    begins = sorted(held_out)
+    assert all(one[1] <= other[0] + 2e-3 for one, other in pairwise(begins))  # nor do windows
+
+
+def test_a_window_is_the_same_each_time_and_noise_is_its_own() -> None:
+    traffic = Traffic(fleet(), recorded())
+    one, other = traffic.held_out(), traffic.held_out()
+    np.testing.assert_array_equal(one[3].noise, other[3].noise)
+    np.testing.assert_array_equal(one[3].arrived_s, other[3].arrived_s)
+    assert not np.array_equal(one[3].noise, one[4].noise)
+    np.testing.assert_allclose(one[0].deadline_s - one[0].arrived_s, 0.06)
+    assert traffic.rate_rps == pytest.approx(100, rel=0.05)
+
+
+def test_traces_of_a_shape_are_of_other_seeds_in_each_part() -> None:
+    traffic = Traffic(fleet(), None)
+    traces = [*(traffic.fit(n) for n in range(3)), *traffic.choosing(), *traffic.held_out()]
+    assert len({trace.arrived_s.tobytes() for trace in traces}) == len(traces)
+    per_deadline = traffic.rate_rps * 0.06
+    assert traffic.requests >= LEAST_DEADLINES * per_deadline
+
+
+def test_too_few_arrivals_are_refused_with_how_many_are_needed() -> None:
+    with pytest.raises(ConfigError, match=r"log holds 1000 arrivals; (\d+) are needed") as refused:
+        Traffic(fleet(), recorded(1000))
+    needed = int(str(refused.value).split("; ")[1].split()[0])
+    Traffic(fleet(), recorded(needed + 600))  # the rate is measured anew, so a little more
+    with pytest.raises(ConfigError, match="are needed"):
+        Traffic(fleet(), recorded(needed - 600))
+
+
+def decision(at_s: float, turn: int, *, sent: int = 2, queued: int = 4, servers: tuple[str, ...] = ("s0", "s1")) -> Any:
+    return {
+        "at": at_s,
+        "turn": turn,
+        "family": "f",
+        "choice": {"server": servers[0], "width": 25, "items": sent} if sent else None,
+        "queue": {"items": queued, "head_items": 1, "head_age_s": 0.3, "head_slack_s": 0.7, "tail_slack_s": 1.0},
+        "candidates": [{"server": server} for server in servers],
+    }
+
+
+def log_of(folder: Path, records: list[Any], name: str = "decisions-a.jsonl", end: str = "") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + end)
+    return path
+
+
+def test_a_decision_log_says_when_requests_arrived(tmp_path: Path) -> None:
+    records = [decision(1000.0 + number, number) for number in range(5)]
+    path = log_of(tmp_path, [*records, decision(1005.0, 5, sent=0)], end='{"at": 10')  # a hold, and a line that was cut
+    found = read_arrivals(path)
+    assert len(found.times_s) == 10
+    # The head came 0.3 s before, the last of four just now, those between evenly.
+    np.testing.assert_allclose(found.times_s[:4], [999.7, 999.8, 1000.7, 1000.8])
+    assert found.servers == {"s0", "s1"}
+    log_of(tmp_path, records, name="decisions-b.jsonl.1")
+    assert len(read_arrivals(tmp_path).times_s) == 20
+    times = tmp_path / "times.txt"
+    times.write_text("0.5\n1.5\n1.75\n")
+    assert read_arrivals(times).times_s.tolist() == [0.5, 1.5, 1.75]
+
+
+def test_a_log_that_lacks_decisions_or_is_none_is_refused(tmp_path: Path) -> None:
+    few = log_of(tmp_path, [decision(float(turn), turn) for turn in range(0, 500, 100)])
+    with pytest.raises(ConfigError, match=r"holds 1% of the decisions.*sample_ratio: 1"):
+        read_arrivals(few)
+    with pytest.raises(ConfigError, match="line 1: no decision"):
+        read_arrivals(log_of(tmp_path, [{"turn": 1}, {}], "x.jsonl"))
+    with pytest.raises(ConfigError, match="line 1: no JSON"):
+        read_arrivals(log_of(tmp_path, [], "y.jsonl", end="}\n{}\n"))
+    with pytest.raises(ConfigError, match="has 0 arrivals"):
+        read_arrivals(log_of(tmp_path, [], "z.jsonl"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"holds no decisions-\*.jsonl"):
+        read_arrivals(tmp_path / "empty")
+
+
+def test_the_log_of_another_fleet_is_named_as_such(tmp_path: Path) -> None:
+    own = [decision(float(turn), turn) for turn in range(5)]
+    check_fleet(read_arrivals(log_of(tmp_path, own)), fleet())
+    strange = [decision(float(turn), turn, servers=("s0", "elsewhere")) for turn in range(5)]
+    with pytest.raises(ConfigError, match="another fleet: it decided about elsewhere, the profile knows s0, s1"):
+        check_fleet(read_arrivals(log_of(tmp_path, strange)), fleet())
+    check_fleet(recorded(10), fleet())  # timestamps are of any fleet
