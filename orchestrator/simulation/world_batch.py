@@ -120,7 +120,12 @@ class WorldBatch:
         """Begin an episode in a world, by index; ``settle`` then runs it to its first choice.
 
         Equal tasks and seeds give equal worlds. Advice is the expert's actions, without one the base's.
+
+        Raises:
+            ConfigError: The task has several families, or more widths than can be learned.
         """
+        if task.settings.families:
+            raise ConfigError(f"{task.settings.name} has several families; what is learned is learned of one")
         trace = draw_trace(task.settings, sorted(task.servers, key=lambda s: s.name), seed)
         # The world's own rule is the expert, so that it observes what becomes of batches.
         simulation = Simulation(task.settings, task.servers, expert or self._base, trace=trace)
