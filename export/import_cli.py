@@ -71,6 +71,12 @@ _EXAMPLE = (
     metavar="INPUT=DIM,DIM",
     help="Usual shape of an item where an input has free dims.",
 )
+@click.option(
+    "--preprocessing",
+    metavar="KEY=VALUE,...",
+    help="What an image file goes through: resize (of the shorter side), colours (RGB, BGR, L), layout (CHW, HWC), "
+    "scale, and mean and std, one number or three with / between.",
+)
 @click.option("--labels", "labels_file", type=_PATH, help="Class names, a line each.")
 @click.option("--repository", type=_PATH, default=Path("model_repository"), help="Triton model repository to write to.")
 @click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", help="Of the instances.")
@@ -87,6 +93,7 @@ def import_(
     output: str | None,
     renames: tuple[str, ...],
     shapes: tuple[str, ...],
+    preprocessing: str | None,
     labels_file: Path | None,
     repository: Path,
     device: str,
@@ -98,6 +105,7 @@ def import_(
     """
     files = {width: Path(path) for width, path in _by_width("--variant", variants).items()}
     from export.importing.family import Order, prove_import, useless_widths, write_import
+    from export.importing.preprocessing import parse_preprocessing
     from export.repository.model_config import Device, Tuning
     from export.repository.model_files import require_writable
 
@@ -111,6 +119,7 @@ def import_(
         shapes={name: _shape(name, text) for name, text in _pairs("--shape", shapes).items()},
         labels=_labels(labels_file),
         output=output,
+        preprocessing="" if preprocessing is None else parse_preprocessing(preprocessing),
     )
     console = Console()
     models: list[ImportedModel] = []

@@ -13,11 +13,13 @@ from pathlib import Path
 from export.errors import VariantError
 from export.importing.labelled_data import LabelledData, answers, load_labelled
 from export.importing.metrics import Metric, measure
+from export.importing.preprocessing import require_image
 from export.importing.trial import (
     first_item,
     item_shapes,
     prove_answers,
     prove_blank,
+    prove_converted,
     sample,
     sample_of_data,
     shapes_of_data,
@@ -54,6 +56,7 @@ class Order:
         shapes: An item's shape for inputs with free dims, without the batch dimension where there is one.
         labels: Class names; empty where there are none.
         output: The output that labels and metric are about; None where there is one only.
+        preprocessing: What an image file goes through, as JSON; empty when nothing is said of it.
     """
 
     family: str
@@ -64,6 +67,7 @@ class Order:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     output: str | None = None
+    preprocessing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ def prove_import(order: Order) -> Iterator[ImportedModel]:
     variants = [read_variant(width, path, order.renames) for width, path in sorted(order.files.items())]
     _require_used(order, variants)
     signature = _common_signature(variants)
+    if order.preprocessing:
+        require_image(signature)
     batching = order.tuning.max_batch_size > 0 and signature.is_batchable()
     tuning = order.tuning if batching else replace(order.tuning, max_batch_size=0)
     data = None
@@ -99,6 +105,7 @@ def prove_import(order: Order) -> Iterator[ImportedModel]:
     scored = _scored_output(order, signature)
     for variant in variants:
         prove_answers(variant, feed, batching=batching)
+        prove_converted(variant, feed)
         prove_blank(variant, shapes, batching=batching)
         quality, metric = _quality(order, variant, data, batching=batching)
         identity = ImportedIdentity(
@@ -112,6 +119,7 @@ def prove_import(order: Order) -> Iterator[ImportedModel]:
             metric=metric,
             flops=count_flops(variant, first_item(feed, batching=batching)),
             sha256=hashlib.sha256(variant.model).hexdigest(),
+            preprocessing=order.preprocessing,
         )
         yield ImportedModel(identity, tuning, _files(identity, tuning, variant))
 

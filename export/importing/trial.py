@@ -8,6 +8,7 @@ differently at another batch size, and networks that are quantised at run time d
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,13 @@ from export.errors import VariantError
 from export.importing.labelled_data import LabelledData, run
 from export.importing.variant import Variant
 from export.repository.signature import FREE, Signature, Tensor, blank, fits
+from export.repository.verification import MAX_OPSET
 
 TOGETHER = 3
 TOLERANCE = 0.01
 """Largest difference between an item's answer in a batch and alone, in parts of the largest absolute value."""
+CONVERTED_TOLERANCE = 1e-5
+"""Likewise between the operators that a file came with and older ones that say the same."""
 
 Feed = dict[str, NDArray[Any]]
 
@@ -78,6 +82,25 @@ def sample_of_data(data: LabelledData, *, batching: bool) -> Feed:
 def first_item(feed: Feed, *, batching: bool) -> Feed:
     """Return the first item of a sample, as a graph takes it."""
     return {name: array[:1] if batching else array for name, array in feed.items()}
+
+
+def prove_converted(variant: Variant, feed: Feed) -> None:
+    """Run a sample by the operators that a file came with too; raises VariantError when they answer otherwise."""
+    if variant.original is None:
+        return
+    expected = run(replace(variant, session=variant.original), feed)
+    for name, mine in run(variant, feed).items():
+        largest = float(np.max(np.abs(expected[name]), initial=0)) if mine.dtype.kind == "f" else 0.0
+        is_same = mine.shape == expected[name].shape and (
+            np.allclose(mine, expected[name], rtol=0, atol=CONVERTED_TOLERANCE * largest, equal_nan=True)
+            if mine.dtype.kind == "f"
+            else np.array_equal(mine, expected[name])
+        )
+        if not is_same:
+            raise VariantError(
+                f"{variant.label}: is too new for all Triton images, and converted to older operators its output "
+                f"{name} is another; export it with opset {MAX_OPSET} or lower"
+            )
 
 
 def prove_blank(variant: Variant, shapes: Mapping[str, tuple[int, ...]], *, batching: bool) -> None:

@@ -1,7 +1,8 @@
 """One ONNX file as a variant of a family: read whole, renamed where asked, and opened by ONNX Runtime.
 
-The bytes that are served are the file's own unless tensors are renamed or weights lie in further files: those are
-brought into the one file, because a digest of it must say which weights answer.
+The bytes that are served are the file's own unless tensors are renamed, it is newer than all Triton images read, or
+weights lie in further files: those are brought into the one file, because a digest of it must say which weights answer.
+What was converted to older operators has to answer as the file does (``export.importing.trial.prove_converted``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.version_converter
 import onnxruntime
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
@@ -35,6 +37,7 @@ class Variant:
         session: ONNX Runtime on the CPU, over these bytes.
         signature: Inputs and outputs of the graph, all dims included, by their new names.
         renamed: The old names of those that were renamed.
+        original: ONNX Runtime over the file with its own, newer operators; None where it was not converted.
     """
 
     width: Width
@@ -43,12 +46,14 @@ class Variant:
     session: onnxruntime.InferenceSession
     signature: Signature
     renamed: frozenset[str]
+    original: onnxruntime.InferenceSession | None = None
 
 
 def read_variant(width: Width, path: Path, renames: Mapping[str, str]) -> Variant:
     """Return a variant of a family; ``renames`` has new names by old ones, of inputs and outputs that it may lack.
 
-    Raises VariantError for a file that is missing or no ONNX, lacks weights, is too new or can't be loaded.
+    Raises VariantError for a file that is missing or no ONNX, lacks weights, is too new to be converted or can't be
+    loaded.
     """
     label = f"{width}={path}"
     try:
@@ -58,7 +63,8 @@ def read_variant(width: Width, path: Path, renames: Mapping[str, str]) -> Varian
         raise VariantError(f"{label}: can't read it ({exc.strerror}); give an ONNX file") from exc
     except DecodeError as exc:
         raise VariantError(f"{label}: it is no ONNX file, or only a part of one; export it again") from exc
-    _require_version(label, proto)
+    if not proto.graph.node:
+        raise VariantError(f"{label}: it has no operators; export it again")
     has_further_files = any(uses_external_data(tensor) for tensor in _tensors(proto.graph))
     if has_further_files:
         _load_weights(label, proto, path.parent)
@@ -69,22 +75,40 @@ def read_variant(width: Width, path: Path, renames: Mapping[str, str]) -> Varian
         if proto.ByteSize() > MAX_MODEL_BYTES:
             raise VariantError(f"{label}: has {proto.ByteSize()} bytes with its weights, above {MAX_MODEL_BYTES}")
         raw = proto.SerializeToString(deterministic=True)
+    original = None
+    if is_too_new(proto):
+        original = open_quietly(label, raw)
+        raw = _converted(label, proto).SerializeToString(deterministic=True)
     session = open_quietly(label, raw)
     try:
-        return Variant(width, label, raw, session, graph_signature(session), frozenset(ours))
+        return Variant(width, label, raw, session, graph_signature(session), frozenset(ours), original)
     except RepositoryError as exc:
         raise VariantError(f"{label}: {exc}") from exc
 
 
-def _require_version(label: str, proto: onnx.ModelProto) -> None:
-    opset = max((entry.version for entry in proto.opset_import if not entry.domain), default=0)
-    if not proto.graph.node:
-        raise VariantError(f"{label}: it has no operators; export it again")
-    if proto.ir_version > MAX_IR or opset > MAX_OPSET:
+def is_too_new(proto: onnx.ModelProto) -> bool:
+    """Return whether not all Triton images that are in use read a model."""
+    return proto.ir_version > MAX_IR or _opset(proto) > MAX_OPSET
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    return max((entry.version for entry in proto.opset_import if not entry.domain), default=0)
+
+
+def _converted(label: str, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model with operators of MAX_OPSET; raises VariantError when one of them has no older form."""
+    found = f"has IR {proto.ir_version} and opset {_opset(proto)}, above {MAX_IR} and {MAX_OPSET}"
+    try:
+        if _opset(proto) > MAX_OPSET:
+            proto = onnx.version_converter.convert_version(proto, MAX_OPSET)
+        proto.ir_version = min(proto.ir_version, MAX_IR)
+        onnx.checker.check_model(proto)
+    except Exception as exc:  # the converter raises what it likes
         raise VariantError(
-            f"{label}: has IR {proto.ir_version} and opset {opset}, above {MAX_IR} and {MAX_OPSET}, which not all "
-            f"Triton images read; export it with opset {MAX_OPSET} or lower"
-        )
+            f"{label}: {found}, which not all Triton images read, and can't be converted ({one_line(exc)}); "
+            f"export it with opset {MAX_OPSET} or lower"
+        ) from exc
+    return proto
 
 
 def _load_weights(label: str, proto: onnx.ModelProto, folder: Path) -> None:

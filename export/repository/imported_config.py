@@ -46,6 +46,7 @@ class ImportedIdentity:
         metric: What was measured, such as ``top-1``, or ``given``.
         flops: The work of one item; a multiply-add counts as two.
         sha256: The digest of ``model.onnx``, hexadecimal.
+        preprocessing: What an image file goes through, as JSON; empty when nothing is said of it.
     """
 
     family: str
@@ -58,6 +59,7 @@ class ImportedIdentity:
     items: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     scored: str | None = None
+    preprocessing: str = ""
 
     @property
     def name(self) -> str:
@@ -67,6 +69,8 @@ class ImportedIdentity:
     def fingerprint(self) -> str:
         """Return a hash over all values, hexadecimal."""
         values = asdict(self) | {"accuracy": render_quality(self.accuracy)}
+        if not self.preprocessing:
+            del values["preprocessing"]  # so that configs without it stay what they were
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -115,6 +119,8 @@ def _parameters(identity: ImportedIdentity) -> dict[str, str]:
         values["slim.item"] = json.dumps({name: list(shape) for name, shape in sorted(identity.items.items())})
     if identity.labels:
         values["slim.labels"] = json.dumps(identity.labels, ensure_ascii=True)
+    if identity.preprocessing:
+        values["slim.preprocessing"] = identity.preprocessing
     return values
 
 
@@ -139,6 +145,7 @@ def read_imported(config: model_config_pb2.ModelConfig) -> ImportedIdentity:
             items=items,
             labels=tuple(json.loads(values.get("slim.labels", "[]"))),
             scored=next((output.name for output in config.output if output.label_filename), None),
+            preprocessing=values.get("slim.preprocessing", ""),
         )
     except KeyError as exc:
         raise RepositoryError(f"the parameter {exc.args[0]} is missing; import it anew") from exc

@@ -105,6 +105,7 @@ def _policy(scenario: ScenarioScores, score: Score, *, is_brief: bool) -> dict[s
 
     accuracy = estimate_iqm([score.figures["accuracy"]], is_sure=False).value
     bound_j = None if math.isnan(accuracy) else scenario.bound_j(accuracy)
+    families = {name: round_value(ratio) for name, ratio in score.family_ratios.items()}
     return {
         "policy": entry.label,
         "spec": entry.spec,
@@ -115,7 +116,7 @@ def _policy(scenario: ScenarioScores, score: Score, *, is_brief: bool) -> dict[s
         "least_joules_by_fluid_bound": round_value(bound_j),
         "hypervolume": round_value(hypervolume(score.places.mean(axis=0, keepdims=True))),
         "width_shares": {str(width): round_value(share) for width, share in score.width_shares.items()},
-    }
+    } | ({"in_time_of_families": families} if families else {})
 
 
 def _decision(score: Score) -> dict[str, Any]:

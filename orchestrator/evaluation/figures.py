@@ -11,7 +11,7 @@ idle included, over all answers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -54,6 +54,7 @@ class RunFigures:
         latency_counts: Answers by LATENCY_EDGES_S.
         width_shares: Shares of the answers, by width in percent.
         server_shares: Shares of the items, by server in the order of names.
+        family_ratios: The attainment_ratio of each of several families; empty when there is one.
     """
 
     seed: int
@@ -61,6 +62,7 @@ class RunFigures:
     latency_counts: tuple[int, ...]
     width_shares: dict[int, float]
     server_shares: tuple[float, ...]
+    family_ratios: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ def take_figures(simulation: Simulation, *, seed: int, fallback_ratio: float | N
         tuple(int(n) for n in _histogram(latency_s)),
         {int(w): int(n) / max(1, int(is_answered.sum())) for w, n in zip(widths, counts, strict=True)},
         tuple(s.items / items if items else 0.0 for s in result.servers),
+        {family.name: family.attainment_ratio for family in result.families},
     )
 
 

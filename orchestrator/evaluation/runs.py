@@ -26,7 +26,6 @@ from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.simulation import DECIDED, DISTRUSTED, Simulation
-from orchestrator.simulation.world.layout import World
 
 CellKey = tuple[str, str, int]
 """Digest of the scenario, identity of the policy, seed of the trace."""
@@ -116,7 +115,7 @@ def _time_decisions(cell: Cell) -> tuple[float, float] | None:
     while len(taken_s) <= _TIMED_DECISIONS and simulation.next_decision() is not None:
         began_s = time.perf_counter()
         count = build_rows(world.fleet, world.head, world.rows, world.scratch)
-        row, items, _, until_s = _choose(policy, world, count)
+        row, items, _, until_s = _choose(policy, simulation, count)
         taken_s.append(time.perf_counter() - began_s)
         simulation.apply(row, items, until_s)
     counted_s = taken_s[1:]  # the first one may load compiled code
@@ -126,13 +125,14 @@ def _time_decisions(cell: Cell) -> tuple[float, float] | None:
     return float(median_s), float(p99_s)
 
 
-def _choose(policy: RowPolicy, world: World, count: int) -> tuple[int, float, int, float]:
+def _choose(policy: RowPolicy, simulation: Simulation, count: int) -> tuple[int, float, int, float]:
     """Return what a policy decides; where a learned one does not trust itself, what its base does."""
+    asked = simulation.memory, simulation.world.rows, count, simulation.world.head.query
     try:
-        return policy.choose_row(world.memory, world.rows, count, world.head.query)
+        return policy.choose_row(*asked)
     except UntrustedError:
         assert isinstance(policy, LearnedPolicy)
-        return policy.base.choose_row(world.memory, world.rows, count, world.head.query)
+        return policy.base.choose_row(*asked)
 
 
 def _fallback_ratio(simulation: Simulation) -> float | None:

@@ -7,7 +7,7 @@ in any run of a trace (the latency of no answer, joules that are unknown) is NaN
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -19,7 +19,7 @@ from orchestrator.evaluation.runs import CellKey, CellResult
 from orchestrator.evaluation.statistics import interquartile_mean
 from orchestrator.simulation.scenario.capacity import least_joules, most_accuracy, most_utility
 from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.settings import ScenarioSettings, eligible_fleet
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.utility import Utility, make_utility
 
@@ -41,6 +41,7 @@ class Score:
         seed_spread: Standard deviation of the utility over seeds, mean of the traces; None with one seed.
         latency_counts: Answers of all traces and seeds, by LATENCY_EDGES_S.
         width_shares, server_shares: Mean shares of the answers by width, and of the items by server.
+        family_ratios: Mean parts in time of each of several families; empty when there is one.
         timeline: How the first trace went over time.
         decision_s: Median and p99 of a decision from Python; None when none was timed.
         event_s: Time of one core for a decision with its share of all events, in the compiled loop where the policy is
@@ -58,6 +59,7 @@ class Score:
     timeline: Timeline | None
     decision_s: tuple[float, float] | None
     event_s: float
+    family_ratios: Mapping[str, float] = field(default_factory=dict)
 
     def iqm(self, name: str) -> float:
         """Return the interquartile mean of a figure over traces."""
@@ -109,7 +111,8 @@ class ScenarioScores:
         """
         if self.most_accuracy is None:
             return None
-        bound_j = least_joules(self.fleet, self.rate_rps, min(accuracy, self.most_accuracy) - _ROUNDING)
+        least = min(accuracy, self.most_accuracy) - _ROUNDING
+        bound_j = least_joules(self.fleet, self.rate_rps, least, shares=self.settings.family_shares())
         return None if bound_j is None else bound_j * self.settings.workload.items
 
 
@@ -123,7 +126,7 @@ def _scenario(case: Case, results: Mapping[CellKey, CellResult]) -> ScenarioScor
     fleet = tuple(sorted(servers, key=lambda s: s.name))
     trace = draw_trace(settings, fleet, case.traces[0])
     workload, utility_scale = settings.workload, make_utility(settings, fleet)
-    min_accuracy = settings.objectives.min_accuracy
+    taken, shares = eligible_fleet(settings, fleet), settings.family_shares()
     gaps_s = np.diff(trace.arrived_s)
     found_cv2 = float(gaps_s.var() / gaps_s.mean() ** 2) if len(gaps_s) and gaps_s.mean() > 0 else 0.0
     scores = {}
@@ -137,9 +140,9 @@ def _scenario(case: Case, results: Mapping[CellKey, CellResult]) -> ScenarioScor
         rate_rps=trace.rate_rps,
         cv2=workload.cv2 if workload.kind == "gamma" else found_cv2,
         utility_scale=utility_scale,
-        most_accuracy=most_accuracy(fleet, trace.rate_rps, min_accuracy=min_accuracy),
+        most_accuracy=most_accuracy(taken, trace.rate_rps, shares=shares),
         most_utility=most_utility(
-            fleet, trace.rate_rps, price=utility_scale.joule_price * workload.items, min_accuracy=min_accuracy
+            taken, trace.rate_rps, price=utility_scale.joule_price * workload.items, shares=shares
         ),
         scores=scores,
     )
@@ -168,6 +171,10 @@ def _score(entry: PolicyEntry, cells: Sequence[CellResult], utility_scale: Utili
         timeline=cells[0].timeline,
         decision_s=cells[0].decision_s,
         event_s=_middle_event_s(cells) if decisions else 0.0,
+        family_ratios={
+            name: float(np.mean([run.family_ratios[name] for run in runs if name in run.family_ratios]))
+            for name in sorted({name for run in runs for name in run.family_ratios})
+        },
     )
 
 

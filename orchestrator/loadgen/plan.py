@@ -7,6 +7,7 @@ A workload is named as in a scenario: ``poisson``, ``steady`` (a metronome), ``g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
 from orchestrator.simulation.scenario import workloads
+from orchestrator.simulation.scenario.popularity import draw_families
 
 Times = NDArray[np.float64]
 
@@ -72,6 +74,25 @@ def arrivals_s(load: Load) -> Times:
     count = max(1, round(load.rate_rps * load.seconds))
     times_s = workloads.scaled(shape, count, load.rate_rps, rng)
     return times_s[times_s < load.seconds]
+
+
+def arrivals_of_families_s(
+    load: Load, shares: Sequence[float], *, drift_amplitude: float = 0.0, drift_periods: float = 1.0
+) -> list[Times]:
+    """Return when requests of each of several families are due; together they are those of the load.
+
+    Popularity drifts as in a scenario (orchestrator.simulation.scenario.popularity).
+
+    Raises:
+        ConfigError: As ``arrivals_s``, or a family gets no request.
+    """
+    due_s, rng = arrivals_s(load), np.random.default_rng([load.seed, 1])
+    parts = due_s / load.seconds
+    family = draw_families(parts, shares, rng, amplitude=drift_amplitude, periods=drift_periods)
+    found = [due_s[family == index] for index in range(len(shares))]
+    if len(shares) > 1 and not all(map(len, found)):
+        raise ConfigError(f"{len(due_s)} requests are too few for {len(shares)} families; send for longer, or more")
+    return found
 
 
 def _shape(workload: str, kind: str, numbers: list[str]) -> workloads.Shape:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.loadgen.judge import TOP_1
-from orchestrator.loadgen.plan import Load, arrivals_s
+from orchestrator.loadgen.plan import Load, Times, arrivals_s
 from orchestrator.loadgen.records import Records, Summary, join_records, load_records, summarize
 from orchestrator.loadgen.sample import Sample
 from orchestrator.loadgen.sender import RECORDS, SenderPlan, write_plan
@@ -39,6 +39,19 @@ class Run:
     is_cut: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one family gets of a load.
+
+    Attributes:
+        due_s: When its requests are due, ascending, from the beginning of the load on.
+    """
+
+    target: Target
+    sample: Sample
+    due_s: Times
+
+
 async def run_load(
     target: Target,
     load: Load,
@@ -48,7 +61,20 @@ async def run_load(
     wait_s: float = 5.0,
     progress: Callable[[float], None] = lambda seconds: None,
 ) -> Run:
-    """Send a load and return what came of it; requests are dealt out to the senders in turn.
+    """Send a load to one target and return what came of it; see ``run_parts``."""
+    part = Part(target, sample, arrivals_s(load))
+    return (await run_parts([part], load, senders=senders, wait_s=wait_s, progress=progress))[0]
+
+
+async def run_parts(
+    parts: Sequence[Part],
+    load: Load,
+    *,
+    senders: int = 1,
+    wait_s: float = 5.0,
+    progress: Callable[[float], None] = lambda seconds: None,
+) -> list[Run]:
+    """Send all parts of a load at once and return what came of each; its requests are dealt out to its senders in turn.
 
     When the task is cancelled the senders stop and what they have recorded is returned; ``progress`` is told now and
     then how many seconds have passed.
@@ -57,41 +83,45 @@ async def run_load(
         ServerUnavailableError: A sender could not begin.
         ConfigError: A sender ended without records, as when answers can't be judged.
     """
-    due_s = arrivals_s(load)
     with tempfile.TemporaryDirectory(prefix="loadgen-") as base:
-        folders = [Path(base) / str(number) for number in range(senders)]
-        for number, folder in enumerate(folders):
-            folder.mkdir()
-            plan = SenderPlan(
-                target.kind,
-                target.address,
-                target.model,
-                [(spec.name, spec.datatype) for spec in target.inputs],
-                _wanted(target, sample),
-                target.is_batching,
-                load.deadline_s,
-                target.is_gateway,
-                wait_s,
-                load.seed * senders + number,
-                sample.metric,
-                sample.output,
-                load.parameters,
-            )
-            write_plan(folder, plan, due_s[number::senders], sample)
-        processes = [await _start(folder) for folder in folders]
+        folders = [[Path(base) / f"{at}-{number}" for number in range(senders)] for at in range(len(parts))]
+        for part, own in zip(parts, folders, strict=True):
+            for number, folder in enumerate(own):
+                folder.mkdir()
+                plan = _plan_of(part, load, load.seed * senders + number, wait_s)
+                write_plan(folder, plan, part.due_s[number::senders], part.sample)
+        processes = [await _start(folder) for own in folders for folder in own]
         try:
             is_cut = await _run_senders(processes, load.seconds, progress)
             for process in processes:
                 if process.returncode:
                     raise ConfigError(f"a sender ended early: {await _last_words(process)}")
-            parts = [load_records(folder / RECORDS) for folder in folders]
+            found = [join_records([load_records(folder / RECORDS) for folder in own]) for own in folders]
         finally:
             for process in processes:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
-    records = join_records(parts)
-    return Run(records, records.cpu_s / load.seconds, is_cut)
+    return [Run(records, records.cpu_s / load.seconds, is_cut) for records in found]
+
+
+def _plan_of(part: Part, load: Load, seed: int, wait_s: float) -> SenderPlan:
+    target, sample = part.target, part.sample
+    return SenderPlan(
+        target.kind,
+        target.address,
+        target.model,
+        [(spec.name, spec.datatype) for spec in target.inputs],
+        _wanted(target, sample),
+        target.is_batching,
+        load.deadline_s,
+        target.is_gateway,
+        wait_s,
+        seed,
+        sample.metric,
+        sample.output,
+        load.parameters,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +137,18 @@ async def measure(
     target: Target, load: Load, sample: Sample, *, senders: int, progress: Callable[[float], None]
 ) -> Measured:
     """Send a load and return its figures, of what was due after the warm-up; raises as ``run_load``."""
-    run = await run_load(target, load, sample, senders=senders, progress=progress)
+    return _measured(await run_load(target, load, sample, senders=senders, progress=progress), load)
+
+
+async def measure_parts(
+    parts: Sequence[Part], load: Load, *, senders: int, progress: Callable[[float], None]
+) -> list[Measured]:
+    """Send all parts of a load at once and return the figures of each, likewise; raises as ``run_parts``."""
+    runs = await run_parts(parts, load, senders=senders, progress=progress)
+    return [_measured(run, load) for run in runs]
+
+
+def _measured(run: Run, load: Load) -> Measured:
     counted = run.records if load.is_burst else run.records.after(load.warm_up_s)
     return Measured(summarize(counted, load.deadline_s), run.senders_cores, run.is_cut)
 

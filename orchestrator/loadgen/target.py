@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,6 +114,42 @@ def only_place(places: Mapping[str, str | Path | None]) -> tuple[str, str]:
     if len(given) != 1:
         raise ConfigError(f"{len(given)} targets are given; give one of --grpc, --http and --fleet")
     return given[0]
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyShare:
+    """One of several families that get a load at once.
+
+    Attributes:
+        share: Its part of the requests, relative to the others'.
+        sample: What is sent to it; None: what is sent to all.
+    """
+
+    name: str
+    share: float = 1.0
+    sample: Path | None = None
+
+
+def parse_families(texts: Sequence[str]) -> list[FamilyShare]:
+    """Return what several ``NAME[:SHARE][=SAMPLE]`` say; raises ConfigError when one is none, or names one again."""
+    found = [_parse_family(text) for text in texts]
+    names = [family.name for family in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"--family {name} is given {names.count(name)} times; give it once, with its whole share")
+    return found
+
+
+def _parse_family(text: str) -> FamilyShare:
+    named, has_sample, sample = text.partition("=")
+    name, has_share, share = named.partition(":")
+    try:
+        number = float(share) if has_share else 1.0
+    except ValueError:
+        number = math.nan
+    if not name or not 0 < number < math.inf or (has_sample and not sample):
+        raise ConfigError(f"--family {text!r} is no NAME[:SHARE][=SAMPLE] with a share above 0")
+    return FamilyShare(name, number, Path(sample) if has_sample else None)
 
 
 async def parse_set_up(text: str) -> SetUp:

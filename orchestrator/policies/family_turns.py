@@ -13,14 +13,18 @@ A batch that was sent can't be called back, so turns alone don't help who comes 
 family that takes more than its share of all servers, while others have lately used theirs, may therefore have no
 batches waiting at servers, and none that runs for longer than a part of the time that the others' requests have. What
 that costs in throughput it pays itself.
+
+What is known of each family stands in a table, [field, family], of lists in a live router and of an array in the
+simulator, which compiles the functions of such a table; therefore none of them calls another.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Final
 
+from orchestrator.policies.tables.compiled import Table
 from orchestrator.snapshot import Family
 
 LEAD_S = 0.01
@@ -32,58 +36,112 @@ RECENT_S = 5.0
 LONGEST_PART = 0.25
 """Part of another family's time to its deadline that a batch may take which that family has to wait for."""
 
+WEIGHT: Final = 0  # above 0
+VIRTUAL_S: Final = 1
+USED_SERVERS: Final = 2  # on average lately, at USED_AT_S
+USED_AT_S: Final = 3  # of its last batch; negative infinity before the first
+ALLOWED_S: Final = 4  # the time that the first request of that batch had from when it came to its deadline
+WAITS: Final = 5  # 1 while something waits
+LEADS: Final = 6  # 1 for who has had so much that others go first
+TURN_FIELDS: Final = 7
 
-class _Use(NamedTuple):
-    """What a family has used lately: servers on average, at some time, and what its last request had of time."""
+Turns = Table | list[list[float]]
+"""What is known of each family, [TURN_FIELDS or more, family]."""
 
-    servers: float
-    at_s: float
-    allowed_s: float
 
-    def servers_at(self, now_s: float) -> float:
-        return self.servers * math.exp((self.at_s - now_s) / USE_S)
+def new_turns(weight: float) -> list[float]:
+    """Return the fields of a family that had nothing to do yet."""
+    return [weight, 0.0, 0.0, -math.inf, 0.0, 0.0, 0.0]
+
+
+def mark_leading(turns: Turns, families: int, clock_s: float) -> float:
+    """Mark which of the families that wait lead, at least one; return the virtual time of the one furthest behind.
+
+    That is what ``clock_s`` is the next time, 0 at first.
+    """
+    least_s = math.inf
+    for family in range(families):
+        if turns[WAITS][family] != 0:
+            turns[VIRTUAL_S][family] = max(turns[VIRTUAL_S][family], clock_s)
+            least_s = min(least_s, turns[VIRTUAL_S][family])
+    for family in range(families):
+        is_leading = turns[WAITS][family] != 0 and turns[VIRTUAL_S][family] - least_s > LEAD_S
+        turns[LEADS][family] = 1.0 if is_leading else 0.0
+    return least_s
+
+
+def charge(turns: Turns, family: int, run_s: float, allowed_s: float, now_s: float) -> None:
+    """Count a batch that was sent and takes a server about so long.
+
+    Its first request had ``allowed_s`` from when it came to its deadline. The clock never goes back.
+    """
+    turns[VIRTUAL_S][family] += run_s / turns[WEIGHT][family]
+    kept = math.exp((turns[USED_AT_S][family] - now_s) / USE_S)
+    turns[USED_SERVERS][family] = turns[USED_SERVERS][family] * kept + run_s / USE_S
+    turns[USED_AT_S][family] = now_s
+    turns[ALLOWED_S][family] = allowed_s
+
+
+def longest_run_s(turns: Turns, families: int, family: int, servers: float, now_s: float) -> float:
+    """Return how long a batch of a family may run on one of so many servers, and then none may wait there.
+
+    Infinite for a family that has lately had no more than its share of the servers, and where no other used any.
+    """
+    others, least_allowed_s = 0.0, math.inf
+    for other in range(families):
+        if other != family and now_s - turns[USED_AT_S][other] <= RECENT_S:
+            others += turns[WEIGHT][other]
+            least_allowed_s = min(least_allowed_s, turns[ALLOWED_S][other])
+    if others == 0:
+        return math.inf
+    used = turns[USED_SERVERS][family] * math.exp((turns[USED_AT_S][family] - now_s) / USE_S)
+    weight = turns[WEIGHT][family]
+    return math.inf if used <= servers * weight / (weight + others) else LONGEST_PART * least_allowed_s
 
 
 class FamilyTurns:
-    """The virtual time of each family, in seconds; ``weights`` are above 0, and 1 for families without one."""
+    """The turns of a live router's families; ``weights`` are above 0, and 1 for families without one."""
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        self.weights = weights or {}
-        self._virtual_s: dict[Family, float] = {}
-        self._now_s = 0.0
-        self._uses: dict[Family, _Use] = {}
+        self._weights = weights or {}
+        self._places: dict[Family, int] = {}
+        self._turns: list[list[float]] = [[] for _ in range(TURN_FIELDS)]
+        self._clock_s = 0.0
 
     def weight(self, family: Family | None) -> float:
         """Return the weight of a family."""
-        return self.weights.get(family or "", 1.0)
+        return self._weights.get(family or "", 1.0)
+
+    def reweigh(self, weights: Mapping[str, float]) -> None:
+        """Go on with other weights."""
+        self._weights = weights
+        for family, place in self._places.items():
+            self._turns[WEIGHT][place] = self.weight(family)
 
     def leading(self, waiting: Collection[Family]) -> frozenset[Family]:
         """Return which of the families that wait now, at least one, have had so much that others go first."""
-        virtual_s = {family: max(self._virtual_s.get(family, 0.0), self._now_s) for family in waiting}
-        self._virtual_s |= virtual_s
-        self._now_s = min(virtual_s.values())
-        return frozenset(family for family, at_s in virtual_s.items() if at_s - self._now_s > LEAD_S)
+        for family in waiting:
+            self._place(family)
+        for family, place in self._places.items():
+            self._turns[WAITS][place] = family in waiting
+        self._clock_s = mark_leading(self._turns, len(self._places), self._clock_s)
+        return frozenset(family for family in waiting if self._turns[LEADS][self._places[family]])
 
     def charge(self, family: Family, run_s: float, allowed_s: float, *, now_s: float) -> None:
-        """Count a batch that was sent and takes a server about so long.
-
-        Its first request had ``allowed_s`` from when it came to its deadline. The clock never goes back.
-        """
-        self._virtual_s[family] = self._virtual_s.get(family, 0.0) + run_s / self.weight(family)
-        use = self._uses.get(family)
-        lately = 0.0 if use is None else use.servers_at(now_s)
-        self._uses[family] = _Use(lately + run_s / USE_S, now_s, allowed_s)
+        """Count a batch that was sent, see ``charge``."""
+        charge(self._turns, self._place(family), run_s, allowed_s, now_s)
 
     def longest_run_s(self, family: Family, servers: int, *, now_s: float) -> float:
-        """Return how long a batch of a family may run on one of so many servers, and then none may wait there.
+        """Return how long a batch of a family may run, see ``longest_run_s``."""
+        place = self._places.get(family)
+        if place is None or len(self._places) < 2:
+            return math.inf
+        return longest_run_s(self._turns, len(self._places), place, servers, now_s)
 
-        Infinite for a family that has lately had no more than its share of the servers, and where no other used any.
-        """
-        if len(self._uses) < 2 or family not in self._uses:
-            return math.inf
-        others = [other for other, use in self._uses.items() if other != family and now_s - use.at_s <= RECENT_S]
-        weight = self.weight(family)
-        share = servers * weight / (weight + sum(map(self.weight, others)))
-        if not others or self._uses[family].servers_at(now_s) <= share:
-            return math.inf
-        return LONGEST_PART * min(self._uses[other].allowed_s for other in others)
+    def _place(self, family: Family) -> int:
+        place = self._places.get(family)
+        if place is None:
+            place = self._places[family] = len(self._places)
+            for field, value in zip(self._turns, new_turns(self.weight(family)), strict=True):
+                field.append(value)
+        return place

@@ -67,6 +67,26 @@ def is_beyond_limits(items: float, size_bytes: float, limit_items: float, limit_
     return items > limit_items or size_bytes > limit_bytes
 
 
+def has_to_leave(key: tuple[float, float], before: tuple[float, float], is_own: bool, is_fullest: bool) -> bool:
+    """Return whether the request of a family that goes last has to leave a full queue for one that comes.
+
+    Keys are those of ``order_key``, ``before`` is that of the one that comes. Of its own family what goes after it has
+    to; of others what is less important, and of the one that fills most of the queue also what is as important.
+    """
+    if is_own:
+        return key > before
+    return key[0] > before[0] or (is_fullest and key[0] == before[0])
+
+
+def leaving_rank(key: tuple[float, float], filled: float) -> tuple[float, float, float]:
+    """Return what those that have to leave are ordered by, the highest first.
+
+    The least important goes first; of equal priority, one of the family that fills most of the queue for its weight,
+    and there the one that is due last.
+    """
+    return key[0], filled, key[1]
+
+
 def sample_step(entries: int) -> int:
     """Return the distance between the entries of a queue's heap that stand for all of them; they are spread evenly."""
     return max(1, entries // _SAMPLE)

@@ -190,7 +190,7 @@ class Router:
         self._settings = fleet.router
         self._admissions = Admissions()
         self._shedder.settings = self._dispatcher.settings = fleet.router
-        self._queues.turns.weights = fleet.router.family_weights
+        self._queues.turns.reweigh(fleet.router.family_weights)
         self._dispatcher.deciders = deciders
         self._dispatcher.wake()
 

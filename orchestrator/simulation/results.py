@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.policies.protocol import Policy
 from orchestrator.simulation.scenario.capacity import most_accuracy
-from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import ScenarioSettings
-from orchestrator.simulation.scenario.trace import draw_trace
+from orchestrator.simulation.scenario.fleet import SimulatedServer, families_of
+from orchestrator.simulation.scenario.settings import ScenarioSettings, eligible_fleet
+from orchestrator.simulation.scenario.trace import Trace, draw_trace, only_family
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
+from orchestrator.snapshot import Family
 
 WARM_UP_RATIO: Final = 0.05
 """The share of the requests, the first ones, that latencies, accuracy and attainment leave out in comparisons."""
@@ -31,6 +33,14 @@ _AVERAGED: Final = (
         "mean_batch",
     ),
     "decisions",
+)
+_FAMILY_AVERAGED: Final = (
+    "requests",
+    "attainment_ratio",
+    "alone_ratio",
+    "effective_accuracy",
+    "accuracy",
+    "p99_s",
 )
 
 
@@ -54,6 +64,23 @@ class ServerResult:
 
 
 @dataclass(frozen=True, slots=True)
+class FamilyResult:
+    """What became of one family's requests; figures are as in Result.
+
+    Attributes:
+        alone_ratio: Its attainment_ratio with the same requests while nobody asks for the others; None when not run.
+    """
+
+    name: str
+    requests: int
+    attainment_ratio: float
+    accuracy: float | None
+    effective_accuracy: float
+    p99_s: float | None
+    alone_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What one policy did with one trace.
 
@@ -69,6 +96,7 @@ class Result:
         mean_batch: items of a batch.
         decisions: how often the policy was asked.
         duration_s: virtual time, to the last answer or refusal.
+        families: each of several families; empty when there is one.
     """
 
     scenario: str
@@ -92,6 +120,7 @@ class Result:
     decisions: int
     duration_s: float
     servers: tuple[ServerResult, ...]
+    families: tuple[FamilyResult, ...] = ()
 
 
 def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) -> Result:
@@ -103,9 +132,8 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
     count = len(simulation.trace.arrived_s)
     table = world.requests[:, int(warm_up_ratio * count) : count]
     is_answered = table[sim.STATUS] == sim.ANSWERED
+    whole = _of_requests("", table)
     latency_s = np.sort((table[sim.ANSWERED_S] - table[sim.ARRIVED_S])[is_answered])
-    is_on_time = is_answered & (table[sim.ANSWERED_S] <= table[sim.DEADLINE_S])
-    on_time = int(np.count_nonzero(is_on_time))
     servers = tuple(_server_results(simulation))
     energies = [s.energy_j for s in servers]
     known = [e for e in energies if e is not None]
@@ -124,19 +152,42 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
         shed=shed,
         rejected=rejected,
         failed=failed,
-        attainment_ratio=on_time / len(is_answered),
-        accuracy=float(table[sim.ACCURACY][is_answered].mean()) if len(latency_s) else None,
-        effective_accuracy=float(table[sim.ACCURACY][is_on_time].sum()) / len(is_answered),
+        attainment_ratio=whole.attainment_ratio,
+        accuracy=whole.accuracy,
+        effective_accuracy=whole.effective_accuracy,
         mean_s=float(latency_s.mean()) if len(latency_s) else None,
         p50_s=_quantile(latency_s, 0.5),
-        p99_s=_quantile(latency_s, 0.99),
-        goodput_rps=on_time / span_s if span_s > 0 else 0.0,
+        p99_s=whole.p99_s,
+        goodput_rps=whole.attainment_ratio * whole.requests / span_s if span_s > 0 else 0.0,
         joules_per_answer=sum(known) / answered if len(known) == len(energies) and answered else None,
         utilisation_variance=float(np.var([s.utilisation_ratio for s in servers])),
         mean_batch=items / batches if batches else None,
         decisions=int(state[sim.TURN]),
         duration_s=float(state[sim.NOW_S]),
         servers=servers,
+        families=_family_results(simulation, table),
+    )
+
+
+def _family_results(simulation: Simulation, table: NDArray[np.float64]) -> tuple[FamilyResult, ...]:
+    if len(simulation.families) == 1:
+        return ()
+    of = [table[:, table[sim.FAMILY] == index] for index in range(len(simulation.families))]
+    return tuple(_of_requests(name, own) for name, own in zip(simulation.families, of, strict=True) if own.size)
+
+
+def _of_requests(name: str, table: NDArray[np.float64]) -> FamilyResult:
+    """Return the figures of requests, at least one, in columns of the world's table."""
+    is_answered = table[sim.STATUS] == sim.ANSWERED
+    is_on_time = is_answered & (table[sim.ANSWERED_S] <= table[sim.DEADLINE_S])
+    latency_s = np.sort((table[sim.ANSWERED_S] - table[sim.ARRIVED_S])[is_answered])
+    return FamilyResult(
+        name=name,
+        requests=len(is_answered),
+        attainment_ratio=int(np.count_nonzero(is_on_time)) / len(is_answered),
+        accuracy=float(table[sim.ACCURACY][is_answered].mean()) if len(latency_s) else None,
+        effective_accuracy=float(table[sim.ACCURACY][is_on_time].sum()) / len(is_answered),
+        p99_s=_quantile(latency_s, 0.99),
     )
 
 
@@ -178,6 +229,17 @@ class Comparison:
             found.setdefault(result.policy, []).append(result)
         return found
 
+    def family_averages(self) -> dict[tuple[str, str], Mapping[str, float | None]]:
+        """Return the means of each family's figures over traces, by policy and family; a figure may be None."""
+        found: dict[tuple[str, str], list[FamilyResult]] = {}
+        for result in self.results:
+            for family in result.families:
+                found.setdefault((result.policy, family.name), []).append(family)
+        return {
+            key: {name: mean_of_known([getattr(own, name) for own in families]) for name in _FAMILY_AVERAGED}
+            for key, families in found.items()
+        }
+
     def averages(self) -> dict[str, Mapping[str, float | None]]:
         """Return the means of each policy's figures over traces, requests without an answer as ``lost`` among them.
 
@@ -198,17 +260,36 @@ def change_workload(settings: ScenarioSettings, *, load_ratio: float | None, req
 
 
 def compare_policies(
-    settings: ScenarioSettings, servers: Sequence[SimulatedServer], policies: Sequence[Policy], *, seeds: int
+    settings: ScenarioSettings,
+    servers: Sequence[SimulatedServer],
+    policies: Sequence[Policy],
+    *,
+    seeds: int,
+    alone: bool = False,
 ) -> Comparison:
-    """Run every policy on the traces of so many seeds, from 0 on."""
+    """Run every policy on the traces of so many seeds, from 0 on; ``alone``: each family's requests alone as well."""
     results: list[Result] = []
+
+    def run(policy: Policy, trace: Trace) -> Result:
+        simulation = Simulation(settings, servers, policy, trace=trace)
+        simulation.run()
+        return summarise(simulation, seed=seed, warm_up_ratio=WARM_UP_RATIO)
+
     for seed in range(seeds):
         trace = draw_trace(settings, servers, seed)
         for policy in policies:
-            simulation = Simulation(settings, servers, policy, trace=trace)
-            simulation.run()
-            results.append(summarise(simulation, seed=seed, warm_up_ratio=WARM_UP_RATIO))
-    bound = most_accuracy(servers, trace.rate_rps, min_accuracy=settings.objectives.min_accuracy)
+            found = run(policy, trace)
+            if alone:
+                names = list(families_of(servers))
+                families = [
+                    replace(
+                        own, alone_ratio=run(policy, only_family(trace, names.index(Family(own.name)))).attainment_ratio
+                    )
+                    for own in found.families
+                ]
+                found = replace(found, families=tuple(families))
+            results.append(found)
+    bound = most_accuracy(eligible_fleet(settings, servers), trace.rate_rps, shares=settings.family_shares())
     return Comparison(trace.rate_rps, bound, tuple(results))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.errors import ConfigError, UntrustedError
 from orchestrator.policies.circuit_breaker import find_fault
+from orchestrator.policies.family_turns import TURN_FIELDS, new_turns
 from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.fleet.row_values import read_candidate
 from orchestrator.policies.learned.decide import BASE_ROW, Scorer, decide_by_scores
@@ -23,10 +24,10 @@ from orchestrator.policies.rule import RULE_FIELDS
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled_unlocked, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REJECT, QueueHead
-from orchestrator.policies.tables.memory import new_memory
+from orchestrator.policies.tables.memory import MEMORY_FIELDS, Memory, new_memory
 from orchestrator.profile.document import EnergySource
 from orchestrator.profile.fit import EnergyLine, EnergyTable, LatencyTable
-from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
+from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer, families_of
 from orchestrator.simulation.scenario.hosts import HostSettings
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import COMMON_STEPS, Trace, draw_trace
@@ -49,7 +50,8 @@ DECIDED: Final = 0
 """Place in ``Simulation.learned_counts`` of a learned policy's decisions."""
 DISTRUSTED: Final = 1
 """Of those of them in which its base stood in."""
-_FAMILY = Family("simulated")
+_OF_FAMILY: Final = 1000
+"""A column's number in the tables is that of its family times this, and its width."""
 _SPEC = TensorSpec("pixels", "FP32", (1,))
 _SPARE_BATCHES = 6  # room in the tables for batches done whose report has not come
 
@@ -62,6 +64,7 @@ class Simulation:
     policies meet the same; else that of the seed is drawn.
 
     Attributes:
+        families: Names of the families, ascending, as requests count them.
         learned_counts: How many decisions a learned policy made, by DECIDED and DISTRUSTED.
     """
 
@@ -77,7 +80,9 @@ class Simulation:
         self.settings, self.servers, self.policy = settings, tuple(sorted(servers, key=lambda s: s.name)), policy
         self.trace = draw_trace(settings, self.servers, seed) if trace is None else trace
         self.learned_counts = new_column(2)
+        self.families = tuple(families_of(self.servers))
         self._tables = _known_fleet(self.servers, settings, self.trace)
+        self._memories = [Memory() for _ in self.families]
         self.world = _make_world(self._tables, self.servers, settings, self.trace, policy)
 
     def run(self) -> None:
@@ -108,6 +113,12 @@ class Simulation:
         """Make the decision that is asked for: a row and its items, or HOLD until a time, or REJECT."""
         apply(self.world, row, items, until_s)
 
+    @property
+    def memory(self) -> Table:
+        """What the policy remembers of the family that a decision is about."""
+        first = int(self.world.state[sim.ASKED]) * MEMORY_FIELDS
+        return self.world.memory[first : first + MEMORY_FIELDS]
+
     def settle(self) -> None:
         """Bring every server's times and energy up to now."""
         for server in range(len(self.servers)):
@@ -125,7 +136,7 @@ class Simulation:
             _run_scored(world, scorer, until_s, counts)
             return
         while advance(world, until_s):
-            asked = world.memory, world.rows, int(world.state[sim.ROW_COUNT]), world.head.query
+            asked = self.memory, world.rows, int(world.state[sim.ROW_COUNT]), world.head.query
             counts[DECIDED] += 1
             try:
                 row, items, _, hold_until_s = policy.choose_row(*asked)
@@ -139,7 +150,7 @@ class Simulation:
         count = int(world.state[sim.ROW_COUNT])
         choose_row = getattr(self.policy, "choose_row", None)
         if choose_row is not None:
-            row, items, _, until_s = choose_row(world.memory, world.rows, count, world.head.query)
+            row, items, _, until_s = choose_row(self.memory, world.rows, count, world.head.query)
             apply(world, row, items, until_s)
             return
         candidates = [read_candidate(world.rows, row, self._tables.names) for row in range(count)]
@@ -160,26 +171,31 @@ class Simulation:
 
     def _situation(self) -> Situation:
         """Return what is asked as a value, with what policies remember."""
-        query = self.world.head.query.tolist()
+        query, family = self.world.head.query.tolist(), int(self.world.state[sim.ASKED])
+        widths = tuple(_width_of(column) for column in self._tables.widths if column // _OF_FAMILY == family)
+        memory = self._memories[family]
+        memory.include(set(self._tables.names), set(widths))
         queue = QueueState(
             items=int(query[col.QUEUE_ITEMS]),
             head_items=int(query[col.HEAD_ITEMS]),
             head_deadline_s=query[col.HEAD_DEADLINE_S],
             tail_deadline_s=query[col.TAIL_DEADLINE_S],
-            allowed_widths=tuple(self._tables.widths),
+            allowed_widths=widths,
             min_accuracy=query[col.MIN_ACCURACY],
             head_arrived_s=query[col.HEAD_ARRIVED_S],
         )
         uniforms = query[col.FIRST_UNIFORM], query[col.SECOND_UNIFORM]
         turn, margin = int(query[col.TURN]), query[col.SLACK_MARGIN]
-        return Situation(queue, query[col.NOW_S], turn, uniforms, margin, self._tables.memory)
+        return Situation(queue, query[col.NOW_S], turn, uniforms, margin, memory)
 
 
 @compiled_unlocked
 def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) -> None:
     while advance(world, until_s):
         numbers, params, room, hidden = scorer
-        memory, rows, count, query = world.memory, world.rows, int(world.state[sim.ROW_COUNT]), world.head.query
+        first = int(world.state[sim.ASKED]) * MEMORY_FIELDS
+        memory = world.memory[first : first + MEMORY_FIELDS]
+        rows, count, query = world.rows, int(world.state[sim.ROW_COUNT]), world.head.query
         decided = decide_by_scores(numbers, params, room, hidden, memory, rows, count, query)
         row, items, hold_until_s, unseen = decided
         counts[DECIDED] += 1
@@ -190,19 +206,28 @@ def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) ->
         apply(world, row, items, hold_until_s if row < 0 else math.inf)
 
 
-def _served(model: SimulatedModel) -> ServedModel:
-    name, instances = ModelName(f"simulated_w{model.width:03d}"), max(1, model.instances)
-    about = model.width, model.accuracy, None, model.max_batch_size, instances, None
-    return ServedModel(name, _FAMILY, *about, (_SPEC,), (_SPEC,))
+def _column_of(model: SimulatedModel, families: Sequence[Family]) -> Width:
+    """Return the number of the column of a width in tables that hold all families; one family's are its widths."""
+    return Width(_OF_FAMILY * families.index(model.family) + model.width)
+
+
+def _width_of(column: Width) -> Width:
+    return Width(column % _OF_FAMILY)
+
+
+def _served(model: SimulatedModel, families: Sequence[Family]) -> ServedModel:
+    name, instances = ModelName(f"{model.family}_w{model.width:03d}"), max(1, model.instances)
+    about = _column_of(model, families), model.accuracy, None, model.max_batch_size, instances, None
+    return ServedModel(name, model.family, *about, (_SPEC,), (_SPEC,))
 
 
 def _known_fleet(servers: Sequence[SimulatedServer], settings: ScenarioSettings, trace: Trace) -> FleetTables:
-    """Return the fleet as its router knows it at the beginning."""
-    states, fits, joules = [], {}, {}
+    """Return the fleet as its router knows it at the beginning; the widths of all families are columns, in turn."""
+    states, fits, joules, families = [], {}, {}, families_of(servers)
     waiting = settings.objectives.in_flight_groups - 1
     limits = [waiting + max(1, *(m.instances for m in server.models)) for server in servers]
     for server, limit, speed in zip(servers, limits, trace.believed_speed.tolist(), strict=True):
-        models = tuple(_served(m) for m in server.models)
+        models = tuple(_served(m, families) for m in server.models)
         room = limit + _SPARE_BATCHES
         states.append(ServerState(server.name, models, batch_limit=room, waiting_limit=waiting))
         for model, served in zip(server.models, models, strict=True):
@@ -218,8 +243,10 @@ def _known_fleet(servers: Sequence[SimulatedServer], settings: ScenarioSettings,
     for index, (server, limit) in enumerate(zip(servers, limits, strict=True)):
         tables.fleet.servers[col.BATCH_LIMIT][index] = limit
         for model in server.models:
+            cell = index * tables.fleet.columns + tables.widths.index(_column_of(model, families))
+            tables.fleet.models[col.MODEL_WIDTH][cell] = model.width
             if model.instances == 0:
-                tables.fleet.models[col.SERVED][index * tables.fleet.columns + tables.widths.index(model.width)] = 0
+                tables.fleet.models[col.SERVED][cell] = 0
     return tables
 
 
@@ -227,7 +254,7 @@ def _make_world(
     tables: FleetTables, servers: Sequence[SimulatedServer], settings: ScenarioSettings, trace: Trace, policy: Policy
 ) -> World:
     fleet, entries = tables.fleet, trace.schedule.shape[1]
-    cells = max(1, len(servers) * fleet.columns)
+    cells, families = max(1, len(servers) * fleet.columns), families_of(servers)
     most = max(m.max_batch_size for s in servers for m in s.models)
     schedule = new_table(sim.EVENT_FIELDS, entries)
     schedule[:, :entries] = trace.schedule
@@ -245,7 +272,7 @@ def _make_world(
         rows=tables.rows,
         scratch=tables.scratch,
         rule=_rule_of(policy),
-        memory=new_memory(len(servers), fleet.columns),
+        memory=np.vstack([new_memory(len(servers), fleet.columns) for _ in families]),
         requests=_requests(trace),
         truth=new_table(sim.TRUTH_FIELDS, len(servers)),
         models=new_table(sim.TRUE_FIELDS, cells),
@@ -254,17 +281,18 @@ def _make_world(
         held=new_table(sim.HELD_FIELDS, len(servers) * fleet.depth),
         events=events,
         schedule=schedule,
-        state=_state(settings, trace, policy),
-        heap=new_column(len(trace.arrived_s)),
+        state=_state(settings, trace, policy, families=len(families)),
+        heap=new_table(len(families), len(trace.arrived_s)),
         roots=np.full(cells, -1.0),
         sample=new_column(MOST_SAMPLED),
         hosts=new_table(sim.HOST_FIELDS, len(settings.hosts)),
         factors=_factors(settings.hosts),
         common=trace.common if trace.common.size else new_table(1, 1),
         inbox=new_table(sim.INBOX_FIELDS, answers),
+        queues=_queues(settings, families, tables.widths),
     )
     for index, server in enumerate(servers):
-        _write_truth(world, index, server, tables.widths)
+        _write_truth(world, index, server, [tables.widths.index(_column_of(m, families)) for m in server.models])
     world.truth[sim.HOST] = -1
     world.held[sim.CORE_UNTIL_S] = math.nan
     names = [server.name for server in servers]
@@ -305,12 +333,26 @@ def _rule_of(policy: Policy) -> Column:
     return policy.numbers if isinstance(policy, RulePolicy) else new_column(RULE_FIELDS)
 
 
-def _write_truth(world: World, index: int, server: SimulatedServer, widths: Sequence[Width]) -> None:
+def _queues(settings: ScenarioSettings, families: Sequence[Family], columns: Sequence[Width]) -> Table:
+    table = new_table(sim.QUEUE_FIELDS, len(families))
+    for index, name in enumerate(families):
+        own = settings.families.get(name)
+        table[:TURN_FIELDS, index] = new_turns(1.0 if own is None else own.weight)
+        table[sim.MOST_RPS][index] = UNKNOWN.most_rps
+        table[sim.HELD_HEAD][index] = -1
+        table[sim.HELD_UNTIL_S][index] = math.inf
+        table[sim.MIN_ACCURACY][index] = (own or settings.objectives).min_accuracy
+        places = [place for place, column in enumerate(columns) if column // _OF_FAMILY == index]
+        table[sim.FIRST_COLUMN][index], table[sim.END_COLUMN][index] = places[0], places[-1] + 1
+    return table
+
+
+def _write_truth(world: World, index: int, server: SimulatedServer, columns: Sequence[int]) -> None:
     truth, models = world.truth, world.models
     truth[sim.IS_UP][index] = truth[sim.SPEED][index] = 1
     truth[sim.IDLE_W][index] = math.nan if server.idle_w is None else server.idle_w
-    for model in server.models:
-        cell = index * world.fleet.columns + widths.index(model.width)
+    for model, column in zip(server.models, columns, strict=True):
+        cell = index * world.fleet.columns + column
         world.service_s[cell, : model.max_batch_size] = model.service_s
         world.energy_j[cell, : model.max_batch_size] = math.nan if model.energy_j is None else model.energy_j
         models[sim.MARGIN_MEAN][cell] = math.nan
@@ -326,14 +368,14 @@ def _requests(trace: Trace) -> Table:
     requests[sim.ARRIVED_S], requests[sim.DEADLINE_S] = trace.arrived_s, trace.deadline_s
     requests[sim.DUE_S] = trace.deadline_s
     requests[sim.PRIORITY], requests[sim.REQUEST_ITEMS] = trace.priority, trace.items
-    requests[sim.NOISE], requests[sim.WAKE] = trace.noise, trace.wakes
+    requests[sim.NOISE], requests[sim.WAKE], requests[sim.FAMILY] = trace.noise, trace.wakes, trace.family
     requests[sim.FIRST_UNIFORM], requests[sim.SECOND_UNIFORM] = trace.uniforms
     requests[[sim.SENT_S, sim.ANSWERED_S, sim.ACCURACY, sim.ENERGY_J]] = math.nan
     requests[[sim.NEXT, sim.QUEUE, sim.LEFT, sim.RIGHT, sim.SERVER, sim.WIDTH]] = -1.0
     return requests
 
 
-def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:
+def _state(settings: ScenarioSettings, trace: Trace, policy: Policy, *, families: int) -> Column:
     state, objectives = new_column(sim.STATE_FIELDS), settings.objectives
     state[sim.ARRIVALS] = len(trace.arrived_s)
     state[sim.ENTRIES] = trace.schedule.shape[1]
@@ -341,10 +383,10 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:
     state[sim.ROUTER_HOST] = -1
     state[sim.HAS_SLEPT] = 1
     state[sim.HOLD_UNTIL_S] = math.inf
-    state[sim.HELD_HEAD] = -1
-    state[sim.MOST_RPS] = UNKNOWN.most_rps
-    state[sim.CAN_DISPLACE] = bool(np.any(np.diff(trace.priority)) or np.any(np.diff(trace.deadline_s) < 0))
+    is_varied = np.any(np.diff(trace.priority)) or np.any(np.diff(trace.deadline_s) < 0)
+    state[sim.CAN_DISPLACE] = bool(is_varied or families > 1)
     state[sim.SHEDS_LATE] = objectives.shed_late and objectives.deadline_ms / 1e3 < objectives.request_timeout_s
+    state[sim.FAMILIES] = families
     state[sim.QUEUE_LIMIT] = objectives.queue_limit
     state[sim.TIMEOUT_S] = objectives.request_timeout_s
     state[sim.MAX_ATTEMPTS] = objectives.max_attempts
@@ -355,5 +397,4 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:
     own = policy.slack_margin if isinstance(policy, RulePolicy | LearnedPolicy) else None
     state[sim.SLACK_MARGIN] = objectives.slack_margin if own is None else own
     state[sim.JUDGES] = own is None
-    state[sim.MIN_ACCURACY] = objectives.min_accuracy
     return state

@@ -26,7 +26,7 @@ from typing import Final
 
 from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.settings import ScenarioSettings, eligible_fleet
 
 EXCHANGE: Final = 0.02 / 0.15
 _SPARE: Final = 2.0
@@ -69,7 +69,8 @@ def make_utility(settings: ScenarioSettings, servers: Sequence[SimulatedServer])
     """Return what runs of a scenario are measured by."""
     accuracies = [m.accuracy for s in servers for m in s.models]
     workload = settings.workload
-    most_rps = capacity_rps(servers, width=workload.load_of_width, min_accuracy=settings.objectives.min_accuracy)
+    taken = eligible_fleet(settings, servers)
+    most_rps = capacity_rps(taken, width=workload.load_of_width, shares=settings.family_shares())
     powers = [_most_w(server) for server in servers]
     known = [w for w in powers if w is not None]
     rate_rps = workload.load_ratio * most_rps / workload.items

@@ -110,7 +110,12 @@ class WorldBatch:
         """Begin an episode in a world, by index; ``settle`` then runs it to its first choice.
 
         The trace is that of a seed, or one that was drawn before. Equal tasks and traces give equal worlds.
+
+        Raises:
+            ConfigError: The task has several families, or more widths than can be learned.
         """
+        if task.settings.families:
+            raise ConfigError(f"{task.settings.name} has several families; what is learned is learned of one")
         servers = sorted(task.servers, key=lambda s: s.name)
         trace = draw_trace(task.settings, servers, seed) if isinstance(seed, int) else seed
         # The world's own rule is the base, so that it observes what becomes of batches.

@@ -1,6 +1,7 @@
-"""The router's queue, live and simulated: the same requests are sent in the same batches, and the same are refused.
+"""The router's queues, live and simulated: the same requests are sent in the same batches, and the same are refused.
 
-A live router on fakes in virtual time and the simulator get the same arrivals, items, priorities and deadlines. Time is
+So it is with several families, which take turns, hold each other up for a part of their time, and fill one queue. A
+live router on fakes in virtual time and the simulator get the same arrivals, items, priorities and deadlines. Time is
 counted in nanoseconds: in microseconds too many choices would be equally good, and rounding would decide.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,6 +34,10 @@ from tests.simulation.worlds import scenario
 RESOLUTION_S = 1e-9
 REFUSED = "refused"
 LATE = "late"
+ONE: Mapping[str, float] = {"fashion": 1.0}
+CALM_AND_FLOOD: Mapping[str, float] = {"calm": 0.2, "flood": 0.8}
+"""Families and their parts of the requests."""
+WEIGHTS = {"flood": 0.5}
 BOUNDED = {"queue_limit": 40}
 ROOMY = {"queue_limit": 10_000}
 
@@ -53,33 +59,46 @@ class Outcome:
     batch: int | None = None
 
 
-def fakes() -> dict[str, FakeServer]:
+def fakes(families: Iterable[str]) -> dict[str, FakeServer]:
     """Return servers that are unlike each other, so that no two choices are equally good."""
-    return {
-        "a": FakeServer((50, 100), per_item_s=0.004204136, fixed_s=0.017113417, max_batch_size=4),
-        "b": FakeServer((50, 100), per_item_s=0.006788292, fixed_s=0.023251709, max_batch_size=8),
+    servers = {
+        "a": FakeServer((), per_item_s=0.004204136, fixed_s=0.017113417),
+        "b": FakeServer((), per_item_s=0.006788292, fixed_s=0.023251709),
     }
+    for server, most in zip(servers.values(), (4, 8), strict=True):
+        served = [served_model(w, family=family, max_batch_size=most) for family in families for w in (50, 100)]
+        server.models = tuple(served)
+    return servers
 
 
 def draw(
-    seed: int, *, requests: int, gap_s: float, limits: dict[str, int], shed_late: bool
+    seed: int,
+    *,
+    requests: int,
+    gap_s: float,
+    limits: dict[str, int],
+    shed_late: bool,
+    families: Mapping[str, float] = ONE,
 ) -> tuple[ScenarioSettings, Trace]:
     """Return a scenario, and a trace of it with requests of all kinds."""
     rng = np.random.default_rng(seed)
+    several = {name: {"weight": WEIGHTS.get(name, 1.0)} for name in families} if len(families) > 1 else {}
     settings = scenario(
         requests=requests,
         objectives={"in_flight_groups": 1, "shed_late": shed_late, **limits},
         telemetry={"learns": True},
+        families=several,
     )
     arrived_s = np.cumsum(rng.exponential(gap_s, requests)).round(9)
     allowed_s = rng.uniform(0.05, 0.6, requests).round(9)
-    drawn = draw_trace(settings, simulated_fleet(fakes(), LatencyTable()), 0)
+    drawn = draw_trace(settings, simulated_fleet(fakes(families), LatencyTable()), 0)
     return settings, replace(
         drawn,
         arrived_s=arrived_s,
         deadline_s=arrived_s + allowed_s,
         priority=rng.integers(1, 4, requests).astype(float),
         items=rng.integers(1, 4, requests).astype(float),
+        family=rng.choice(len(families), requests, p=list(families.values())).astype(float),
     )
 
 
@@ -93,6 +112,7 @@ def simulated_fleet(servers: dict[str, FakeServer], known: LatencyTable) -> list
                 m.accuracy,
                 tuple(fake.service_s(m.width, n) for n in range(1, m.max_batch_size + 1)),
                 start=known.fits[ServerName(name), m.name] if known.fits else SimulatedModel(m.width, 0, (1.0,)).start,
+                family=m.family,
             )
             for m in fake.models
         )
@@ -103,8 +123,8 @@ def simulated_fleet(servers: dict[str, FakeServer], known: LatencyTable) -> list
 class LiveRun:
     """What a live router does with a trace."""
 
-    def __init__(self, settings: ScenarioSettings, trace: Trace, policy: str) -> None:
-        self._trace = trace
+    def __init__(self, settings: ScenarioSettings, trace: Trace, policy: str, families: Iterable[str] = ONE) -> None:
+        self._trace, self._families = trace, sorted(families)
         objectives = settings.objectives
         self._settings = RouterSettings(
             policy=policy,
@@ -115,13 +135,14 @@ class LiveRun:
             discovery_period_s=1e6,
             retries={"overdue_floor_ms": 1e6},  # type: ignore[arg-type]
             probes=None,
+            family_weights=WEIGHTS,
         )
         self.known = LatencyTable()
         self.outcomes: list[Outcome] = []
 
     async def run(self) -> None:
         """Fill ``known``, with what the router knows before the first request, and ``outcomes``."""
-        named = {ServerName(name): server for name, server in fakes().items()}
+        named = {ServerName(name): server for name, server in fakes(self._families).items()}
         async with Router(self._settings, named, observer=RouterObserver()) as router:
             await asyncio.sleep(1)
             self.known = router.latency
@@ -136,7 +157,8 @@ class LiveRun:
         asked_s = loop.time()
         deadline_ms = float(trace.deadline_s[at] - trace.arrived_s[at]) * 1e3
         try:
-            answer = await router.infer(array, deadline_ms=deadline_ms, priority=int(trace.priority[at]))
+            family, priority = self._families[int(trace.family[at])], int(trace.priority[at])
+            answer = await router.infer(array, family=family, deadline_ms=deadline_ms, priority=priority)
         except CapacityError:
             return Outcome(REFUSED, loop.time() - began_s)
         except DeadlineError:
@@ -145,9 +167,11 @@ class LiveRun:
         return Outcome(answer.server, sent_s, int(answer.width), answer.batch)
 
 
-def simulate(settings: ScenarioSettings, trace: Trace, policy: str, known: LatencyTable) -> list[Outcome]:
+def simulate(
+    settings: ScenarioSettings, trace: Trace, policy: str, known: LatencyTable, families: Iterable[str] = ONE
+) -> list[Outcome]:
     """Return what the simulator does with a trace."""
-    simulation = Simulation(settings, simulated_fleet(fakes(), known), parse_policy(policy), trace=trace)
+    simulation = Simulation(settings, simulated_fleet(fakes(families), known), parse_policy(policy), trace=trace)
     simulation.run()
     requests, names, outcomes = simulation.world.requests, [s.name for s in simulation.servers], list[Outcome]()
     for at in range(len(trace.arrived_s)):
@@ -163,24 +187,24 @@ def simulate(settings: ScenarioSettings, trace: Trace, policy: str, known: Laten
     return outcomes
 
 
+CROWDS = [(0.02, ROOMY, True), (0.006, BOUNDED, True), (0.002, ROOMY, True), (0.008, BOUNDED, False)]
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("policy", ["lert:slack", "slackfit", "sed:slack"])
-@pytest.mark.parametrize(
-    ("gap_s", "limits", "shed_late"),
-    [(0.02, ROOMY, True), (0.006, BOUNDED, True), (0.002, ROOMY, True), (0.008, BOUNDED, False)],
-    ids=["busy", "full and late", "flooded", "full"],
-)
+@pytest.mark.parametrize("families", [ONE, CALM_AND_FLOOD], ids=["one family", "two"])
+@pytest.mark.parametrize(("gap_s", "limits", "shed_late"), CROWDS, ids=["busy", "full and late", "flooded", "full"])
 def test_a_live_router_and_the_simulator_send_the_same_and_refuse_the_same(
-    gap_s: float, limits: dict[str, int], shed_late: bool, policy: str, seed: int
+    gap_s: float, limits: dict[str, int], shed_late: bool, families: Mapping[str, float], policy: str, seed: int
 ) -> None:
-    settings, trace = draw(seed, requests=300, gap_s=gap_s, limits=limits, shed_late=shed_late)
-    live = LiveRun(settings, trace, policy)
+    settings, trace = draw(seed, requests=300, gap_s=gap_s, limits=limits, shed_late=shed_late, families=families)
+    live = LiveRun(settings, trace, policy, families)
     loop = new_virtual_loop(resolution_s=RESOLUTION_S)
     try:
         loop.run_until_complete(live.run())
     finally:
         loop.close()
-    simulated = simulate(settings, trace, policy, live.known)
+    simulated = simulate(settings, trace, policy, live.known, families)
     assert live.outcomes == simulated
     assert [o.at_s for o in live.outcomes] == pytest.approx(
         [o.at_s for o in simulated], abs=5 * RESOLUTION_S, nan_ok=True

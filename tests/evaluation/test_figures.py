@@ -52,6 +52,14 @@ def test_unknown_joules_stay_unknown() -> None:
     assert figures["attributed_j"] is None
 
 
+def test_each_of_several_families_has_its_part_in_time() -> None:
+    models = [linear_model(50, per_item_s=0.01, family=family) for family in ("cats", "dogs")]
+    slow = {"cats": {}, "dogs": {"deadline_ms": 5.0}}
+    taken = take_figures(run(scenario(requests=300, load=0.2, families=slow), servers(1, *models)), seed=0)
+    assert taken.family_ratios == {"cats": pytest.approx(1.0, abs=0.02), "dogs": 0.0}
+    assert take_figures(run(scenario(requests=50), servers(1, models[0])), seed=0).family_ratios == {}
+
+
 def test_a_timeline_shows_arrivals_and_widths_bin_by_bin() -> None:
     simulation = run(scenario(requests=1000, objectives=patient()), servers(1, linear_model(75, per_item_s=0.01)))
     timeline = take_timeline(simulation)

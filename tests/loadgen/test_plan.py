@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.loadgen.plan import Load, arrivals_s
+from orchestrator.loadgen.plan import Load, arrivals_of_families_s, arrivals_s
+from orchestrator.loadgen.target import FamilyShare, parse_families
 
 LOAD = Load("poisson", 500.0, 20.0, 0.1)
 
@@ -62,3 +63,24 @@ def test_a_recorded_workload_is_stretched_to_the_rate(tmp_path: Path) -> None:
 def test_a_workload_that_is_none_is_refused_with_what_is_known(workload: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         arrivals_s(replace(LOAD, workload=workload))
+
+
+def test_families_have_their_shares_of_a_load_and_drift() -> None:
+    cats_s, dogs_s = arrivals_of_families_s(LOAD, [1.0, 3.0])
+    assert np.array_equal(np.sort(np.concatenate([cats_s, dogs_s])), arrivals_s(LOAD))
+    assert len(dogs_s) == pytest.approx(3 * len(cats_s), rel=0.1)
+    drifting = arrivals_of_families_s(LOAD, [1.0, 1.0], drift_amplitude=5.0)
+    counts = np.array([np.histogram(due_s, bins=10, range=(0, LOAD.seconds))[0] for due_s in drifting])
+    assert (counts.min(axis=1) == 0).all(), "each has a time without requests"
+    with pytest.raises(ConfigError, match="1 requests are too few for 2 families"):
+        arrivals_of_families_s(replace(LOAD, rate_rps=0.05, workload="steady", seconds=25.0), [1.0, 1.0])
+
+
+def test_families_are_named_with_a_share_and_a_sample() -> None:
+    found = parse_families(["cats", "dogs:2.5=some/dogs.npz"])
+    assert found == [FamilyShare("cats"), FamilyShare("dogs", 2.5, Path("some/dogs.npz"))]
+    for text in (":2", "cats:", "cats:no", "cats:0", "cats:-1", "cats:nan", "cats:inf", "cats="):
+        with pytest.raises(ConfigError, match="is no NAME"):
+            parse_families([text])
+    with pytest.raises(ConfigError, match="cats is given 2 times"):
+        parse_families(["cats", "cats:2"])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +16,12 @@ from orchestrator.policies.protocol import Binding, Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.layout import HOLD, REJECT
 from orchestrator.simulation.results import summarise
-from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
+from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer, linear_model
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
-from orchestrator.snapshot import ServerName
+from orchestrator.snapshot import Family, ServerName
 from tests.simulation.reference import ReferenceWorld, assert_same
 from tests.simulation.worlds import patient, run, scenario, servers, single
 
@@ -81,6 +81,19 @@ def scenarios(draw: st.DrawFn, requests: int = 60) -> ScenarioSettings:
     return scenario(requests=requests, load=draw(st.floats(0.1, 2)), workload=workload, objectives=objectives)
 
 
+def of_two_families(fleet: Sequence[SimulatedServer]) -> list[SimulatedServer]:
+    """Return a fleet of whose servers the first has the widths of cats and dogs, and every other one those of cats."""
+
+    def models_of(index: int, server: SimulatedServer) -> Iterator[SimulatedModel]:
+        for family in ("cats", "dogs") if index % 2 == 0 else ("cats",):
+            yield from (replace(model, family=Family(family)) for model in server.models)
+
+    return [replace(server, models=tuple(models_of(index, server))) for index, server in enumerate(fleet)]
+
+
+TWO_FAMILIES = {"cats": {"weight": 2.0, "deadline_ms": 30.0}, "dogs": {"share": 3.0}}
+
+
 def without_learning(given: ScenarioSettings) -> ScenarioSettings:
     return given.model_copy(update={"telemetry": given.telemetry.model_copy(update={"learns": False})})
 
@@ -120,6 +133,7 @@ telemetries = st.fixed_dictionaries(
     st.integers(1, 100),
     st.booleans(),
     st.none() | st.just({1: 1, 2: 1}),
+    st.booleans(),
 )
 def test_requests_and_joules_are_conserved_whatever_happens(
     given: ScenarioSettings,
@@ -130,8 +144,11 @@ def test_requests_and_joules_are_conserved_whatever_happens(
     queue_limit: int,
     shed_late: bool,
     priorities: dict[int, float] | None,
+    several: bool,
 ) -> None:
     values = given.model_dump(mode="json")
+    if several:
+        fleet, values["families"] = of_two_families(fleet), TWO_FAMILIES
     values["faults"], values["telemetry"] = wrong, telemetry
     values["objectives"] |= {"queue_limit": queue_limit, "request_timeout_s": 5.0, "shed_late": shed_late}
     values["workload"]["priorities"] = priorities
@@ -146,7 +163,10 @@ def test_requests_and_joules_are_conserved_whatever_happens(
     }
     answered = requests[sim.STATUS] == sim.ANSWERED
     assert (requests[sim.ANSWERED_S] >= requests[sim.ARRIVED_S]).all()
-    assert world.state[sim.WAITING_ITEMS] == world.state[sim.QUEUE_ITEMS] == 0
+    assert world.state[sim.WAITING_ITEMS] == 0
+    assert not world.queues[sim.QUEUE_ITEMS].any()
+    assert not world.queues[sim.QUEUE_BOUND_ITEMS].any()
+    assert sum(family.requests for family in result.families) == (given.workload.requests if several else 0)
     assert simulation.now_s == result.duration_s == requests[sim.ANSWERED_S].max()
     assert sum(s.items for s in result.servers) == answered.sum() * given.workload.items
     assert (requests[sim.ATTEMPTS][answered] >= 1).all()

@@ -25,6 +25,14 @@ from orchestrator.simulation.scenario.settings import load_scenario
 
 _DEFAULT_POLICIES = ("random", "jsq", "lert", "lert:narrowest", "lert:slack", "slackfit", RouterSettings().policy)
 """Dispatch without widths, both extremes of width, two rules of the literature, and a router's default."""
+_FAMILY_COLUMNS = (
+    ("requests", "requests", 1.0, ".0f"),
+    ("in time", "attainment_ratio", 1.0, ".2%"),
+    ("alone", "alone_ratio", 1.0, ".2%"),
+    ("right in time", "effective_accuracy", 1.0, ".4f"),
+    ("accuracy", "accuracy", 1.0, ".4f"),
+    ("p99 ms", "p99_s", 1e3, ".2f"),
+)
 _MIN_COLUMNS = 135
 _COLUMNS = (
     ("right in time", "effective_accuracy", 1.0, ".4f"),
@@ -46,6 +54,7 @@ _COLUMNS = (
 @click.option("--seeds", default=1, type=click.IntRange(1), help="Traces, from seed 0 on.")
 @click.option("--load", "load_ratio", type=click.FloatRange(0, min_open=True), help="In place of the scenario's.")
 @click.option("--requests", type=click.IntRange(1), help="In place of the scenario's.")
+@click.option("--alone", is_flag=True, help="Of several families, run the requests of each without the others' too.")
 @click.option("--out", type=FILE, help="Save every figure as JSON.")
 @click.option("--plot", type=FILE, help="Save accuracy over p99 as a picture.")
 def simulate(
@@ -54,6 +63,7 @@ def simulate(
     seeds: int,
     load_ratio: float | None,
     requests: int | None,
+    alone: bool,
     out: Path | None,
     plot: Path | None,
 ) -> None:
@@ -68,8 +78,9 @@ def simulate(
     settings, servers = load_scenario(path)
     settings = change_workload(settings, load_ratio=load_ratio, requests=requests)
     parsed = [parse_policy(name) for name in policies or _DEFAULT_POLICIES]
-    found = compare_policies(settings, servers, parsed, seeds=seeds)
+    found = compare_policies(settings, servers, parsed, seeds=seeds, alone=alone)
     _print(found, settings.name)
+    _print_families(found)
     if out is not None:
         values = {
             "scenario": settings.model_dump(mode="json"),
@@ -98,6 +109,24 @@ def _print(found: Comparison, name: str) -> None:
         right = mean_of([result.effective_accuracy for result in found.by_policy()[policy]])
         cells.insert(1, f"{right.most - right.value:.4f}" if math.isfinite(right.most) else "-")
         table.add_row(policy, *cells)
+    wide_console(_MIN_COLUMNS).print(table)
+
+
+def _print_families(found: Comparison) -> None:
+    families = found.family_averages()
+    if not families:
+        return
+    headings = ["family", *(heading for heading, *_ in _FAMILY_COLUMNS)]
+    table = figures_table(
+        "Each family; alone: in time while nobody asks for the others",
+        headings,
+        names=(Column("policy", no_wrap=True),),
+    )
+    for (policy, family), means in families.items():
+        scaled = ((means[name], scale, form) for _, name, scale, form in _FAMILY_COLUMNS)
+        table.add_row(
+            policy, family, *(say_figure(None if mean is None else scale * mean, form) for mean, scale, form in scaled)
+        )
     wide_console(_MIN_COLUMNS).print(table)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import wraps
@@ -21,12 +21,20 @@ from orchestrator.cli.research.output import say_figure, wide_console
 from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
 from orchestrator.loadgen.comparison import Result, compare, standings
 from orchestrator.loadgen.judge import TOP_1
-from orchestrator.loadgen.plan import KINDS, Load, check_load
+from orchestrator.loadgen.plan import KINDS, Load, arrivals_of_families_s, check_load
 from orchestrator.loadgen.records import Summary
-from orchestrator.loadgen.run import Measured, measure
+from orchestrator.loadgen.run import Measured, Part, measure, measure_parts
 from orchestrator.loadgen.sample import Sample
 from orchestrator.loadgen.sample_files import read_sample
-from orchestrator.loadgen.target import SetUp, Target, find_target, only_place, parse_set_ups
+from orchestrator.loadgen.target import (
+    FamilyShare,
+    SetUp,
+    Target,
+    find_target,
+    only_place,
+    parse_families,
+    parse_set_ups,
+)
 from orchestrator.reporting.outputs import write_file
 
 _COLUMNS = (
@@ -65,9 +73,9 @@ class _Options:
             Load(self.workload, rate_rps, self.seconds, deadline_s, warm_up_s=self.warm_up_s, seed=self.seed)
         )
 
-    def sample(self, target: Target) -> Sample:
-        """Return what is sent to a target; raises ConfigError when it takes something else."""
-        return read_sample(self.sample_path, target, metric=self.metric, output=self.output, resize=self.resize)
+    def sample(self, target: Target, path: Path | None = None) -> Sample:
+        """Return what is sent to a target, from a file of its own or that of all; raises ConfigError as read_sample."""
+        return read_sample(path or self.sample_path, target, metric=self.metric, output=self.output, resize=self.resize)
 
 
 def _load_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -114,6 +122,22 @@ def _load_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--http", "http_address", help="HOST:PORT of a gateway's or a Triton's HTTP; with + between several.")
 @click.option("--fleet", type=PATH, help="A fleet file: a router in the sender's own process.")
 @click.option("--model", default="fashion", help="Family or model to ask for.")
+@click.option(
+    "--family",
+    "families",
+    multiple=True,
+    help="NAME[:SHARE][=SAMPLE] in place of --model: its part of the requests, relative to the others', and what is "
+    "sent to it. Several times for several at once.",
+)
+@click.option(
+    "--drift",
+    type=click.FloatRange(0, 1000),
+    default=0.0,
+    help="How far the popularity of families swings around their shares; above 1 each has times without requests.",
+)
+@click.option(
+    "--drift-periods", type=click.FloatRange(min=0, min_open=True), default=1.0, help="How often it goes round."
+)
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=100.0, help="Requests a second.")
 @_load_options
 @click.pass_context
@@ -123,6 +147,9 @@ def bench(
     http_address: str | None,
     fleet: Path | None,
     model: str,
+    families: tuple[str, ...],
+    drift: float,
+    drift_periods: float,
     rate: float,
     options: _Options,
 ) -> None:
@@ -136,6 +163,7 @@ def bench(
       slimsched up &
       slimsched bench --grpc 127.0.0.1:8081 --rate 500 --deadline-ms 100
       slimsched bench --grpc 127.0.0.1:8081 --workload burst:1000
+      slimsched bench --grpc 127.0.0.1:8081 --family cats=cats.npz --family dogs:2=dogs.npz --drift 2
     """
     if context.invoked_subcommand is not None:
         return
@@ -143,19 +171,29 @@ def bench(
     load = options.load(rate)
     console = Console(stderr=True)
 
-    async def run() -> tuple[Measured, str | None]:
-        target = await find_target(kind, place, model)
-        sample = options.sample(target)
-        with _progress(console, f"{rate:g}/s {options.workload}", options.seconds) as progress:
-            measured = await measure(target, load, sample, senders=options.senders, progress=progress)
-        return measured, sample.metric
+    asked = parse_families(families) or [FamilyShare(model)]
+    shares = [family.share for family in asked]
 
-    found, metric = asyncio.run(run())
-    if found.is_cut:
+    async def run() -> tuple[list[Measured], list[Sample]]:
+        targets = [await find_target(kind, place, family.name) for family in asked]
+        samples = [options.sample(target, family.sample) for target, family in zip(targets, asked, strict=True)]
+        dues_s = arrivals_of_families_s(load, shares, drift_amplitude=drift, drift_periods=drift_periods)
+        parts = [Part(*part) for part in zip(targets, samples, dues_s, strict=True)]
+        with _progress(console, f"{rate:g}/s {options.workload}", options.seconds) as progress:
+            return await measure_parts(parts, load, senders=options.senders, progress=progress), samples
+
+    found, samples = asyncio.run(run())
+    if any(measured.is_cut for measured in found):
         console.print("interrupted; these are the figures of what was sent")
-    _say_metric(console, metric)
-    _show(found.summary, found.senders_cores, as_json=options.as_json)
-    _save(options.out, {"load": asdict(load), "metric": metric, **asdict(found)})
+    _say_metrics(console, samples)
+    by_name = {family.name: measured for family, measured in zip(asked, found, strict=True)}
+    if families:
+        _show_families(by_name, as_json=options.as_json)
+        saved = [{"family": name, **asdict(measured)} for name, measured in by_name.items()]
+        _save(options.out, {"load": asdict(load), "drift": [drift, drift_periods], "families": saved})
+        return
+    _show(found[0].summary, found[0].senders_cores, as_json=options.as_json)
+    _save(options.out, {"load": asdict(load), "metric": samples[0].metric, **asdict(found[0])})
 
 
 @bench.command("compare")
@@ -250,6 +288,18 @@ def _show(summary: Summary, senders_cores: float, *, as_json: bool) -> None:
         "when they were due",
         highlight=False,
     )
+
+
+def _show_families(found: Mapping[str, Measured], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({name: asdict(measured.summary) for name, measured in found.items()}))
+        return
+    table = Table("family", "requests", *(heading for heading, *_ in _COLUMNS))
+    for name, measured in found.items():
+        summary = measured.summary
+        cells = [_cell(getattr(summary, column), scale, form) for _, column, scale, form in _COLUMNS]
+        table.add_row(name, f"{summary.requests:,}", *cells)
+    wide_console().print(table)
 
 
 def _show_results(results: Sequence[Result], *, as_json: bool) -> None:

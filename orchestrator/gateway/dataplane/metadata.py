@@ -54,8 +54,7 @@ class MetadataAnswers:
         require_version(family, request.version)
         answer = await self._query_width(family, method)
         if method == "ModelConfig":
-            widths = self._model_index.widths(family.name)
-            merge_config(answer.config, family, {width: model.accuracy for width, model in widths.items()})
+            merge_config(answer.config, family, self._model_index.widths(family.name))
         else:
             answer.name = family.name
             answer.versions[:] = [VERSION]

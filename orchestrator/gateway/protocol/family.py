@@ -5,9 +5,10 @@ Checks and their words are Triton's, so that a client that was written for one m
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -364,16 +365,22 @@ def _add_varying(parameters: Any, answer: Answer) -> None:
         parameters["slim_energy_j"].double_param = answer.energy_j
 
 
-def merge_config(config: Message, family: FamilyModel, widths: Mapping[int, float]) -> None:
-    """Turn the ModelConfig of one width into that of its family, in place.
+def merge_config(config: Message, family: FamilyModel, widths: Mapping[int, ServedModel]) -> None:
+    """Turn the ModelConfig of one width into that of its family, in place; ``widths`` are all of them, at least one.
 
     What differs from width to width goes; ``slim.widths`` and ``slim.accuracies`` list all of them, comma-separated.
+    What only the fleet file says of images and classes is said here too.
     """
     config.name = family.name
     config.max_batch_size = family.max_batch_size if family.is_batching else 0
     for name in _PER_WIDTH:
         config.parameters.pop(name, None)
     config.parameters["slim.widths"].string_value = ",".join(map(str, widths))
-    config.parameters["slim.accuracies"].string_value = ",".join(f"{accuracy:g}" for accuracy in widths.values())
+    config.parameters["slim.accuracies"].string_value = ",".join(f"{model.accuracy:g}" for model in widths.values())
+    model = next(iter(widths.values()))
+    if model.preprocessing is not None and "slim.preprocessing" not in config.parameters:
+        config.parameters["slim.preprocessing"].string_value = json.dumps(asdict(model.preprocessing), sort_keys=True)
+    if model.labels and "slim.labels" not in config.parameters:
+        config.parameters["slim.labels"].string_value = json.dumps(model.labels)
     del config.model_warmup[:]
     del config.instance_group[:]

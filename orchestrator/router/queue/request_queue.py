@@ -19,8 +19,10 @@ from orchestrator.policies.family_turns import FamilyTurns
 from orchestrator.policies.queue_rules import (
     UNKNOWN,
     QueueEstimate,
+    has_to_leave,
     is_beyond_limits,
     is_mostly_gone,
+    leaving_rank,
     order_key,
     sample_step,
     tail_index,
@@ -227,10 +229,8 @@ class RequestQueues:
     ) -> list[PendingRequest] | None:
         """Return the waiting requests that must go for another one of a family to fit; None when there are not enough.
 
-        The least important goes first; of equal priority, one of the family that fills most of the queue for its
-        weight, the other one counted, and there the one that is due last. Of its own family only what comes after
-        ``before``, the other one's ``order_key``, may have to go; of others what is less important, and of the one that
-        fills most also what is as important. The limits are those of what may wait together.
+        Who goes first is said by ``leaving_rank``, the other one counted, and who may have to by ``has_to_leave``;
+        ``before`` is the other one's ``order_key``. The limits are those of what may wait together.
         """
         items += self.backlog.items
         size_bytes += self.backlog.size_bytes
@@ -276,13 +276,9 @@ class RequestQueues:
                 heapq.heappop(heap)
             if not heap:
                 continue
-            priority, deadline_s = -heap[0][0], -heap[0][1]
-            if other == family:
-                has_to_go = (priority, deadline_s) > before
-            else:
-                has_to_go = priority > before[0] or (other == most and priority == before[0])
-            if has_to_go:
-                ranks[priority, filled.get(other, 0.0), deadline_s] = other
+            key = -heap[0][0], -heap[0][1]
+            if has_to_leave(key, before, other == family, other == most):
+                ranks[leaving_rank(key, filled.get(other, 0.0))] = other
         return ranks[max(ranks)] if ranks else None
 
     def _filled(self, limit_items: int, limit_bytes: float) -> dict[Family | None, float]:

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from orchestrator.errors import ConfigError
 from orchestrator.policies.protocol import Policy
 from orchestrator.simulation.bounds.batch_control import BatchServer
 from orchestrator.simulation.bounds.clairvoyant import Clairvoyant, plan_window
 from orchestrator.simulation.scenario.capacity import least_joules, most_accuracy
 from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings, TelemetrySettings
+from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings, TelemetrySettings, eligible_fleet
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.utility import make_utility
@@ -46,13 +47,16 @@ class FluidBounds:
 def find_fluid_bounds(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> FluidBounds:
     """Return the most accuracy, and the least joules at some accuracies up to it."""
     rate_rps = draw_trace(settings, servers, 0).rate_rps
-    most = most_accuracy(servers, rate_rps, min_accuracy=settings.objectives.min_accuracy)
+    shares = settings.family_shares()
+    most = most_accuracy(eligible_fleet(settings, servers), rate_rps, shares=shares)
     if most is None:
         return FluidBounds(rate_rps, None, ())
     least = min(m.accuracy for s in servers for m in s.models)
     # The last point a hair below the most, which rounding would make impossible.
     points = [least + (most - 1e-9 - least) * at / (_POINTS - 1) for at in range(_POINTS)]
-    return FluidBounds(rate_rps, most, tuple((point, least_joules(servers, rate_rps, point)) for point in points))
+    return FluidBounds(
+        rate_rps, most, tuple((point, least_joules(servers, rate_rps, point, shares=shares)) for point in points)
+    )
 
 
 def find_control_limits(
@@ -103,8 +107,10 @@ def measure_window(
     """Return what a clairvoyant and each policy earn of a trace's first requests.
 
     Raises:
-        ConfigError: as ``plan_window``, when a clairvoyant can't plan for this fleet.
+        ConfigError: as ``plan_window``, when a clairvoyant can't plan for this fleet, or it has several families.
     """
+    if settings.families:
+        raise ConfigError(f"{settings.name}: a clairvoyant plans for one family; leave out the others, or --windows 0")
     quiet = [replace(s, models=tuple(replace(m, sigma=0.0) for m in s.models)) for s in servers]
     changed = {"faults": FaultSettings(), "telemetry": TelemetrySettings()}
     settings = settings.with_workload(requests=requests, items=1).model_copy(update=changed)

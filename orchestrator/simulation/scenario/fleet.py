@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
@@ -21,14 +22,16 @@ from orchestrator.policies.fleet.qualities import relative_quality
 from orchestrator.profile.document import ModelProfile, ServerProfile
 from orchestrator.profile.fit import LatencyFit
 from orchestrator.profile.start import PRIOR_ITEMS, prior_fit, weigh_batches
-from orchestrator.snapshot import ServerName, Width
+from orchestrator.snapshot import Family, ServerName, Width
 
+ONE_FAMILY: Final = Family("simulated")
+"""The family of whoever does not say."""
 _P99 = 2.3263478740408408  # of the standard normal distribution
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedModel:
-    """One width of a server.
+    """One width of a family on a server.
 
     Attributes:
         service_s: mean time of a batch of 1, 2, … items; its length is the most items of a batch.
@@ -39,6 +42,7 @@ class SimulatedModel:
         load_s, load_w: Seconds and watts of a load. No run depends on them; a scenario's digest does
             (``digest_scenario``).
         delay_s: from the end of a batch until the router has its answer, while the next one runs.
+        family: whose width it is.
     """
 
     width: Width
@@ -52,6 +56,7 @@ class SimulatedModel:
     load_w: float = 0.0
     instance_bytes: int = 0
     delay_s: float = field(default=0.0, repr=False)  # digest_scenario adds it where there is any
+    family: Family = field(default=ONE_FAMILY, repr=False)  # likewise, where there are several
 
     @property
     def max_batch_size(self) -> int:
@@ -66,7 +71,7 @@ class SimulatedModel:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedServer:
-    """One server, with its widths ascending and the watts that it draws while it is up; None while unknown."""
+    """One server, with its widths by family, ascending, and the watts that it draws while up; None while unknown."""
 
     name: ServerName
     models: tuple[SimulatedModel, ...]
@@ -84,6 +89,7 @@ def linear_model(
     fixed_j: float = 0.0,
     instances: int = 1,
     sigma: float = 0.0,
+    family: str = ONE_FAMILY,
 ) -> SimulatedModel:
     """Return a width whose batches of n take per_item_s · n + fixed_s, and per_item_j · n + fixed_j above idle.
 
@@ -99,27 +105,38 @@ def linear_model(
         instances,
         sigma,
         weigh_batches([(n, service_s[n - 1]) for n in (1, min(PRIOR_ITEMS, max_batch_size))]),
+        family=Family(family),
     )
 
 
 def server_from_profile(profile: ServerProfile, name: str) -> SimulatedServer:
     """Return a server that behaves as a profile says."""
-    models = tuple(_model_from_profile(m) for m in sorted(profile.models, key=lambda m: m.width))
+    models = tuple(_model_from_profile(m) for m in sorted(profile.models, key=lambda m: (m.family, m.width)))
     return SimulatedServer(ServerName(name), models, profile.idle.power_w)
 
 
-def qualities_of(servers: Sequence[SimulatedServer]) -> list[float]:
-    """Return the qualities of all widths of a fleet."""
-    return [model.accuracy for server in servers for model in server.models]
+def families_of(servers: Sequence[SimulatedServer]) -> list[Family]:
+    """Return the names of all families of a fleet, ascending."""
+    return sorted({model.family for server in servers for model in server.models})
+
+
+def qualities_of(servers: Sequence[SimulatedServer]) -> dict[Family, list[float]]:
+    """Return the qualities of all widths of a fleet, by family."""
+    found: dict[Family, list[float]] = {family: [] for family in families_of(servers)}
+    for server in servers:
+        for model in server.models:
+            found[model.family].append(model.accuracy)
+    return found
 
 
 def with_relative_qualities(servers: Sequence[SimulatedServer]) -> tuple[SimulatedServer, ...]:
     """Return a fleet with qualities as live policies see them, so that figures and bounds are of one scale, 0..1."""
     known = qualities_of(servers)
-    return tuple(
-        replace(server, models=tuple(replace(m, accuracy=relative_quality(m.accuracy, known)) for m in server.models))
-        for server in servers
-    )
+
+    def relative(model: SimulatedModel) -> SimulatedModel:
+        return replace(model, accuracy=relative_quality(model.accuracy, known[model.family]))
+
+    return tuple(replace(server, models=tuple(map(relative, server.models))) for server in servers)
 
 
 def check_fleet(servers: Sequence[SimulatedServer]) -> None:
@@ -134,9 +151,12 @@ def check_fleet(servers: Sequence[SimulatedServer]) -> None:
     for server in servers:
         if names.count(server.name) > 1:
             raise ConfigError(f"fleet.servers: the name {server.name!r} is used twice; names must be unique")
-        widths = [m.width for m in server.models]
-        if not widths or len(set(widths)) < len(widths):
-            raise ConfigError(f"fleet.servers: {server.name} has widths {widths}; give each once, and at least one")
+        if not server.models:
+            raise ConfigError(f"fleet.servers: {server.name} has no widths; give it one at least")
+        for family in families_of([server]):
+            widths = [m.width for m in server.models if m.family == family]
+            if len(set(widths)) < len(widths):
+                raise ConfigError(f"fleet.servers: {server.name} has widths {widths} of {family}; give each once")
 
 
 def _model_from_profile(model: ModelProfile) -> SimulatedModel:
@@ -156,6 +176,7 @@ def _model_from_profile(model: ModelProfile) -> SimulatedModel:
         sigma=float(np.median([lognormal_sigma(b.p99_s / b.mean_s) for b in model.batches])),
         start=prior_fit(model),
         delay_s=delay_s,
+        family=Family(model.family),
     )
     if changes is None:
         return built

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,71 +17,33 @@ from pydantic import Field, model_validator
 from orchestrator.config.section import Name, Section, parse_settings
 from orchestrator.errors import ConfigError
 from orchestrator.policies.fleet.qualities import relative_quality
-from orchestrator.profile.document import read_profile
 from orchestrator.simulation.scenario import workloads
 from orchestrator.simulation.scenario.fleet import (
+    SimulatedModel,
     SimulatedServer,
     check_fleet,
-    linear_model,
     qualities_of,
-    server_from_profile,
     with_relative_qualities,
 )
 from orchestrator.simulation.scenario.hosts import HostSettings, check_hosts
-from orchestrator.snapshot import ServerName
+from orchestrator.simulation.scenario.popularity import mean_shares
+from orchestrator.simulation.scenario.server_settings import ServerSettings, servers_of
+from orchestrator.snapshot import Family
 
 Shares = dict[Annotated[int, Field(ge=1, le=1000)], Annotated[float, Field(gt=0)]]
 
 
-class WidthSettings(Section):
-    """A width of a server that is written out."""
+class FamilySettings(Section):
+    """One of several families; what it leaves out is as for all."""
 
-    accuracy: float | None = Field(default=None, allow_inf_nan=False)
-    """Of any scale, the larger the better; None: the width itself as a ratio, a placeholder."""
-    item_ms: float = Field(gt=0)
-    """An item adds this to a batch."""
-    group_ms: float = Field(default=0, ge=0)
-    """And this a batch takes besides."""
-    max_batch_size: int = Field(default=32, ge=1, le=4096)
-    """Items of a batch at the most."""
-    instances: int = Field(default=1, ge=1)
-    """That serve it."""
-    item_mj: float | None = Field(default=None, ge=0)
-    """Millijoules that an item adds, above idle; None: unknown."""
-    group_mj: float = Field(default=0, ge=0)
-    """And a batch besides."""
-    sigma: float = Field(default=0, ge=0, le=2)
-    """Of the lognormal factor of service times."""
-
-
-class ServerSettings(Section):
-    """One server, or ``count`` like ones."""
-
-    name: Name
-    """With ``count`` above 1 a number is put behind it."""
-    count: int = Field(default=1, ge=1, le=100_000)
-    """How many of them."""
-    profile: Path | None = None
-    """A profile.json, relative to the scenario's file; else ``widths``."""
-    profile_server: str | None = None
-    """Which server of the profile; None: its only one."""
-    widths: dict[Annotated[int, Field(ge=1, le=100)], WidthSettings] | None = None
-    """By percentage."""
-    idle_w: float | None = Field(default=None, ge=0)
-    """Drawn while up; None: what the profile says, or unknown."""
-
-    @model_validator(mode="after")
-    def _is_described_once(self) -> ServerSettings:
-        if (self.profile is None) == (not self.widths):
-            raise ValueError(f"server {self.name!r} needs either profile or widths")
-        return self
-
-    def names(self) -> list[str]:
-        """Return the name of each of them."""
-        if self.count == 1:
-            return [self.name]
-        digits = len(str(self.count - 1))
-        return [f"{self.name}{index:0{digits}d}" for index in range(self.count)]
+    share: float = Field(default=1.0, gt=0)
+    """Of the requests, relative to the others'."""
+    weight: float = Field(default=1.0, gt=0)
+    """As ``router.family_weights`` in fleet.yaml."""
+    deadline_ms: float | None = Field(default=None, gt=0)
+    """From arrival; None: that of the objectives."""
+    min_accuracy: float = Field(default=0.0, allow_inf_nan=False)
+    """Only widths of at least this accuracy, on the family's own scale; left out: any."""
 
 
 class WorkloadSettings(Section):
@@ -98,6 +61,10 @@ class WorkloadSettings(Section):
     """In each request."""
     priorities: Shares | None = Field(default=None, min_length=1)
     """How many requests have which priority, relative to each other; 1 is served first. None: all have the same."""
+    drift_amplitude: float = Field(default=0.0, ge=0, le=1000)
+    """How far the popularity of families swings around their shares; above 1 each has times without requests."""
+    drift_periods: float = Field(default=1.0, gt=0)
+    """How often popularity goes round, over all requests."""
     cv2: float = Field(default=4.0, ge=0, le=1000)
     """Of gamma gaps: squared coefficient of variation."""
     rates: tuple[float, ...] = Field(default=(0.5, 2.0), min_length=1)
@@ -204,6 +171,8 @@ class ScenarioSettings(Section):
     name: str = Field(min_length=1)
     """For tables and files."""
     servers: tuple[ServerSettings, ...] = Field(min_length=1)
+    families: dict[Name, FamilySettings] = Field(default_factory=dict)
+    """Those that share the servers. Without any all widths are of one family, whatever profiles call it."""
     workload: WorkloadSettings = WorkloadSettings()
     objectives: ObjectiveSettings = ObjectiveSettings()
     faults: FaultSettings = FaultSettings()
@@ -214,7 +183,22 @@ class ScenarioSettings(Section):
     @model_validator(mode="after")
     def _has_hosts_that_can_be(self) -> ScenarioSettings:
         check_hosts(self.hosts, [server.name for server in self.servers])
+        for server in self.servers:
+            for family in server.families or ():
+                if family not in self.families:
+                    raise ValueError(f"server {server.name!r} has widths of {family!r}; name it in families as well")
+        if self.families and self.objectives.min_accuracy != 0:
+            raise ValueError("objectives.min_accuracy is of one family's scale; of several give each its own")
         return self
+
+    def family_shares(self) -> dict[Family, float] | None:
+        """Return the part of all requests that is each family's, by name, ascending; None where there is one family."""
+        if not self.families:
+            return None
+        names = sorted(self.families)
+        workload, shares = self.workload, [self.families[name].share for name in names]
+        means = mean_shares(shares, amplitude=workload.drift_amplitude, periods=workload.drift_periods)
+        return {Family(name): share for name, share in zip(names, means, strict=True)}
 
     def core_ratios(self, host: HostSettings) -> dict[str, float]:
         """Return which part of their time batches need a core for, by the names of a host's servers."""
@@ -254,17 +238,39 @@ def parse_scenario(text: str, *, source: str, folder: Path) -> tuple[ScenarioSet
         settings = settings.with_workload(file=folder / settings.workload.file)
     hosts = tuple(host.with_files(folder) for host in settings.hosts)
     settings = settings.model_copy(update={"hosts": hosts})
-    fleet = tuple(server for entry in settings.servers for server in _servers(entry, folder))
+    fleet = tuple(server for entry in settings.servers for server in servers_of(entry, folder, settings.families))
     check_fleet(fleet)
-    objectives = _relative(settings.objectives, qualities_of(fleet))
-    return settings.model_copy(update={"objectives": objectives}), with_relative_qualities(fleet)
+    known = qualities_of(fleet)
+    for name in settings.families:
+        if name not in known:
+            raise ConfigError(f"{source}: families: no server has widths of {name}; there are {', '.join(known)}")
+    objectives = settings.objectives
+    if not settings.families and "min_accuracy" in objectives.model_fields_set:
+        (qualities,) = known.values()
+        objectives = objectives.model_copy(update={"min_accuracy": _relative(objectives.min_accuracy, qualities)})
+    families = {
+        name: family.model_copy(update={"min_accuracy": _relative(family.min_accuracy, known[Family(name)])})
+        if "min_accuracy" in family.model_fields_set
+        else family
+        for name, family in settings.families.items()
+    }
+    changed = settings.model_copy(update={"objectives": objectives, "families": families})
+    return changed, with_relative_qualities(fleet)
 
 
-def _relative(objectives: ObjectiveSettings, qualities: Sequence[float]) -> ObjectiveSettings:
-    if "min_accuracy" not in objectives.model_fields_set:
-        return objectives
-    least = max(0.0, relative_quality(objectives.min_accuracy, qualities))
-    return objectives.model_copy(update={"min_accuracy": least})
+def _relative(bound: float, qualities: Sequence[float]) -> float:
+    """Return the least quality that counts, on the scale of policies."""
+    return max(0.0, relative_quality(bound, qualities))
+
+
+def eligible_fleet(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> tuple[SimulatedServer, ...]:
+    """Return a scenario's fleet with only those widths that requests take."""
+
+    def is_taken(model: SimulatedModel) -> bool:
+        bound = settings.families.get(model.family, settings.objectives)
+        return model.accuracy >= bound.min_accuracy
+
+    return tuple(replace(server, models=tuple(filter(is_taken, server.models))) for server in servers)
 
 
 def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> str:
@@ -279,6 +285,10 @@ def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServe
     }  # newer keys at their defaults, so that older digests stay
     if not settings.hosts:
         excluded["hosts"] = True
+    if not settings.families:
+        excluded["families"] = True
+        excluded["workload"] |= {"drift_amplitude", "drift_periods"}
+        excluded["servers"] = {"__all__": {"families"}}
     if settings.workload.priorities is None:
         excluded["workload"].add("priorities")
     if not settings.objectives.shed_late:
@@ -287,43 +297,9 @@ def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServe
     delays_s = [[model.delay_s for model in server.models] for server in servers]
     if any(any(row) for row in delays_s):
         text += repr(delays_s)  # only then, so that the digests of all others stay what they were
+    if settings.families:
+        text += repr([[model.family for model in server.models] for server in servers])
     if settings.workload.file is not None:
         settings.workload.shape()
         text += settings.workload.file.read_text()
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _servers(settings: ServerSettings, folder: Path) -> list[SimulatedServer]:
-    one = _server(settings, folder)
-    return [SimulatedServer(ServerName(name), one.models, one.idle_w) for name in settings.names()]
-
-
-def _server(settings: ServerSettings, folder: Path) -> SimulatedServer:
-    if settings.profile is None:
-        models = tuple(
-            linear_model(
-                width,
-                per_item_s=w.item_ms / 1e3,
-                fixed_s=w.group_ms / 1e3,
-                max_batch_size=w.max_batch_size,
-                accuracy=w.accuracy,
-                per_item_j=None if w.item_mj is None else w.item_mj / 1e3,
-                fixed_j=w.group_mj / 1e3,
-                instances=w.instances,
-                sigma=w.sigma,
-            )
-            for width, w in sorted((settings.widths or {}).items())
-        )
-        return SimulatedServer(ServerName(settings.name), models, settings.idle_w)
-    profile = read_profile(folder / settings.profile)
-    names = ", ".join(s.name for s in profile.servers)
-    if settings.profile_server is None and len(profile.servers) > 1:
-        raise ConfigError(f"servers: {settings.name}: name one of the profile's servers in profile_server: {names}")
-    found = profile.servers[0] if settings.profile_server is None else profile.server(settings.profile_server)
-    if found is None:
-        raise ConfigError(
-            f"servers: {settings.name}: no server {settings.profile_server!r} in the profile, only {names}"
-        )
-    server = server_from_profile(found, settings.name)
-    idle_w = server.idle_w if settings.idle_w is None else settings.idle_w
-    return SimulatedServer(server.name, server.models, idle_w)

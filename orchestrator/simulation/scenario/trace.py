@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.hosts import HostSettings
-from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings, TelemetrySettings
+from orchestrator.simulation.scenario.popularity import draw_families
+from orchestrator.simulation.scenario.settings import (
+    FaultSettings,
+    ScenarioSettings,
+    TelemetrySettings,
+    eligible_fleet,
+)
 from orchestrator.simulation.scenario.workloads import scaled
 from orchestrator.simulation.world import columns as sim
 
@@ -26,6 +32,7 @@ Floats = NDArray[np.float64]
 COMMON_STEPS: Final = 8
 """Of ``Trace.common``, in the time in which it is mostly forgotten."""
 _MOST_DRAIN_S = 60.0
+_OF_REQUESTS: Final = ("arrived_s", "deadline_s", "priority", "items", "family", "noise", "wakes")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +43,7 @@ class Trace:
     deadline_s: Floats
     priority: Floats  # 1 is the highest
     items: Floats
+    family: Floats  # by index, in the order of names
     noise: Floats  # standard normal
     wakes: Floats  # exponential of mean 1
     uniforms: Floats  # [2, requests], in [0, 1)
@@ -51,11 +59,12 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
     Raises:
         ConfigError: when the load can't be scaled, because no server serves what is asked for.
     """
-    arrivals, noise, uniforms, faults, reports, beliefs, priorities, hosts = (
-        np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(8)
+    arrivals, noise, uniforms, faults, reports, beliefs, priorities, hosts, families = (
+        np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(9)
     )
     workload, objectives = settings.workload, settings.objectives
-    most_rps = capacity_rps(servers, width=workload.load_of_width, min_accuracy=objectives.min_accuracy)
+    shares = settings.family_shares()
+    most_rps = capacity_rps(eligible_fleet(settings, servers), width=workload.load_of_width, shares=shares)
     rate_rps = workload.load_ratio * most_rps
     count = workload.requests
     arrived_s = scaled(workload.shape(), count, rate_rps / workload.items, arrivals)
@@ -74,9 +83,15 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
     schedule[fields] = np.array(sorted(entries), dtype=float).reshape(-1, len(fields)).T
     schedule[sim.ORDER] = np.arange(len(entries))
     sigma = settings.telemetry.noise
+    family = np.zeros(count)
+    if shares is not None:
+        own = [settings.families[name].share for name in shares]
+        drift = {"amplitude": workload.drift_amplitude, "periods": workload.drift_periods}
+        family = draw_families(arrived_s / max(float(arrived_s[-1]), 1e-300), own, families, **drift)
     return Trace(
         arrived_s=arrived_s,
-        deadline_s=arrived_s + objectives.deadline_ms / 1e3,
+        deadline_s=arrived_s + _allowed_s(settings)[family.astype(int)],
+        family=family,
         priority=_priorities(workload.priorities, count, priorities),
         items=np.full(count, float(workload.items)),
         noise=noise.standard_normal(count),
@@ -87,6 +102,19 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
         common=_common(settings.hosts, horizon_s, commons),
         rate_rps=rate_rps,
     )
+
+
+def only_family(trace: Trace, family: int) -> Trace:
+    """Return the requests of one family, by index, at least one, in the same world; ``rate_rps`` stays that of all."""
+    kept = trace.family == family
+    own = {name: getattr(trace, name)[kept] for name in _OF_REQUESTS}
+    return replace(trace, uniforms=trace.uniforms[:, kept], **own)
+
+
+def _allowed_s(settings: ScenarioSettings) -> Floats:
+    """Return the time from arrival to deadline of each family's requests."""
+    given_ms = [settings.families[name].deadline_ms for name in sorted(settings.families)] or [None]
+    return np.array([(settings.objectives.deadline_ms if ms is None else ms) / 1e3 for ms in given_ms])
 
 
 def _priorities(shares: Mapping[int, float] | None, count: int, rng: np.random.Generator) -> Floats:

@@ -9,12 +9,15 @@
 - **hosts** [field, host]: what servers, router and other processes share.
 - **factors** [host, entry]: residuals of a host, ascending; **common** [host, step]: what its batches have in common.
 - **inbox** [field, entry]: a ring of batches whose answers the router has not read.
+- **queues** [field, family]: of each family's queue, behind the fields of orchestrator.policies.family_turns.
 - **state** [field]: of the loop.
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+from orchestrator.policies.family_turns import TURN_FIELDS
 
 ARRIVED_S: Final = 0
 DEADLINE_S: Final = 1  # of its caller's
@@ -39,7 +42,8 @@ RIGHT: Final = 19
 IS_WATCHED: Final = 20  # 1 while an event is to come that lets it expire
 DUE_S: Final = 21  # the deadline that the router goes by: DEADLINE_S less what the way back is expected to take
 WAKE: Final = 22  # exponential, of mean 1: how many times as long as usual who wakes for it waits for a core
-REQUEST_FIELDS: Final = 23
+FAMILY: Final = 23  # by index, in the order of names
+REQUEST_FIELDS: Final = 24
 
 # As floats: Numba would compile a function anew for each whole number that it is called with.
 COMING: Final = 0.0
@@ -132,63 +136,76 @@ IDLE: Final = 0.0  # phases of a router: it has nothing to do
 READS: Final = 1.0  # a turn: what has come
 SETTLES: Final = 2.0  # what it has decided and sent meanwhile takes its time
 
+QUEUED: Final = TURN_FIELDS  # entries of the heap
+GONE: Final = TURN_FIELDS + 1  # of them, those whose requests have left the queue
+QUEUE_ITEMS: Final = TURN_FIELDS + 2  # items that wait in it
+QUEUE_BOUND_ITEMS: Final = TURN_FIELDS + 3  # and those that are bound to a server
+FASTEST_S: Final = TURN_FIELDS + 4  # of the orchestrator.policies.queue_rules.QueueEstimate
+MOST_RPS: Final = TURN_FIELDS + 5  # likewise
+HELD_HEAD: Final = TURN_FIELDS + 6  # the request that was held last
+HELD_AT: Final = TURN_FIELDS + 7  # CHANGES when it was
+HELD_UNTIL_S: Final = TURN_FIELDS + 8  # infinite: until something changes
+HAS_HELD: Final = TURN_FIELDS + 9  # 1 once its policy has, since anything was done
+FILLED: Final = TURN_FIELDS + 10  # part of the limit that it takes, for each unit of its weight
+MIN_ACCURACY: Final = TURN_FIELDS + 11
+FIRST_COLUMN: Final = TURN_FIELDS + 12  # of its widths
+END_COLUMN: Final = TURN_FIELDS + 13
+QUEUE_FIELDS: Final = TURN_FIELDS + 14
+
 NOW_S: Final = 0
 NEXT_ARRIVAL: Final = 1
 ARRIVALS: Final = 2
-QUEUED: Final = 3  # entries of the central heap
-GONE: Final = 4  # of them, those whose requests have left the queue
-QUEUE_ITEMS: Final = 5  # items that wait in it
-EVENTS: Final = 6
-EVENT_ORDER: Final = 7
-NEXT_ENTRY: Final = 8
-ENTRIES: Final = 9
-TURN: Final = 10  # decisions so far
-BATCH_IDS: Final = 11
-IS_PENDING: Final = 12  # a decision that is to be made outside of the loop
-ROW_COUNT: Final = 13
-HOLD_UNTIL_S: Final = 14
-HELD_HEAD: Final = 15  # the request that was held last; -1 once anything but requests has come
-IS_CHANGED: Final = 16  # something was, since the policy was last asked
-WAITING_ITEMS: Final = 17  # central and bound
-OLDEST_OPEN: Final = 18  # no request before this one is still to be answered or given up
-FASTEST_S: Final = 19  # of the orchestrator.policies.queue_rules.QueueEstimate
-MOST_RPS: Final = 20  # likewise
-ANSWERED_COUNT: Final = 21
-ON_TIME_COUNT: Final = 22
-ACCURACY_SUM: Final = 23
-LATENCY_SUM_S: Final = 24
-LOST_COUNT: Final = 25  # shed, rejected or failed
-QUEUE_LIMIT: Final = 26
-CAN_DISPLACE: Final = 27  # 1 when a request may be more important than one that came before it
-SHEDS_LATE: Final = 28  # 1 when deadlines are the callers' own, and what can't keep its own is given up
-TIMEOUT_S: Final = 29
-MAX_ATTEMPTS: Final = 30
-LEARNS: Final = 31  # 1 when expected times are fitted to what is observed
-REPORTED: Final = 32  # 1 when the router learns of answers by reports only
-IS_EXTERNAL: Final = 33  # 1 when decisions are made outside of the loop
-BINDS_EARLY: Final = 34
-SLACK_MARGIN: Final = 35
-MIN_ACCURACY: Final = 36
-HOSTS: Final = 37
-NEXT_HOST: Final = 38  # whose NEXT_S comes next
-ROUTER_HOST: Final = 39  # -1: a router takes no time
-PHASE: Final = 40
-ROUTER_UNTIL_S: Final = 41  # by its host's ROUTER_WORK_S
-HAS_SLEPT: Final = 42  # 1 when the router has to wake up for what comes next
-NEXT_UNREAD: Final = 43  # the first request that has come, or will, and is not read
-TURN_END: Final = 44  # the first one that is not read in this turn
-UNREAD_ITEMS: Final = 45  # that the router knew to be there when the turn began, behind it
-ANSWERS_READ: Final = 46  # entries of the inbox, counted from the beginning
-ANSWERS_TURN: Final = 47  # to be read in this turn
-ANSWERS_CAME: Final = 48
-OWED_S: Final = 49  # what decisions and batches have taken since the last turn ended
-LAG_S: Final = 50  # how long what comes has lately waited
-LAG_SEEN_S: Final = 51
-MOST_READ: Final = 52  # requests in a turn
-REQUEST_COST_S: Final = 53
-DECISION_COST_S: Final = 54
-BATCH_COST_S: Final = 55
-ANSWER_COST_S: Final = 56
-CALLERS_HERE: Final = 57  # 1 when callers are on the router's host
-JUDGES: Final = 58  # 1 when margins follow how long answers took
-STATE_FIELDS: Final = 59
+EVENTS: Final = 3
+EVENT_ORDER: Final = 4
+NEXT_ENTRY: Final = 5
+ENTRIES: Final = 6
+TURN: Final = 7  # decisions so far
+BATCH_IDS: Final = 8
+IS_PENDING: Final = 9  # a decision that is to be made outside of the loop
+ROW_COUNT: Final = 10
+HOLD_UNTIL_S: Final = 11  # the soonest of all queues
+IS_CHANGED: Final = 12  # something was, since the policy was last asked
+WAITING_ITEMS: Final = 13  # central and bound
+OLDEST_OPEN: Final = 14  # no request before this one is still to be answered or given up
+ANSWERED_COUNT: Final = 15
+ON_TIME_COUNT: Final = 16
+ACCURACY_SUM: Final = 17
+LATENCY_SUM_S: Final = 18
+LOST_COUNT: Final = 19  # shed, rejected or failed
+QUEUE_LIMIT: Final = 20
+CAN_DISPLACE: Final = 21  # 1 when a request may be more important than one that came before it
+SHEDS_LATE: Final = 22  # 1 when deadlines are the callers' own, and what can't keep its own is given up
+TIMEOUT_S: Final = 23
+MAX_ATTEMPTS: Final = 24
+LEARNS: Final = 25  # 1 when expected times are fitted to what is observed
+REPORTED: Final = 26  # 1 when the router learns of answers by reports only
+IS_EXTERNAL: Final = 27  # 1 when decisions are made outside of the loop
+BINDS_EARLY: Final = 28
+SLACK_MARGIN: Final = 29
+HOSTS: Final = 30
+NEXT_HOST: Final = 31  # whose NEXT_S comes next
+ROUTER_HOST: Final = 32  # -1: a router takes no time
+PHASE: Final = 33
+ROUTER_UNTIL_S: Final = 34  # by its host's ROUTER_WORK_S
+HAS_SLEPT: Final = 35  # 1 when the router has to wake up for what comes next
+NEXT_UNREAD: Final = 36  # the first request that has come, or will, and is not read
+TURN_END: Final = 37  # the first one that is not read in this turn
+UNREAD_ITEMS: Final = 38  # that the router knew to be there when the turn began, behind it
+ANSWERS_READ: Final = 39  # entries of the inbox, counted from the beginning
+ANSWERS_TURN: Final = 40  # to be read in this turn
+ANSWERS_CAME: Final = 41
+OWED_S: Final = 42  # what decisions and batches have taken since the last turn ended
+LAG_S: Final = 43  # how long what comes has lately waited
+LAG_SEEN_S: Final = 44
+MOST_READ: Final = 45  # requests in a turn
+REQUEST_COST_S: Final = 46
+DECISION_COST_S: Final = 47
+BATCH_COST_S: Final = 48
+ANSWER_COST_S: Final = 49
+CALLERS_HERE: Final = 50  # 1 when callers are on the router's host
+JUDGES: Final = 51  # 1 when margins follow how long answers took
+FAMILIES: Final = 52
+ASKED: Final = 53  # the family whose head a decision is about
+CHANGES: Final = 54  # of anything but what waits
+CLOCK_S: Final = 55  # virtual time of the families, see orchestrator.policies.family_turns
+STATE_FIELDS: Final = 56

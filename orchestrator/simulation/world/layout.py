@@ -25,10 +25,11 @@ class World(NamedTuple):
         rows: the candidates of that decision.
         scratch: room for it.
         rule: of the policy; see orchestrator.policies.rule.
-        memory: what the policy remembers; see orchestrator.policies.tables.memory.
-        requests, truth, models, held, events, schedule, state, hosts, factors, common, inbox: see ``columns``.
+        memory: what the policy remembers of each family, one below the other; see orchestrator.policies.tables.memory.
+        requests, truth, models, held, events, schedule, state, hosts, factors, common, inbox, queues: see ``columns``.
         service_s, energy_j: [server · columns + width, items - 1], what a batch takes at its mean.
-        heap: requests that wait for a decision, a binary heap by priority, then deadline.
+        heap: [family, entry], requests that wait for a decision, of each family a binary heap by priority, then
+            deadline.
         roots: the first request that is bound to each server and width, -1 when there is none.
         sample: room for the deadlines that the tail is estimated from.
     """
@@ -48,13 +49,14 @@ class World(NamedTuple):
     events: Table
     schedule: Table
     state: Column
-    heap: Column
+    heap: Table
     roots: Column
     sample: Column
     hosts: Table
     factors: Table
     common: Table
     inbox: Table
+    queues: Table
 
 
 class StackedWorlds(NamedTuple):
@@ -121,4 +123,5 @@ def world_of(stacked: StackedWorlds, at: int) -> World:
         tables.factors[at],
         tables.common[at],
         tables.inbox[at],
+        tables.queues[at],
     )

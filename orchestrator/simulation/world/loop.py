@@ -2,8 +2,8 @@
 
 Of what happens at the same time, batches end first, then what was arranged beforehand happens, then requests arrive.
 After each the router does what a live one does after a change: it asks its policy about the head of the queue until
-the policy holds (orchestrator.router.router). A router that takes time does so at the end of a turn
-(orchestrator.simulation.world.turns).
+the policy holds (orchestrator.router.router); of several families it presents the heads in their turns. A router that
+takes time does so at the end of a turn (orchestrator.simulation.world.turns).
 
 A run is over when the last request of its trace is answered or given up; nothing happens after that, so that times,
 joules and utilisation are of the work alone. Faults and reports that were arranged for later never come, and neither
@@ -19,10 +19,11 @@ from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import compiled, compiled_apart, compiled_unlocked
 from orchestrator.policies.tables.layout import REJECT
+from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.policies.tables.occupancy import has_room
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world import hosts, queue, servers, shedding, turns
-from orchestrator.simulation.world.heaps import drop_event, goes_first, tail_deadline_s
+from orchestrator.simulation.world import families, hosts, queue, servers, shedding, turns
+from orchestrator.simulation.world.heaps import drop_event, tail_deadline_s
 from orchestrator.simulation.world.layout import World
 
 NO_EVENT = 0
@@ -86,9 +87,9 @@ def _go_on(world: World, source: int) -> None:
         kind, server = schedule[sim.KIND][entry], int(schedule[sim.EVENT_SERVER][entry])
         _happen(world, kind, server, schedule[sim.DETAIL][entry], schedule[sim.VALUE][entry])
     else:
-        state[sim.HOLD_UNTIL_S] = math.inf
+        queue.end_holds(world)
     if state[sim.IS_CHANGED] != 0:
-        state[sim.HELD_HEAD] = -1
+        state[sim.CHANGES] += 1
     elif was_due != 0:
         state[sim.IS_CHANGED] = 1
 
@@ -116,11 +117,22 @@ def _next_event(world: World) -> tuple[int, float]:
             state[sim.NEXT_HOST] = host
     if state[sim.HOLD_UNTIL_S] < at_s and state[sim.PHASE] == sim.IDLE:
         source, at_s = HOLD_ENDS, max(state[sim.NOW_S], state[sim.HOLD_UNTIL_S])
-    if source == NO_EVENT and queue.has_head(world):  # nothing is to come that it could wait for
-        given_up_s = world.requests[sim.ARRIVED_S][int(world.heap[0])] + state[sim.TIMEOUT_S]
-        if given_up_s < math.inf:
-            source, at_s = HOLD_ENDS, max(state[sim.NOW_S], given_up_s + _ROUNDING * (1 + given_up_s))
+    if source == NO_EVENT:  # nothing is to come that heads could wait for
+        at_s = _given_up_s(world)
+        if at_s < math.inf:
+            source = HOLD_ENDS
     return source, at_s
+
+
+@compiled
+def _given_up_s(world: World) -> float:
+    """Return when the first head has waited for as long as anybody may; infinite when there is none."""
+    found_s = math.inf
+    for family in range(int(world.state[sim.FAMILIES])):
+        if queue.has_head(world, family):
+            at_s = world.requests[sim.ARRIVED_S][int(world.heap[family][0])] + world.state[sim.TIMEOUT_S]
+            found_s = min(found_s, max(world.state[sim.NOW_S], at_s + _ROUNDING * (1 + at_s)))
+    return found_s
 
 
 @compiled
@@ -183,7 +195,7 @@ def _end_turn(world: World) -> None:
     turns.note_lag(world)
     for entry in range(int(state[sim.ANSWERS_READ]), int(state[sim.ANSWERS_TURN])):
         server, slot = turns.answered_batch(world, entry)
-        state[sim.HELD_HEAD] = -1
+        state[sim.CHANGES] += 1
         if slot >= 0:
             servers.answer_batch(world, server, slot)
             _serve_bound(world, server)
@@ -197,68 +209,77 @@ def _end_turn(world: World) -> None:
 
 @compiled
 def _decide(world: World) -> bool:
-    """Ask the policy until it holds or nothing waits; return whether it has to be asked outside."""
+    """Ask the policy until it holds or nothing waits, of each family; return whether it has to be asked outside."""
     state = world.state
-    while queue.has_head(world):
-        if shedding.shed_overdue_head(world):
+    while True:
+        family = queue.next_turn(world)
+        if family < 0:
+            break
+        if shedding.shed_overdue_head(world, family):
+            queue.begin_round(world)
             continue
-        if state[sim.SHEDS_LATE] != 0 and state[sim.HELD_HEAD] == world.heap[0] and not _has_any_room(world):
-            break  # it was held, nothing but requests has come, and nothing could be sent
-        _write_query(world)
+        if state[sim.SHEDS_LATE] != 0 and queue.is_held(world, family) and not _has_any_room(world):
+            world.queues[sim.HAS_HELD][family] = 1
+            continue  # nothing but requests has come, and nothing could be sent
+        _write_query(world, family)
+        waiting = families.begin_decision(world, family)
         count = build_rows(world.fleet, world.head, world.rows, world.scratch)
-        if state[sim.SHEDS_LATE] != 0 and shedding.shed_late_heads(world, count):
+        families.end_decision(world, waiting)
+        if state[sim.SHEDS_LATE] != 0 and shedding.shed_late_heads(world, family, count):
+            queue.begin_round(world)
             continue
         if state[sim.IS_EXTERNAL] != 0:
             state[sim.ROW_COUNT] = count
             state[sim.IS_PENDING] = 1
             return True
-        row, items, _, until_s = choose_row(world.rule, world.memory, world.rows, count, world.head.query)
-        if not apply(world, row, items, until_s):
-            break
+        memory = world.memory[family * MEMORY_FIELDS : (family + 1) * MEMORY_FIELDS]
+        row, items, _, until_s = choose_row(world.rule, memory, world.rows, count, world.head.query)
+        apply(world, row, items, until_s)
     state[sim.IS_CHANGED] = 0
+    queue.begin_round(world)
     return False
 
 
 @compiled
-def apply(world: World, row: int, items: float, until_s: float) -> bool:
-    """Do what was decided; return whether the policy is to be asked again at once."""
-    state, rows = world.state, world.rows
+def apply(world: World, row: int, items: float, until_s: float) -> None:
+    """Do what was decided about the head of the family that was asked about."""
+    state, rows, family = world.state, world.rows, int(world.state[sim.ASKED])
     state[sim.TURN] += 1
     state[sim.IS_PENDING] = 0
     state[sim.OWED_S] += state[sim.DECISION_COST_S]
+    if row < 0 and row != REJECT:
+        queue.hold(world, family, until_s)
+        return
+    queue.begin_round(world)
     if row == REJECT:
-        queue.give_up(world, queue.take_head(world), sim.REJECTED)
-        return True
-    if row < 0:
-        state[sim.HOLD_UNTIL_S] = until_s
-        state[sim.HELD_HEAD] = world.heap[0]
-        state[sim.IS_CHANGED] = 0
-        return False
+        queue.give_up(world, queue.take_head(world, family), sim.REJECTED)
+        return
     server, column = int(rows[col.ROW_SERVER][row]), int(rows[col.ROW_COLUMN][row])
     if state[sim.BINDS_EARLY] != 0:
-        queue.bind(world, server, column)
+        queue.bind(world, family, server, column)
         _serve_bound(world, server)
-    else:
-        first, taken = queue.take_batch(world, items)
-        expected_s, margin = 0.0, rows[col.ROW_MARGIN][row]
-        if state[sim.JUDGES] != 0 and not math.isnan(margin):
-            per_item_s, fixed_s = rows[col.ROW_PER_ITEM_S][row], rows[col.ROW_FIXED_S][row]
-            expected_s = rows[col.ROW_WAIT_S][row] + per_item_s * taken + fixed_s
-        servers.send(world, server, column, first, taken, expected_s, margin)
-    return True
+        return
+    model = server * world.fleet.columns + column
+    first, taken = queue.take_batch(world, family, families.most_items(world, family, model, items))
+    expected_s, margin = 0.0, rows[col.ROW_MARGIN][row]
+    if state[sim.JUDGES] != 0 and not math.isnan(margin):
+        per_item_s, fixed_s = rows[col.ROW_PER_ITEM_S][row], rows[col.ROW_FIXED_S][row]
+        expected_s = rows[col.ROW_WAIT_S][row] + per_item_s * taken + fixed_s
+    families.charge(world, family, model, first, taken)
+    servers.send(world, server, column, first, taken, expected_s, margin)
 
 
 @compiled
-def _write_query(world: World) -> None:
-    query, state, requests = world.head.query, world.state, world.requests
-    head, queued = int(world.heap[0]), int(state[sim.QUEUED])
+def _write_query(world: World, family: int) -> None:
+    query, state, requests, queues = world.head.query, world.state, world.requests, world.queues
+    head, queued = int(world.heap[family][0]), int(queues[sim.QUEUED][family])
     query[col.NOW_S] = state[sim.NOW_S]
     query[col.SLACK_MARGIN] = state[sim.SLACK_MARGIN]
-    query[col.QUEUE_ITEMS] = state[sim.QUEUE_ITEMS] + state[sim.UNREAD_ITEMS]
+    query[col.QUEUE_ITEMS] = queues[sim.QUEUE_ITEMS][family] + state[sim.UNREAD_ITEMS]
     query[col.HEAD_ITEMS] = requests[sim.REQUEST_ITEMS][head]
     query[col.HEAD_DEADLINE_S] = requests[sim.DUE_S][head]
-    query[col.TAIL_DEADLINE_S] = tail_deadline_s(world.heap, queued, requests, world.sample)
-    query[col.MIN_ACCURACY] = state[sim.MIN_ACCURACY]
+    query[col.TAIL_DEADLINE_S] = tail_deadline_s(world.heap[family], queued, requests, world.sample)
+    query[col.MIN_ACCURACY] = queues[sim.MIN_ACCURACY][family]
     query[col.PRIORITY] = requests[sim.PRIORITY][head]
     query[col.TURN] = state[sim.TURN]
     query[col.FIRST_UNIFORM] = requests[sim.FIRST_UNIFORM][head]
@@ -268,21 +289,27 @@ def _write_query(world: World) -> None:
 
 @compiled
 def _serve_bound(world: World, server: int) -> None:
-    """Send what is bound to a server as far as it has room, the width whose head goes first before the others."""
-    fleet, requests = world.fleet, world.requests
+    """Send what is bound to a server as far as it has room, the width whose head has its turn before the others."""
+    fleet = world.fleet
     while fleet.servers[col.BOUND_ITEMS][server] > 0:
-        chosen = -1
+        if world.state[sim.FAMILIES] > 1:
+            queue.update_turns(world)
+        chosen, first = -1, -1
         for column in range(fleet.columns):
             cell = server * fleet.columns + column
             if world.roots[cell] < 0:
                 continue
-            if shedding.shed_overdue_bound(world, cell) < 0 or not _has_room(world, server, column):
+            head = shedding.shed_overdue_bound(world, cell)
+            if head < 0 or not _has_room(world, server, column, int(world.requests[sim.FAMILY][head])):
                 continue
-            if chosen < 0 or goes_first(requests, world.roots[cell], world.roots[server * fleet.columns + chosen]):
-                chosen = column
+            if chosen < 0 or queue.has_turn_first(world, head, first):
+                chosen, first = column, head
         if chosen < 0:
             return
-        first, taken = queue.take_bound_batch(world, server * fleet.columns + chosen)
+        family, model = int(world.requests[sim.FAMILY][first]), server * fleet.columns + chosen
+        most_items = families.most_items(world, family, model, fleet.models[col.MAX_BATCH][model])
+        first, taken = queue.take_bound_batch(world, model, most_items)
+        families.charge(world, family, model, first, taken)
         servers.send(world, server, chosen, first, taken, 0.0, 1.0)
 
 
@@ -297,9 +324,10 @@ def _has_any_room(world: World) -> bool:
 
 
 @compiled
-def _has_room(world: World, server: int, column: int) -> bool:
+def _has_room(world: World, server: int, column: int, family: int) -> bool:
     """Return whether a server, which answers itself, may be sent a batch; done batches take no room."""
     fleet = world.fleet
+    may_wait = families.longest_run_s(world, family) == math.inf
     total, of_width = 0.0, 0.0
     for slot in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
         if math.isnan(world.held[sim.DONE_S][slot]):
@@ -308,6 +336,8 @@ def _has_room(world: World, server: int, column: int) -> bool:
                 of_width += 1
     instances = fleet.models[col.INSTANCES][server * fleet.columns + column]
     limit, waiting = fleet.servers[col.BATCH_LIMIT][server], fleet.servers[col.WAITING_LIMIT][server]
+    if not may_wait:
+        limit, waiting = limit - waiting, 0.0
     return has_room(total, of_width, instances, limit, waiting)
 
 

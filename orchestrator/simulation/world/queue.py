@@ -1,4 +1,4 @@
-"""What waits in a simulated router: the central queue, and the queues that requests are bound to.
+"""What waits in a simulated router: the central queue of each family, and the queues that requests are bound to.
 
 A request that is given up while it waits is counted no more at once, and its entry stays until it comes to the top, or
 until most of the heap is such; as in a live router (orchestrator.router.queue.request_queue), whose heap therefore
@@ -7,99 +7,192 @@ looks the same.
 
 from __future__ import annotations
 
-from orchestrator.policies.queue_rules import is_mostly_gone, was_possible
+import math
+
+from orchestrator.policies.family_turns import LEADS, WAITS
+from orchestrator.policies.queue_rules import is_mostly_gone, turn_key, was_possible
 from orchestrator.policies.rule import observe_miss
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
+from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world.families import longest_run_s, mark_leading
 from orchestrator.simulation.world.heaps import merge_queues, pop_request, push_request, restore_heap
 from orchestrator.simulation.world.layout import World
 
 _is_mostly_gone = compiled(is_mostly_gone)
 _was_possible = compiled(was_possible)
+_turn_key = compiled(turn_key)
 
 
 @compiled
 def push(world: World, request: int) -> None:
     """Let a request wait for a decision."""
-    requests, state = world.requests, world.state
+    requests, queues, family = world.requests, world.queues, int(world.requests[sim.FAMILY][request])
     items = requests[sim.REQUEST_ITEMS][request]
     requests[sim.STATUS][request] = sim.WAITING
     requests[sim.QUEUE][request] = -1
-    push_request(world.heap, int(state[sim.QUEUED]), requests, request)
-    state[sim.QUEUED] += 1
-    state[sim.QUEUE_ITEMS] += items
-    state[sim.WAITING_ITEMS] += items
+    push_request(world.heap[family], int(queues[sim.QUEUED][family]), requests, request)
+    queues[sim.QUEUED][family] += 1
+    queues[sim.QUEUE_ITEMS][family] += items
+    world.state[sim.WAITING_ITEMS] += items
 
 
 @compiled
 def give_up(world: World, request: int, status: float) -> None:
-    """End a request without an answer; it must not wait any more."""
+    """End a request without an answer; it must not wait any more.
+
+    Families share the servers, so it is a sign of load for those too that have more than their share of them.
+    """
+    family = int(world.requests[sim.FAMILY][request])
     world.requests[sim.STATUS][request] = status
     world.requests[sim.ANSWERED_S][request] = world.state[sim.NOW_S]
     world.state[sim.LOST_COUNT] += 1
     world.state[sim.OWED_S] += world.state[sim.ANSWER_COST_S]
     allowed_s = world.requests[sim.DUE_S][request] - world.requests[sim.ARRIVED_S][request]
-    was_possible = world.state[sim.SHEDS_LATE] == 0 or _was_possible(allowed_s, world.state[sim.FASTEST_S])
+    was_possible = world.state[sim.SHEDS_LATE] == 0 or _was_possible(allowed_s, world.queues[sim.FASTEST_S][family])
     if status != sim.FAILED and was_possible:
-        observe_miss(world.rule, world.memory)
+        for other in range(int(world.state[sim.FAMILIES])):
+            if other == family or longest_run_s(world, other) < math.inf:
+                first = other * MEMORY_FIELDS
+                observe_miss(world.rule, world.memory[first : first + MEMORY_FIELDS])
 
 
 @compiled
 def shed(world: World, request: int) -> None:
     """Give up a request wherever it waits."""
-    requests, state = world.requests, world.state
+    requests, queues = world.requests, world.queues
     queue, items = int(requests[sim.QUEUE][request]), requests[sim.REQUEST_ITEMS][request]
     give_up(world, request, sim.SHED)
-    state[sim.WAITING_ITEMS] -= items
+    world.state[sim.WAITING_ITEMS] -= items
+    family = int(requests[sim.FAMILY][request])
     if queue >= 0:
-        _count_bound(world, queue, -items)
+        _count_bound(world, queue, family, -items)
         return
-    state[sim.QUEUE_ITEMS] -= items
-    state[sim.GONE] += 1
-    entries = int(state[sim.QUEUED])
-    if not _is_mostly_gone(entries, entries - int(state[sim.GONE])):
+    queues[sim.QUEUE_ITEMS][family] -= items
+    queues[sim.GONE][family] += 1
+    entries = int(queues[sim.QUEUED][family])
+    if not _is_mostly_gone(entries, entries - int(queues[sim.GONE][family])):
         return
-    kept = 0
+    heap, kept = world.heap[family], 0
     for entry in range(entries):
-        if requests[sim.STATUS][int(world.heap[entry])] == sim.WAITING:
-            world.heap[kept] = world.heap[entry]
+        if requests[sim.STATUS][int(heap[entry])] == sim.WAITING:
+            heap[kept] = heap[entry]
             kept += 1
-    restore_heap(world.heap, kept, requests)
-    state[sim.QUEUED] = kept
-    state[sim.GONE] = 0
+    restore_heap(heap, kept, requests)
+    queues[sim.QUEUED][family] = kept
+    queues[sim.GONE][family] = 0
 
 
 @compiled
-def has_head(world: World) -> bool:
-    """Return whether a request waits for a decision; if so the first one is on top of the heap."""
-    state = world.state
-    while state[sim.GONE] > 0 and world.requests[sim.STATUS][int(world.heap[0])] != sim.WAITING:
-        pop_request(world.heap, int(state[sim.QUEUED]), world.requests)
-        state[sim.QUEUED] -= 1
-        state[sim.GONE] -= 1
-    return state[sim.QUEUED] > 0
+def has_head(world: World, family: int) -> bool:
+    """Return whether a request waits for a decision; if so the first one is on top of the family's heap."""
+    queues = world.queues
+    while queues[sim.GONE][family] > 0 and world.requests[sim.STATUS][int(world.heap[family][0])] != sim.WAITING:
+        pop_request(world.heap[family], int(queues[sim.QUEUED][family]), world.requests)
+        queues[sim.QUEUED][family] -= 1
+        queues[sim.GONE][family] -= 1
+    return queues[sim.QUEUED][family] > 0
 
 
 @compiled
-def take_head(world: World) -> int:
-    """Remove and return the request that goes first; there must be one, see ``has_head``."""
-    state = world.state
-    request = pop_request(world.heap, int(state[sim.QUEUED]), world.requests)
-    state[sim.QUEUED] -= 1
-    state[sim.QUEUE_ITEMS] -= world.requests[sim.REQUEST_ITEMS][request]
-    state[sim.WAITING_ITEMS] -= world.requests[sim.REQUEST_ITEMS][request]
+def next_turn(world: World) -> int:
+    """Return the family whose head is to be decided about, -1 when there is none; who has held comes no more."""
+    queues, families = world.queues, int(world.state[sim.FAMILIES])
+    if families == 1:
+        return 0 if has_head(world, 0) and queues[sim.HAS_HELD][0] == 0 else -1
+    update_turns(world)
+    chosen, first = -1, -1
+    for family in range(families):
+        if has_head(world, family) and queues[sim.HAS_HELD][family] == 0:
+            head = int(world.heap[family][0])
+            if chosen < 0 or has_turn_first(world, head, first):
+                chosen, first = family, head
+    return chosen
+
+
+@compiled
+def update_turns(world: World) -> None:
+    """Find out which families have had so much that others go first."""
+    queues, families, waiting = world.queues, int(world.state[sim.FAMILIES]), 0
+    for family in range(families):
+        waits = has_head(world, family) or queues[sim.QUEUE_BOUND_ITEMS][family] > 0
+        queues[WAITS][family] = 1.0 if waits else 0.0
+        waiting += waits
+    if waiting > 0:
+        world.state[sim.CLOCK_S] = mark_leading(queues, families, world.state[sim.CLOCK_S])
+
+
+@compiled
+def has_turn_first(world: World, one: int, other: int) -> bool:
+    """Return whether the head of a queue has its turn before that of another; of two equals the one that came first."""
+    one_key, other_key = _turn_key_of(world, one), _turn_key_of(world, other)
+    return one < other if one_key == other_key else one_key < other_key
+
+
+@compiled
+def _turn_key_of(world: World, request: int) -> tuple[float, bool, float]:
+    requests = world.requests
+    is_leading = world.queues[LEADS][int(requests[sim.FAMILY][request])] != 0
+    return _turn_key(requests[sim.PRIORITY][request], is_leading, requests[sim.DUE_S][request])
+
+
+@compiled
+def begin_round(world: World) -> None:
+    """Let every family have a turn again: something was done."""
+    for family in range(int(world.state[sim.FAMILIES])):
+        world.queues[sim.HAS_HELD][family] = 0
+
+
+@compiled
+def hold(world: World, family: int, until_s: float) -> None:
+    """Let the head of a family wait until a time, or until something changes."""
+    queues, state = world.queues, world.state
+    queues[sim.HAS_HELD][family] = 1
+    queues[sim.HELD_HEAD][family] = world.heap[family][0]
+    queues[sim.HELD_AT][family] = state[sim.CHANGES]
+    queues[sim.HELD_UNTIL_S][family] = until_s
+    soonest_s = math.inf
+    for other in range(int(state[sim.FAMILIES])):
+        soonest_s = min(soonest_s, queues[sim.HELD_UNTIL_S][other])
+    state[sim.HOLD_UNTIL_S] = soonest_s
+
+
+@compiled
+def is_held(world: World, family: int) -> bool:
+    """Return whether the head of a family, which must have one, was held and nothing has changed since."""
+    queues = world.queues
+    is_same = queues[sim.HELD_HEAD][family] == world.heap[family][0]
+    return bool(is_same and queues[sim.HELD_AT][family] == world.state[sim.CHANGES])
+
+
+@compiled
+def end_holds(world: World) -> None:
+    """Hold for no time any more."""
+    world.state[sim.HOLD_UNTIL_S] = math.inf
+    for family in range(int(world.state[sim.FAMILIES])):
+        world.queues[sim.HELD_UNTIL_S][family] = math.inf
+
+
+@compiled
+def take_head(world: World, family: int) -> int:
+    """Remove and return the request of a family that goes first; there must be one, see ``has_head``."""
+    queues = world.queues
+    request = pop_request(world.heap[family], int(queues[sim.QUEUED][family]), world.requests)
+    queues[sim.QUEUED][family] -= 1
+    queues[sim.QUEUE_ITEMS][family] -= world.requests[sim.REQUEST_ITEMS][request]
+    world.state[sim.WAITING_ITEMS] -= world.requests[sim.REQUEST_ITEMS][request]
     return request
 
 
 @compiled
-def take_batch(world: World, most_items: float) -> tuple[int, float]:
+def take_batch(world: World, family: int, most_items: float) -> tuple[int, float]:
     """Remove requests from the head on, together at most so many items; return the first and their items."""
     requests = world.requests
-    first = take_head(world)
+    first = take_head(world, family)
     last, taken = first, requests[sim.REQUEST_ITEMS][first]
-    while has_head(world) and taken + requests[sim.REQUEST_ITEMS][int(world.heap[0])] <= most_items:
-        following = take_head(world)
+    while has_head(world, family) and taken + requests[sim.REQUEST_ITEMS][int(world.heap[family][0])] <= most_items:
+        following = take_head(world, family)
         requests[sim.NEXT][last] = following
         taken += requests[sim.REQUEST_ITEMS][following]
         last = following
@@ -108,16 +201,16 @@ def take_batch(world: World, most_items: float) -> tuple[int, float]:
 
 
 @compiled
-def bind(world: World, server: int, column: int) -> None:
-    """Move the head into the queue of a server and width."""
+def bind(world: World, family: int, server: int, column: int) -> None:
+    """Move the head of a family into the queue of a server and width."""
     requests, queue = world.requests, server * world.fleet.columns + column
-    request = take_head(world)
+    request = take_head(world, family)
     items = requests[sim.REQUEST_ITEMS][request]
     world.state[sim.WAITING_ITEMS] += items
     requests[sim.QUEUE][request] = queue
     requests[sim.LEFT][request] = requests[sim.RIGHT][request] = -1
     world.roots[queue] = merge_queues(requests, world.roots[queue], float(request))
-    _count_bound(world, queue, items)
+    _count_bound(world, queue, family, items)
 
 
 @compiled
@@ -134,15 +227,15 @@ def take_bound_head(world: World, queue: int) -> int:
     """Remove and return the first request of a queue; there must be one, see ``bound_head``."""
     request = _pop_root(world, queue)
     items = world.requests[sim.REQUEST_ITEMS][request]
-    _count_bound(world, queue, -items)
+    _count_bound(world, queue, int(world.requests[sim.FAMILY][request]), -items)
     world.state[sim.WAITING_ITEMS] -= items
     return request
 
 
 @compiled
-def take_bound_batch(world: World, queue: int) -> tuple[int, float]:
-    """Remove as many requests of a queue as fit into one batch; return the first and their items."""
-    requests, most_items = world.requests, world.fleet.models[col.MAX_BATCH][queue]
+def take_bound_batch(world: World, queue: int, most_items: float) -> tuple[int, float]:
+    """Remove requests from the head of a queue on, together at most so many items; return the first and their items."""
+    requests = world.requests
     first = take_bound_head(world, queue)
     last, taken = first, requests[sim.REQUEST_ITEMS][first]
     while bound_head(world, queue) >= 0 and taken + requests[sim.REQUEST_ITEMS][int(world.roots[queue])] <= most_items:
@@ -163,8 +256,9 @@ def _pop_root(world: World, queue: int) -> int:
 
 
 @compiled
-def _count_bound(world: World, queue: int, items: float) -> None:
+def _count_bound(world: World, queue: int, family: int, items: float) -> None:
     """Count items that are bound to the server and width of a queue, or with a minus sign count them no more."""
+    world.queues[sim.QUEUE_BOUND_ITEMS][family] += items
     fleet, server = world.fleet, queue // world.fleet.columns
     fleet.models[col.MODEL_BOUND_ITEMS][queue] += items
     fleet.servers[col.BOUND_ITEMS][server] += items

@@ -18,6 +18,7 @@ from orchestrator.policies.queue_rules import slack_used
 from orchestrator.policies.rule import observe as remember
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
+from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.policies.tables.occupancy import WHOLE
 from orchestrator.profile.fit import fitted_line, observed_sums
 from orchestrator.profile.margin import Margin, first_margin, margin_ratio, observed_margin
@@ -183,6 +184,7 @@ def answer_batch(world: World, server: int, slot: int) -> None:
     energy_j, took_s = _fixed_j(world, model, slot), _seen_s(world, server, slot)
     expected_s = fleet.models[col.PER_ITEM_S][model] * items + fleet.models[col.FIXED_S][model]
     request, is_in_time, most_used = int(held[sim.FIRST][slot]), 1.0, 0.0
+    memory = int(world.requests[sim.FAMILY][request]) * MEMORY_FIELDS
     while request >= 0:
         _answer(world, request, fleet.models[col.ACCURACY][model], energy_j / items)
         arrived_s, deadline_s = world.requests[sim.ARRIVED_S][request], world.requests[sim.DUE_S][request]
@@ -193,7 +195,7 @@ def answer_batch(world: World, server: int, slot: int) -> None:
     width = fleet.models[col.MODEL_WIDTH][model]
     remember(
         world.rule,
-        world.memory,
+        world.memory[memory : memory + MEMORY_FIELDS],
         float(server),
         float(column),
         items,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from orchestrator.policies import queue_rules
+from orchestrator.policies.family_turns import WEIGHT
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.simulation.world import columns as sim
@@ -20,7 +21,9 @@ from orchestrator.simulation.world.queue import bound_head, give_up, has_head, p
 _comes_too_late = compiled(queue_rules.comes_too_late)
 _expires_s = compiled(queue_rules.expires_s)
 _is_overloaded = compiled(queue_rules.is_overloaded)
+_has_to_leave = compiled(queue_rules.has_to_leave)
 _is_beyond_limits = compiled(queue_rules.is_beyond_limits)
+_leaving_rank = compiled(queue_rules.leaving_rank)
 _longest_service_s = compiled(queue_rules.longest_service_s)
 
 
@@ -37,13 +40,14 @@ def arrive(world: World, request: int) -> None:
 def enqueue(world: World, request: int) -> None:
     """Let a request wait for a decision, and see to it that it is given up in time."""
     requests, state = world.requests, world.state
+    fastest_s = world.queues[sim.FASTEST_S][int(requests[sim.FAMILY][request])]
     push(world, request)
     if state[sim.SHEDS_LATE] == 0:
         return
     if requests[sim.ATTEMPTS][request] == 0 and _has_come_too_late(world, request):
         shed(world, request)
     elif requests[sim.IS_WATCHED][request] == 0:
-        at_s = _expires_s(requests[sim.DUE_S][request], state[sim.FASTEST_S])
+        at_s = _expires_s(requests[sim.DUE_S][request], fastest_s)
         if at_s <= state[sim.NOW_S] and requests[sim.ATTEMPTS][request] == 0 and not _is_any_idle(world):
             shed(world, request)
             return
@@ -60,12 +64,12 @@ def expire(world: World, request: int) -> None:
 
 
 @compiled
-def shed_overdue_head(world: World) -> bool:
-    """Give the head up when it has waited for longer than anybody may; return whether it has."""
+def shed_overdue_head(world: World, family: int) -> bool:
+    """Give the head of a family up when it has waited for longer than anybody may; return whether it has."""
     state = world.state
-    if state[sim.NOW_S] - world.requests[sim.ARRIVED_S][int(world.heap[0])] < state[sim.TIMEOUT_S]:
+    if state[sim.NOW_S] - world.requests[sim.ARRIVED_S][int(world.heap[family][0])] < state[sim.TIMEOUT_S]:
         return False
-    give_up(world, take_head(world), sim.SHED)
+    give_up(world, take_head(world, family), sim.SHED)
     return True
 
 
@@ -80,8 +84,8 @@ def shed_overdue_bound(world: World, queue: int) -> int:
 
 
 @compiled
-def shed_late_heads(world: World, count: int) -> bool:
-    """Give up the heads that can't be answered in time; return whether there were any.
+def shed_late_heads(world: World, family: int, count: int) -> bool:
+    """Give up the heads of a family that can't be answered in time; return whether there were any.
 
     What the candidates, of which there are ``count``, show of the queue is remembered for those that come.
     """
@@ -89,7 +93,7 @@ def shed_late_heads(world: World, count: int) -> bool:
     if count == 0:
         return False
     least = queue_rules.least_times(world.rows, count, query)
-    state[sim.FASTEST_S], state[sim.MOST_RPS] = least.fastest_s, least.most_rps
+    world.queues[sim.FASTEST_S][family], world.queues[sim.MOST_RPS][family] = least.fastest_s, least.most_rps
     for row in range(count):
         if fleet.servers[col.BATCH_COUNT][int(world.rows[col.ROW_SERVER][row])] == 0:
             return False  # an idle server is tried whatever is expected of it
@@ -98,15 +102,15 @@ def shed_late_heads(world: World, count: int) -> bool:
     is_pressed = _is_overloaded(least.drain_s, tail_slack_s, margin)
     is_beyond_help = _is_overloaded(least.drain_s, tail_slack_s, 1.0)
     has_shed = False
-    while has_head(world):
-        head = int(world.heap[0])
+    while has_head(world, family):
+        head = int(world.heap[family][0])
         allowed_s = world.requests[sim.DUE_S][head] - world.requests[sim.ARRIVED_S][head]
         longest_s = _longest_service_s(allowed_s, tail_slack_s, margin) if is_pressed else -1.0
         items = world.requests[sim.REQUEST_ITEMS][head]
         needs_s = queue_rules.least_answer_s(world.rows, count, query, items, longest_s, is_beyond_help)
         if state[sim.NOW_S] + needs_s <= world.requests[sim.DUE_S][head]:
             break
-        give_up(world, take_head(world), sim.SHED)
+        give_up(world, take_head(world, family), sim.SHED)
         has_shed = True
     return has_shed
 
@@ -123,11 +127,12 @@ def _is_any_idle(world: World) -> bool:
 
 @compiled
 def _has_come_too_late(world: World, request: int) -> bool:
-    requests, state = world.requests, world.state
-    allowed_s, most_rps = requests[sim.DUE_S][request] - requests[sim.ARRIVED_S][request], state[sim.MOST_RPS]
-    if not _comes_too_late(state[sim.QUEUE_ITEMS], most_rps, allowed_s):
+    requests, queues, family = world.requests, world.queues, int(world.requests[sim.FAMILY][request])
+    allowed_s = requests[sim.DUE_S][request] - requests[sim.ARRIVED_S][request]
+    items, most_rps = queues[sim.QUEUE_ITEMS][family], queues[sim.MOST_RPS][family]
+    if not _comes_too_late(items, most_rps, allowed_s):
         return False  # no more goes before it than waits
-    items_before = state[sim.QUEUE_ITEMS] * ratio_before(world.heap, int(state[sim.QUEUED]), requests, request)
+    items_before = items * ratio_before(world.heap[family], int(queues[sim.QUEUED][family]), requests, request)
     return _comes_too_late(items_before, most_rps, allowed_s)
 
 
@@ -146,12 +151,14 @@ def _make_room(world: World, request: int) -> bool:
         return False
     while requests[sim.STATUS][int(state[sim.OLDEST_OPEN])] > sim.SENT:
         state[sim.OLDEST_OPEN] += 1
+    _measure_families(world, request)
     victim = -1  # they are linked by NEXT, and marked so that none is found twice
     while _is_beyond_limits(items, 0.0, state[sim.QUEUE_LIMIT], math.inf):
-        found = _least_important(world, request)
+        found = _next_to_leave(world, request)
         if found < 0:
             break
         items -= requests[sim.REQUEST_ITEMS][found]
+        _fill(world, found, -1.0)
         requests[sim.STATUS][found] = sim.SHED
         requests[sim.NEXT][found] = victim
         victim = found
@@ -167,11 +174,51 @@ def _make_room(world: World, request: int) -> bool:
 
 
 @compiled
-def _least_important(world: World, request: int) -> int:
-    """Return the waiting request that goes last, -1 when none goes after ``request``; of equals the last to come."""
+def _measure_families(world: World, request: int) -> None:
+    """Write how much of the queue each family fills, a request that has just come included."""
+    queues, limit = world.queues, world.state[sim.QUEUE_LIMIT]
+    for family in range(int(world.state[sim.FAMILIES])):
+        items = queues[sim.QUEUE_ITEMS][family] + queues[sim.QUEUE_BOUND_ITEMS][family]
+        queues[sim.FILLED][family] = items / limit / queues[WEIGHT][family]
+    _fill(world, request, 1.0)
+
+
+@compiled
+def _fill(world: World, request: int, sign: float) -> None:
+    queues, family = world.queues, int(world.requests[sim.FAMILY][request])
+    part = world.requests[sim.REQUEST_ITEMS][request] / world.state[sim.QUEUE_LIMIT]
+    queues[sim.FILLED][family] += sign * part / queues[WEIGHT][family]
+
+
+@compiled
+def _next_to_leave(world: World, request: int) -> int:
+    """Return the waiting request that has to go next for another one to fit, -1 when none has to."""
+    requests, filled, families = world.requests, world.queues[sim.FILLED], int(world.state[sim.FAMILIES])
+    fullest, found, highest = 0, -1, (0.0, 0.0, 0.0)
+    for family in range(1, families):
+        if filled[family] > filled[fullest]:
+            fullest = family
+    before = key_of(requests, request)
+    for family in range(families):
+        last = _least_important(world, request, family)
+        if last < 0:
+            continue
+        key, is_own = key_of(requests, last), family == requests[sim.FAMILY][request]
+        if _has_to_leave(key, before, is_own, family == fullest):
+            rank = _leaving_rank(key, filled[family])
+            if found < 0 or rank > highest:
+                found, highest = last, rank
+    return found
+
+
+@compiled
+def _least_important(world: World, request: int, family: int) -> int:
+    """Return the request of a family that waits and goes last, -1 when none waits; of equals the last to come."""
     requests, state = world.requests, world.state
     last = -1
     for other in range(int(state[sim.OLDEST_OPEN]), request):
-        if requests[sim.STATUS][other] == sim.WAITING and (last < 0 or goes_first(requests, last, other)):
+        if requests[sim.STATUS][other] != sim.WAITING or requests[sim.FAMILY][other] != family:
+            continue
+        if last < 0 or goes_first(requests, last, other):
             last = other
-    return last if last >= 0 and key_of(requests, request) < key_of(requests, last) else -1
+    return last

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 from google.protobuf import text_format
@@ -15,7 +17,9 @@ from tritonclient.grpc import model_config_pb2
 
 from export.cli import verify
 from export.repository.verification import Origin, verify_repository
+from orchestrator.triton.families import read_preprocessing
 from tests.export.importing.networks import (
+    CLASSES,
     assert_refused,
     classifier,
     pair,
@@ -84,6 +88,53 @@ def test_quality_is_measured_on_labelled_data(files: tuple[Path, Path], tmp_path
     assert parameters(repository, "plates_w030")["slim.labels"] == '["a", "b", "c", "d"]'
     assert read_config(repository, "plates_w030").output[0].label_filename == "labels.txt"
     assert_clean(repository)
+
+
+def test_what_images_go_through_is_recorded(files: tuple[Path, Path], tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    arguments = ("--family", "plates", "--variant", f"30={files[0]}", "--quality", "30=1", "--repository", repository)
+    said = "resize=256,colours=BGR,layout=HWC,scale=1,mean=103.9/116.8/123.7,std=2"
+    result = slimsched_import(*arguments, "--preprocessing", said)
+    assert result.exit_code == 0, result.output
+    assert json.loads(parameters(repository, "plates_w030")["slim.preprocessing"]) == {
+        "resize": 256, "colours": "BGR", "layout": "HWC", "scale": 1.0, "mean": [103.9, 116.8, 123.7], "std": [2.0],
+    }  # fmt: skip
+    assert read_preprocessing(parameters(repository, "plates_w030")["slim.preprocessing"]) is not None
+    assert_clean(repository)
+    assert slimsched_import(*arguments).output.count("written") == 1, "without it is another model"
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ("colours=CMYK", "--preprocessing colours=CMYK: is none of resize=PIXELS"),
+        ("colors=RGB", "--preprocessing colors=RGB: is none of"),
+        ("mean=1/2", "--preprocessing mean=1/2: is none of"),
+        ("std=0", "--preprocessing std=0: is none of"),
+        ("scale=nan", "--preprocessing scale=nan: is none of"),
+        ("scale=-1", "--preprocessing scale=-1: is none of"),
+        ("resize=0", "--preprocessing resize=0: is none of"),
+        ("resize=5,resize=6", "--preprocessing: resize is given twice"),
+        (",", "--preprocessing ',': says nothing"),
+    ],
+)
+def test_what_images_can_not_go_through_is_refused(
+    said: str, problem: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    result = slimsched_import(
+        "--family", "plates", "--variant", f"30={files[0]}", "--quality", "30=1", "--preprocessing", said,
+        "--repository", tmp_path / "models",
+    )  # fmt: skip
+    assert_refused(result, problem, tmp_path / "models")
+
+
+def test_an_image_is_one_input(tmp_path: Path) -> None:
+    one = save(pair(), tmp_path / "pair.onnx")
+    result = slimsched_import(
+        "--family", "pairs", "--variant", f"50={one}", "--quality", "50=1", "--preprocessing", "colours=RGB",
+        "--shape", "ids=7", "--shape", "hidden=7", "--repository", tmp_path / "models",
+    )  # fmt: skip
+    assert_refused(result, "there are the inputs ids, hidden, and an image is one", tmp_path / "models")
 
 
 def test_several_inputs_and_outputs_of_any_type_and_free_dims_are_taken(tmp_path: Path) -> None:
@@ -185,10 +236,17 @@ def break_file(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
 
 
-def set_opset(path: Path) -> None:
-    model = onnx.load(path)
-    model.opset_import[0].version = 24
-    onnx.save(model, path)
+def use_new_operator(path: Path) -> None:
+    """scores = attention of one head over the items, which opset 23 has brought."""
+    shape = ["batch", CLASSES]
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "one"], ["items"]),
+        helper.make_node("Attention", ["items"] * 3, ["seen"], q_num_heads=1, kv_num_heads=1),
+        helper.make_node("Squeeze", ["seen", "one"], ["scores"]),
+    ]
+    x, scores = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "scores"))
+    graph = helper.make_graph(nodes, "g", [x], [scores], [onnx.numpy_helper.from_array(np.array([1]), "one")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11), path)
 
 
 def add_unknown_operator(path: Path) -> None:
@@ -206,11 +264,35 @@ def make_sequence(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
+def test_a_file_of_newer_operators_is_converted_and_answers_as_it_did(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["x", "bias"], ["sum"]), helper.make_node("Softmax", ["sum"], ["scores"])]
+    shape = ["batch", CLASSES]
+    model = build_model(
+        nodes,
+        [("x", TensorProto.FLOAT, shape)],
+        [("scores", TensorProto.FLOAT, shape)],
+        {"bias": np.arange(4, dtype=np.float32)},
+    )
+    model.opset_import[0].version, model.ir_version = 24, 13
+    path, repository = save(model, tmp_path / "new.onnx"), tmp_path / "models"
+    result = slimsched_import(
+        "--family", "plates", "--variant", f"100={path}", "--quality", "100=1", "--repository", repository
+    )
+    assert result.exit_code == 0, result.output
+    assert verify_repository(repository).findings == ()
+    served = repository / "plates_w100" / "1" / "model.onnx"
+    written = onnx.load(served)
+    assert (written.opset_import[0].version, written.ir_version) == (20, 10)
+    items = np.random.default_rng(0).random((5, CLASSES), np.float32)
+    old, new = (onnxruntime.InferenceSession(file).run(None, {"x": items})[0] for file in (served, path))
+    np.testing.assert_array_equal(old, new)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (break_file, "it is no ONNX file, or only a part of one"),
-        (set_opset, "opset 24, above 10 and 20"),
+        (use_new_operator, "opset 23, above 10 and 20, which not all Triton images read, and can't be converted ("),
         (add_unknown_operator, "ONNX Runtime can't load it"),
         (make_sequence, "scores is a seq(tensor(float)), which Triton's onnxruntime backend does not take"),
         (Path.unlink, "can't read it (No such file or directory)"),

@@ -14,6 +14,7 @@ from orchestrator.errors import ConfigError, ModelNotFoundError
 from orchestrator.gateway.protocol.family import (
     FamilyMessages,
     build_response,
+    merge_config,
     merge_widths,
     read_request,
     require_version,
@@ -21,7 +22,9 @@ from orchestrator.gateway.protocol.family import (
 from orchestrator.gateway.protocol.messages import parse, pb, read_value, serialise
 from orchestrator.gateway.protocol.wire import MalformedMessageError
 from orchestrator.router import Answer
-from orchestrator.snapshot import ServerName, TensorSpec, Width
+from orchestrator.snapshot import Preprocessing, ServerName, TensorSpec, Width
+from orchestrator.triton.families import read_labels, read_preprocessing
+from orchestrator.triton.messages import ModelConfig
 from tests.fakes.servers import served_model
 from tests.gateway.calls import item_request
 
@@ -195,3 +198,20 @@ def test_a_response_written_in_two_parts_is_the_same_message(
         answer = answer_of(scores, width=Width(width), server=ServerName(server), energy_j=energy_j)
         written = pb.ModelInferResponse.FromString(messages.write(request_id, FAMILY, answer, wanted_as(classes)))
         assert written == build_response(request_id, FAMILY, answer, wanted_as(classes))
+
+
+def test_a_family_s_config_says_what_only_the_fleet_file_knows_of_images_and_classes() -> None:
+    said = Preprocessing(resize=256, colours="BGR", mean=(0.5, 0.4, 0.3))
+    widths = {
+        m.width: replace(m, preprocessing=said, labels=("cat", "dog")) for m in (served_model(25), served_model(100))
+    }
+    config = ModelConfig(name="plates_s", max_batch_size=8)
+    merge_config(config, FAMILY, widths)
+    found = {key: value.string_value for key, value in config.parameters.items()}
+    assert (config.name, found["slim.widths"], found["slim.accuracies"]) == ("fashion", "25,100", "0.905,0.928")
+    assert read_preprocessing(found["slim.preprocessing"]) == said
+    assert read_labels(found["slim.labels"]) == ("cat", "dog")
+    own = ModelConfig()
+    own.parameters["slim.preprocessing"].string_value = '{"colours": "L"}'
+    merge_config(own, FAMILY, widths)
+    assert own.parameters["slim.preprocessing"].string_value == '{"colours": "L"}', "what its config says stays"

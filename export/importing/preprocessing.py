@@ -1,0 +1,53 @@
+"""What an image file goes through before an imported network, as whoever trained it says on the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final
+
+from export.errors import VariantError
+from export.repository.signature import Signature
+
+_CHOICES: Final = {"colours": ("RGB", "BGR", "L"), "layout": ("CHW", "HWC")}
+_NUMBERS: Final = ("mean", "std")
+_FORM: Final = (
+    "resize=PIXELS, colours=RGB|BGR|L, layout=CHW|HWC, scale=NUMBER, mean=NUMBER[/NUMBER/NUMBER] and std likewise"
+)
+_MOST_PIXELS: Final = 65_536
+
+
+def parse_preprocessing(text: str) -> str:
+    """Return the value of ``slim.preprocessing`` for KEY=VALUE with commas between; raises VariantError."""
+    found: dict[str, Any] = {}
+    for entry in filter(None, text.split(",")):
+        key, _, value = entry.strip().partition("=")
+        if key in found:
+            raise VariantError(f"--preprocessing: {key} is given twice; give it once")
+        found[key] = _value(key, value)
+    if not found:
+        raise VariantError(f"--preprocessing {text!r}: says nothing; give {_FORM}")
+    return json.dumps(found, sort_keys=True)
+
+
+def require_image(signature: Signature) -> None:
+    """Raise VariantError when no image file can be what models take."""
+    if len(signature.inputs) != 1:
+        names = ", ".join(tensor.name for tensor in signature.inputs)
+        raise VariantError(f"--preprocessing: there are the inputs {names}, and an image is one; leave it out")
+
+
+def _value(key: str, text: str) -> Any:
+    if key in _CHOICES and text in _CHOICES[key]:
+        return text
+    if key == "resize" and text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST_PIXELS:
+        return int(text)
+    if key in ("scale", *_NUMBERS):
+        try:
+            numbers = [float(number) for number in text.split("/")]
+        except ValueError:
+            numbers = [math.nan]
+        is_right = all(map(math.isfinite, numbers)) and (key == "mean" or min(numbers) > 0)
+        if is_right and len(numbers) in ((1,) if key == "scale" else (1, 3)):
+            return numbers[0] if key == "scale" else numbers
+    raise VariantError(f"--preprocessing {key}={text}: is none of {_FORM}")

@@ -1,0 +1,130 @@
+"""A family of each kind on one host: an own network, networks of others, and models that nobody may touch.
+
+All three go through ``up``, ``tritonclient``, ``profile``, ``simulate`` with that profile, and ``bench``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+
+from orchestrator.config import load_fleet
+from orchestrator.profile.document import read_profile
+from tests.export.importing.test_real_networks import text_detectors
+from tests.gateway.test_real_described import times
+from tests.ports import choose_free_ports
+from tests.triton.calls import infer
+from tests.triton.onnx_models import write_model
+from tests.tutorials.document import File, execute, parse
+
+pytestmark = pytest.mark.integration
+
+OWN_NETWORK = Path(__file__).parents[2] / "docs" / "tutorials" / "own-network.md"
+FAMILIES = {"shapes": (50, 100), "text": (50, 100), "plates": (30, 100)}
+FLEET = """
+servers: [{{name: one, grpc: "127.0.0.1:{}", limits: {{memory_budget_mib: 3000}}}}]
+gateway: {{grpc: "127.0.0.1:{}", http: "127.0.0.1:{}", metrics: "127.0.0.1:{}"}}
+router: {{deadline_ms: 2000}}
+controller: {{minimum_widths: [100], families: {{shapes: {{}}, text: {{}}, plates: {{}}}}}}
+families:
+- name: plates
+  variants: [{{width: 30, model: plates_s, quality: 0.61}}, {{width: 100, model: plates_l, quality: 0.78}}]
+"""
+SCENARIO = """
+name: every-kind
+families: {shapes: {}, text: {share: 0.2}, plates: {}}
+servers: [{name: one, profile: profile.json}]
+workload: {requests: 3000, drift_amplitude: 1.5}
+"""
+
+
+def do(folder: Path, *commands: str) -> str:
+    """Run commands in a folder, all of which must succeed, and return what the last one said."""
+    said = ""
+    for command in commands:
+        done = execute(command, folder)
+        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        said = done.stdout
+    return said
+
+
+def write_families(folder: Path) -> None:
+    for step in parse(OWN_NETWORK.read_text()):
+        if isinstance(step, File):
+            (folder / step.name).write_text(step.text)
+    small, large = text_detectors().values()
+    do(
+        folder,
+        "python draw_shapes.py",
+        "slimsched train --network mynet:make --data imagefolder --data-dir shapes --image-size 28 "
+        "--widths 0.5,1.0 --epochs 1 --batch-size 16 --out runs",
+        "slimsched export runs/model.pt --network mynet:make --data-dir shapes --family shapes --widths 0.5,1.0 "
+        "--repository models",
+        f"slimsched import --family text --variant 50={small} --variant 100={large} --quality 50=1,100=2 "
+        "--shape x=3,64,96 --max-batch-size 4 --rename sigmoid_0.tmp_0=text --rename fetch_name_0=text "
+        "--repository models",
+    )
+    for name, factor in (("plates_s", 2.0), ("plates_l", 3.0)):
+        write_model(folder / "models", name, times(factor, ["batch", 3]))
+
+
+def items_of(family: str, count: int) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    match family:
+        case "shapes":
+            return {"pixels": random.random((count, 3, 28, 28), np.float32)}
+        case "text":
+            return {"x": random.standard_normal((count, 3, 64, 96), np.float32)}
+        case _:
+            texts = np.array([[f"B-AB {n}"] for n in range(count)])
+            return {"numbers": random.random((count, 3), np.float32), "text": texts}
+
+
+def test_a_family_of_each_kind_goes_all_the_way(tmp_path: Path) -> None:
+    write_families(tmp_path)
+    ports = choose_free_ports(4)
+    (tmp_path / "fleet.yaml").write_text(FLEET.format(*ports))
+    gateway = load_fleet(tmp_path / "fleet.yaml").gateway
+    up = "slimsched up --fleet fleet.yaml --repository models --state-dir state > up.log 2>&1 & echo $! > up.pid"
+    try:
+        do(tmp_path, up)
+        for family in FAMILIES:
+            ready = f"http://{gateway.http}/v2/models/{family}/ready"
+            do(tmp_path, f"timeout 400 sh -c 'until curl -sf {ready}; do sleep 1; done' || {{ cat up.log; false; }}")
+        ask_and_measure(tmp_path, str(gateway.grpc))
+    finally:
+        execute("kill $(cat up.pid) 2>/dev/null && timeout 60 tail --pid=$(cat up.pid) -f /dev/null", tmp_path)
+
+
+def ask_and_measure(folder: Path, address: str) -> None:
+    with grpcclient.InferenceServerClient(address) as client:
+        for family in FAMILIES:
+            given = items_of(family, 2)
+            if family == "plates":
+                given["text"] = np.char.encode(given["text"]).astype(object)
+            answer = infer(client, family, **given)
+            assert all(len(answer.as_numpy(output.name)) == 2 for output in answer.get_response().outputs)
+            np.savez(folder / f"{family}.npz", **items_of(family, 8))
+
+    do(folder, "slimsched profile --fleet state/fleet.yaml --requests 3 --precision 1 --out profile.json")
+    (profiled,) = read_profile(folder / "profile.json").servers
+    assert {model.family for model in profiled.models} == set(FAMILIES)
+
+    (folder / "scenario.yaml").write_text(SCENARIO)
+    simulate = "slimsched simulate --scenario scenario.yaml --policy lert --alone --out simulated.json"
+    do(folder, simulate)
+    (simulated,) = json.loads((folder / "simulated.json").read_text())["results"]
+    assert {family["name"] for family in simulated["families"]} == set(FAMILIES)
+    assert all(family["alone_ratio"] > 0.9 for family in simulated["families"])
+
+    asked = " ".join(f"--family {family}{':0.2' * (family == 'text')}={family}.npz" for family in FAMILIES)
+    shared = "--rate 30 --seconds 8 --deadline-ms 2000 --drift 1.5 --json"
+    said = json.loads(do(folder, f"slimsched bench --grpc {address} {asked} {shared} 2> bench.log"))
+    for family, widths in FAMILIES.items():
+        assert said[family]["in_time"] > 0.5, said[family]
+        assert set(map(int, said[family]["widths"])) <= {0, *widths}
