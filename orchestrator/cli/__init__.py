@@ -92,7 +92,7 @@ class RootGroup(click.Group):
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from orchestrator.cli.version import describe_version  # asks git, which no other command needs
+    from orchestrator.version import describe_version  # asks git, which no other command needs
 
     click.echo(f"slimsched {describe_version()}")
     ctx.exit()

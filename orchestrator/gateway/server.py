@@ -29,11 +29,15 @@ from orchestrator.gateway.limits.call_budget import CallBudget
 from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.gateway_metrics import (
     FOREIGN_MODELS,
+    LEFT_OUT,
+    MEASURES,
+    POLICY_INFO,
     QUEUED,
     TASKS,
     WORKER_RESTARTS,
     WORKERS,
     GatewayMetrics,
+    read_process,
 )
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.ports import Server, Team
@@ -193,13 +197,18 @@ class Gateway:
 
     def snapshot_metrics(self) -> MetricSnapshot:
         """Return what this process has counted, and what waits and works in it."""
-        snapshot, backlog = self._metrics.snapshot(), self._router.backlog
+        snapshot, held = self._metrics.snapshot(), self._router.inspect()
+        snapshot.add(read_process(), MEASURES)
+        backlog = held.backlog
         amounts = (backlog.requests, backlog.items, backlog.size_bytes)
         for measure, amount in zip(QUEUED, amounts, strict=True):
             snapshot.put(measure, amount)
         for server in self._discovery.servers:
             for model in server.foreign:
                 snapshot.numbers(FOREIGN_MODELS, (server.name, model))[0] = 1.0
+        for name, seen in held.servers.items():
+            snapshot.numbers(LEFT_OUT, (name,))[0] = float(not seen.is_healthy)
+        snapshot.numbers(POLICY_INFO, held.policies)[0] = 1.0
         snapshot.put(TASKS, len(asyncio.all_tasks()))
         return snapshot
 

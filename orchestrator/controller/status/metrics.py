@@ -8,16 +8,18 @@ and a host that draws nothing must not look alike. Everything lives in a registr
 from __future__ import annotations
 
 import collections
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from orchestrator.controller.report import ActionRecord, StepReport
 from orchestrator.controller.status.document import ControllerStatus, describe_status
 from orchestrator.snapshot import ServerName
+from orchestrator.version import read_build
 
 # A plan is to take well below a millisecond, a step some milliseconds; beyond a second both are broken.
 _PLAN_BUCKETS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 1e-1, 1.0)
@@ -54,6 +56,10 @@ class ControllerMetrics(Collector):
             registry=self.registry,
         ).labels(server)
         self._plan = self._histogram("slim_controller_plan_seconds", "Time to make a plan.", _PLAN_BUCKETS_S)
+        ProcessCollector(registry=self.registry)
+        number, commit = read_build()
+        build = {"version": number, "commit": commit or "", "python": platform.python_version()}
+        Info("slim_build", "What runs.", registry=self.registry).info(build)
         self._step = self._histogram(
             "slim_controller_step_seconds", "Time a step takes without its actions.", _STEP_BUCKETS_S
         )

@@ -19,6 +19,8 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 def scrape(metrics: ControllerMetrics) -> dict[Key, float]:
     found: dict[Key, float] = {}
     for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
+        if not family.name.startswith("slim_controller_"):
+            continue
         for sample in family.samples:
             labels = tuple(sorted((k, v) for k, v in sample.labels.items() if k != "server"))
             assert sample.labels["server"] == "gpu-0"
@@ -146,3 +148,12 @@ def test_two_controllers_share_nothing() -> None:
     first, second = ControllerMetrics(ServerName("gpu-0")), ControllerMetrics(ServerName("gpu-0"))
     first.observe(full_report())
     assert actions(scrape(second)) == {}
+
+
+def test_process_and_build_are_there_too() -> None:
+    page = generate_latest(ControllerMetrics(ServerName("gpu-0")).registry).decode()
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    assert families["process_resident_memory_bytes"].samples[0].value > 2**20
+    [build] = families["slim_build_info"].samples
+    assert build.value == 1
+    assert build.labels.keys() == {"version", "commit", "python"}
