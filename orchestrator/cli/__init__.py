@@ -32,6 +32,7 @@ _COMMANDS = {
     "simulate": "orchestrator.cli.research.simulate:simulate",
     "status": "orchestrator.cli.serving.status:status",
     "token": "orchestrator.cli.serving.token:token",
+    "top": "orchestrator.cli.serving.top:top",
     "train-router": "orchestrator.cli.research.train_router:train_router",
     "tune": "orchestrator.cli.research.tune:tune",
     "up": "orchestrator.cli.serving.up:up",
