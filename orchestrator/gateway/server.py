@@ -41,6 +41,7 @@ from orchestrator.gateway.metrics.gateway_metrics import (
 )
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.ports import Server, Team
+from orchestrator.gateway.tracing import Tracing
 from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
 from orchestrator.http2.grpc.channel import ConnectionPool
 from orchestrator.router import FleetOverview, Router
@@ -72,7 +73,7 @@ class Gateway:
         admin: The endpoint of health and metrics, where somebody else has one open, and closes it; None for its own.
 
     Raises:
-        ConfigError: A file of keys, tokens or TLS can't be used.
+        ConfigError: A file of keys, tokens or TLS can't be used, or what tracing needs is not installed.
 
     Attributes:
         grpc: The gRPC endpoint; None when not offered.
@@ -105,6 +106,7 @@ class Gateway:
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
         self.background = BackgroundTasks(self._metrics.router.on_background_failure)
+        self._tracing = None if settings.tracing is None else Tracing(settings.tracing)
         self._data_plane = DataPlane(
             router,
             self._model_index,
@@ -113,6 +115,8 @@ class Gateway:
             guard=self._make_guard(),
             retries=retries,
             calls=CallBudget(settings),
+            access_log=settings.access_log,
+            tracing=self._tracing,
         )
         tls = self._open_tls()
         self.grpc: GrpcServer | None = None
@@ -291,6 +295,8 @@ class Gateway:
             self.metrics.gateway = None
             if self._has_own_admin:
                 await self.metrics.stop()
+        if self._tracing is not None:
+            await self._tracing.close()
         await self._discovery.close(drain_s=max(0.0, until_s - asyncio.get_running_loop().time()))
 
     async def _drain(self, until_s: float) -> None:

@@ -317,6 +317,7 @@ class Router:
             given_s=min(deadline_ms / 1e3, timeout_s),
             transit_s=max(0.0, now_s - transit.arrived_s) + transit.return_s,
             family=key.family,
+            trace=transit.trace,
         )
         self._shedder.begin(request)
         try:
