@@ -29,6 +29,7 @@ _COMMANDS = {
     "infer": "orchestrator.cli.serving.infer:infer",
     "local": "orchestrator.cli.serving.local:local",
     "profile": "orchestrator.cli.research.profile:profile",
+    "report": "orchestrator.cli.research.report:report",
     "simulate": "orchestrator.cli.research.simulate:simulate",
     "status": "orchestrator.cli.serving.status:status",
     "token": "orchestrator.cli.serving.token:token",
