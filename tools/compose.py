@@ -22,6 +22,7 @@ from orchestrator.embedded.flags import LOOPBACK, ServerFlags, render_flags
 IMAGE = "nvcr.io/nvidia/tritonserver:24.10-py3"  # Triton 2.51, the version that the embedded server runs
 PROMETHEUS_IMAGE = "docker.io/prom/prometheus:v2.55.1"
 CONTAINER_REPOSITORY = "/models"
+RULES_PATH = "/etc/prometheus/rules.yaml"
 FLEET_PATH = "/etc/slimsched/fleet.yaml"
 CONTAINER_FLAGS = ServerFlags(
     repository=CONTAINER_REPOSITORY,
@@ -138,6 +139,7 @@ def _prometheus() -> dict[str, Any]:
     return {
         "image": PROMETHEUS_IMAGE,
         "configs": [{"source": "prometheus", "target": "/etc/prometheus/prometheus.yml"}],
+        "volumes": [f"./helm/slim-scheduler/files/rules.yaml:{RULES_PATH}:ro"],
         "ports": [f"{LOOPBACK}:9090:9090"],
         "restart": "unless-stopped",
     }
@@ -157,7 +159,7 @@ def _scrapes() -> dict[str, Any]:
         "triton": urlsplit(str(server.metrics)).netloc,
     }
     jobs = [{"job_name": name, "static_configs": [{"targets": [target]}]} for name, target in targets.items()]
-    return {"global": {"scrape_interval": "5s"}, "scrape_configs": jobs}
+    return {"global": {"scrape_interval": "5s"}, "rule_files": [RULES_PATH], "scrape_configs": jobs}
 
 
 if __name__ == "__main__":

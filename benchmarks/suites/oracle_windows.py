@@ -14,7 +14,7 @@ from typing import Final
 
 from benchmarks.suites.standard import Comparison
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.cases import load_case, open_policy
+from orchestrator.evaluation.cases import load_case, open_own_policy
 from orchestrator.simulation.bounds.overview import Window, measure_window
 
 REQUESTS: Final = 24
@@ -48,7 +48,8 @@ def draw_oracle_windows(comparisons: Sequence[Comparison]) -> tuple[OracleWindow
 def _oracle_window(comparison: Comparison) -> OracleWindow:
     case = comparison.scenario.case
     policies = [
-        open_policy(comparison.scenario.scores[label].entry.spec) for label in (comparison.heuristic, comparison.best)
+        open_own_policy(comparison.scenario.scores[label].entry.spec)
+        for label in (comparison.heuristic, comparison.best)
     ]
     settings, servers = load_case(case.path, case.requests)
     requests = min(REQUESTS, settings.workload.requests)

@@ -30,9 +30,11 @@ _COMMANDS = {
     "local": "orchestrator.cli.serving.local:local",
     "profile": "orchestrator.cli.research.profile:profile",
     "refit": "orchestrator.cli.research.refit:refit",
+    "report": "orchestrator.cli.research.report:report",
     "simulate": "orchestrator.cli.research.simulate:simulate",
     "status": "orchestrator.cli.serving.status:status",
     "token": "orchestrator.cli.serving.token:token",
+    "top": "orchestrator.cli.serving.top:top",
     "train-router": "orchestrator.cli.research.train_router:train_router",
     "tune": "orchestrator.cli.research.tune:tune",
     "up": "orchestrator.cli.serving.up:up",
@@ -93,7 +95,7 @@ class RootGroup(click.Group):
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from orchestrator.cli.version import describe_version  # asks git, which no other command needs
+    from orchestrator.version import describe_version  # asks git, which no other command needs
 
     click.echo(f"slimsched {describe_version()}")
     ctx.exit()

@@ -30,6 +30,29 @@ def effective_settings(fleet: FleetSettings, origins: Mapping[Location, str]) ->
         yield EffectiveSetting(key_path(location), shown, origins.get(location, "default"))
 
 
+def changed_settings(old: FleetSettings, new: FleetSettings) -> list[str]:
+    """Return what differs between two fleets, key by key, in words; servers are told apart by their names."""
+    before, after = _by_key(old), _by_key(new)
+    return [
+        f"{key} {_say(before, key)} → {_say(after, key)}"
+        for key in {**before, **after}
+        if before.get(key, ...) != after.get(key, ...)
+    ]
+
+
+def _by_key(fleet: FleetSettings) -> dict[str, Any]:
+    servers = {f"servers[{server.name}]": server.model_dump(mode="json") for server in fleet.servers}
+    values = {**servers, **fleet.model_dump(mode="json", exclude={"servers"})}
+    return {
+        key_path(location): hide_credentials(value) if isinstance(value, str) else value
+        for location, value in _leaves(values, ())
+    }
+
+
+def _say(values: Mapping[str, Any], key: str) -> str:
+    return str(values[key]) if key in values else "(none)"
+
+
 def _leaves(value: Any, location: Location) -> Iterator[tuple[Location, Any]]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():

@@ -83,6 +83,17 @@ class PassOnModelSettings(Section):
     """Most calls under way in each gateway process; None: its share of ``pass_on_calls``."""
 
 
+class TracingSettings(Section):
+    """Spans of requests, sent to a collector of OpenTelemetry; needs the extra ``otel``."""
+
+    endpoint: str = "http://127.0.0.1:4318/v1/traces"
+    """Where spans go, by OTLP over HTTP."""
+    sample_ratio: float = Field(default=0.01, ge=0, le=1)
+    """Part of the requests without a trace context that are traced; of others their caller has decided."""
+    service_name: str = "slim-scheduler-gateway"
+    """What spans are called by in the collector."""
+
+
 class GatewaySettings(Section):
     """The addresses of the gateway, and what it takes from a client."""
 
@@ -99,6 +110,11 @@ class GatewaySettings(Section):
     limits: ClientLimitSettings = ClientLimitSettings()
     auth: AuthSettings | None = None
     """Tokens of callers; None: whoever reaches the gateway may use it."""
+    access_log: bool = False
+    """Whether the log has a line for each inference that ends: request id, tenant, model, outcome, times, server, width
+    and decision id. Some ten microseconds a request, and as much on disk as the log is kept."""
+    tracing: TracingSettings | None = None
+    """Spans of requests for OpenTelemetry; None: none are made."""
     pass_on_timeout_s: float | None = Field(default=300.0, gt=0)
     """How long the caller of a model that is forwarded waits for its answer, if its own deadline is not earlier: a
     server that hangs would keep it for ever. None: any time. Streams end with their clients."""

@@ -26,8 +26,9 @@ from typing import Final
 from orchestrator.errors import ConfigError
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES, SLIM, PolicyFile
-from orchestrator.policies.parsing import parse_own_policy
-from orchestrator.policies.protocol import RowPolicy
+from orchestrator.policies.parsing import is_of_package, parse_own_policy, parse_policy
+from orchestrator.policies.plugins import plugin_version
+from orchestrator.policies.protocol import Policy, RowPolicy
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario, load_scenario
 
@@ -44,7 +45,8 @@ class PolicyEntry:
 
     Attributes:
         label: What tables call it, the same in all scenarios.
-        identity: The spec, and of a learned policy what its file holds; equal only for what decides alike.
+        identity: The spec, of a learned policy with what its file holds, of another package's with that package's
+            version; equal only for what decides alike.
         is_tuned: Whether the spec was tuned on the scenario's validation file.
     """
 
@@ -61,17 +63,29 @@ def make_entry(label: str, spec: str, *, is_tuned: bool = False) -> PolicyEntry:
         ConfigError: when there is no such policy, or a learned policy's file can't be used.
     """
     policy = open_policy(spec)
-    identity = f"{spec} {_digest(policy.file)}" if isinstance(policy, LearnedPolicy) else spec
+    identity = spec
+    if isinstance(policy, LearnedPolicy):
+        identity = f"{spec} {_digest(policy.file)}"
+    elif is_of_package(spec):
+        identity = f"{spec} {plugin_version(spec)}"
     return PolicyEntry(label, spec, identity, is_tuned)
 
 
-@lru_cache(maxsize=64)
-def open_policy(spec: str) -> RowPolicy:
-    """Return the policy of a spec; all that it remembers is kept by the world that it decides in.
+def open_policy(spec: str) -> Policy:
+    """Return the policy of a spec, for one run.
+
+    All that ours remember is kept by the world that they decide in; what another package's policy remembers, it keeps
+    itself, so it is made anew.
 
     Raises:
         ConfigError: when there is no such policy, or a learned policy's file can't be used.
     """
+    return parse_policy(spec) if is_of_package(spec) else open_own_policy(spec)
+
+
+@lru_cache(maxsize=64)
+def open_own_policy(spec: str) -> RowPolicy:
+    """Return a policy of this package; raises ConfigError as ``open_policy``, and for one of another package."""
     return parse_own_policy(spec)
 
 

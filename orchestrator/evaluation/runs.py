@@ -105,9 +105,11 @@ def _run(cell: Cell, seed: int) -> tuple[Simulation, RunFigures]:
 
 
 def _time_decisions(cell: Cell) -> tuple[float, float] | None:
-    """Return what decisions take; None when there were none to time."""
-    settings, servers = _load(cell.path, min(cell.requests or _TIMED_REQUESTS, _TIMED_REQUESTS))
+    """Return what decisions take; None when there were none to time, or the policy does not decide on tables."""
     policy = open_policy(cell.entry.spec)
+    if not isinstance(policy, RowPolicy):
+        return None
+    settings, servers = _load(cell.path, min(cell.requests or _TIMED_REQUESTS, _TIMED_REQUESTS))
     simulation = Simulation(settings, servers, policy, seed=cell.trace)
     simulation.decide_outside()
     world = simulation.world

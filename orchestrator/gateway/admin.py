@@ -10,6 +10,8 @@ and the status page runs and loads nothing from elsewhere.
 
 from __future__ import annotations
 
+import asyncio
+import platform
 import socket
 from collections.abc import Sequence
 from functools import cache
@@ -22,9 +24,10 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from orchestrator.gateway.listening import address_of, bind_address, make_http_server, refused_address
-from orchestrator.gateway.metrics.gateway_metrics import MEASURES
+from orchestrator.gateway.metrics.gateway_metrics import BUILD_INFO, MEASURES
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.page.feed import StatusFeed, Watched, find_of
+from orchestrator.version import read_build
 
 _KEY = "gateway.metrics"
 _ROUTES = "GET /, /status, /livez, /readyz, /healthz, /metrics"
@@ -113,6 +116,8 @@ class AdminEndpoint:
         encode: Any
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         snapshot = MetricSnapshot() if self.gateway is None else await self.gateway.read_metrics()
+        number, commit = await asyncio.to_thread(read_build)
+        snapshot.numbers(BUILD_INFO, (number, commit or "", platform.python_version()))[0] = 1.0
         families = snapshot.families(MEASURES.values())
         page = encode(SimpleNamespace(collect=lambda: families))  # all that an encoder needs of a registry
         return web.Response(body=page, headers={"Content-Type": content_type})

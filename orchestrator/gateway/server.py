@@ -29,14 +29,19 @@ from orchestrator.gateway.limits.call_budget import CallBudget
 from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.gateway_metrics import (
     FOREIGN_MODELS,
+    LEFT_OUT,
+    MEASURES,
+    POLICY_INFO,
     QUEUED,
     TASKS,
     WORKER_RESTARTS,
     WORKERS,
     GatewayMetrics,
+    read_process,
 )
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.ports import Server, Team
+from orchestrator.gateway.tracing import Tracing
 from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
 from orchestrator.http2.grpc.channel import ConnectionPool
 from orchestrator.router import FleetOverview, Router
@@ -68,7 +73,7 @@ class Gateway:
         admin: The endpoint of health and metrics, where somebody else has one open, and closes it; None for its own.
 
     Raises:
-        ConfigError: A file of keys, tokens or TLS can't be used.
+        ConfigError: A file of keys, tokens or TLS can't be used, or what tracing needs is not installed.
 
     Attributes:
         grpc: The gRPC endpoint; None when not offered.
@@ -101,6 +106,7 @@ class Gateway:
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
         self.background = BackgroundTasks(self._metrics.router.on_background_failure)
+        self._tracing = None if settings.tracing is None else Tracing(settings.tracing)
         self._data_plane = DataPlane(
             router,
             self._model_index,
@@ -109,6 +115,8 @@ class Gateway:
             guard=self._make_guard(),
             retries=retries,
             calls=CallBudget(settings),
+            access_log=settings.access_log,
+            tracing=self._tracing,
         )
         tls = self._open_tls()
         self.grpc: GrpcServer | None = None
@@ -193,13 +201,18 @@ class Gateway:
 
     def snapshot_metrics(self) -> MetricSnapshot:
         """Return what this process has counted, and what waits and works in it."""
-        snapshot, backlog = self._metrics.snapshot(), self._router.backlog
+        snapshot, held = self._metrics.snapshot(), self._router.inspect()
+        snapshot.add(read_process(), MEASURES)
+        backlog = held.backlog
         amounts = (backlog.requests, backlog.items, backlog.size_bytes)
         for measure, amount in zip(QUEUED, amounts, strict=True):
             snapshot.put(measure, amount)
         for server in self._discovery.servers:
             for model in server.foreign:
                 snapshot.numbers(FOREIGN_MODELS, (server.name, model))[0] = 1.0
+        for name, seen in held.servers.items():
+            snapshot.numbers(LEFT_OUT, (name,))[0] = float(not seen.is_healthy)
+        snapshot.numbers(POLICY_INFO, held.policies)[0] = 1.0
         snapshot.put(TASKS, len(asyncio.all_tasks()))
         return snapshot
 
@@ -282,6 +295,8 @@ class Gateway:
             self.metrics.gateway = None
             if self._has_own_admin:
                 await self.metrics.stop()
+        if self._tracing is not None:
+            await self._tracing.close()
         await self._discovery.close(drain_s=max(0.0, until_s - asyncio.get_running_loop().time()))
 
     async def _drain(self, until_s: float) -> None:

@@ -26,7 +26,13 @@ from orchestrator.images import as_text
 from orchestrator.loadgen.judge import Outputs
 from orchestrator.loadgen.receive_times import ReceiveTimes
 from orchestrator.policies.preference import parse_preference
-from orchestrator.triton.infer_wire import InferRequests, decode_outputs, decode_tensor, encode_tensor
+from orchestrator.triton.infer_wire import (
+    InferRequests,
+    decode_outputs,
+    decode_tensor,
+    encode_parameters,
+    encode_tensor,
+)
 from orchestrator.triton.messages import SERVICE, pb
 
 if TYPE_CHECKING:
@@ -142,7 +148,7 @@ class GrpcClient(Client):
             b"".join(requests.encode(asked.model, asked.tensors(items, item), asked.outputs, datatypes))
             for item in range(len(items[0]))
         ]
-        self._fixed = _serialise_parameters(parameters)
+        self._fixed = encode_parameters(parameters)
         self._deadlines: dict[int, bytes] = {}
         places = [place for _ in range(_CONNECTIONS) for place in address.split(ALSO)]
         self._times = [ReceiveTimes() for _ in places]
@@ -177,7 +183,7 @@ class GrpcClient(Client):
     def _deadline(self, left_ms: int) -> bytes:
         told = self._deadlines.get(left_ms)
         if told is None:
-            told = self._deadlines[left_ms] = _serialise_parameters({DEADLINE: left_ms})
+            told = self._deadlines[left_ms] = encode_parameters({DEADLINE: left_ms})
         return told
 
     def read(self, answer: _Received) -> Reply:
@@ -333,19 +339,6 @@ def status_of_failure(error: BaseException) -> tuple[str, str]:
     if isinstance(error, SlimError):
         return type(error).__name__.removesuffix("Error").upper(), str(error)
     return "UNKNOWN", f"{type(error).__name__}: {error}"
-
-
-def _serialise_parameters(parameters: Parameters) -> bytes:
-    request = pb.ModelInferRequest()
-    for name, value in parameters.items():
-        if isinstance(value, int):
-            request.parameters[name].int64_param = value
-        elif isinstance(value, float):
-            request.parameters[name].double_param = value
-        else:
-            request.parameters[name].string_param = value
-    serialised: bytes = request.SerializeToString()
-    return serialised
 
 
 def _note_answer(times: ReceiveTimes, message: bytes) -> _Received:

@@ -41,6 +41,13 @@ def parse_policy(name: str) -> Policy:
     raise ConfigError(f"unknown policy {name!r}; known are {learned}; {registry.describe_rules()}{of_packages}")
 
 
+def is_of_package(name: str) -> bool:
+    """Return whether another package brings a policy, and none of ours has its name."""
+    head = name.partition(",")[0]
+    own = is_learned(name) or head.partition(":")[0] in registry.policy_names()
+    return not own and head in plugin_names()
+
+
 def parse_own_policy(name: str) -> RulePolicy | LearnedPolicy:
     """Return a policy of this package, which decides on tables; see ``parse_policy``.
 

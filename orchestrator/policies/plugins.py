@@ -41,6 +41,12 @@ def plugin_names() -> tuple[str, ...]:
     return tuple(sorted(_entry_points()))
 
 
+def plugin_version(name: str) -> str:
+    """Return the package, with its version, that brings the policy called so before the first comma."""
+    point = _entry_points()[name.partition(",")[0]]
+    return point.value if point.dist is None else f"{point.dist.name} {point.dist.version}"
+
+
 def plugin_knobs(name: str) -> Sequence[Knob]:
     """Return the knobs of the plug-in that is called so before the first comma.
 
@@ -62,7 +68,7 @@ def parse_plugin(name: str) -> Policy:
     places = parse_knobs(text, known, policy=name)
     try:
         policy = plugin(name, **{knob.name: places[knob.at] for knob in known})
-    except Exception as exc:  # whatever it raises
+    except (Exception, SystemExit) as exc:  # whatever it raises
         raise ConfigError(f"policy {name!r} of {_origin(head)} can't be made ({type(exc).__name__}: {exc})") from exc
     if not (
         callable(getattr(policy, "choose", None))
@@ -83,7 +89,7 @@ def _entry_points() -> dict[str, EntryPoint]:
 def _load(name: str) -> PolicyPlugin:
     try:
         plugin: PolicyPlugin = _entry_points()[name].load()
-    except Exception as exc:  # whatever the package does while it is imported
+    except (Exception, SystemExit) as exc:  # whatever the package does while it is imported, to end the process too
         raise ConfigError(
             f"policy {name!r} of {_origin(name)} can't be imported ({type(exc).__name__}: {exc}); mend the package or "
             "name another policy"

@@ -6,6 +6,7 @@ from orchestrator.router.observer import RouterObserver
 from orchestrator.router.overview import FamilyOverview, FleetOverview, ServerOverview, WidthOverview, merge_overviews
 from orchestrator.router.queue.request import Answer, CallbackSink, Transit
 from orchestrator.router.queue.request_queue import Backlog
+from orchestrator.router.queue.trace import Trace, draw_id
 from orchestrator.router.router import Router, connect_triton
 from orchestrator.router.servers.membership import ResolvedNames
 
@@ -20,10 +21,12 @@ __all__ = [
     "Router",
     "RouterObserver",
     "ServerOverview",
+    "Trace",
     "Transit",
     "WidthOverview",
     "compile_ahead",
     "compile_into",
     "connect_triton",
+    "draw_id",
     "merge_overviews",
 ]

@@ -80,11 +80,13 @@ class ServerInspection:
     """One server as a router sees it.
 
     Attributes:
+        is_healthy: Whether it answered when it was last asked, and is not ejected.
         is_suspect: Whether it has an overdue batch, and has answered nothing since that was sent.
         awaited_batches: The number of batches sent to it whose answers are awaited.
         calls: The number of calls under way to it, those that nobody waits for any more included.
     """
 
+    is_healthy: bool
     is_suspect: bool
     awaited_batches: int
     calls: int
@@ -97,6 +99,7 @@ class RouterInspection:
     Attributes:
         batches_under_way: The number of batches that were sent and have not ended, those given up included.
         batches_given_up: The number of batches under way that nobody waits for any more.
+        policies: The names of the policy, of its fallback and of the shadow policy, which is empty where there is none.
     """
 
     backlog: Backlog
@@ -104,6 +107,7 @@ class RouterInspection:
     batches_given_up: int
     servers: Mapping[ServerName, ServerInspection]
     suspects: frozenset[ServerName]
+    policies: tuple[str, str, str]
 
 
 class Router:
@@ -313,6 +317,7 @@ class Router:
             given_s=min(deadline_ms / 1e3, timeout_s),
             transit_s=max(0.0, now_s - transit.arrived_s) + transit.return_s,
             family=key.family,
+            trace=transit.trace,
         )
         self._shedder.begin(request)
         try:
@@ -361,15 +366,19 @@ class Router:
 
     def inspect(self) -> RouterInspection:
         """Return what the router holds now."""
+        guarded, shadow = self._dispatcher.deciders.policies[False], self._dispatcher.deciders.shadow
         return RouterInspection(
             backlog=replace(self._queues.backlog),
             batches_under_way=self._dispatcher.sender.under_way,
             batches_given_up=self._dispatcher.sender.given_up,
             servers={
-                name: ServerInspection(server.health.is_suspect, len(server.in_flight), server.calls)
+                name: ServerInspection(
+                    server.health.is_healthy, server.health.is_suspect, len(server.in_flight), server.calls
+                )
                 for name, server in self._fleet.servers.items()
             },
             suspects=self._fleet.suspects,
+            policies=(guarded.policy.name, guarded.fallback.name, "" if shadow is None else shadow.policy.name),
         )
 
     async def describe(self) -> FleetOverview:

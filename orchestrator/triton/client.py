@@ -192,7 +192,9 @@ class TritonClient:
         parts = self._requests.encode(model, inputs, outputs)
         return await self._infer(parts, lambda answer: decode_outputs(answer, model, outputs))
 
-    def infer_batch(self, model: ServedModel, batch: Tensors) -> Awaitable[Tensors]:
+    def infer_batch(
+        self, model: ServedModel, batch: Tensors, *, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Awaitable[Tensors]:
         """Return the model's outputs for a batch of its inputs; sent at once where there is a connection.
 
         It is a future then, without coroutines, which cost a router more than what is sent.
@@ -205,13 +207,14 @@ class TritonClient:
         parts = self._requests.encode(model.name, as_model_takes(batch, model), outputs, datatypes)
         read = partial(self._answers.decode, model)
         head, *rest = parts
-        begun = self._channel.begin(_INFER, head, self._metadata, rest=rest, read=read, explain=self._translate)
-        return self._infer(parts, read) if begun is None else begun
+        metadata = (*self._metadata, *metadata) if metadata else self._metadata
+        begun = self._channel.begin(_INFER, head, metadata, rest=rest, read=read, explain=self._translate)
+        return self._infer(parts, read, metadata) if begun is None else begun
 
-    async def _infer(self, parts: Sequence[Buffer], read: Callable[[bytes], T]) -> T:
+    async def _infer(self, parts: Sequence[Buffer], read: Callable[[bytes], T], metadata: Metadata = ()) -> T:
         head, *rest = parts
         try:
-            return read(await self._channel.call(_INFER, head, self._metadata, rest=rest))
+            return read(await self._channel.call(_INFER, head, metadata or self._metadata, rest=rest))
         except RpcError as exc:
             raise self._translate(exc) from exc
 

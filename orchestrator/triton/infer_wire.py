@@ -107,6 +107,20 @@ def _encode_head(model: str, inputs: Mapping[str, Array], outputs: Sequence[str]
     return head
 
 
+def encode_parameters(parameters: Mapping[str, str | int | float]) -> bytes:
+    """Return the parameters of a ModelInferRequest, serialised, to be put before the rest of it."""
+    request = pb.ModelInferRequest()
+    for name, value in parameters.items():
+        if isinstance(value, int):
+            request.parameters[name].int64_param = value
+        elif isinstance(value, float):
+            request.parameters[name].double_param = value
+        else:
+            request.parameters[name].string_param = value
+    serialised: bytes = request.SerializeToString()
+    return serialised
+
+
 def decode_outputs(message: bytes, model: str, outputs: Sequence[str]) -> dict[str, Array]:
     """Return the wanted outputs of a serialised ModelInferResponse; they may not be written to.
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli import main
-from orchestrator.cli.version import _commit
+from orchestrator.version import _commit
 
 ROOT = Path(__file__).parents[2]
 

@@ -29,7 +29,7 @@ def test_queue_seconds_are_the_95th_percentile_over_all_gateways(tmp_path: Path)
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec))
     series = [
         {
-            "series": f'slim_gateway_queue_seconds_bucket{{namespace="default",pod="{pod}",le="{bound}"}}',
+            "series": f'slim_gateway_queue_seconds_bucket{{namespace="default",pod="{pod}",outcome="ok",le="{bound}"}}',
             "values": f"0+{step}x20",
         }
         for pod in ("demo-slim-scheduler-gateway-a", "demo-slim-scheduler-gateway-b")
@@ -56,9 +56,19 @@ def test_keda_asks_what_the_rule_records() -> None:
     assert trigger["metadata"]["query"] == recorded["expr"]
 
 
+def test_the_length_of_the_queue_that_wakes_somebody_follows_from_that_of_scaling() -> None:
+    [rule] = [r for r in find(render("scaled"), "PrometheusRule")["spec"]["groups"][0]["rules"] if "Queue" in str(r)]
+    assert rule["expr"].endswith(" > 0.04")  # twice the 0.02 of the chart's values
+
+
 def test_promtool_takes_the_settings_of_compose(tmp_path: Path) -> None:
     promtool = find_program("promtool", "Prometheus")
     settings = tmp_path / "prometheus.yml"
-    settings.write_text(yaml.safe_load(COMPOSE.read_text())["configs"]["prometheus"]["content"])
+    document = yaml.safe_load(COMPOSE.read_text())
+    [mounted] = document["services"]["prometheus"]["volumes"]
+    rules, inside, _ = mounted.split(":")
+    text = document["configs"]["prometheus"]["content"].replace(inside, str((COMPOSE.parent / rules).resolve()))
+    settings.write_text(text)
     status, said = run(promtool, "check", "config", str(settings))
     assert status == 0, said
+    assert "rules found" in said

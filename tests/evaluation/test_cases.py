@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.cases import head_of, is_learned, make_entry, open_policy
+from orchestrator.evaluation.cases import head_of, is_learned, make_entry, open_own_policy
 from orchestrator.evaluation.runs import Cell, run_cell
 from orchestrator.policies.learned.policy_file import PolicyFile, write_policy_file
 from tests.evaluation.example_suites import write_suite
@@ -29,7 +29,7 @@ def test_checkpoints_are_told_apart_by_what_is_in_them(tmp_path: Path) -> None:
     spec = f"ppo-slim:{first}"
     before = make_entry("x", spec).identity
     written(first, slim(weights=trained(), strength=4.0))
-    open_policy.cache_clear()
+    open_own_policy.cache_clear()
     assert make_entry("x", spec).identity != before
     assert make_entry("x", "lert:slack").identity == "lert:slack"
 

@@ -71,6 +71,7 @@ class FakeServer:
         self.is_up = True
         self.failures: list[SlimError | Exception] = []
         self.batches: list[tuple[int, int]] = []
+        self.traced: list[tuple[str, str]] = []
         self.closed = False
         self.in_flight = 0
         self._instance = asyncio.Lock()
@@ -80,7 +81,10 @@ class FakeServer:
         self._require_up()
         return self.models
 
-    async def infer_batch(self, model: ServedModel, batch: Tensors) -> Tensors:
+    async def infer_batch(
+        self, model: ServedModel, batch: Tensors, *, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Tensors:
+        self.traced += metadata
         self._require_up()
         if model.name not in {served.name for served in self.models}:
             raise ModelNotFoundError(f"unknown model {model.name}")

@@ -64,6 +64,8 @@ def test_where_decisions_are_timed_on_tables_it_is_refused_in_words() -> None:
     [
         ("import nothing_of_that_name", "of broken can't be imported .ModuleNotFoundError: No module named"),
         ("1 / 0", "of broken can't be imported .ZeroDivisionError: division by zero.; mend the package"),
+        ("import sys; sys.exit('not today')", "of broken can't be imported .SystemExit: not today.; mend the package"),
+        ("import sys\ndef policy(name):\n    sys.exit(3)", "of broken can't be made .SystemExit: 3"),
         ("other = 1", "of broken can't be imported .AttributeError"),
         ("policy = 7", "of broken can't be made .TypeError"),
         ("policy = lambda name: 7", "of broken is no policy: it needs a method choose"),

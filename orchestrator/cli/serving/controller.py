@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.logs import logging_to_stderr
-from orchestrator.cli.options import LOG_LEVEL, fleet_option, until_stdin_ends_option
+from orchestrator.cli.options import LOG_LEVEL, fleet_option, log_format_option, until_stdin_ends_option
 from orchestrator.cli.signals import SighupHandler, caught_sighup
 
 
@@ -56,6 +56,7 @@ from orchestrator.cli.signals import SighupHandler, caught_sighup
 @click.option(
     "--log-level", type=LOG_LEVEL, help="Of the lines on stderr.  [default: info; error with --dry-run and --once]"
 )
+@log_format_option
 @until_stdin_ends_option
 def controller(
     fleet_path: Path,
@@ -67,6 +68,7 @@ def controller(
     is_dry: bool,
     is_once: bool,
     log_level: str | None,
+    log_format: str,
     until_stdin_ends: bool,
 ) -> None:
     """Keep one server's Triton loaded with the right widths, instances and batches.
@@ -95,7 +97,7 @@ def controller(
         own = ServerOfController(fleet_path, server, name, gpu, memory_limit_bytes, is_sidecar)
         fleet, settings = own.load()
         level = log_level or ("error" if is_dry or is_once else "info")
-        with logging_to_stderr(level):
+        with logging_to_stderr(level, log_format):
             if is_dry:
                 asyncio.run(show_plan(fleet, settings))
             elif is_once:

@@ -17,7 +17,7 @@ import click
 
 from orchestrator.background import end_tasks
 from orchestrator.cli.logs import logging_to_stderr
-from orchestrator.cli.options import LOG_LEVEL, fleet_option, until_stdin_ends_option
+from orchestrator.cli.options import LOG_LEVEL, fleet_option, log_format_option, until_stdin_ends_option
 from orchestrator.cli.serving import gateway_worker
 from orchestrator.cli.signals import STOP_SIGNALS, watch_for_stop
 from orchestrator.config import FleetSettings, GatewaySettings, load_fleet
@@ -53,6 +53,7 @@ sys.exit(main(*map(int, sys.argv[1:])))
 @click.command()
 @fleet_option
 @click.option("--log-level", type=LOG_LEVEL, default="info", help="Of the lines on stderr.")
+@log_format_option
 @click.option(
     "--replace",
     is_flag=True,
@@ -61,7 +62,12 @@ sys.exit(main(*map(int, sys.argv[1:])))
 @click.option("--sockets", "descriptors", multiple=True, type=(str, int), hidden=True)
 @until_stdin_ends_option
 def gateway(
-    fleet_path: Path, log_level: str, replace: bool, descriptors: Sequence[tuple[str, int]], until_stdin_ends: bool
+    fleet_path: Path,
+    log_level: str,
+    log_format: str,
+    replace: bool,
+    descriptors: Sequence[tuple[str, int]],
+    until_stdin_ends: bool,
 ) -> None:
     """Answer Triton clients over gRPC and HTTP, every request routed over the fleet.
 
@@ -86,9 +92,9 @@ def gateway(
     if fleet.gateway.workers == 1:
         opening, loop_factory = partial(_open_alone, fleet, fleet_path, succession), new_event_loop
     else:
-        opening = partial(_open_workers, fleet, fleet_path, log_level, succession)
+        opening = partial(_open_workers, fleet, fleet_path, (log_level, log_format), succession)
         loop_factory = asyncio.new_event_loop
-    with logging_to_stderr(log_level), asyncio.Runner(loop_factory=loop_factory) as runner:
+    with logging_to_stderr(log_level, log_format), asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(_serve(opening, succession, announcement, fleet.gateway, until_stdin_ends=until_stdin_ends))
 
 
@@ -168,7 +174,7 @@ async def _open_alone(
 async def _open_workers(
     settings: FleetSettings,
     path: Path,
-    log_level: str,
+    logging_as: tuple[str, str],
     succession: Succession,
     sockets: Sockets,
     admin: AdminEndpoint | None,
@@ -181,7 +187,7 @@ async def _open_workers(
         environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         init_message=lambda number: {
             "number": number,
-            "log_level": log_level,
+            "logging_as": logging_as,
             "fleet": fleet.settings.model_dump_json(),
             "fleet_path": str(fleet.path),
             "requires_server": succession.is_takeover,

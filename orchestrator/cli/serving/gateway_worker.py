@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
-import sys
 from functools import partial
 from pathlib import Path
 
+from orchestrator.cli.logs import logging_to_stderr
 from orchestrator.config import FleetSettings
 from orchestrator.errors import SlimError
 from orchestrator.gateway import WorkerTeam, freeze_heap, new_event_loop, open_gateway, read_init_message
@@ -23,13 +22,9 @@ def main(channel_descriptor: int, handoff_descriptor: int) -> int:
     init = read_init_message(channel_end)
     if init is None:
         return 0  # the supervisor was gone before this began
-    logging.basicConfig(
-        level=init["log_level"].upper(),
-        format=f"%(asctime)s %(levelname)s worker {init['number']}: %(message)s",
-        stream=sys.stderr,
-    )
     fleet, ends = FleetSettings.model_validate_json(init["fleet"]), (channel_end, handoff_end)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    logged = logging_to_stderr(*init["logging_as"], worker=init["number"])
+    with logged, asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_work(fleet, Path(init["fleet_path"]), *ends, requires_server=init["requires_server"]))
 
 

@@ -16,9 +16,10 @@ from orchestrator.config import ServerSettings, load_fleet
 from orchestrator.controller.demands import MAX_HOLD_S
 from orchestrator.controller.status.client import fetch_status, send_demand
 from orchestrator.controller.status.document import parse_page
-from orchestrator.controller.status.view import render_status, render_unreachable
+from orchestrator.controller.status.view import find_troubles, render_status, render_unreachable
 from orchestrator.errors import ConfigError, SlimError
 
+_UNREACHABLE, _IN_TROUBLE = 1, 3  # 2 is what misuse of a command ends with
 _Answer = dict[str, Any] | SlimError
 
 
@@ -31,7 +32,9 @@ _Answer = dict[str, Any] | SlimError
 def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: float | None, timeout_s: float) -> None:
     """Show what every server's controller knows, wants and did.
 
-    Exits with 1 when a controller can't be reached; the others are shown all the same.
+    Exits with 1 when a controller can't be reached; the others are shown all the same. Exits with 3 when all answer
+    and one is in trouble: its Triton can't be observed, a notice stands, a model has failed or has a config in
+    quarantine, or the controller has made no step for a minute. Exits with 0 when all is in order.
 
     \b
     Example:
@@ -47,8 +50,7 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
         return
     answers = _ask(servers, timeout_s)
     _print(servers, answers, as_json=as_json)
-    if any(isinstance(answer, SlimError) for answer in answers):
-        raise click.exceptions.Exit(1)
+    raise click.exceptions.Exit(_exit_status(answers))
 
 
 @click.command()
@@ -90,6 +92,13 @@ def _ask(servers: tuple[ServerSettings, ...], timeout_s: float) -> list[_Answer]
 
     with ThreadPoolExecutor(max_workers=min(64, len(servers))) as pool:
         return list(pool.map(ask, servers))
+
+
+def _exit_status(answers: list[_Answer]) -> int:
+    pages = [parse_page(answer) for answer in answers if not isinstance(answer, SlimError)]
+    if len(pages) < len(answers):
+        return _UNREACHABLE
+    return _IN_TROUBLE if any(find_troubles(page, now_unix_s=time.time()) for page in pages) else 0
 
 
 def _print(servers: tuple[ServerSettings, ...], answers: list[_Answer], *, as_json: bool) -> None:

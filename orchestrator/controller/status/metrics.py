@@ -8,16 +8,19 @@ and a host that draws nothing must not look alike. Everything lives in a registr
 from __future__ import annotations
 
 import collections
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from orchestrator.controller.report import ActionRecord, StepReport
 from orchestrator.controller.status.document import ControllerStatus, describe_status
+from orchestrator.planner.energy import CounterReading, EnergyAccount
 from orchestrator.snapshot import ServerName
+from orchestrator.version import read_build
 
 # A plan is to take well below a millisecond, a step some milliseconds; beyond a second both are broken.
 _PLAN_BUCKETS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 1e-1, 1.0)
@@ -40,6 +43,7 @@ class ControllerMetrics(Collector):
         self._failed_steps = failed_steps
         self._report: StepReport | None = None
         self._counted: frozenset[ActionRecord] = frozenset()
+        self._energy = EnergyAccount()
         self.registry.register(self)
         self._actions = Counter(
             "slim_controller_actions",
@@ -54,6 +58,10 @@ class ControllerMetrics(Collector):
             registry=self.registry,
         ).labels(server)
         self._plan = self._histogram("slim_controller_plan_seconds", "Time to make a plan.", _PLAN_BUCKETS_S)
+        ProcessCollector(registry=self.registry)
+        number, commit = read_build()
+        build = {"version": number, "commit": commit or "", "python": platform.python_version()}
+        Info("slim_build", "What runs.", registry=self.registry).info(build)
         self._step = self._histogram(
             "slim_controller_step_seconds", "Time a step takes without its actions.", _STEP_BUCKETS_S
         )
@@ -68,6 +76,8 @@ class ControllerMetrics(Collector):
         self._counted = ended
         if report.seen.trouble is not None:
             self._failures.inc()
+        else:  # without rates a window is left open, and shared out with the next
+            self._energy = _follow_energy(self._energy, report)
         if report.plan is not None:
             self._plan.observe(report.plan_s)
         self._step.observe(report.step_s)
@@ -90,6 +100,15 @@ class ControllerMetrics(Collector):
             text = "Energy drawn since a fixed moment; only differences mean something."
             drawn_j = {(energy.source,): energy.value}
             yield self._filled(CounterMetricFamily, "slim_controller_energy_joules", text, drawn_j, "source")
+        account = self._energy
+        if account.last is not None:
+            text, idle_j = "Of the energy, what was drawn for nothing.", {(account.last.source,): account.idle_j}
+            yield self._filled(CounterMetricFamily, "slim_controller_idle_energy_joules", text, idle_j, "source")
+            text, models_j = "Of the energy, what batches drew above that, by busy time.", account.models_j
+            shares_j = {(model,): share_j for model, share_j in models_j.items()}
+            yield self._filled(CounterMetricFamily, "slim_controller_model_energy_joules", text, shares_j, "model")
+            text, answered = "Requests that this was for.", {(model,): n for model, n in account.requests.items()}
+            yield self._filled(CounterMetricFamily, "slim_controller_model_energy_requests", text, answered, "model")
         for name, text, labels, samples in _gauges(report, describe_status(report)):
             yield self._filled(GaugeMetricFamily, name, text, samples, *labels)
 
@@ -108,6 +127,14 @@ class ControllerMetrics(Collector):
 
     def _histogram(self, name: str, text: str, buckets_s: Sequence[float]) -> Histogram:
         return Histogram(name, text, ("server",), buckets=buckets_s, registry=self.registry).labels(self._server)
+
+
+def _follow_energy(account: EnergyAccount, report: StepReport) -> EnergyAccount:
+    reading, snapshot = report.seen.reading, report.seen.snapshot
+    if reading is None or snapshot is None or reading.energy_j.value is None:
+        return account
+    counter = CounterReading(reading.energy_j.source, report.seen.at_s, reading.energy_j.value)
+    return account.follow(counter, {model.name: model.rates for model in snapshot.models})
 
 
 def _gauges(report: StepReport, page: ControllerStatus) -> Iterator[tuple[str, str, tuple[str, ...], _Samples]]:

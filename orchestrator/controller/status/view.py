@@ -29,6 +29,8 @@ from orchestrator.planner.actions import ActionKind
 from orchestrator.planner.host import Batching
 
 SHOWN_ACTIONS = 5
+_SILENT_S = 60.0
+"""Without a step, after which a controller that answers is in trouble: a step takes milliseconds, an action seconds."""
 UNKNOWN = "–"
 Line = tuple[str, str, str]
 """A label, a text and its style."""
@@ -44,6 +46,18 @@ def render_status(status: ControllerStatus, *, now_unix_s: float) -> RenderableT
         parts.append(_models(status))
     parts.append(_lines(status, now_unix_s))
     return Group(*parts)
+
+
+def find_troubles(status: ControllerStatus, *, now_unix_s: float) -> list[str]:
+    """Return what an operator should look at on one server, in words; empty while all is in order."""
+    silent_s = now_unix_s - status.unix_s
+    return [
+        *([] if status.trouble is None else [status.trouble]),
+        *([f"no step for {say_age(silent_s)}"] if silent_s > _SILENT_S else []),
+        *(say_notice(notice, status.family) for notice in status.notices),
+        *(f"{m.label} has failed: {m.status_reason}" for m in status.models if m.status == "failed"),
+        *(f"a config of {m.label} is quarantined: {m.quarantine[-1].reason}" for m in status.models if m.quarantine),
+    ]
 
 
 def render_unreachable(server: str, reason: str) -> RenderableType:

@@ -6,8 +6,9 @@ points of a scrambled Sobol sequence, which fills a space of few dimensions more
 them keep ``slack``, the other half run at one fixed width: "the best fixed width of each scenario", which a comparison
 must not leave out.
 
-The ranges are narrower than what a knob may be: where it does something on servers whose batches take milliseconds and
-deadlines of 10 ms to a second.
+A policy of another package is tuned when it is named, over all that its own knobs may be. The ranges of ours are
+narrower than what a knob may be: where it does something on servers whose batches take milliseconds and deadlines of
+10 ms to a second.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final
 
 from orchestrator.errors import ConfigError
 from orchestrator.policies.knobs import Knob
-from orchestrator.policies.parsing import knobs_of
+from orchestrator.policies.parsing import is_of_package, knobs_of
 from orchestrator.policies.registry import has_width_rule, parse_policy, policy_names
 from orchestrator.policies.rule import WIDTH_RULE
 from orchestrator.policies.rules.width_rules import SLACK
@@ -65,7 +66,7 @@ def tuned_policies() -> tuple[str, ...]:
 def check_tuned(policies: Iterable[str]) -> None:
     """Check that policies are among those that are tuned; raises ConfigError when one is not."""
     for policy in policies:
-        if policy not in tuned_policies():
+        if policy not in tuned_policies() and not (is_of_package(policy) and "," not in policy):
             raise ConfigError(f"policy {policy!r} is none that is tuned; known: {', '.join(tuned_policies())}")
 
 
@@ -79,9 +80,13 @@ def configurations(policy: str, widths: Sequence[Width], budget: int, seed: int)
         ConfigError: when there is no such policy, or scipy is not installed.
     """
     check_tuned([policy])
-    name = policy.partition(":")[0]
+    name, seeds = policy.partition(":")[0], [seed, zlib.crc32(policy.encode())]
+    if is_of_package(policy):
+        own = knobs_of(policy)
+        points = _sobol(len(own), budget - 1, seeds) if own else []
+        return (policy, *(f"{policy},{_own_values(own, point)}" for point in points))
     takes_more = has_width_rule(name) or name in _WITH_BUCKETS
-    points = _sobol(takes_more + len(default_point(name)), budget - 1, [seed, zlib.crc32(policy.encode())])
+    points = _sobol(takes_more + len(default_point(name)), budget - 1, seeds)
     return (policy, *(_spec(name, sorted(widths), point, takes_more) for point in points))
 
 
@@ -136,8 +141,14 @@ def _buckets(part: float) -> str:
     return str(round(least * (most / least) ** part))
 
 
-def _value(knob: Knob, part: float) -> str:
-    least, most = SEARCHED[knob.name]
+def _own_values(knobs: Sequence[Knob], point: Sequence[float]) -> str:
+    """Return values of another package's knobs, over all that they may be: what makes sense there is its business."""
+    parts = zip(knobs, point, strict=True)
+    return ",".join(f"{knob.name}={_value(knob, part, (knob.least, knob.most))}" for knob, part in parts)
+
+
+def _value(knob: Knob, part: float, searched: tuple[float, float] | None = None) -> str:
+    least, most = searched or SEARCHED[knob.name]
     value = least * (most / least) ** part if knob.is_log and least > 0 else least + (most - least) * part
     return f"{value:.3g}"
 

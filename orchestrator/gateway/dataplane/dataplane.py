@@ -35,6 +35,7 @@ from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.ports import Team, UnaryMethod
 from orchestrator.gateway.protocol.messages import Message, build_answer, parse_request, pb, serialise
 from orchestrator.gateway.protocol.wire import read_address
+from orchestrator.gateway.tracing import Tracing
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import Router
 
@@ -58,6 +59,8 @@ class DataPlane:
         guard: What says who may call; None lets everybody do everything.
         retries: How often calls may be passed through again; None for the default.
         calls: The bounds of calls that are passed through; None for the default.
+        access_log: Whether to write a line about each inference that ends.
+        tracing: What sends spans of families' requests; None: nothing does.
 
     Attributes:
         health: Whether the gateway and its models can answer.
@@ -75,6 +78,8 @@ class DataPlane:
         guard: Guard | None = None,
         retries: RetrySettings | None = None,
         calls: CallBudget | None = None,
+        access_log: bool = False,
+        tracing: Tracing | None = None,
     ) -> None:
         self.model_index = model_index
         self.metrics = metrics
@@ -83,7 +88,9 @@ class DataPlane:
         self.health = GatewayHealth(router, model_index, None if team is None else team.is_served)
         calls = calls or CallBudget(GatewaySettings())
         self.passthrough = Passthrough(model_index, metrics, retries or RetrySettings(), calls)
-        self.inference = Inference(router, model_index, metrics, self.guard, self.passthrough)
+        self.inference = Inference(
+            router, model_index, metrics, self.guard, self.passthrough, access_log=access_log, tracing=tracing
+        )
         self.metadata = MetadataAnswers(model_index, self.passthrough)
         statistics = FleetStatistics(model_index, self.health.serves)
         self.fleet_statistics = statistics if team is None else None

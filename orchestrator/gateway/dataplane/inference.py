@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
+from orchestrator.gateway.access_log import write_access
 from orchestrator.gateway.auth.callers import Caller, Guard, Ticket
 from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.dataplane.passthrough import Passthrough
@@ -39,6 +40,7 @@ from orchestrator.gateway.protocol.wire import (
     split_request,
 )
 from orchestrator.gateway.statuses import outcome_of
+from orchestrator.gateway.tracing import Tracing
 from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.http2.loop_lag import LoopLag
@@ -54,6 +56,10 @@ _QUICK_BYTES: Final = 2**16
 class Inference:
     """Answers inferences of every model, each after it was admitted.
 
+    Args:
+        access_log: Whether to write a line about each that ends.
+        tracing: What sends spans of families' requests; None: nothing does.
+
     Attributes:
         lag: How long what comes waits for this process, and answers wait to leave it.
     """
@@ -65,6 +71,9 @@ class Inference:
         metrics: GatewayMetrics,
         guard: Guard,
         passthrough: Passthrough,
+        *,
+        access_log: bool = False,
+        tracing: Tracing | None = None,
     ) -> None:
         self._router = router
         self._model_index = model_index
@@ -72,6 +81,8 @@ class Inference:
         self._guard = guard
         self._passthrough = passthrough
         self._messages = FamilyMessages()
+        self._access_log = access_log
+        self._tracing = tracing
         self.lag = LoopLag()
 
     def admit(self, caller: Caller, model: str) -> Ticket:
@@ -83,6 +94,8 @@ class Inference:
             return self._guard.admit(caller, model)
         except SlimError as exc:
             self._metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
+            if self._access_log:
+                write_access(model, outcome_of(exc), caller, request_id="")
             raise
 
     def begin(self, message: bytes, caller: Caller, responder: UnaryCall[Caller]) -> bool:
@@ -219,7 +232,10 @@ class Inference:
         the request is withdrawn; it may be called before this returns.
         """
         self._metrics.begin()
-        note = partial(self._note, family, caller, time.perf_counter())
+        trace = None if self._tracing is None else self._tracing.begin(caller.metadata)
+        if trace is not None:
+            transit = transit._replace(trace=trace)
+        note = partial(self._note, family, caller, request.id, time.perf_counter(), transit)
 
         def finish(outcome: Answer | Exception) -> None:
             if isinstance(outcome, Exception):
@@ -262,8 +278,16 @@ class Inference:
             raise
 
     def _note(
-        self, family: FamilyModel, caller: Caller, began_s: float, outcome: str, answer: Answer | None = None
+        self,
+        family: FamilyModel,
+        caller: Caller,
+        request_id: str,
+        began_s: float,
+        transit: Transit,
+        outcome: str,
+        answer: Answer | None = None,
     ) -> None:
+        latency_s = time.perf_counter() - began_s
         self._metrics.end()
         self._metrics.time(
             family.name,
@@ -271,9 +295,13 @@ class Inference:
             tenant=caller.tenant,
             width="" if answer is None else str(answer.width),
             server="" if answer is None else answer.server,
-            latency_s=time.perf_counter() - began_s,
+            latency_s=latency_s,
             queue_s=None if answer is None else answer.queue_s,
         )
+        if self._access_log:
+            write_access(family.name, outcome, caller, request_id=request_id, latency_s=latency_s, answer=answer)
+        if self._tracing is not None and transit.trace is not None:
+            self._tracing.end(transit.trace, family.name, outcome, began_s=transit.arrived_s, answer=answer)
 
     async def _pass_through(
         self, name: str, message: bytes, caller: Caller, rest: Sequence[Buffer] = (), *, is_decoupled: bool = False
@@ -295,13 +323,17 @@ class Inference:
             outcome = outcome_of(exc)
             raise
         finally:
+            latency_s = time.perf_counter() - began_s
             self._metrics.end()
+            if self._access_log:
+                request_id = read_address(message).request_id
+                write_access(name, outcome, caller, request_id=request_id, latency_s=latency_s, server=server)
             self._metrics.time(
                 name if outcome == "ok" else self._label(name),
                 outcome,
                 tenant=caller.tenant,
                 server=server,
-                latency_s=time.perf_counter() - began_s,
+                latency_s=latency_s,
                 queue_s=None,
             )
 

@@ -43,6 +43,7 @@ from orchestrator.http2.grpc.wire import Metadata
 
 log = logging.getLogger(__name__)
 
+_OF_CALLERS = ("authorization", "traceparent", "tracestate")
 JSON_BYTES_HEADER = "Inference-Header-Content-Length"
 _NOT_RUN = "[request id: "
 """How Triton begins to say what is wrong with a request that it gives to no model."""
@@ -89,7 +90,7 @@ class HttpRoutes:
         # Before anything of the body is read, and before anybody learns which paths there are.
         caller = self._data_plane.identify(
             "ServerReady" if parts is not None and parts[:1] == ["health"] else "",
-            _credentials(request),
+            _metadata(request),
             request.remote or "",
         )
         match parts:
@@ -289,9 +290,9 @@ def _split_path(request: web.BaseRequest) -> list[str] | None:
     return parts[1:]
 
 
-def _credentials(request: web.BaseRequest) -> Metadata:
-    """Return what says who calls, as gRPC's metadata has it."""
-    return tuple(("authorization", value) for value in request.headers.getall("Authorization", ()))
+def _metadata(request: web.BaseRequest) -> Metadata:
+    """Return what says who calls, and in which trace, as gRPC's metadata has it."""
+    return tuple((key, value) for key in _OF_CALLERS for value in request.headers.getall(key, ()))
 
 
 async def _send_event(request: web.BaseRequest, response: web.StreamResponse, event: bytes) -> None:

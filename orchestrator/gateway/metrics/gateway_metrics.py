@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prometheus_client import ProcessCollector
+
 from orchestrator.gateway.metrics.snapshot import Labels, Measure, MetricSnapshot, observe
 from orchestrator.router import RouterObserver
 from orchestrator.snapshot import ServerName, Width
@@ -92,6 +94,23 @@ TASK_FAILURES = Measure(
 )
 WORKERS = Measure("slim_gateway_workers", "Worker processes that take requests.", kind="gauge")
 WORKER_RESTARTS = Measure("slim_gateway_worker_restarts", "Workers that died and were started again.")
+LEFT_OUT = Measure(
+    "slim_router_servers_left_out",
+    "Processes that send a server nothing, because it does not answer or is ejected.",
+    ("server",),
+    kind="gauge",
+)
+POLICY_INFO = Measure(
+    "slim_router_policy_info", "1 for the policies in force.", ("policy", "fallback", "shadow"), kind="largest"
+)
+BUILD_INFO = Measure("slim_build_info", "1 for what runs.", ("version", "commit", "python"), kind="largest")
+# prometheus_client's own, of all processes together.
+_PROCESS = (
+    Measure("process_cpu_seconds", "User and system CPU time of all processes."),
+    Measure("process_resident_memory_bytes", "Resident memory of all processes.", kind="gauge"),
+    Measure("process_open_fds", "Open file descriptors of all processes.", kind="gauge"),
+    Measure("process_start_time_seconds", "When the youngest process began, since 1970.", kind="largest"),
+)
 
 MEASURES = {
     m.name: m
@@ -99,9 +118,18 @@ MEASURES = {
         *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _TRANSIT, _IN_FLIGHT, FOREIGN_MODELS, TASKS),
         *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *QUEUED),
         *(_TENANTS, _UNAUTHENTICATED, TASK_FAILURES, WORKERS, WORKER_RESTARTS),
+        *(LEFT_OUT, POLICY_INFO, BUILD_INFO, *_PROCESS),
     )
 }
 """All there is, by name, in the order of the page."""
+
+_COLLECTOR = ProcessCollector(registry=None)
+
+
+def read_process() -> MetricSnapshot:
+    """Return what this process takes; nothing where there is no /proc."""
+    found = {family.name: family.samples[0].value for family in _COLLECTOR.collect()}
+    return MetricSnapshot({measure.name: {(): [found[measure.name]]} for measure in _PROCESS if measure.name in found})
 
 
 class GatewayMetrics:

@@ -8,6 +8,7 @@ exposition formats stay prometheus_client's.
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,14 +26,15 @@ class Measure:
     Attributes:
         text: The text of its HELP line.
         bounds: The upper bounds of a histogram's buckets, ascending, without +Inf; None for the other kinds.
-        kind: The kind of metric; a gauge of a process that is gone no longer counts, a counter does.
+        kind: The kind of metric; a gauge of a process that is gone no longer counts, a counter does. ``largest`` is a
+            gauge of which the largest of all processes counts, and not their sum.
     """
 
     name: str
     text: str
     labels: Labels = ()
     bounds: tuple[float, ...] | None = None
-    kind: Literal["counter", "gauge", "histogram"] = "counter"
+    kind: Literal["counter", "gauge", "largest", "histogram"] = "counter"
 
 
 def observe(numbers: list[float], bounds: Sequence[float], amount: float) -> None:
@@ -62,12 +64,11 @@ class MetricSnapshot:
         """Add another one to this; metrics that ``measures`` does not know are left out."""
         for name, found in other.values.items():
             measure = measures.get(name)
-            if measure is None or (measure.kind == "gauge" and not with_gauges):
+            if measure is None or (measure.kind in ("gauge", "largest") and not with_gauges):
                 continue
-            mine = self.values.setdefault(name, {})
+            mine, merge = self.values.setdefault(name, {}), max if measure.kind == "largest" else operator.add
             for labels, numbers in found.items():
-                old = mine.get(labels)
-                mine[labels] = list(numbers) if old is None else [a + b for a, b in zip(old, numbers, strict=True)]
+                mine[labels] = list(map(merge, mine[labels], numbers)) if labels in mine else list(numbers)
 
     def encode(self) -> list[Any]:
         """Return it as JSON knows it."""

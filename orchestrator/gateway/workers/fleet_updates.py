@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.config import FleetSettings, RouterSettings, find_changes, load_fleet
+from orchestrator.config.effective import changed_settings
 from orchestrator.config.names import ServerChanges
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.admin import AdminEndpoint
@@ -55,17 +56,32 @@ def divide(amount: int, workers: int) -> int:
     return -(-amount // workers)
 
 
-def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int = 1) -> WatchedFiles:
-    """Return the watch over the fleet file of a router and a gateway, of which there are as many as ``workers``."""
+def follow_fleet(
+    path: Path, router: Router, gateway: Gateway, *, known: FleetSettings | None = None, workers: int = 1
+) -> WatchedFiles:
+    """Return the watch over the fleet file of a router and a gateway, of which there are as many as ``workers``.
+
+    What changes of what is ``known`` is logged, key by key; None: nothing is, because somebody else does.
+    """
 
     def take() -> None:
-        fleet = load_fleet(path)
+        nonlocal known
+        fleet = read = load_fleet(path)
         # The router first: it looks at everything that could be refused before it changes anything.
         fleet = fleet.model_copy(update={"router": share_router(fleet.router, workers)})
         router.reconfigure(fleet)
         gateway.reconfigure(fleet)
+        if known is not None:
+            log_changes(known, read)
+            known = read
 
     return WatchedFiles("the fleet's servers and the router's settings", [path], take)
+
+
+def log_changes(old: FleetSettings, new: FleetSettings) -> None:
+    """Log a line with what has changed in a fleet file, key by key."""
+    if changes := changed_settings(old, new):
+        log.info("changed in the fleet file: %s", "; ".join(changes), extra={"fields": {"changes": changes}})
 
 
 @asynccontextmanager
@@ -87,6 +103,7 @@ async def open_gateway(
         SlimError: It can't be opened.
     """
     workers = 1 if team is None else fleet.gateway.workers
+    known = fleet if team is None else None
     fleet = fleet.model_copy(update={"router": share_router(fleet.router, workers)})
     metrics, pool = GatewayMetrics(), ConnectionPool()
     described, timeout_s = describe_models(fleet.families), fleet.router.connect_timeout_s
@@ -105,7 +122,7 @@ async def open_gateway(
             sockets=sockets,
             admin=admin,
         )
-        gateway.follow(follow_fleet(path, router, gateway, workers=workers))
+        gateway.follow(follow_fleet(path, router, gateway, known=known, workers=workers))
         async with router, gateway:
             yield gateway
 
@@ -121,7 +138,7 @@ class FollowedFleet:
     """
 
     def __init__(self, settings: FleetSettings, path: Path) -> None:
-        self.settings = settings
+        self.settings = self._read = settings
         self.path = path
         self.servers = settings.servers[:0]
         self._names = ResolvedNames()
@@ -142,6 +159,8 @@ class FollowedFleet:
             settings = load_fleet(self.path)
             self._take(settings, take)
             describe(describe_models(settings.families))
+            log_changes(self._read, settings)
+            self._read = settings
             self.settings = settings.model_copy(update={"gateway": self.settings.gateway})
 
         return WatchedFiles("the fleet's servers", [self.path], read)

@@ -28,7 +28,13 @@ from orchestrator.gateway.dataplane.fleet_statistics import FleetStatistics
 from orchestrator.gateway.dataplane.health import unready_reason
 from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.listening import Sockets
-from orchestrator.gateway.metrics.gateway_metrics import MEASURES, TASK_FAILURES, WORKER_RESTARTS, WORKERS
+from orchestrator.gateway.metrics.gateway_metrics import (
+    MEASURES,
+    TASK_FAILURES,
+    WORKER_RESTARTS,
+    WORKERS,
+    read_process,
+)
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.server import open_servers
 from orchestrator.gateway.workers.file_watch import watch
@@ -254,6 +260,7 @@ class Supervisor:
         runs = tuple(self._runs.values())
         for metrics in await asyncio.gather(*(run.read_metrics() for run in runs)):
             total.add(metrics, MEASURES)
+        total.add(read_process(), MEASURES)
         restarts = sum(worker.restarts for worker in self._workers)
         total.put(WORKERS, len(runs))
         total.put(WORKER_RESTARTS, restarts)

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -59,14 +60,17 @@ Dial = Callable[[str, int], Awaitable[socket.socket]]
 class Connector:
     """Connects to one server at ``host:port``, and again; to be used from one event loop.
 
+    A connection is plain unless there is a ``tls`` context; what ``dial`` makes always is.
+
     Attributes:
         users: How many will ``release`` it.
         is_closed: Whether the last of them has gone.
     """
 
-    def __init__(self, address: str, dial: Dial | None = None) -> None:
+    def __init__(self, address: str, dial: Dial | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.address = address
         self._dial = dial
+        self._tls = tls
         self.is_closed = False
         self.users = 0
         self._protocol: Http2Protocol | None = None
@@ -140,7 +144,7 @@ class Connector:
     async def _connect(self, host: str, port: int) -> tuple[asyncio.Transport, Http2Protocol]:
         loop = asyncio.get_running_loop()
         if self._dial is None:
-            return await loop.create_connection(self._make_protocol, host, port)
+            return await loop.create_connection(self._make_protocol, host, port, ssl=self._tls)
         return await loop.create_connection(self._make_protocol, sock=await self._dial(host, port))
 
     def _make_protocol(self) -> Http2Protocol:
@@ -165,11 +169,11 @@ class ConnectionPool:
     def __init__(self) -> None:
         self._connectors: WeakValueDictionary[str, Connector] = WeakValueDictionary()
 
-    def connector(self, address: str, dial: Dial | None = None) -> Connector:
+    def connector(self, address: str, dial: Dial | None = None, tls: ssl.SSLContext | None = None) -> Connector:
         """Return what connects to ``host:port``; the caller has to ``release`` it."""
         connector = self._connectors.get(address)
         if connector is None or connector.is_closed:
-            connector = self._connectors[address] = Connector(address, dial)
+            connector = self._connectors[address] = Connector(address, dial, tls)
         connector.users += 1
         return connector
 
@@ -178,12 +182,19 @@ class GrpcChannel:
     """Calls one server at ``host:port``; to be used from one event loop.
 
     Channels to the same address share the connection of their pool; without one, a channel has its own, which
-    ``dial`` may make.
+    ``dial`` may make. ``tls`` is how to talk TLS, with ALPN ``h2``; None: plain.
     """
 
-    def __init__(self, address: str, pool: ConnectionPool | None = None, *, dial: Dial | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        pool: ConnectionPool | None = None,
+        *,
+        dial: Dial | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.address = address
-        self._connector = (pool or ConnectionPool()).connector(address, dial)
+        self._connector = (pool or ConnectionPool()).connector(address, dial, tls)
         self._blocks: dict[tuple[str, Metadata], bytes] = {}
         self._under_way: set[ClientCall] = set()
         self._is_closed = False

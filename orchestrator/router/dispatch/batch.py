@@ -12,6 +12,7 @@ import numpy as np
 
 from orchestrator.profile.fit import EnergyLine
 from orchestrator.router.queue.request import Answer, BatchKey, PendingRequest
+from orchestrator.router.queue.trace import Attempt
 from orchestrator.router.servers.connection import SHORT_S, ServerConnection
 from orchestrator.snapshot import BatchInFlight, ServedModel
 from orchestrator.triton.infer_wire import Tensors
@@ -37,6 +38,7 @@ class Batch:
         is_given_up: Whether its requests no longer wait for it.
         is_overdue: Whether it has taken far longer than was expected.
         due_s: When it is looked at next; infinite while nobody watches it.
+        attempts: What is noted of it for its requests that are traced.
         stages: What happens to it while it is not answered, the next one last, and when.
     """
 
@@ -54,6 +56,7 @@ class Batch:
     is_given_up: bool = False
     is_overdue: bool = False
     due_s: float = math.inf
+    attempts: list[Attempt] = field(default_factory=list, repr=False)
     stages: list[tuple[float, Callable[[Batch], None]]] = field(default_factory=list, repr=False)
 
     @property

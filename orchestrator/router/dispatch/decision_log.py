@@ -172,6 +172,7 @@ def outcome_of(batch: Batch, *, now_s: float, error: str | None) -> Record:
                 "items": request.items,
                 "queue_s": batch.sent.sent_s - request.arrived_s,
                 "latency_s": now_s - request.arrived_s,
+                "deadline_s": request.deadline_s - request.arrived_s,
                 "in_time": error is None and now_s <= request.deadline_s,
             }
             for request in batch.requests
@@ -197,6 +198,24 @@ def find_decision(directory: Path, decision_id: str) -> Record:
         f"no decision {decision_id} in {path}; it was not sampled (router.decision_log.sample_ratio), has been rotated "
         "away, or its group has not ended"
     )
+
+
+def read_all(directory: Path) -> Iterator[Record]:
+    """Yield all decisions that routers have written there, file by file; lines that are no record are left out.
+
+    Raises:
+        ConfigError: The directory or a file can't be read.
+    """
+    files = sorted(directory.glob("decisions-*.jsonl*"), reverse=True)  # of a router the older file first
+    if not files:
+        raise ConfigError(f"no decisions are in router.decision_log.directory = {directory}")
+    for line in _lines(*files):
+        try:
+            record = json.loads(line)
+        except ValueError:  # cut off when a process was killed
+            continue
+        if isinstance(record, dict) and {"id", "at", "family", "outcome"} <= record.keys():
+            yield record
 
 
 def read_newest(directory: Path, count: int) -> list[Record]:

@@ -33,6 +33,7 @@ from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.deadline_timers import Deadlines
 from orchestrator.router.queue.request import BatchKey, PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueues
+from orchestrator.router.queue.trace import Attempt
 from orchestrator.router.servers.connection import StalledServerError
 from orchestrator.router.servers.ejection import latency_quantile
 from orchestrator.router.servers.fleet import Fleet
@@ -88,12 +89,18 @@ class Sender:
         server = batch.server
         server.in_flight.append(batch.sent)
         server.calls += 1
+        traced: tuple[tuple[str, str], ...] = ()
         for request in batch.requests:
             request.attempts += 1
             request.under_way += 1
+            if request.trace is not None:
+                batch.attempts.append(Attempt(server.name, batch.model.width, batch.sent.items, batch.sent.sent_s))
+                metadata = request.trace.begin(batch.attempts[-1])
+                traced = traced or metadata
         self._observer.on_sent(server.name, batch.model.width, batch.sent.items)
         try:
-            batch.outputs = asyncio.ensure_future(server.client.infer_batch(batch.model, batch.inputs()))
+            infer = partial(server.client.infer_batch, metadata=traced) if traced else server.client.infer_batch
+            batch.outputs = asyncio.ensure_future(infer(batch.model, batch.inputs()))
         except Exception as exc:
             batch.outputs = asyncio.get_running_loop().create_future()
             batch.outputs.set_exception(exc)
@@ -198,6 +205,8 @@ class Sender:
             server.check_soon.set()  # it may have come back
         else:
             self._release(batch)
+        for attempt in batch.attempts:
+            attempt.note_end(outputs, now_s)
         error = None
         try:
             self._answer(batch, outputs.result(), now_s)

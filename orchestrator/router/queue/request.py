@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError, SlimError
+from orchestrator.router.queue.trace import Trace
 from orchestrator.snapshot import Family, Preference, ServedModel, ServerName, Width
 from orchestrator.triton.infer_wire import NUMPY_TYPES, Tensors
 
@@ -165,10 +166,12 @@ class Transit(NamedTuple):
     Attributes:
         arrived_s: When it came, on the event loop's clock; before now where it had to wait to be read.
         return_s: How long its answer is expected to take until it has left.
+        trace: What its way is noted in; None: it is not traced.
     """
 
     arrived_s: float
     return_s: float = 0.0
+    trace: Trace | None = None
 
 
 @dataclass(slots=True)
@@ -195,6 +198,7 @@ class PendingRequest:
         held_at: After how many changes of whatever else there is it was last held, as the head of its queue; -1: never.
         queue: The queue that it waits in; None while it waits nowhere.
         family: The family that it asks; None where there is only one.
+        trace: What its way is noted in; None: it is not traced.
     """
 
     batch: Tensors
@@ -217,6 +221,7 @@ class PendingRequest:
     held_at: int = -1
     queue: WaitingPlace | None = field(default=None, repr=False)
     family: Family | None = None
+    trace: Trace | None = None
 
     def __post_init__(self) -> None:
         self.items = len(self.batch[0])

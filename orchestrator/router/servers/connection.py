@@ -48,10 +48,13 @@ class ServerClient(Protocol):
         """Return what the server serves; raises SlimError when it does not answer."""
         ...
 
-    def infer_batch(self, model: ServedModel, batch: Tensors) -> Awaitable[Tensors]:
+    def infer_batch(
+        self, model: ServedModel, batch: Tensors, *, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Awaitable[Tensors]:
         """Return the model's outputs for a batch; raises SlimError. Cancelling it must not cancel the server.
 
-        A future costs the router less than a coroutine, for which it has to make a task.
+        A future costs the router less than a coroutine, for which it has to make a task. ``metadata`` goes with the
+        call; there is none but for what is traced.
         """
         ...
 

@@ -11,7 +11,17 @@ from orchestrator.controller.report import ActionRecord, StepReport
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry.reading import Reading
-from tests.controller.status.reports import MIB, RECENT, REFUSAL, SCALE_UP, UNIX_S, blind_report, full_report, seeing
+from tests.controller.status.reports import (
+    MIB,
+    READING,
+    RECENT,
+    REFUSAL,
+    SCALE_UP,
+    UNIX_S,
+    blind_report,
+    full_report,
+    seeing,
+)
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -19,6 +29,8 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 def scrape(metrics: ControllerMetrics) -> dict[Key, float]:
     found: dict[Key, float] = {}
     for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
+        if not family.name.startswith("slim_controller_"):
+            continue
         for sample in family.samples:
             labels = tuple(sorted((k, v) for k, v in sample.labels.items() if k != "server"))
             assert sample.labels["server"] == "gpu-0"
@@ -146,3 +158,31 @@ def test_two_controllers_share_nothing() -> None:
     first, second = ControllerMetrics(ServerName("gpu-0")), ControllerMetrics(ServerName("gpu-0"))
     first.observe(full_report())
     assert actions(scrape(second)) == {}
+
+
+def test_joules_are_shared_out_where_there_is_a_counter_and_absent_where_there_is_none() -> None:
+    assert not [key for key in observed(full_report()) if "energy" in key[0]]
+    reports = [
+        seeing(
+            full_report(),
+            at_s=at_s,
+            reading=replace(full_report().seen.reading or READING, energy_j=Reading(drawn_j, "rapl")),
+        )
+        for at_s, drawn_j in ((5000.0, 70.0), (5001.0, 100.0))
+    ]
+    found = observed(*reports)
+    assert of("energy_joules_total", found) == {("rapl",): 100.0}
+    assert of("idle_energy_joules_total", found) == {("rapl",): 0.0}
+    assert of("model_energy_joules_total", found) == {("fashion_w025",): 30.0}
+    assert of("model_energy_requests_total", found) == {("fashion_w025",): 1200.0}
+    blind = seeing(reports[1], trouble="no rates", at_s=5002.0)
+    assert of("model_energy_joules_total", observed(*reports, blind)) == {("fashion_w025",): 30.0}
+
+
+def test_process_and_build_are_there_too() -> None:
+    page = generate_latest(ControllerMetrics(ServerName("gpu-0")).registry).decode()
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    assert families["process_resident_memory_bytes"].samples[0].value > 2**20
+    [build] = families["slim_build_info"].samples
+    assert build.value == 1
+    assert build.labels.keys() == {"version", "commit", "python"}

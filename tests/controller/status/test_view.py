@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.status.document import describe_status
 from orchestrator.controller.status.view import (
+    find_troubles,
     render_done,
     render_plan,
     render_status,
@@ -21,6 +22,7 @@ from orchestrator.controller.status.view import (
 )
 from orchestrator.planner.actions import ActionKind, ActionReason, Plan
 from orchestrator.planner.host import Batching
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
@@ -213,3 +215,22 @@ def test_sizes_and_times_are_said_in_the_unit_that_reads_best() -> None:
     assert [say_bytes(n) for n in (0, 2048, 10 * MIB, 500 * MIB)] == ["0 B", "2.0 KiB", "10 MiB", "500 MiB"]
     assert [say_duration(s) for s in (2e-6, 0.25, 5, 600, 9000)] == ["2 µs", "250 ms", "5 s", "10 min", "2.5 h"]
     assert [say_age(s) for s in (-3, 0.42, 59.6, 600)] == ["0.0 s", "0.4 s", "60 s", "10 min"]
+
+
+def test_what_is_in_trouble_is_said_and_nothing_else() -> None:
+    found = find_troubles(describe_status(full_report()), now_unix_s=UNIX_S + 1)
+    assert [line.partition(":")[0] for line in found] == [
+        "restart-advised",
+        "w075 has failed",
+        "a config of w075 is quarantined",
+    ]
+    calm = replace(
+        full_report(),
+        plan=Plan((SCALE_UP,), (), (), ()),
+        seen=replace(full_report().seen, snapshot=None),
+        state=SchedulerState(),
+    )
+    assert find_troubles(describe_status(calm), now_unix_s=UNIX_S + 59) == []
+    assert find_troubles(describe_status(calm), now_unix_s=UNIX_S + 3600) == ["no step for 60 min"]
+    [blind] = find_troubles(describe_status(blind_report()), now_unix_s=UNIX_S)
+    assert blind.startswith("waiting for Triton")

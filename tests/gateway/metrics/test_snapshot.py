@@ -61,6 +61,25 @@ def test_a_process_that_is_gone_leaves_counters_but_no_gauges() -> None:
     assert total.values["slim_gateway_requests"] == {("fashion", "25", "a", "ok"): [1.0]}
 
 
+def test_of_what_several_processes_say_of_one_thing_the_largest_counts() -> None:
+    total, begun = MetricSnapshot(), MEASURES["process_start_time_seconds"]
+    for started_s in (17.0, 19.0, 18.0):
+        part = MetricSnapshot()
+        part.put(begun, started_s)
+        total.add(part, MEASURES)
+    assert total.values[begun.name] == {(): [19.0]}
+
+
+async def test_the_page_says_what_runs_and_who_is_left_out(world: World) -> None:
+    found = {family.name: family for family in text_string_to_metric_families(await read_page(world))}
+    assert [sample.value for sample in found["slim_build_info"].samples] == [1]
+    [policy] = found["slim_router_policy_info"].samples
+    assert (policy.value, policy.labels["policy"]) == (1, world.router.inspect().policies[0])
+    left_out = {s.labels["server"]: s.value for s in found["slim_router_servers_left_out"].samples}
+    assert left_out == dict.fromkeys(world.router.inspect().servers, 0.0)
+    assert found["process_resident_memory_bytes"].samples[0].value > 2**20
+
+
 def test_metrics_of_another_release_are_left_out() -> None:
     total = MetricSnapshot()
     total.add(MetricSnapshot({"slim_gateway_yonder": {(): [1.0]}}), MEASURES)

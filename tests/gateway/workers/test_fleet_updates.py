@@ -102,11 +102,14 @@ async def test_a_fleet_file_is_followed_and_one_that_can_not_be_used_is_not(
         Router.from_fleet(start, connect=lambda server, router: FakeServer(per_item_s=1e-5)) as router,
         Gateway(start.gateway, router, ModelDiscovery({}, timeout_s=30.0)) as gateway,
     ):
-        files = follow_fleet(path, router, gateway)
+        files = follow_fleet(path, router, gateway, known=start)
         files.refresh()
         assert set(router.served_by()) == {"a"}
         path.write_text(render_fleet(fleet(a=one, b=two)))
-        files.refresh()
+        with caplog.at_level("INFO"):
+            files.refresh()
+        assert f"servers[b].grpc (none) → {two}" in caplog.text
+        assert "servers[a]" not in caplog.text
         async with asyncio.timeout(10):
             while set(router.served_by()) != {"a", "b"}:
                 await asyncio.sleep(0.01)

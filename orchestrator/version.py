@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-_PACKAGE: Final = Path(__file__).parents[1]
+_PACKAGE: Final = Path(__file__).parent
 _TIMEOUT_S: Final = 5.0
 
 
 def describe_version() -> str:
     """Return the version, and in brackets the commit where it is known; `-dirty` means that files were changed."""
-    commit = _commit(_PACKAGE)
-    return version("slim-scheduler") + (f" (commit {commit})" if commit else "")
+    number, commit = read_build()
+    return number + (f" (commit {commit})" if commit else "")
+
+
+@cache
+def read_build() -> tuple[str, str | None]:
+    """Return the version, and the commit where it is known; the first call may ask git, which takes milliseconds."""
+    return version("slim-scheduler"), _commit(_PACKAGE)
 
 
 def _commit(package: Path) -> str | None:

@@ -1,0 +1,169 @@
+"""The terminal: numbers of now, what needs attention, and a table of each section; keys sort and switch.
+
+Rows are written anew with each event, and the cursor stays on the row that it was on, so that what is being read does
+not move away. Nothing is asked of the gateway but its events.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import ClassVar
+
+from rich.text import Text
+from textual import work
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.widgets import DataTable, Footer, Sparkline, Static, TabbedContent, TabPane
+
+from orchestrator.top.events import Document
+from orchestrator.top.tables import TABLES, Row, cells, figures, headline, sort_rows
+
+_POINTS = 120
+_ALERTS = 3
+_DETAIL_LINES = 4
+
+Watch = Callable[[], AsyncIterator[Document | str]]
+
+
+class Top(App[None]):
+    """Shows what events bring until it is closed.
+
+    Args:
+        watch: Returns the events, or in words why there are none.
+    """
+
+    TITLE = "Slim Scheduler"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = f"""
+    #head {{ text-style: bold; }}
+    #alerts {{ color: $error; max-height: {_ALERTS}; }}
+    Sparkline {{ height: 1; }}
+    TabbedContent, ContentSwitcher, TabPane, DataTable {{ height: 1fr; padding: 0; }}
+    #detail {{ height: {_DETAIL_LINES}; border-top: solid $primary; overflow-y: auto; }}
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(str(n), f"show('{name}')", name) for n, name in enumerate(TABLES, 1)),
+        Binding("s", "sort", "sort by next"),
+        Binding("r", "turn", "reverse"),
+        Binding("q", "quit", "quit"),
+    ]
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+        self._document: Document | None = None
+        self._answered: deque[float] = deque(maxlen=_POINTS)
+        self._sorting: dict[str, tuple[int | None, bool]] = dict.fromkeys(TABLES, (None, True))
+        self._shown: dict[str, list[Row]] = {name: [] for name in TABLES}
+
+    def compose(self) -> ComposeResult:
+        """Lay it out, from top to bottom."""
+        yield Static("connecting", id="head")
+        yield Static(id="figures")
+        yield Sparkline([], summary_function=max)
+        yield Static(id="alerts")
+        with TabbedContent(id="tabs"):
+            for name in TABLES:
+                with TabPane(name, id=name):
+                    yield DataTable[Text](id=f"{name}-table", cursor_type="row", zebra_stripes=True)
+        yield Static(id="detail")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begin to watch."""
+        for name, table in TABLES.items():
+            self._table(name).add_columns(*(column.title for column in table.columns))
+        self._follow()
+        self._table("servers").focus()
+
+    @work(exclusive=True)
+    async def _follow(self) -> None:
+        async for event in self._watch():
+            if isinstance(event, str):
+                self._put("head", event)
+            else:
+                self._take(event)
+
+    def _take(self, event: Document) -> None:
+        points = event["points"]
+        at = points["keys"].index("answered_per_s")
+        self._answered.extend(row[at] for row in points["rows"])
+        self.query_one(Sparkline).data = list(self._answered)
+        if "traffic" not in event:
+            self._put("head", "the gateway starts, or ends")
+            return
+        self._document = event
+        self._put("head", headline(event))
+        self._put("figures", figures(event))
+        self._put("alerts", "\n".join(alert["text"] for alert in event["alerts"][:_ALERTS]))
+        for name in TABLES:
+            self._fill(name)
+
+    def _fill(self, name: str) -> None:
+        if self._document is None:
+            return
+        table, widget, (by, descending) = TABLES[name], self._table(name), self._sorting[name]
+        old, at = self._shown[name], widget.cursor_row
+        key = table.key(old[at]) if 0 <= at < len(old) else None
+        rows = self._shown[name] = sort_rows(table, self._document, by, descending=descending)
+        widget.clear()
+        for row in rows:
+            widget.add_row(*map(Text, cells(table, row)))
+        widget.move_cursor(row=next((n for n, row in enumerate(rows) if table.key(row) == key), 0))
+        if name == self._tab:
+            self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        rows, at = self._shown[name], self._table(name).cursor_row
+        self._put("detail", TABLES[name].detail(rows[at]) if 0 <= at < len(rows) else "nothing to show")
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        """Tell all of the row that the cursor is on."""
+        if event.data_table.id == f"{self._tab}-table":
+            self._tell(self._tab)
+
+    def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
+        """Sort by the column whose head was clicked, the other way round when it was clicked before."""
+        by, descending = self._sorting[self._tab]
+        self._sort(event.column_index, not descending if by == event.column_index else True)
+
+    def on_tabbed_content_tab_activated(self) -> None:
+        """Let keys go to the table that is shown."""
+        self._table(self._tab).focus()
+        self._tell(self._tab)
+
+    def action_show(self, name: str) -> None:
+        """Show a table."""
+        self.query_one(TabbedContent).active = name
+
+    def action_sort(self) -> None:
+        """Sort by the next column; after the last one as the gateway does."""
+        by, descending = self._sorting[self._tab]
+        following = 0 if by is None else by + 1
+        self._sort(following if following < len(TABLES[self._tab].columns) else None, descending)
+
+    def action_turn(self) -> None:
+        """Sort the other way round."""
+        by, descending = self._sorting[self._tab]
+        self._sort(by, not descending)
+
+    def _sort(self, by: int | None, descending: bool) -> None:
+        name = self._tab
+        self._sorting[name] = by, descending
+        widget = self._table(name)
+        for index, (column, definition) in enumerate(zip(widget.ordered_columns, TABLES[name].columns, strict=True)):
+            arrow = ("▼" if descending else "▲") if index == by else ""
+            column.label = Text(definition.title + arrow)
+        self._fill(name)
+
+    @property
+    def _tab(self) -> str:
+        return self.query_one(TabbedContent).active or next(iter(TABLES))
+
+    def _table(self, name: str) -> DataTable[Text]:
+        return self.query_one(f"#{name}-table", DataTable)
+
+    def _put(self, name: str, text: str) -> None:
+        self.query_one(f"#{name}", Static).update(Content(text))

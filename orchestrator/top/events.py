@@ -1,0 +1,51 @@
+"""The status page's events as a terminal reads them; one that is away is asked again and again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+import orjson
+
+Document = dict[str, Any]
+_AGAIN_S = 2.0
+_SILENT_S = 600.0
+"""Without an event, after which the gateway counts as gone; samples of a thousand models are rare."""
+_EVENT_LIMIT_BYTES = 16 << 20
+
+
+async def watch(address: str, find: str = "") -> AsyncIterator[Document | str]:
+    """Yield the document of each event for ever, and in words why there is none while the gateway is away.
+
+    Args:
+        address: ``host:port`` of the gateway's metrics.
+        find: A part of a family's name; empty: any.
+    """
+    timeout = aiohttp.ClientTimeout(total=None, connect=5.0, sock_read=_SILENT_S)
+    async with aiohttp.ClientSession(timeout=timeout, read_bufsize=_EVENT_LIMIT_BYTES) as session:
+        seen = ""
+        while True:
+            try:
+                headers = {"Last-Event-ID": seen} if seen else {}
+                async with session.get(f"http://{address}/events", params={"find": find}, headers=headers) as answer:
+                    if answer.status != 200:
+                        yield f"{address} refuses: {(await answer.text()).strip()[:200]}"
+                    else:
+                        async for line in answer.content:
+                            if line.startswith(b"id: "):
+                                seen = line[4:].decode().strip()
+                            elif line.startswith(b"data: "):
+                                yield _read(line[6:])
+                        yield f"the gateway at {address} has ended"
+            except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as exc:
+                yield f"no gateway answers at {address} ({exc or type(exc).__name__})"
+            await asyncio.sleep(_AGAIN_S)
+
+
+def _read(data: bytes) -> Document:
+    document = orjson.loads(data)
+    if not isinstance(document, Mapping):
+        raise ValueError("what answers is no gateway of this version")
+    return dict(document)

@@ -1,0 +1,212 @@
+"""What of the status page's document goes into which table, and the lines above them; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.controller.status.view import UNKNOWN, say_age, say_bytes, say_duration, say_numbers
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: what it is called, the value that it is sorted by, and that in words; None is unknown."""
+
+    title: str
+    value: Callable[[Row], Any]
+    words: Callable[[Any], str] = str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table.
+
+    Attributes:
+        rows: Returns its rows, in the document's own order.
+        key: Returns what tells a row from the others.
+        detail: Returns all that there is to say about one row.
+    """
+
+    columns: tuple[Column, ...]
+    rows: Callable[[Row], Sequence[Row]]
+    key: Callable[[Row], str]
+    detail: Callable[[Row], str]
+
+
+def say_rate(value: float) -> str:
+    """Return events a second."""
+    return "<0.1" if 0 < value < 0.05 else f"{value:.1f}" if value < 99.5 else f"{value:,.0f}"
+
+
+def say_part(value: float) -> str:
+    """Return a ratio in percent."""
+    return f"{value:.1%}" if 0 < value < 0.1 else f"{value:.0%}"
+
+
+def _say_watts(value: float) -> str:
+    return f"{value:.4g} W"
+
+
+def _of(*path: str) -> Callable[[Row], Any]:
+    def value(row: Row) -> Any:
+        found: Any = row
+        for key in path:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found
+
+    return value
+
+
+def _share(end: str) -> Callable[[Row], float | None]:
+    return lambda row: row[f"{end}_per_s"] / row["sent_per_s"] if row["sent_per_s"] else None
+
+
+def _widths(row: Row) -> str:
+    total = sum(width["answered_per_s"] for width in row["widths"])
+    if not row["widths"]:
+        return "passed through"
+    return " ".join(
+        f"{w['width']}:{say_part(w['answered_per_s'] / total) if total else UNKNOWN}" for w in row["widths"]
+    )
+
+
+def _quality(row: Row) -> float | None:
+    total = sum(width["answered_per_s"] for width in row["widths"])
+    return sum(width["quality"] * width["answered_per_s"] for width in row["widths"]) / total if total else None
+
+
+def _what(row: Row) -> str:
+    return f"{row['kind']} {row['model']}"
+
+
+def _result(row: Row) -> str:
+    return "under way" if row["is_under_way"] else f"failed: {row['error']}" if row["error"] else "done"
+
+
+def _of_server(row: Row) -> str:
+    control = row["controller"] or {}
+    lines = [
+        row["reason"],
+        f"left out: {', '.join(row['left_out'])}" if row["left_out"] else "",
+        *(f"controller: {text}" for text in (control.get("reason"), control.get("trouble")) if text),
+        *(f"refused: {_what(each)} ({each['reason']}) {_numbers(each)}" for each in control.get("refusals", ())),
+        *(f"{each['kind']} {each['model'] or ''} {_numbers(each)}" for each in control.get("notices", ())),
+    ]
+    return "\n".join(filter(None, lines)) or f"{row['name']} is in order"
+
+
+def _numbers(row: Row) -> str:
+    return "; ".join(filter(None, (say_numbers(row.get("numbers") or {}), row.get("detail") or "")))
+
+
+TABLES: Mapping[str, Table] = {
+    "servers": Table(
+        (
+            Column("server", _of("name")),
+            Column("state", _of("condition")),
+            Column("ans/s", _of("answered_per_s"), say_rate),
+            Column("batch", _of("batches_in_flight"), "{:.0f}".format),
+            Column("load", _of("controller", "utilisation_ratio"), say_part),
+            Column("memory", _of("controller", "used_bytes"), say_bytes),
+            Column("power", _of("controller", "power_w"), _say_watts),
+            Column("instances", lambda row: " ".join(f"{w}:{n}" for w, n in row["instances"])),
+        ),
+        lambda document: document["servers"],
+        lambda row: row["name"],
+        _of_server,
+    ),
+    "families": Table(
+        (
+            Column("family", _of("name")),
+            Column("sent/s", _of("sent_per_s"), say_rate),
+            Column("answered", _share("answered"), say_part),
+            Column("late", _share("late"), say_part),
+            Column("refused", _share("refused"), say_part),
+            Column("p95", _of("latency_p95_s"), say_duration),
+            Column("quality", _quality, "{:.3f}".format),
+            Column("widths", _widths),
+        ),
+        lambda document: document["families"],
+        lambda row: row["name"],
+        lambda row: "\n".join(
+            f"{w['width']} %: quality {w['quality']:.4g}, "
+            f"{UNKNOWN if w['item_s'] is None else say_duration(w['item_s'])} and "
+            f"{UNKNOWN if w['item_j'] is None else format(w['item_j'], '.3g')} J an item, "
+            f"{w['instances']} instances on {w['servers']} servers, {say_rate(w['answered_per_s'])} answers/s"
+            for w in row["widths"]
+        ),
+    ),
+    "actions": Table(
+        (
+            Column("ago", _of("ago_s"), say_age),
+            Column("server", _of("server")),
+            Column("action", _what),
+            Column("reason", _of("reason")),
+            Column("took", _of("took_s"), say_duration),
+            Column("result", _result),
+        ),
+        lambda document: [{**row, "ago_s": document["unix_s"] - row["ended_unix_s"]} for row in document["actions"]],
+        lambda row: f"{row['server']} {row['ended_unix_s']} {_what(row)}",
+        lambda row: f"{_what(row)} on {row['server']}, {row['reason']}: {_numbers(row)}\n{_result(row)}",
+    ),
+    "decisions": Table(
+        (
+            Column("ago", _of("ago_s"), say_age),
+            Column("id", _of("id")),
+            Column("family", _of("family")),
+            Column("decision", _of("title")),
+        ),
+        lambda document: [
+            {**row, "ago_s": document["unix_s"] - row["unix_s"]} for row in document["decisions"]["entries"]
+        ],
+        lambda row: row["id"],
+        lambda row: "\n".join(row["lines"]),
+    ),
+}
+"""All there are, by name."""
+
+
+def sort_rows(table: Table, document: Row, by: int | None, *, descending: bool) -> list[Row]:
+    """Return a table's rows sorted by a column, what is unknown last; None: in the document's own order."""
+    rows = list(table.rows(document))
+    if by is None:
+        return rows
+    value = table.columns[by].value
+    known = [row for row in rows if value(row) is not None]
+    known.sort(key=value, reverse=descending)
+    return known + [row for row in rows if value(row) is None]
+
+
+def cells(table: Table, row: Row) -> list[str]:
+    """Return a row in words."""
+    found = [(column, column.value(row)) for column in table.columns]
+    return [UNKNOWN if value is None else column.words(value) for column, value in found]
+
+
+def headline(document: Row) -> str:
+    """Return what runs: readiness, policy, processes, version."""
+    policy = document["policy"]
+    decides = "no router yet" if policy is None else policy["fallback" if policy["is_paused"] else "name"]
+    ready = f"NOT READY: {document['unready']}" if document["unready"] else "ready"
+    return f"{ready} · {decides} · {document['workers']:.0f} processes · {document['version']}"
+
+
+def figures(document: Row) -> str:
+    """Return the numbers of now in two lines."""
+    traffic, energy = document["traffic"], document["energy"]
+
+    def seconds(key: str) -> str:
+        return UNKNOWN if traffic[key] is None else say_duration(traffic[key])
+
+    ends = " ".join(f"{end} {say_rate(traffic[f'{end}_per_s'])}" for end in ("answered", "late", "refused", "failed"))
+    power = "" if energy["power_w"] is None else f" · {_say_watts(energy['power_w'])}"
+    joules = "" if energy["j_per_answer"] is None else f", {energy['j_per_answer']:.3g} J an answer"
+    return (
+        f"{say_rate(traffic['sent_per_s'])}/s: {ends}{power}{joules}\n"
+        f"p50 {seconds('latency_p50_s')}  p95 {seconds('latency_p95_s')}  p99 {seconds('latency_p99_s')} · "
+        f"queue {traffic['queue_items']:.0f} items, p95 {seconds('queue_p95_s')} · "
+        f"{traffic['in_flight']:.0f} in flight"
+    )

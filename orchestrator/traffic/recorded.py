@@ -1,0 +1,143 @@
+"""The requests of a decision log, as arrays, and their figures; pure.
+
+A batch is written with all of its requests, so a log of one in a hundred decisions has the requests of one in a hundred
+batches. A batch that failed counts as such, and its requests where they were sent again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ConfigError
+
+Floats = NDArray[np.float64]
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recorded:
+    """The requests of one family that were answered, by arrival.
+
+    Attributes:
+        arrived_unix_s: When each came.
+        deadline_s: From then on; NaN where an older router did not say.
+        accuracy: Expected, of the width that ran it.
+        energy_j: Expected, its part of its batch; NaN where unknown.
+        batches: Of how many batches they are; ``failed_batches`` were sent besides.
+        counts: Answered requests by width, server, policy and reason, each by what it is called; decisions by fault.
+    """
+
+    family: str
+    arrived_unix_s: Floats
+    items: Floats
+    latency_s: Floats
+    deadline_s: Floats
+    is_in_time: NDArray[np.bool_]
+    accuracy: Floats
+    energy_j: Floats
+    batches: int
+    failed_batches: int
+    counts: Mapping[str, Mapping[str, int]]
+
+    @property
+    def duration_s(self) -> float:
+        """From the first arrival to the last one."""
+        return float(self.arrived_unix_s[-1] - self.arrived_unix_s[0])
+
+
+def read_traffic(records: Iterable[Record], family: str | None = None) -> Recorded:
+    """Return the requests of a family; None: of the one that has most.
+
+    Raises:
+        ConfigError: There are none, or none of that family.
+    """
+    sent = [record for record in records if record.get("choice") is not None and "requests" in record["outcome"]]
+    families = Counter(record["family"] for record in sent)
+    if not sent or (family is not None and family not in families):
+        known = f"; there are decisions about {', '.join(sorted(families))}" if sent else ""
+        raise ConfigError(f"the decision log has nothing that was sent{f' of {family!r}' if family else ''}{known}")
+    chosen = family or families.most_common(1)[0][0]
+    own = [record for record in sent if record["family"] == chosen]
+    answered = [record for record in own if record["outcome"]["error"] is None]
+    if not answered:
+        raise ConfigError(f"the decision log has no batch of {chosen!r} that was answered")
+    rows = sorted((row for record in answered for row in _requests(record)), key=lambda row: row[0])
+    arrived, items, latency, deadline, in_time, accuracy, energy = np.array(rows, float).T
+    kinds: dict[str, Callable[[Record], str | None]] = {
+        "width": lambda record: f"{record['choice']['width']} %",
+        "server": lambda record: str(record["choice"]["server"]),
+        "policy": lambda record: str(record["policy"]),
+        "reason": lambda record: str(record["reason"]),
+        "fault": lambda record: record["fault"],
+    }
+    counts = {kind: _count(answered, name) for kind, name in kinds.items()}
+    return Recorded(
+        chosen, arrived, items, latency, deadline, in_time > 0, accuracy, energy,
+        len(answered), len(own) - len(answered), counts,
+    )  # fmt: skip
+
+
+def _requests(record: Record) -> Iterable[tuple[float, ...]]:
+    """Yield, of each request of a batch, what the arrays of ``Recorded`` hold."""
+    outcome, choice = record["outcome"], record["choice"]
+    chosen = next(
+        (c for c in record["candidates"] if (c["server"], c["width"]) == (choice["server"], choice["width"])), {}
+    )
+    first, age_s = outcome["requests"][0], record["queue"].get("head_age_s")
+    # The head had waited for so long when it was decided on; it is sent then, or later where it was bound early.
+    sent_unix_s = record["at"] + (0.0 if age_s is None else max(0.0, first["queue_s"] - age_s))
+    energy_j, accuracy = chosen.get("energy_j"), chosen.get("accuracy", np.nan)
+    for request in outcome["requests"]:
+        part = request["items"] / outcome["items"]
+        yield (
+            sent_unix_s - request["queue_s"],
+            request["items"],
+            request["latency_s"],
+            request.get("deadline_s", np.nan),
+            request["in_time"],
+            accuracy,
+            np.nan if energy_j is None else energy_j * part,
+        )
+
+
+def _count(records: Iterable[Record], name: Callable[[Record], str | None]) -> dict[str, int]:
+    counted: Counter[str] = Counter()
+    for record in records:
+        if (key := name(record)) is not None:
+            counted[key] += len(record["outcome"]["requests"])
+    return dict(counted.most_common())
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficFigures:
+    """What came of requests, recorded or simulated, by the names of ``simulation.results.Result``."""
+
+    attainment_ratio: float
+    accuracy: float | None
+    effective_accuracy: float
+    mean_s: float | None
+    p50_s: float | None
+    p99_s: float | None
+    joules_per_answer: float | None
+    mean_batch: float | None
+
+
+def figures_of(traffic: Recorded) -> TrafficFigures:
+    """Return the figures of recorded requests; joules are those that were expected, above idle."""
+    latency_s, energy_j = traffic.latency_s, traffic.energy_j
+    return TrafficFigures(
+        attainment_ratio=float(traffic.is_in_time.mean()),
+        accuracy=float(traffic.accuracy.mean()),
+        effective_accuracy=float((traffic.accuracy * traffic.is_in_time).mean()),
+        mean_s=float(latency_s.mean()),
+        p50_s=float(np.quantile(latency_s, 0.5)),
+        p99_s=float(np.quantile(latency_s, 0.99)),
+        joules_per_answer=None if np.isnan(energy_j).any() else float(energy_j.mean()),
+        mean_batch=float(traffic.items.sum() / traffic.batches),
+    )

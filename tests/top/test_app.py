@@ -1,0 +1,112 @@
+"""The terminal, driven by keys, at a small and a large size."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("textual", reason="the terminal needs textual: pip install 'slim-scheduler[top]'")
+
+from textual.widgets import DataTable, Sparkline, Static
+
+from orchestrator.top.app import Top
+from orchestrator.top.events import watch
+from tests.gateway.page.fleets import Gateway, Minutes, admin_of
+from tests.ports import choose_free_port
+from tests.top.documents import busy_document
+
+
+class Events:
+    """Events that a test sends."""
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[dict[str, Any] | str] = asyncio.Queue()
+
+    async def __call__(self) -> AsyncIterator[dict[str, Any] | str]:
+        while True:
+            yield await self.sent.get()
+
+
+def text_of(app: Top, name: str) -> str:
+    return str(app.query_one(f"#{name}", Static).content)
+
+
+def column(app: Top, name: str, index: int) -> list[str]:
+    table = app.query_one(f"#{name}-table", DataTable)
+    return [str(table.get_row_at(row)[index]) for row in range(table.row_count)]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60)])
+async def test_all_that_matters_is_seen_at_once(size: tuple[int, int]) -> None:
+    events, document = Events(), await busy_document()
+    app = Top(events)
+    async with app.run_test(size=size) as pilot:
+        events.sent.put_nowait(document)
+        await pilot.pause()
+        assert text_of(app, "head").startswith("ready · lert:brownout")
+        assert "Server edge-1 is ejected" in text_of(app, "alerts")
+        assert column(app, "servers", 0) == ["edge-1", "edge-0"]  # those in trouble first, as on the page
+        assert app.query_one(Sparkline).data
+        table = app.query_one("#servers-table", DataTable)
+        *most, last = table.ordered_columns
+        assert sum(column.get_render_width(table) for column in most) + len(last.label) <= size[0]
+        assert table.region.bottom <= size[1]
+        assert table.region.height > table.row_count
+        assert text_of(app, "detail").startswith("it failed")
+
+
+async def test_keys_sort_and_change_tables_and_the_cursor_stays_on_its_row() -> None:
+    events, document = Events(), await busy_document()
+    app = Top(events)
+    async with app.run_test(size=(80, 24)) as pilot:
+        events.sent.put_nowait(document)
+        await pilot.pause()
+        await pilot.press("down")
+        assert text_of(app, "detail") == "edge-0 is in order"
+        await pilot.press("s", "r")  # by name, ascending
+        assert column(app, "servers", 0) == ["edge-0", "edge-1"]
+        assert text_of(app, "detail") == "edge-0 is in order"
+        document["servers"].append({**document["servers"][0], "name": "a", "reason": ""})
+        events.sent.put_nowait(document | {"points": {**document["points"], "rows": []}})
+        await pilot.pause()
+        assert column(app, "servers", 0) == ["a", "edge-0", "edge-1"]
+        assert text_of(app, "detail") == "edge-0 is in order"
+        await pilot.press("4")
+        await pilot.pause()
+        assert text_of(app, "detail") == "8 items waited\nin time"
+        await pilot.press("q")
+    assert app.return_code == 0
+
+
+async def test_markup_in_names_and_reasons_is_text() -> None:
+    events, document = Events(), await busy_document()
+    document["servers"][0] |= {"name": "[red]x[/]", "reason": "[link=file:///]y"}
+    app = Top(events)
+    async with app.run_test(size=(80, 24)) as pilot:
+        events.sent.put_nowait(document)
+        await pilot.pause()
+        assert column(app, "servers", 0)[0] == "[red]x[/]"
+        assert text_of(app, "detail").startswith("[link=file:///]y")
+
+
+async def test_a_gateway_that_is_away_is_told_and_watched_again_when_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestrator.top.events._AGAIN_S", 0.01)
+    port, gateway = choose_free_port(), Gateway()
+    heard = watch(f"127.0.0.1:{port}")
+    assert "no gateway answers" in str(await anext(heard))
+    admin = admin_of(gateway, Minutes())
+    admin.address = f"127.0.0.1:{port}"
+    await admin.start()
+    async with asyncio.timeout(60):
+        while isinstance(document := await anext(heard), str):
+            pass
+        assert {"points"} <= document.keys()
+        await admin.stop()
+        while not isinstance(await anext(heard), str):
+            pass
+    await heard.aclose()  # type: ignore[attr-defined]

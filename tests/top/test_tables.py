@@ -1,0 +1,50 @@
+"""Rows, their order and their words, from documents as the gateway makes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.top.tables import TABLES, cells, figures, headline, sort_rows
+from tests.top.documents import busy_document
+
+
+@given(st.lists(st.none() | st.floats(0, 1e6), max_size=12), st.booleans())
+def test_rows_are_sorted_and_what_is_unknown_is_last(powers_w: list[float | None], descending: bool) -> None:
+    document = {
+        "servers": [{"name": f"s{n}", "controller": {"power_w": power_w}} for n, power_w in enumerate(powers_w)]
+    }
+    power = next(n for n, column in enumerate(TABLES["servers"].columns) if column.title == "power")
+    found = [
+        row["controller"]["power_w"] for row in sort_rows(TABLES["servers"], document, power, descending=descending)
+    ]
+    known = sorted((power_w for power_w in powers_w if power_w is not None), reverse=descending)
+    assert found == known + [None] * (len(powers_w) - len(known))
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+async def test_every_row_can_be_said_and_sorted_by_each_column(name: str) -> None:
+    document, table = await busy_document(), TABLES[name]
+    rows = list(table.rows(document))
+    assert len({table.key(row) for row in rows}) == len(rows) > 0
+    for row in rows:
+        assert all(cells(table, row))
+        assert table.detail(row)
+    for by in range(len(table.columns)):
+        assert len(sort_rows(table, document, by, descending=True)) == len(rows)
+
+
+async def test_the_lines_above_say_what_the_page_says() -> None:
+    document = await busy_document()
+    assert headline(document) == f"ready · lert:brownout · 1 processes · {document['version']}"
+    assert f"p95 {document['traffic']['latency_p95_s'] * 1e3:.3g} ms" in figures(document)
+    assert "82.6 W" in figures(document)
+
+
+async def test_a_gateway_that_is_not_ready_says_why() -> None:
+    document: dict[str, Any] = await busy_document() | {"unready": "no server answers"}
+    assert headline(document).startswith("NOT READY: no server answers")
+    assert "no router yet" in headline(document | {"policy": None})

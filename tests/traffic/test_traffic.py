@@ -1,0 +1,221 @@
+"""Decision logs as reports: figures, replay and fidelity; the logs are a router's own, or what a simulation did."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from orchestrator.cli import main
+from orchestrator.config import RouterSettings
+from orchestrator.errors import ConfigError
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.profile.document import read_profile
+from orchestrator.router.dispatch.decision_log import read_all
+from orchestrator.simulation.scenario.fleet import server_from_profile
+from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.trace import draw_trace
+from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.world import columns as sim
+from orchestrator.traffic.page import render_report
+from orchestrator.traffic.recorded import figures_of, read_traffic
+from orchestrator.traffic.replay import errors_of, replay
+from tests.fakes.servers import FakeServer, item
+from tests.router.test_router import routed
+
+PROFILE = Path(__file__).parents[2] / "profiles" / "demo-fleet.json"
+SERVERS = ("local-0", "local-1")
+BEGAN_UNIX_S = 1_800_000_000.0
+
+
+def simulated_log(policy: str, *, requests: int = 6000, load: float = 0.2) -> list[dict[str, Any]]:
+    """Return a log of what a policy did in the simulator, a batch for each request."""
+    profile = read_profile(PROFILE)
+    servers = tuple(server_from_profile(server, server.name) for server in profile.servers)
+    settings = ScenarioSettings.model_validate(
+        {
+            "name": "x",
+            "servers": [{"name": name, "profile": "p.json"} for name in SERVERS],
+            "workload": {"requests": requests, "load_ratio": load},
+            "objectives": {"deadline_ms": 80, "in_flight_groups": RouterSettings().in_flight_groups},
+        }
+    )
+    simulation = Simulation(settings, servers, parse_policy(policy), trace=draw_trace(settings, servers, 7))
+    simulation.run()
+    table = simulation.world.requests[:, :requests]
+    widths = {model.accuracy: model.width for server in servers for model in server.models}
+    found = []
+    for arrived_s, deadline_s, status, ended_s, accuracy in table[
+        [sim.ARRIVED_S, sim.DEADLINE_S, sim.STATUS, sim.ANSWERED_S, sim.ACCURACY]
+    ].T.tolist():
+        if status == sim.ANSWERED:
+            width = min(widths.items(), key=lambda pair: abs(pair[0] - accuracy))[1]
+            found.append(decision(arrived_s, ended_s - arrived_s, deadline_s - arrived_s, width, accuracy, policy))
+    return found
+
+
+def decision(
+    arrived_s: float,
+    latency_s: float,
+    deadline_s: float,
+    width: int,
+    accuracy: float,
+    policy: str = "lert",
+    **more: Any,
+) -> dict[str, Any]:
+    request = {
+        "items": 1,
+        "queue_s": 0.001,
+        "latency_s": latency_s,
+        "deadline_s": deadline_s,
+        "in_time": latency_s <= deadline_s,
+    }
+    return {
+        "id": f"abc-{arrived_s}",
+        "at": BEGAN_UNIX_S + arrived_s + 0.001,
+        "family": "fashion",
+        "policy": policy,
+        "fault": None,
+        "reason": "least expected completion",
+        "choice": {"server": "local-0", "width": width, "items": 1},
+        "candidates": [{"server": "local-0", "width": width, "accuracy": accuracy, "energy_j": None}],
+        "queue": {"head_age_s": 0.001},
+        "outcome": {"error": None, "items": 1, "service_s": 0.01, "requests": [request]},
+    } | more
+
+
+def test_the_policy_that_decided_gives_in_the_simulator_what_was_recorded() -> None:
+    traffic = read_traffic(simulated_log("lert:slack"))
+    found = replay(
+        traffic,
+        ["lert:slack", "lert:narrowest"],
+        read_profile(PROFILE),
+        RouterSettings(),
+        servers=SERVERS,
+        sample_ratio=1,
+    )
+    recorded = figures_of(traffic)
+    errors = errors_of(recorded, found["lert:slack"])
+    assert errors["mean_s"] == pytest.approx(0, abs=0.1)
+    assert errors["attainment_ratio"] == pytest.approx(0, abs=0.02)
+    assert errors["accuracy"] == pytest.approx(0, abs=0.01)
+    narrow, accuracy = found["lert:narrowest"], recorded.accuracy
+    assert accuracy is not None
+    assert narrow.accuracy is not None
+    assert narrow.accuracy < accuracy
+    page = render_report(traffic, 1.0, found, "")["traffic.md"]
+    assert "differences well above these errors can be believed" in page
+    assert "| as recorded |" in page
+    assert "| `lert:narrowest` |" in page
+
+
+def test_a_sample_is_replayed_at_the_load_that_there_was() -> None:
+    whole = simulated_log("lert:slack")
+    kept = np.random.default_rng(1).random(len(whole)) < 0.25
+    sample = [whole[at] for at in np.flatnonzero(kept)]
+    profile, router = read_profile(PROFILE), RouterSettings()
+    one = replay(read_traffic(whole), ["lert:slack"], profile, router, servers=SERVERS, sample_ratio=1)["lert:slack"]
+    part = replay(read_traffic(sample), ["lert:slack"], profile, router, servers=SERVERS, sample_ratio=0.25)
+    stretched = replay(read_traffic(sample), ["lert:slack"], profile, router, servers=SERVERS, sample_ratio=1)
+    assert part["lert:slack"].mean_batch == pytest.approx(one.mean_batch, rel=0.15)
+    assert part["lert:slack"].mean_s == pytest.approx(one.mean_s, rel=0.3)
+    assert (stretched["lert:slack"].mean_batch or 0) < (one.mean_batch or 0)
+
+
+def test_a_simulator_that_is_far_off_says_so() -> None:
+    slow = [decision(n * 0.05, 0.5, 0.08, 100, 0.942) for n in range(200)]
+    traffic = read_traffic(slow)
+    found = replay(traffic, ["lert"], read_profile(PROFILE), RouterSettings(), servers=SERVERS, sample_ratio=1)
+    page = render_report(traffic, 1.0, found, "")["traffic.md"]
+    assert "The simulator is far off in in time, mean ms, p99 ms" in page
+
+
+async def log_of_a_router(directory: Path) -> None:
+    settings = {"directory": directory, "sample_ratio": 1.0}
+    servers = {name: FakeServer(per_item_s=0.001) for name in SERVERS}
+    async with routed(servers, policy="lert:slack", decision_log=settings) as router:
+        for _ in range(10):
+            await asyncio.gather(*(router.infer(item(n), deadline_ms=60) for n in range(5)))
+        servers["local-0"].failures = [RuntimeError("broke")]
+        servers["local-1"].failures = [RuntimeError("broke")]
+        await asyncio.gather(*(router.infer(item(n)) for n in range(2)), return_exceptions=True)
+
+
+@pytest.mark.virtual_time
+async def test_a_routers_own_log_is_read_whole(tmp_path: Path) -> None:
+    await log_of_a_router(tmp_path)
+    (tmp_path / "decisions-cut.jsonl").write_text('{"id": "x-1", "at": 1.0, "fam\nnonsense\n[]\n{"id": 1}\n')
+    traffic = read_traffic(read_all(tmp_path))
+    assert traffic.family == "fashion"
+    assert len(traffic.items) == 50
+    assert traffic.failed_batches >= 1
+    assert sum(traffic.counts["width"].values()) == sum(traffic.counts["server"].values()) == 50
+    assert traffic.counts["policy"] == {"lert:slack": 50}
+    assert np.allclose(traffic.deadline_s, 0.06)
+    assert (np.diff(traffic.arrived_unix_s) >= 0).all()
+    assert traffic.is_in_time.all()
+
+
+@pytest.mark.parametrize(
+    ("records", "family", "problem"),
+    [
+        ([], None, "has nothing that was sent$"),
+        (
+            [decision(0, 0.1, 1, 25, 0.9)],
+            "digits",
+            "nothing that was sent of 'digits'; there are decisions about fashion",
+        ),
+        ([decision(0, 0.1, 1, 25, 0.9, choice=None)], None, "has nothing that was sent$"),
+        (
+            [decision(0, 0.1, 1, 25, 0.9, outcome={"error": "broke", "items": 1, "requests": [{}]})],
+            None,
+            "no batch of 'fashion' that was answered",
+        ),
+    ],
+)
+def test_a_log_without_traffic_is_refused_in_words(
+    records: list[dict[str, Any]], family: str | None, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        read_traffic(records, family)
+
+
+def test_of_several_families_the_one_with_most_is_taken() -> None:
+    records = [decision(n, 0.1, 1, 25, 0.9) for n in range(3)] + [decision(9, 0.1, 1, 25, 0.9, family="digits")]
+    assert read_traffic(records).family == "fashion"
+    assert len(read_traffic(records, "digits").items) == 1
+
+
+def run(folder: Path, *more: str, profile: Path | None = PROFILE) -> Any:
+    fleet = folder / "fleet.yaml"
+    router: dict[str, Any] = {"decision_log": {"directory": str(folder / "log"), "sample_ratio": 1.0}}
+    if profile is not None:
+        router["profile"] = str(profile)
+    servers = [{"name": name, "grpc": f"127.0.0.1:{n + 1}"} for n, name in enumerate(SERVERS)]
+    fleet.write_text(json.dumps({"servers": servers, "router": router}))
+    return CliRunner().invoke(main, ["report", "--fleet", str(fleet), "--out", str(folder / "out"), *more])
+
+
+def test_the_command_writes_the_report_with_and_without_a_profile(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    records = simulated_log("lert:slack", requests=400)
+    (tmp_path / "log" / "decisions-abc.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    done = run(tmp_path, "--policy", "jsq")
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "out" / "traffic.json").read_text())
+    assert set(document["replayed"]) == {"lert:slack", "jsq"}
+    assert document["requests"] == len(records)
+    assert "<table" in (tmp_path / "out" / "traffic.html").read_text()
+    done = run(tmp_path, profile=None)
+    assert done.exit_code == 0, done.output
+    assert "Nothing was replayed: the fleet file has no router.profile." in done.output
+
+
+def test_without_decisions_the_command_says_what_is_missing(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert (done.exit_code, "no decisions are in router.decision_log.directory" in done.output) == (1, True)
