@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -28,7 +29,9 @@ from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.limits.call_budget import CallBudget
 from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.gateway_metrics import (
+    DRIVEN,
     FOREIGN_MODELS,
+    PEERS,
     QUEUED,
     TASKS,
     WORKER_RESTARTS,
@@ -36,6 +39,8 @@ from orchestrator.gateway.metrics.gateway_metrics import (
     GatewayMetrics,
 )
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
+from orchestrator.gateway.peers.forwarding import Forwarder
+from orchestrator.gateway.peers.sharing import Sharing
 from orchestrator.gateway.ports import Server, Team
 from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
 from orchestrator.http2.grpc.channel import ConnectionPool
@@ -75,6 +80,8 @@ class Gateway:
         http: The HTTP endpoint; None when not offered.
         metrics: The endpoint of health and metrics; None when not offered here.
         background: What goes on for as long as it is open.
+        data_plane: What answers.
+        peer_sockets: Those that it listens on for other gateways; none where it has no peers.
     """
 
     def __init__(
@@ -100,8 +107,10 @@ class Gateway:
         self._model_index = ModelIndex(discovery)
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
+        self._sharing: Sharing | None = None
+        self.peer_sockets: Sequence[socket.socket] = ()
         self.background = BackgroundTasks(self._metrics.router.on_background_failure)
-        self._data_plane = DataPlane(
+        self.data_plane = DataPlane(
             router,
             self._model_index,
             self._metrics,
@@ -117,12 +126,12 @@ class Gateway:
         self._has_own_admin = admin is None
         if settings.grpc is not None:
             ssl = None if tls is None else tls.context(HTTP2)
-            grpc = GrpcServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("grpc"))
+            grpc = GrpcServer(self.data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("grpc"))
             router.watch_unread(lambda: grpc.unread_bytes)
             self.grpc = grpc
         if settings.http is not None:
             ssl = None if tls is None else tls.context(HTTP1)
-            self.http = HttpServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("http"))
+            self.http = HttpServer(self.data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("http"))
         if self.metrics is None and settings.metrics is not None and self._is_alone:
             self.metrics = AdminEndpoint(settings.metrics, given.get("metrics"))
         if router.membership is not None:
@@ -134,8 +143,7 @@ class Gateway:
         if auth is None:
             return Guard()
         path = auth.tokens_file
-        share = 1.0 if self._is_alone else 1.0 / self._settings.workers
-        guard = Guard(load_tenants(path), is_health_open=auth.open_health, share=share)
+        guard = Guard(load_tenants(path), is_health_open=auth.open_health)
         self._files.append(WatchedFiles("tenants", [path], lambda: guard.replace(load_tenants(path))))
         return guard
 
@@ -145,6 +153,20 @@ class Gateway:
         tls = TlsFiles(self._settings.tls)
         self._files.append(WatchedFiles("certificates", tls.paths, tls.refresh))
         return tls
+
+    def share(self, sharing: Sharing, forwarder: Forwarder) -> None:
+        """Pass on from now on what is for servers that other gateways drive."""
+        self._sharing = sharing
+        self.data_plane.inference.forwarder = forwarder
+
+    def count_hop(self) -> None:
+        """Count a request that is passed on to another gateway."""
+        self._metrics.count_hop()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it tells clients to go elsewhere, and is to get nothing more."""
+        return self.data_plane.health.is_ending
 
     def reload(self) -> None:
         """Read tokens and certificates again now, as happens anyway within a second of their change."""
@@ -157,7 +179,7 @@ class Gateway:
         How many calls may be repeated changes at once. None of its own settings does before the gateway is started
         again, which the log says.
         """
-        self._data_plane.passthrough.retries = fleet.router.retries
+        self.data_plane.passthrough.retries = fleet.router.retries
         self._discovery.timeout_s = fleet.router.connect_timeout_s
         self._discovery.describe(describe_models(fleet.families))
         if fleet.gateway != self._settings:
@@ -184,12 +206,13 @@ class Gateway:
     def sockets(self) -> Sockets:
         """What it listens on, once open."""
         endpoints = (("grpc", self.grpc), ("http", self.http), ("metrics", self.metrics))
-        return {kind: endpoint.sockets for kind, endpoint in endpoints if endpoint is not None}
+        own = {kind: endpoint.sockets for kind, endpoint in endpoints if endpoint is not None}
+        return {**own, "peers": self.peer_sockets} if self.peer_sockets else own
 
     @property
     def served(self) -> frozenset[str]:
         """The families of which some server answers a width, as this process sees it."""
-        return frozenset(filter(self._data_plane.health.serves, self._model_index.families))
+        return frozenset(filter(self.data_plane.health.serves, self._model_index.families))
 
     def snapshot_metrics(self) -> MetricSnapshot:
         """Return what this process has counted, and what waits and works in it."""
@@ -201,6 +224,10 @@ class Gateway:
             for model in server.foreign:
                 snapshot.numbers(FOREIGN_MODELS, (server.name, model))[0] = 1.0
         snapshot.put(TASKS, len(asyncio.all_tasks()))
+        if self._sharing is not None:
+            snapshot.put(PEERS, len(self._sharing.living) - 1)
+            for name in self._sharing.drives:
+                snapshot.numbers(DRIVEN, (name,))[0] = 1.0
         return snapshot
 
     async def read_metrics(self) -> MetricSnapshot:
@@ -221,7 +248,7 @@ class Gateway:
 
     def unready_reason(self) -> str | None:
         """Return why no requests are to be sent to this process; None when they are."""
-        return self._data_plane.health.unready_reason()
+        return self.data_plane.health.unready_reason()
 
     @property
     def _transports(self) -> list[GrpcServer | HttpServer]:
@@ -243,7 +270,7 @@ class Gateway:
         if self.metrics is not None:
             self.metrics.gateway = self
         self.background.start("watching files", partial(watch, self._files))
-        statistics = self._data_plane.fleet_statistics
+        statistics = self.data_plane.fleet_statistics
         if statistics is not None:
             period_s = self._settings.statistics_period_s
             self.background.start("asking for statistics", lambda: statistics.watch(period_s))
@@ -260,7 +287,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         until_s = loop.time()
         try:
-            if self._is_alone and not self._data_plane.health.is_ending:  # else somebody has waited, or is to take over
+            if self._is_alone and not self.data_plane.health.is_ending:  # else somebody has waited, or is to take over
                 self.say_unready()
                 await asyncio.sleep(self._settings.lame_duck_s)
             until_s = loop.time() + self._settings.drain_s
@@ -271,12 +298,12 @@ class Gateway:
 
     def say_unready(self) -> None:
         """Let load balancers send requests elsewhere from now on; those that come are answered."""
-        self._data_plane.health.is_ending = True
+        self.data_plane.health.is_ending = True
 
     async def _close(self, *, until_s: float) -> None:
         for transport in self._transports:
             transport.stop()
-        self._data_plane.inference.lag.stop()
+        self.data_plane.inference.lag.stop()
         await self.background.stop()
         if self.metrics is not None:
             self.metrics.gateway = None

@@ -7,7 +7,7 @@ from orchestrator.router.overview import FamilyOverview, FleetOverview, ServerOv
 from orchestrator.router.queue.request import Answer, CallbackSink, Transit
 from orchestrator.router.queue.request_queue import Backlog
 from orchestrator.router.router import Router, connect_triton
-from orchestrator.router.servers.membership import ResolvedNames
+from orchestrator.router.servers.membership import ResolvedNames, addresses_to_use, resolve_host
 
 __all__ = [
     "Answer",
@@ -22,8 +22,10 @@ __all__ = [
     "ServerOverview",
     "Transit",
     "WidthOverview",
+    "addresses_to_use",
     "compile_ahead",
     "compile_into",
     "connect_triton",
     "merge_overviews",
+    "resolve_host",
 ]

@@ -7,8 +7,10 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from orchestrator.config import FleetSettings
 from orchestrator.errors import SlimError
@@ -28,27 +30,26 @@ def main(channel_descriptor: int, handoff_descriptor: int) -> int:
         format=f"%(asctime)s %(levelname)s worker {init['number']}: %(message)s",
         stream=sys.stderr,
     )
-    fleet, ends = FleetSettings.model_validate_json(init["fleet"]), (channel_end, handoff_end)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_work(fleet, Path(init["fleet_path"]), *ends, requires_server=init["requires_server"]))
+        return runner.run(_work(init, channel_end, handoff_end))
 
 
-async def _work(
-    fleet: FleetSettings,
-    path: Path,
-    channel_end: socket.socket,
-    handoff_end: socket.socket,
-    *,
-    requires_server: bool,
-) -> int:
+async def _work(init: Mapping[str, Any], channel_end: socket.socket, handoff_end: socket.socket) -> int:
+    fleet, path = FleetSettings.model_validate_json(init["fleet"]), Path(init["fleet_path"])
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    team = WorkerTeam(channel_end, handoff_end, on_alone=partial(loop.call_later, _ALONE_S, stop.set))
+    team = WorkerTeam(
+        channel_end,
+        handoff_end,
+        on_alone=partial(loop.call_later, _ALONE_S, stop.set),
+        number=init["number"],
+        directory=init["directory"],
+    )
     await team.join()
     failure: str | None = None
     try:
-        async with open_gateway(fleet, path, team, requires_server=requires_server) as gateway:
+        async with open_gateway(fleet, path, team, requires_server=init["requires_server"]) as gateway:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
             freeze_heap()
             team.serve(gateway)

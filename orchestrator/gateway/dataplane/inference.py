@@ -15,14 +15,15 @@ from typing import Final, TypeVar
 
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
 from orchestrator.gateway.auth.callers import Caller, Guard, Ticket
+from orchestrator.gateway.dataplane.exchange import Decision, Exchange, Form
 from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.dataplane.passthrough import Passthrough
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.gateway.peers.forwarding import Forwarder
 from orchestrator.gateway.protocol.family import (
     FamilyMessages,
     FamilyModel,
     FamilyRequest,
-    WantedOutputs,
     build_response,
     read_request,
     require_version,
@@ -42,7 +43,7 @@ from orchestrator.gateway.statuses import outcome_of
 from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.http2.loop_lag import LoopLag
-from orchestrator.router import Answer, CallbackSink, Router, Transit
+from orchestrator.router import CallbackSink, Router, Transit
 
 T = TypeVar("T")
 ResponseT = TypeVar("ResponseT")
@@ -56,6 +57,7 @@ class Inference:
 
     Attributes:
         lag: How long what comes waits for this process, and answers wait to leave it.
+        forwarder: What passes requests on to other gateways; None for a gateway that shares its fleet with none.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Inference:
         self._passthrough = passthrough
         self._messages = FamilyMessages()
         self.lag = LoopLag()
+        self.forwarder: Forwarder | None = None
 
     def admit(self, caller: Caller, model: str) -> Ticket:
         """Return what holds an inference's place among those under way; to be closed when it is answered.
@@ -115,7 +118,8 @@ class Inference:
                 request, raws = _parse(message)
                 read = partial(read_request, raws=raws)
             transit = Transit(responder.connection.arrived_s, self.lag.seconds)
-            cancel = self._begin(family, request, caller, respond, read, self._messages.write, transit)
+            form = Form(read, self._messages.write, _as_it_is, lambda: (message,))
+            cancel = self._begin(family, request, caller, respond, form, transit)
         except BaseException:
             ticket.close()
             raise
@@ -191,10 +195,11 @@ class Inference:
         self, family: FamilyModel, request: Message, caller: Caller, raws: Sequence[Buffer] | None = None
     ) -> Message:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        read = partial(read_request, raws=raws)
+        read, message = partial(read_request, raws=raws), partial(request_parts, request, raws or ())
+        form = Form(read, build_response, pb.ModelInferResponse.FromString, message)
         lag_s = self.lag.seconds
         transit = Transit(asyncio.get_running_loop().time() - lag_s, lag_s)
-        cancel = self._begin(family, request, caller, partial(_resolve, future), read, build_response, transit)
+        cancel = self._begin(family, request, caller, partial(_resolve, future), form, transit)
         try:
             return await future
         except asyncio.CancelledError:
@@ -209,47 +214,35 @@ class Inference:
         request: Message,
         caller: Caller,
         callback: Callable[[ResponseT | Exception], None],
-        read: Callable[[Message, FamilyModel], FamilyRequest],
-        write: Callable[[str, FamilyModel, Answer, WantedOutputs], ResponseT],
+        form: Form[ResponseT],
         transit: Transit,
     ) -> Callable[[], None]:
         """Take a ModelInferRequest and return at once what withdraws it.
 
-        ``callback`` is called once with what ``write`` makes of the answer, or with the error, unless this raises or
+        ``callback`` is called once with what the form makes of the answer, or with the error, unless this raises or
         the request is withdrawn; it may be called before this returns.
         """
         self._metrics.begin()
         note = partial(self._note, family, caller, time.perf_counter())
-
-        def finish(outcome: Answer | Exception) -> None:
-            if isinstance(outcome, Exception):
-                note(outcome_of(outcome))
-                callback(outcome)
-                return
-            try:
-                callback(write(wanted.id, family, outcome, wanted.outputs))
-                note("ok", outcome)
-            except Exception as exc:  # a bug of ours, and the client learns that it is one
-                note(outcome_of(exc))
-                callback(exc)
-
-        def cancel() -> None:
-            if not sink.done():
-                sink.cancel()
-                note("cancelled")
-
-        sink = CallbackSink(finish)
         try:
             require_version(family, request.model_version)
-            wanted = read(request, family)
+            wanted = form.read(request, family)
             self._guard.require_priority(caller, wanted.options.priority)
             self._guard.charge_items(caller, wanted.items)
             self._metrics.time_transit(transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s)
-            self._submit(wanted, family, sink, transit)
+            forwarder = None if caller.is_peer else self.forwarder
+            exchange = Exchange(
+                *(family, wanted, form, transit),
+                submit=self._submit,
+                forwarder=forwarder,
+                note=note,
+                callback=callback,
+            )
+            exchange.begin()
         except BaseException as exc:
             note(outcome_of(exc))
             raise
-        return cancel
+        return exchange.cancel
 
     def _submit(self, wanted: FamilyRequest, family: FamilyModel, sink: CallbackSink, transit: Transit) -> None:
         try:
@@ -262,17 +255,26 @@ class Inference:
             raise
 
     def _note(
-        self, family: FamilyModel, caller: Caller, began_s: float, outcome: str, answer: Answer | None = None
+        self,
+        family: FamilyModel,
+        caller: Caller,
+        began_s: float,
+        outcome: str,
+        decision: Decision = ("", "", None),
     ) -> None:
         self._metrics.end()
+        if caller.is_peer:  # its own gateway counts and times it
+            self._metrics.count_for_peer(outcome)
+            return
+        width, server, queue_s = decision
         self._metrics.time(
             family.name,
             outcome,
             tenant=caller.tenant,
-            width="" if answer is None else str(answer.width),
-            server="" if answer is None else answer.server,
+            width=width,
+            server=server,
             latency_s=time.perf_counter() - began_s,
-            queue_s=None if answer is None else answer.queue_s,
+            queue_s=queue_s,
         )
 
     async def _pass_through(
@@ -331,6 +333,10 @@ def _parse(message: bytes) -> tuple[Message, Sequence[Buffer] | None]:
         return parse(pb.ModelInferRequest, message), None
     head, raws = split_request(message)
     return parse(pb.ModelInferRequest, head), raws
+
+
+def _as_it_is(response: bytes) -> bytes:
+    return response
 
 
 def _resolve(future: asyncio.Future[Message], response: Message | Exception) -> None:

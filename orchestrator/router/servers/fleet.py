@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 
@@ -19,6 +20,7 @@ from orchestrator.errors import (
 )
 from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.profile.fit import EnergyTable, LatencyTable
+from orchestrator.request_options import RequestOptions
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import BatchKey, blank_batch
 from orchestrator.router.servers.connection import ServerClient, ServerConnection
@@ -190,6 +192,31 @@ class Fleet:
     def driven(self) -> dict[ServerName, ServerConnection]:
         """Return the servers that this router sends batches to, by name, ascending."""
         return {name: server for name, server in self.servers.items() if server.is_driven}
+
+    def is_elsewhere(self, key: BatchKey) -> bool:
+        """Return whether servers answer what a key asks for, all of them driven by other routers."""
+        suiting = [
+            server
+            for server in self.servers.values()
+            if server.health.is_healthy
+            and any(m.width in key.widths and m.accuracy >= key.min_accuracy for m in server.models_of(key.family))
+        ]
+        return bool(suiting) and not any(server.is_driven for server in suiting)
+
+    def suiting(self, options: RequestOptions) -> list[ServerName]:
+        """Return the servers that answer and have a width that a request allows, whoever drives them."""
+        family, width = options.family or self.settings.family, options.width
+        least = -math.inf if options.min_accuracy is None else options.min_accuracy
+        return [
+            name
+            for name, server in self.servers.items()
+            if server.health.is_healthy
+            and not server.health.is_suspect
+            and any(
+                model.accuracy >= least and width in (None, model.width)
+                for model in (server.models if family is None else server.models_of(Family(family)))
+            )
+        ]
 
     # --- what they serve ---
 
