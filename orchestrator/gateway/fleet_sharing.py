@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +37,8 @@ from orchestrator.triton.protocol_key import read_protocol_key, render_headers
 
 log = logging.getLogger(__name__)
 
+Resolve = Callable[[str], Awaitable[tuple[str, ...]]]
+"""Returns the addresses of a host name; none when it can't be looked up."""
 RESOLVE_S = 1.0
 """Between two looks at who the peers' host names stand for: a new gateway waits so long for its servers."""
 _ENDING_LOOK_S = 0.2
@@ -123,7 +125,7 @@ async def share_fleet(
         await endpoint.start()
         gateway.peer_sockets = endpoint.sockets
         router.drive(())  # nothing before it is known what others drive
-        names = _Names(place.addresses)
+        names = PeerNames(place.addresses)
         links.replace(await names.look_up(()))
         await links.until_asked()
         stack.push_async_callback(sharing.leave)
@@ -170,18 +172,19 @@ async def _drain_when_ending(gateway: Gateway, endpoint: PeerEndpoint) -> None:
     await endpoint.drain()
 
 
-class _Names:
+class PeerNames:
     """What the peers' addresses stand for; a name that can't be looked up any more keeps what it stood for."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], resolve: Resolve = resolve_host) -> None:
         self._addresses = addresses
+        self._resolve = resolve
         self._found: dict[str, tuple[str, ...]] = {}
 
     async def look_up(self, answering: Sequence[str]) -> list[str]:
         """Return the addresses of all peers, of which those that answer now are kept until others do."""
         hosts = sorted({host_of(a) for a in self._addresses if not a.startswith(UNIX) and is_name(host_of(a))})
         found: Mapping[str, tuple[str, ...]] = dict(
-            zip(hosts, await asyncio.gather(*map(resolve_host, hosts)), strict=True)
+            zip(hosts, await asyncio.gather(*map(self._resolve, hosts)), strict=True)
         )
         kept = {host_of(address) for address in answering}
         for host in hosts:
@@ -195,7 +198,7 @@ class _Names:
         return [f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}" for ip in self._found[host_of(address)]]
 
 
-async def _watch_names(names: _Names, links: PeerLinks) -> None:
+async def _watch_names(names: PeerNames, links: PeerLinks) -> None:
     while True:
         await asyncio.sleep(RESOLVE_S)
         links.replace(await names.look_up([link.address for link in links() if link.is_answering]))

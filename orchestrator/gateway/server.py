@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -239,7 +240,12 @@ class Gateway:
 
     async def read_overview(self) -> FleetOverview:
         """Return what this process' router knows of the fleet."""
-        return await self._router.describe()
+        overview, sharing = await self._router.describe(), self._sharing
+        if sharing is None:
+            return overview
+        drivers = sharing.drivers()
+        servers = [replace(each, driver=drivers.get(ServerName(each.name), "")) for each in overview.servers]
+        return replace(overview, servers=tuple(servers), gateways=tuple(sharing.living))
 
     @property
     def servers(self) -> tuple[ServerSettings, ...]:

@@ -1,7 +1,8 @@
 """One request of a family from its reading to its end: through this gateway's router, or through another gateway's.
 
 Of several gateways that share a fleet, one that drives no server for a request passes it on, and does so too with what
-its router gives back because the server has gone to another.
+its router gives back because the server has gone to another. What its router refuses for load is tried once at a peer
+that has less to do: chance brings one gateway more than another within less time than servers move in.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from orchestrator.errors import ServerUnavailableError
+from orchestrator.errors import CapacityError, ServerUnavailableError
 from orchestrator.gateway.peers.forwarding import Forwarder
 from orchestrator.gateway.protocol.family import FamilyModel, FamilyRequest, WantedOutputs, read_decision
 from orchestrator.gateway.protocol.messages import Message
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.http2.flow import Buffer
+from orchestrator.request_options import RequestOptions
 from orchestrator.router import Answer, CallbackSink, Transit
 
 ResponseT = TypeVar("ResponseT")
@@ -128,13 +130,9 @@ class Exchange(Generic[ResponseT]):
     def _finish(self, outcome: Answer | Exception) -> None:
         self._sink = None
         if isinstance(outcome, Exception):
-            forwarder = self._forwarder if self._hop is None and _is_turned_away(outcome) else None
-            if forwarder is not None and forwarder.is_for_peers(self._wanted.options):
-                self._sink = CallbackSink(self._finish)
-                self._pass_on(forwarder)
-                return
-            self._note(outcome_of(outcome))
-            self._callback(outcome)
+            if self._forwarder is None or self._hop is not None or not self._goes_on(self._forwarder, outcome):
+                self._note(outcome_of(outcome))
+                self._callback(outcome)
             return
         try:
             self._callback(self._form.write(self._wanted.id, self._family, outcome, self._wanted.outputs))
@@ -143,27 +141,47 @@ class Exchange(Generic[ResponseT]):
             self._note(outcome_of(exc))
             self._callback(exc)
 
+    def _goes_on(self, forwarder: Forwarder, error: Exception) -> bool:
+        """Return whether what the router has refused is passed on; it was certainly not run."""
+        options = self._wanted.options
+        if isinstance(error, ServerUnavailableError) and not error.executed and forwarder.is_for_peers(options):
+            self._sink = CallbackSink(self._finish)
+            self._pass_on(forwarder)
+            return True
+        if isinstance(error, CapacityError) and forwarder.can_relieve(options):
+            self._sink = CallbackSink(self._finish)
+            self._hop = asyncio.create_task(self._relay(forwarder.relieve, error), name="passing a request on")
+            return True
+        return False
+
     def _pass_on(self, forwarder: Forwarder) -> None:
-        self._hop = asyncio.create_task(self._relay(forwarder), name="passing a request on")
+        self._hop = asyncio.create_task(self._relay(forwarder.ask, None), name="passing a request on")
 
     # A cancel ends this task at its one await, so that it goes on only while nothing else has ended the request.
-    async def _relay(self, forwarder: Forwarder) -> None:
+    async def _relay(self, ask: Ask, refusal: CapacityError | None) -> None:
         wanted, transit = self._wanted, self._transit
         elapsed_s = transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s
         try:
-            answer = await forwarder.ask(self._form.message(), wanted.options, items=wanted.items, elapsed_s=elapsed_s)
+            answer = await ask(self._form.message(), wanted.options, items=wanted.items, elapsed_s=elapsed_s)
+            if answer is None and refusal is not None:
+                raise refusal
             if answer is None:
                 self._give_to_router()
                 return
             decision, response = read_decision(answer), self._form.relay(answer)
         except Exception as exc:
-            self._finish(exc)
+            self._finish(exc if refusal is None else refusal)
             return
         self._sink = None
         self._note("ok", decision)
         self._callback(response)
 
 
-def _is_turned_away(error: Exception) -> bool:
-    """Return whether a request was certainly not run, and another gateway may have a server for it."""
-    return isinstance(error, ServerUnavailableError) and not error.executed
+class Ask(Protocol):
+    """Asks peers; ``Forwarder.ask`` or ``Forwarder.relieve``."""
+
+    async def __call__(
+        self, request: Sequence[Buffer], options: RequestOptions, *, items: int, elapsed_s: float
+    ) -> bytes | None:
+        """Return an answer; None for none."""
+        ...

@@ -68,28 +68,21 @@ class Forwarder:
             SlimError: The peer refused it, it is too late, or peer after peer failed.
         """
         clock = asyncio.get_running_loop().time
-        given_s = math.inf if options.deadline_ms is None else options.deadline_ms / 1e3
-        until_s = clock() + min(given_s - elapsed_s, self._timeout_s)
+        until_s = clock() + self._left_s(options, elapsed_s)
         tried: list[PeerLink] = []
         attempts = 0
         while not self._sharing.is_local(options):
-            left_s = until_s - clock()
             link = self._sharing.choose(options, tried)
             if link is None:
                 tried.clear()
-                if left_s <= _LOOK_S or self._waiting >= _MOST_WAITING:
+                if until_s - clock() <= _LOOK_S or self._waiting >= _MOST_WAITING:
                     return None
                 await self._wait()
                 continue
             tried.append(link)
             attempts += 1
-            self._on_hop()
             try:
-                async with asyncio.timeout(left_s):
-                    parts = request if math.isinf(given_s) else (*request, _deadline(left_s * 1e3))
-                    return await link.infer(parts, items=items)
-            except TimeoutError:
-                raise DeadlineError(f"no answer within its deadline from gateway {link.address}") from None
+                return await self._pass_on(link, request, options, items, until_s)
             except (CapacityError, DeadlineError):
                 raise
             except TransientError as exc:
@@ -99,6 +92,38 @@ class Forwarder:
                 if isinstance(exc, ConnectionLostError) or not exc.executed:
                     link.note_failure()
         return None
+
+    async def relieve(
+        self, request: Sequence[Buffer], options: RequestOptions, *, items: int, elapsed_s: float
+    ) -> bytes | None:
+        """Return the answer of a peer with less to do to a request that was refused here for load; None without one.
+
+        Takes and raises what ``ask`` does; the peer decides by what it has by then.
+        """
+        link, left_s = self._sharing.choose_relief(options), self._left_s(options, elapsed_s)
+        if link is None or left_s <= 0:
+            return None
+        return await self._pass_on(link, request, options, items, asyncio.get_running_loop().time() + left_s)
+
+    def can_relieve(self, options: RequestOptions) -> bool:
+        """Return whether some peer has less to do and can run a request."""
+        return self._sharing.choose_relief(options) is not None
+
+    def _left_s(self, options: RequestOptions, elapsed_s: float) -> float:
+        given_s = math.inf if options.deadline_ms is None else options.deadline_ms / 1e3
+        return min(given_s - elapsed_s, self._timeout_s)
+
+    async def _pass_on(
+        self, link: PeerLink, request: Sequence[Buffer], options: RequestOptions, items: int, until_s: float
+    ) -> bytes:
+        self._on_hop()
+        left_s = until_s - asyncio.get_running_loop().time()
+        parts = request if options.deadline_ms is None else (*request, _deadline(left_s * 1e3))
+        try:
+            async with asyncio.timeout(left_s):
+                return await link.infer(parts, items=items)
+        except TimeoutError:
+            raise DeadlineError(f"no answer within its deadline from gateway {link.address}") from None
 
     async def _wait(self) -> None:
         self._waiting += 1

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from orchestrator.background import BackgroundTasks
@@ -61,14 +62,6 @@ class SharedRouter(Protocol):
     def drives_any(self, names: Iterable[ServerName]) -> bool:
         """Return whether any of some servers is sent batches."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class ServerDriver:
-    """Who drives a server: a gateway's name, None when nobody is known to."""
-
-    server: ServerName
-    driver: GatewayName | None
 
 
 class Sharing:
@@ -144,11 +137,11 @@ class Sharing:
         """The names of the servers that this gateway drives."""
         return self._driven_names or frozenset()
 
-    def drivers(self) -> tuple[ServerDriver, ...]:
-        """Return who drives each server, as they say themselves, by the server's name."""
+    def drivers(self) -> Mapping[ServerName, GatewayName]:
+        """Return who drives each server, as they say themselves; servers that nobody does are left out."""
         says = {key: name for name, link in self._living.items() if link.report for key in link.report.drives}
         says |= dict.fromkeys(self._driving, self.name)
-        return tuple(ServerDriver(name, says.get(self._keys[name])) for name in sorted(self._keys))
+        return {name: says[key] for name, key in self._keys.items() if key in says}
 
     def report(self) -> GatewayReport:
         """Return what peers are told."""
@@ -179,6 +172,17 @@ class Sharing:
         keys = {self._keys[name] for name in names if name in self._keys}
         suiting = [link for link in self._living.values() if link not in avoid and link.takes(keys)]
         return min(suiting, key=lambda link: (link.backlog_s, link.address), default=None)
+
+    def choose_relief(self, options: RequestOptions) -> PeerLink | None:
+        """Return a peer that has less to do than this gateway and can run a request that was refused here for load."""
+        link = self.choose(options)
+        return link if link is not None and link.backlog_s < self.backlog_s else None
+
+    @property
+    def backlog_s(self) -> float:
+        """How long the servers that this gateway drives take for what it has."""
+        capacity_rps = sum(self._capacities_rps.get(key, 0.0) for key in self._driving)
+        return self._router.unfinished_items / capacity_rps if capacity_rps else math.inf
 
     # --- what it drives ---
 
@@ -250,6 +254,9 @@ class Sharing:
         self._has_twin = has_twin
         return living
 
+    def _is_idle(self, name: ServerName) -> bool:
+        return not self._router.has_sent(name)
+
     def _look_at_servers(self, now_s: float) -> None:
         servers = {ServerName(server.grpc): server for server in self._servers()}
         for key in [key for key, (known, _, _) in self._leases.items() if servers.get(key) != known]:
@@ -259,7 +266,7 @@ class Sharing:
         for key in servers.keys() - self._leases.keys():
             server = servers[key]
             name = ServerName(server.name)
-            lease = Lease(self.name, self._keeper_of(server), lambda name=name: not self._router.has_sent(name))
+            lease = Lease(self.name, self._keeper_of(server), partial(self._is_idle, name))
             self._leases[key] = server, lease, self._background.start("claiming servers", lease.run)
         names = {key: ServerName(server.name) for key, server in servers.items()}
         if self._weighed_s is None or now_s - self._weighed_s >= _CAPACITY_S or names != self._names:

@@ -36,7 +36,7 @@ from orchestrator.gateway.workers.file_watch import watch
 from orchestrator.gateway.workers.fleet_updates import FollowedFleet
 from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor
 from orchestrator.gateway.workers.worker import BEAT_S, WorkerLaunch, WorkerRun
-from orchestrator.ownership import LEASE_S, GatewayName, Holding
+from orchestrator.ownership import LEASE_S, Holding
 from orchestrator.processes.managed import ManagedProcess
 from orchestrator.processes.process_table import is_stopped
 from orchestrator.router import FleetOverview, merge_overviews
@@ -216,14 +216,19 @@ class Supervisor:
         """Answer a call of a worker about the whole fleet; see ``WorkerTeam.query_fleet``."""
         return b64encode(await self._fleet_statistics.answer(method, b64decode(message))).decode()
 
-    async def _answer_holder(self, body: tuple[str, GatewayName, str, *tuple[Any, ...]]) -> int | None:
+    async def _answer_holder(self, body: Any) -> int | None:
         """Return the term that a worker has for a server, whose record is kept here; None when it has none."""
-        server, gateway, ask, *rest = body
+        server, gateway, ask, *more = body
         now_s = asyncio.get_running_loop().time()
         # No earlier supervisor's workers ask this one, so there is nothing to wait for.
         holding = self._holdings.get(server, Holding(now_s - LEASE_S))
-        asked = {"claim": holding.claim, "renew": holding.renew, "release": holding.release}[ask]
-        granted = asked(gateway, *rest, now_s=now_s)
+        match ask:
+            case "claim":
+                granted = holding.claim(gateway, now_s=now_s)
+            case "renew":
+                granted = holding.renew(gateway, *more, now_s=now_s)
+            case _:
+                granted = holding.release(gateway, *more, now_s=now_s)
         if granted is None or granted.record is None:
             return None
         self._holdings[server] = granted

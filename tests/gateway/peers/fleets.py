@@ -8,22 +8,24 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-import numpy as np
-
 from orchestrator.config import ServerSettings
 from orchestrator.errors import ConnectionLostError, ServerUnavailableError, SlimError
+from orchestrator.gateway.dataplane.exchange import Exchange, Form
 from orchestrator.gateway.peers.forwarding import Forwarder
 from orchestrator.gateway.peers.leases import NoKeeperError
 from orchestrator.gateway.peers.links import PeerLink, PeerLinks
 from orchestrator.gateway.peers.sharing import Sharing
+from orchestrator.gateway.protocol.family import FamilyModel, FamilyRequest, merge_widths
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.http2.flow import Buffer
 from orchestrator.ownership import GatewayName, Holding
 from orchestrator.request_options import RequestOptions
-from orchestrator.router import Router
+from orchestrator.router import CallbackSink, Router, Transit
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import FakeServer, item
+from tests.fakes.servers import FakeServer, item, served_model
 from tests.router.test_router import routed
+
+FAMILY = merge_widths([served_model(25), served_model(100)])
 
 
 def key_of(name: str) -> str:
@@ -62,24 +64,44 @@ class SharedGateway:
         self.router = router
         self.sharing = sharing
         self.links = links
-        self.forwarder = Forwarder(sharing, timeout_s=30.0)
+        self.forwarder = Forwarder(sharing, timeout_s=30.0, on_hop=self.count_hop)
         self.hops = 0
         self.is_ending = False
 
     async def call(self, mark: int, *, deadline_ms: float) -> bool:
-        """Return whether a request of one item is answered in time."""
-        clock, options = asyncio.get_running_loop().time, RequestOptions(deadline_ms=deadline_ms)
-        until_s = clock() + deadline_ms / 1e3
+        """Return whether a request of one item is answered in time, as a gateway's data plane has it answered."""
+        loop = asyncio.get_running_loop()
+        began_s, ended = loop.time(), loop.create_future()
+        request = pb.ModelInferRequest(id=str(mark)).SerializeToString()
+        exchange: Exchange[object] = Exchange(
+            FAMILY,
+            FamilyRequest({"pixels": item(mark)}, RequestOptions(deadline_ms=deadline_ms), None, 1),
+            Form(
+                read=lambda request, family: None,  # type: ignore[arg-type, return-value]
+                write=lambda request_id, family, answer, wanted: answer,
+                relay=lambda answer: answer,
+                message=lambda: [request],
+            ),
+            Transit(began_s),
+            submit=lambda wanted, family, sink, transit: self.router.submit(
+                wanted.inputs, wanted.options, sink, transit
+            ),
+            forwarder=self.forwarder,
+            note=lambda outcome, decision=("", "", None): None,
+            callback=lambda outcome: None if ended.done() else ended.set_result(outcome),
+        )
         try:
-            if self.forwarder.is_for_peers(options):
-                self.hops += 1
-                request = pb.ModelInferRequest(id=str(mark)).SerializeToString()
-                if await self.forwarder.ask([request], options, items=1, elapsed_s=0.0) is not None:
-                    return clock() <= until_s
-            await self.router.infer(item(mark), deadline_ms=deadline_ms)
+            exchange.begin()
         except SlimError:
             return False
-        return clock() <= until_s
+        is_answered = not isinstance(await ended, Exception)
+        return is_answered and loop.time() - began_s <= deadline_ms / 1e3
+
+    def _submit(self, wanted: FamilyRequest, family: FamilyModel, sink: CallbackSink, transit: Transit) -> None:
+        self.router.submit(wanted.inputs, wanted.options, sink, transit)
+
+    def count_hop(self) -> None:
+        self.hops += 1
 
 
 class FakePeer:
@@ -99,10 +121,10 @@ class FakePeer:
         await self._network.require(self._caller, self._called)
         request = pb.ModelInferRequest.FromString(b"".join(parts))
         deadline_ms = request.parameters["slim_deadline_ms"].double_param
-        answer = await self._network.gateways[self._called].router.infer(item(int(request.id)), deadline_ms=deadline_ms)
+        await self._network.gateways[self._called].router.infer(item(int(request.id)), deadline_ms=deadline_ms)
         if self._called in self._network.dead:
             raise ConnectionLostError("it has died")
-        return bytes(np.asarray(answer.output).tobytes())
+        return pb.ModelInferResponse(id=request.id).SerializeToString()
 
     async def close(self) -> None:
         return None
@@ -233,19 +255,32 @@ async def sharing_fleet(
 
 
 async def share_in_time(
-    fleet: SharedFleet, *, rate_rps: float, seconds: float, deadline_ms: float, weights: Sequence[float] | None = None
+    fleet: SharedFleet,
+    *,
+    rate_rps: float,
+    seconds: float,
+    deadline_ms: float,
+    weights: Sequence[float] | None = None,
+    settles_s: float = 0.0,
 ) -> float:
-    """Return the share of requests that are answered in time, of Poisson arrivals at the gateways by weight."""
+    """Return the share of requests that are answered in time, of Poisson arrivals at the gateways by weight.
+
+    Those of the first ``settles_s`` don't count, in which policies learn how much comes.
+    """
     draw, loop = random.Random(7), asyncio.get_running_loop()
     outcomes: list[bool] = []
 
-    async def call(gateway: SharedGateway, mark: int) -> None:
-        outcomes.append(await gateway.call(mark, deadline_ms=deadline_ms))
+    async def call(gateway: SharedGateway, mark: int, *, counts: bool) -> None:
+        is_in_time = await gateway.call(mark, deadline_ms=deadline_ms)
+        if counts:
+            outcomes.append(is_in_time)
 
     async with asyncio.TaskGroup() as group:
         at_s, mark = loop.time(), 0
-        ends_s = at_s + seconds
+        counts_s = at_s + settles_s
+        ends_s = counts_s + seconds
         while (at_s := at_s + draw.expovariate(rate_rps)) < ends_s:
             await asyncio.sleep(at_s - loop.time())
-            group.create_task(call(draw.choices(fleet.gateways, weights)[0], mark := mark + 1))
+            gateway = draw.choices(fleet.gateways, weights)[0]
+            group.create_task(call(gateway, mark := mark + 1, counts=at_s >= counts_s))
     return sum(outcomes) / len(outcomes)
