@@ -18,6 +18,7 @@ from functools import partial
 
 import aiohttp
 
+from orchestrator.background import BackgroundTasks
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings
 from orchestrator.config.names import host_of, is_name
 from orchestrator.gateway.auth.callers import Guard
@@ -130,11 +131,13 @@ async def share_fleet(
         await links.until_asked()
         stack.push_async_callback(sharing.leave)
         sharing.tick()
-        start = gateway.background.start
-        start("sharing the fleet", sharing.run)
-        start("resolving peers", partial(_watch_names, names, links))
-        start("sending peers elsewhere", partial(_drain_when_ending, gateway, endpoint))
+        background = BackgroundTasks(gateway.background_failed)
+        stack.push_async_callback(background.stop)
+        background.start("sharing the fleet", sharing.run)
+        background.start("resolving peers", partial(_watch_names, names, links))
+        background.start("sending peers elsewhere", partial(_drain_when_ending, gateway, endpoint))
         yield
+        await sharing.hand_over(within_s=_TOLD_S)
 
 
 def _unix(place: PeerPlace) -> list[socket.socket] | None:

@@ -160,6 +160,10 @@ class Gateway:
         self._sharing = sharing
         self.data_plane.inference.forwarder = forwarder
 
+    def background_failed(self, task: str) -> None:
+        """Count work in the background that failed unexpectedly and began again."""
+        self._metrics.router.on_background_failure(task)
+
     def count_hop(self) -> None:
         """Count a request that is passed on to another gateway."""
         self._metrics.count_hop()

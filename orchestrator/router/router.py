@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -353,9 +353,9 @@ class Router:
         """Return the servers that answer and have a width that a request allows, whoever drives them."""
         return self._fleet.suiting(options)
 
-    def drives_any(self, names: Iterable[ServerName]) -> bool:
-        """Return whether this router sends batches to any of some servers."""
-        return any(self._fleet.servers[name].is_driven for name in names if name in self._fleet.servers)
+    def drives_for(self, options: RequestOptions) -> bool:
+        """Return whether this router drives a server that answers and has a width that a request allows."""
+        return self._fleet.drives_for(options)
 
     def models(self, family: str | None = None) -> tuple[ServedModel, ...]:
         """Return one model for each width that some server serves, ascending.

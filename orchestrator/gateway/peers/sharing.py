@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -59,8 +59,8 @@ class SharedRouter(Protocol):
         """Return the servers that could run a request."""
         ...
 
-    def drives_any(self, names: Iterable[ServerName]) -> bool:
-        """Return whether any of some servers is sent batches."""
+    def drives_for(self, options: RequestOptions) -> bool:
+        """Return whether it drives one of these."""
         ...
 
 
@@ -120,6 +120,12 @@ class Sharing:
             self.tick()
             await asyncio.sleep(TICK_S)
 
+    async def hand_over(self, *, within_s: float) -> None:
+        """Return once others have taken what this gateway drove, which ends; at once where there is nobody."""
+        until_s = asyncio.get_running_loop().time() + within_s
+        while self._driving and self._living and asyncio.get_running_loop().time() < until_s:
+            await asyncio.sleep(TICK_S / 2)
+
     async def leave(self) -> None:
         """Drive nothing any more, and let others have it at once; never raises."""
         await self._background.stop()
@@ -160,8 +166,7 @@ class Sharing:
 
     def is_local(self, options: RequestOptions) -> bool:
         """Return whether a request is for this gateway's router: it has a server for it, or no gateway has one."""
-        names = self._router.suiting(options)
-        return not names or self._router.drives_any(names)
+        return self._router.drives_for(options) or not self._router.suiting(options)
 
     def choose(self, options: RequestOptions, avoid: Collection[PeerLink] = ()) -> PeerLink | None:
         """Return the peer that can run a request; None while none can.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 
@@ -205,18 +204,18 @@ class Fleet:
 
     def suiting(self, options: RequestOptions) -> list[ServerName]:
         """Return the servers that answer and have a width that a request allows, whoever drives them."""
-        family, width = options.family or self.settings.family, options.width
-        least = -math.inf if options.min_accuracy is None else options.min_accuracy
-        return [
-            name
-            for name, server in self.servers.items()
-            if server.health.is_healthy
-            and not server.health.is_suspect
-            and any(
-                model.accuracy >= least and width in (None, model.width)
-                for model in (server.models if family is None else server.models_of(Family(family)))
-            )
-        ]
+        return [name for name, server in self.servers.items() if self._suits(server, options)]
+
+    def drives_for(self, options: RequestOptions) -> bool:
+        """Return whether this router drives one of them."""
+        return any(server.is_driven and self._suits(server, options) for server in self.servers.values())
+
+    def _suits(self, server: ServerConnection, options: RequestOptions) -> bool:
+        if not server.health.is_healthy or server.health.is_suspect:
+            return False
+        family, width, least = options.family or self.settings.family, options.width, options.min_accuracy
+        models = server.models if family is None else server.models_of(Family(family))
+        return any(width in (None, m.width) and (least is None or m.accuracy >= least) for m in models)
 
     # --- what they serve ---
 
