@@ -6,12 +6,13 @@ and servers; ``balance`` lets a server go to a gateway that has much more to do 
 of both. ``record`` is what is kept beside a server, so that views that differ end in one answer.
 """
 
-from orchestrator.ownership.balance import GatewayLoad, Imbalance, Move, plan_move
+from orchestrator.ownership.balance import APART_S, GatewayLoad, Imbalance, Move, plan_move
 from orchestrator.ownership.plan import NOTHING, Plan, plan_drivers
 from orchestrator.ownership.record import LEASE_S, HolderRecord, Holding
 from orchestrator.ownership.rendezvous import GatewayName, assign
 
 __all__ = [
+    "APART_S",
     "LEASE_S",
     "NOTHING",
     "GatewayLoad",

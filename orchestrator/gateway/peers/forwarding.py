@@ -83,7 +83,10 @@ class Forwarder:
             attempts += 1
             try:
                 return await self._pass_on(link, request, options, items, until_s)
-            except (CapacityError, DeadlineError):
+            except CapacityError:  # chance may have brought it much; another is tried once
+                if attempts > 1 or self._sharing.choose(options, tried) is None:
+                    raise
+            except DeadlineError:
                 raise
             except TransientError as exc:
                 if attempts == _ATTEMPTS:

@@ -51,6 +51,7 @@ class PeerLink:
         heard_s: When it said so, on the event loop's clock.
         was_asked: Whether it has answered, or failed to.
         is_answering: Whether it answered when it was last asked for anything.
+        given_s: The work that was passed on to it, in seconds of its servers'.
     """
 
     def __init__(self, address: str, client: PeerClient) -> None:
@@ -59,8 +60,10 @@ class PeerLink:
         self.heard_s = -math.inf
         self.was_asked = False
         self.is_answering = False
+        self.given_s = 0.0
         self._client = client
         self._sent_items = 0  # since it told its backlog
+        self._capacity_rps = 0.0
 
     async def watch(self) -> None:
         """Ask it for ever how it is."""
@@ -80,6 +83,7 @@ class PeerLink:
             self.is_answering = False
         else:
             self.heard_s, self.is_answering, self._sent_items = asked_s, True, 0
+            self._capacity_rps = sum(self.report.load.capacities_rps.values())
         self.was_asked = True
 
     def takes(self, servers: Collection[ServerName]) -> bool:
@@ -89,15 +93,13 @@ class PeerLink:
     @property
     def backlog_s(self) -> float:
         """How long its servers take for what it has, with what was passed on to it since it said so."""
-        if self.report is None:
-            return math.inf
-        load = self.report.load
-        capacity_rps = sum(load.capacities_rps.values())
-        return (load.backlog_items + self._sent_items) / capacity_rps if capacity_rps else math.inf
+        items = self._sent_items + (0.0 if self.report is None else self.report.backlog_items)
+        return items / self._capacity_rps if self._capacity_rps else math.inf
 
     async def infer(self, parts: Sequence[Buffer], *, items: int) -> bytes:
         """Return its answer to a request of so many items; raises SlimError."""
         self._sent_items += items
+        self.given_s += items / self._capacity_rps if self._capacity_rps else 0.0
         return await self._client.infer(parts)
 
     def note_failure(self) -> None:

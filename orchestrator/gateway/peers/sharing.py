@@ -23,7 +23,7 @@ from orchestrator.config import ServerSettings
 from orchestrator.gateway.peers.leases import Keeper, Lease
 from orchestrator.gateway.peers.links import PeerLink
 from orchestrator.gateway.peers.report import GatewayReport
-from orchestrator.ownership import NOTHING, GatewayName, plan_drivers
+from orchestrator.ownership import APART_S, NOTHING, GatewayName, plan_drivers
 from orchestrator.request_options import RequestOptions
 from orchestrator.snapshot import ServerName
 
@@ -171,12 +171,19 @@ class Sharing:
     def choose(self, options: RequestOptions, avoid: Collection[PeerLink] = ()) -> PeerLink | None:
         """Return the peer that can run a request; None while none can.
 
-        Of several it is the one that will be done first with what it has.
+        Several have turns by how much they can do, but for those that had clearly more to do when they were last asked.
+        Always the one with the least would be wrong: what is known of it is older than its queue.
         """
         names = self._router.suiting(options)
         keys = {self._keys[name] for name in names if name in self._keys}
         suiting = [link for link in self._living.values() if link not in avoid and link.takes(keys)]
-        return min(suiting, key=lambda link: (link.backlog_s, link.address), default=None)
+        if len(suiting) <= 1:
+            return suiting[0] if suiting else None
+        least_s, latest_s = min(link.backlog_s for link in suiting), max(link.given_s for link in suiting)
+        free = [link for link in suiting if link.backlog_s <= least_s + APART_S]
+        for link in free:
+            link.given_s = max(link.given_s, latest_s - APART_S)  # one that has come does not catch up
+        return min(free, key=lambda link: (link.given_s, link.address))
 
     def choose_relief(self, options: RequestOptions) -> PeerLink | None:
         """Return a peer that has less to do than this gateway and can run a request that was refused here for load."""
