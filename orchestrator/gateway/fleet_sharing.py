@@ -21,6 +21,7 @@ import aiohttp
 from orchestrator.background import BackgroundTasks
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings
 from orchestrator.config.names import host_of, is_name
+from orchestrator.errors import ConfigError
 from orchestrator.gateway.auth.callers import Guard
 from orchestrator.gateway.grpc.peers import PeerEndpoint
 from orchestrator.gateway.peers.clients import UNIX, ControllerKeeper, GrpcPeerClient
@@ -68,7 +69,9 @@ def place_of(settings: GatewaySettings, team: Team | None, *, host: str) -> Peer
         if team is None:
             return None
         sockets = [f"{UNIX}{team.directory}/{each}" for each in range(workers)]
-        return PeerPlace(GatewayName(f"worker-{number}"), sockets[number], tuple(sockets))
+        # The port tells it from workers of another gateway of this host, who may claim at the same controllers.
+        port = (settings.grpc or settings.http or "").rpartition(":")[2]
+        return PeerPlace(GatewayName(f"{host}-{port}-{number}"), sockets[number], tuple(sockets))
     name = peers.name or host
     addresses = tuple(_above(address, each) for address in peers.addresses for each in range(workers))
     return PeerPlace(GatewayName(name if team is None else f"{name}-{number}"), _above(peers.listen, number), addresses)
@@ -102,6 +105,7 @@ async def share_fleet(
         return
     assert router.membership is not None
     membership, guard = router.membership, gateway.data_plane.guard
+    has_ended = asyncio.Event()
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         links = PeerLinks(GrpcPeerClient)
@@ -112,7 +116,7 @@ async def share_fleet(
             servers=lambda: membership.servers,
             keeper_of=partial(_keeper_of, session, team),
             links=links,
-            is_ending=lambda: gateway.is_ending,
+            is_ending=lambda: gateway.is_ending or has_ended.is_set(),
             demands=lambda: guard.demands,
             on_reports=partial(_divide_quotas, guard, place.name),
         )
@@ -137,6 +141,7 @@ async def share_fleet(
         background.start("resolving peers", partial(_watch_names, names, links))
         background.start("sending peers elsewhere", partial(_drain_when_ending, gateway, endpoint))
         yield
+        has_ended.set()
         await sharing.hand_over(within_s=_TOLD_S)
 
 
@@ -149,7 +154,13 @@ def _unix(place: PeerPlace) -> list[socket.socket] | None:
         os.unlink(path)
     one = socket.socket(socket.AF_UNIX)
     one.setblocking(False)
-    one.bind(path)
+    try:
+        one.bind(path)
+    except OSError as exc:
+        one.close()
+        raise ConfigError(
+            f"can't make a socket for other workers at {path} ({exc}); set TMPDIR to another folder"
+        ) from exc
     return [one]
 
 

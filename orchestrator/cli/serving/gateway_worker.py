@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,16 @@ async def _work(init: Mapping[str, Any], channel_end: socket.socket, handoff_end
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
+    is_alone = asyncio.Event()
+
+    def go_on_alone() -> None:
+        is_alone.set()
+        loop.call_later(_ALONE_S, stop.set)
+
     team = WorkerTeam(
         channel_end,
         handoff_end,
-        on_alone=partial(loop.call_later, _ALONE_S, stop.set),
+        on_alone=go_on_alone,
         number=init["number"],
         directory=init["directory"],
     )
@@ -57,4 +63,6 @@ async def _work(init: Mapping[str, Any], channel_end: socket.socket, handoff_end
     except SlimError as exc:
         failure = str(exc)
     await team.leave(failure)
+    if is_alone.is_set():  # its supervisor can't
+        shutil.rmtree(init["directory"], ignore_errors=True)
     return 0 if failure is None else 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 from orchestrator.background import BackgroundTasks, end_tasks
-from orchestrator.errors import SlimError
+from orchestrator.errors import PermanentError, SlimError
 from orchestrator.gateway.peers.report import GatewayReport
 from orchestrator.http2.flow import Buffer
 from orchestrator.snapshot import ServerName
@@ -78,7 +78,7 @@ class PeerLink:
             async with asyncio.timeout(ANSWER_S):
                 self.report = GatewayReport.decode(await self._client.read_report())
         except (SlimError, TimeoutError) as exc:
-            if self.is_answering:
+            if self.is_answering or (isinstance(exc, PermanentError) and not self.was_asked):
                 log.warning("peer %s does not answer: %s", self.address, exc or f"nothing within {ANSWER_S:g} s")
             self.is_answering = False
         else:

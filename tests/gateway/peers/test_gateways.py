@@ -189,7 +189,7 @@ class Team:
 @pytest.mark.parametrize(
     ("peers", "workers", "number", "name", "listen", "addresses"),
     [
-        (None, 3, 1, "worker-1", "unix:/run/slim/1", [f"unix:/run/slim/{n}" for n in range(3)]),
+        (None, 3, 1, "pod-8081-1", "unix:/run/slim/1", [f"unix:/run/slim/{n}" for n in range(3)]),
         (["a:83", "b:83"], 1, None, "pod", "0.0.0.0:8083", ["a:83", "b:83"]),
         (["a:83"], 2, 1, "pod-1", "0.0.0.0:8084", ["a:83", "a:84"]),
     ],
