@@ -28,7 +28,7 @@ class Rate:
     burst: float
 
     def share(self, ratio: float) -> Rate:
-        """Return the part of a rate for one of several workers; the burst never falls below one."""
+        """Return the part of a rate for one of several gateways; the burst never falls below one."""
         return Rate(self.per_s * ratio, max(1.0, self.burst * ratio))
 
 

@@ -25,6 +25,7 @@ from orchestrator.config.gateway import (
     ClientLimitSettings,
     GatewaySettings,
     PassOnModelSettings,
+    PeerSettings,
     TlsSettings,
 )
 from orchestrator.config.names import find_changes
@@ -42,6 +43,7 @@ __all__ = [
     "LimitSettings",
     "OverloadSettings",
     "PassOnModelSettings",
+    "PeerSettings",
     "PowerSettings",
     "ProbeSettings",
     "RetrySettings",

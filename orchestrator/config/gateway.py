@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from orchestrator.config.section import Address, Section
+from orchestrator.config.section import Address, Name, Section
 
 
 class TlsSettings(Section):
@@ -94,6 +94,20 @@ class TracingSettings(Section):
     """What spans are called by in the collector."""
 
 
+class PeerSettings(Section):
+    """The other gateways over the same fleet: each Triton is then driven by one of them at a time."""
+
+    listen: Address = "127.0.0.1:8083"
+    """Where the others ask this gateway; what comes there needs no token, so only gateways may reach it. Worker N has
+    the port N above it."""
+    addresses: tuple[Address, ...] = Field(min_length=1)
+    """Where all of them listen; each address of a host name, such as a headless service's, is a gateway. This one may
+    be among them."""
+    name: Name | None = None
+    """What this gateway is called, which none of the others may be; None: what its host is called, in Kubernetes its
+    pod."""
+
+
 class GatewaySettings(Section):
     """The addresses of the gateway, and what it takes from a client."""
 
@@ -135,7 +149,10 @@ class GatewaySettings(Section):
     that."""
     workers: int = Field(default=1, ge=1, le=256)
     """Processes that answer. More help only where cores are idle while one process is busy: Python runs on one core a
-    process. Each has a router that knows only its own requests, so one is best as long as it is enough."""
+    process. Each Triton is driven by one of them, and what others get for it goes a hop, so one is best as long as it
+    is enough."""
+    peers: PeerSettings | None = None
+    """Other gateways over the same fleet; None: there are none, and this one drives every Triton."""
 
     @model_validator(mode="after")
     def _a_message_can_be_held(self) -> GatewaySettings:
@@ -163,8 +180,9 @@ class GatewaySettings(Section):
     def _listens_somewhere(self) -> GatewaySettings:
         if self.grpc is None and self.http is None:
             raise ValueError("grpc and http are both null; give one of them an address")
-        given = [address for address in (self.grpc, self.http, self.metrics) if address is not None]
+        peers = None if self.peers is None else self.peers.listen
+        given = [address for address in (self.grpc, self.http, self.metrics, peers) if address is not None]
         for address in given:
             if given.count(address) > 1:
-                raise ValueError(f"the address {address} is used twice; grpc, http and metrics need one each")
+                raise ValueError(f"the address {address} is used twice; grpc, http, metrics and peers need one each")
         return self

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 from orchestrator.gateway.auth.callers import Caller
+from orchestrator.gateway.peers.leases import Keeper
 from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.triton.discovery import DiscoveredServer
@@ -48,6 +49,20 @@ class Server(DiscoveredServer, Protocol):
 
 class Team(Protocol):
     """The gateway's other processes, as a worker knows them; its transports then do not listen by themselves."""
+
+    @property
+    def number(self) -> int:
+        """Which of them this process is, from 0."""
+        ...
+
+    @property
+    def directory(self) -> str:
+        """A directory for sockets between them, which nobody else can enter."""
+        ...
+
+    def keeper(self, server: str) -> Keeper:
+        """Return what keeps the record of who of them drives the server at an address."""
+        ...
 
     async def query_fleet(self, method: str, message: bytes) -> bytes:
         """Return the answer to a call about the whole fleet, which one of them gives for all; raises SlimError."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -28,9 +30,11 @@ from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.limits.call_budget import CallBudget
 from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.gateway_metrics import (
+    DRIVEN,
     FOREIGN_MODELS,
     LEFT_OUT,
     MEASURES,
+    PEERS,
     POLICY_INFO,
     QUEUED,
     TASKS,
@@ -40,6 +44,8 @@ from orchestrator.gateway.metrics.gateway_metrics import (
     read_process,
 )
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
+from orchestrator.gateway.peers.forwarding import Forwarder
+from orchestrator.gateway.peers.sharing import Sharing
 from orchestrator.gateway.ports import Server, Team
 from orchestrator.gateway.tracing import Tracing
 from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
@@ -80,6 +86,8 @@ class Gateway:
         http: The HTTP endpoint; None when not offered.
         metrics: The endpoint of health and metrics; None when not offered here.
         background: What goes on for as long as it is open.
+        data_plane: What answers.
+        peer_sockets: Those that it listens on for other gateways; none where it has no peers.
     """
 
     def __init__(
@@ -105,9 +113,11 @@ class Gateway:
         self._model_index = ModelIndex(discovery)
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
+        self._sharing: Sharing | None = None
+        self.peer_sockets: Sequence[socket.socket] = ()
         self.background = BackgroundTasks(self._metrics.router.on_background_failure)
         self._tracing = None if settings.tracing is None else Tracing(settings.tracing)
-        self._data_plane = DataPlane(
+        self.data_plane = DataPlane(
             router,
             self._model_index,
             self._metrics,
@@ -125,12 +135,12 @@ class Gateway:
         self._has_own_admin = admin is None
         if settings.grpc is not None:
             ssl = None if tls is None else tls.context(HTTP2)
-            grpc = GrpcServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("grpc"))
+            grpc = GrpcServer(self.data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("grpc"))
             router.watch_unread(lambda: grpc.unread_bytes)
             self.grpc = grpc
         if settings.http is not None:
             ssl = None if tls is None else tls.context(HTTP1)
-            self.http = HttpServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("http"))
+            self.http = HttpServer(self.data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("http"))
         if self.metrics is None and settings.metrics is not None and self._is_alone:
             self.metrics = AdminEndpoint(settings.metrics, given.get("metrics"))
         if router.membership is not None:
@@ -142,8 +152,7 @@ class Gateway:
         if auth is None:
             return Guard()
         path = auth.tokens_file
-        share = 1.0 if self._is_alone else 1.0 / self._settings.workers
-        guard = Guard(load_tenants(path), is_health_open=auth.open_health, share=share)
+        guard = Guard(load_tenants(path), is_health_open=auth.open_health)
         self._files.append(WatchedFiles("tenants", [path], lambda: guard.replace(load_tenants(path))))
         return guard
 
@@ -153,6 +162,24 @@ class Gateway:
         tls = TlsFiles(self._settings.tls)
         self._files.append(WatchedFiles("certificates", tls.paths, tls.refresh))
         return tls
+
+    def share(self, sharing: Sharing, forwarder: Forwarder) -> None:
+        """Pass on from now on what is for servers that other gateways drive."""
+        self._sharing = sharing
+        self.data_plane.inference.forwarder = forwarder
+
+    def background_failed(self, task: str) -> None:
+        """Count work in the background that failed unexpectedly and began again."""
+        self._metrics.router.on_background_failure(task)
+
+    def count_hop(self) -> None:
+        """Count a request that is passed on to another gateway."""
+        self._metrics.count_hop()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it tells clients to go elsewhere, and is to get nothing more."""
+        return self.data_plane.health.is_ending
 
     def reload(self) -> None:
         """Read tokens and certificates again now, as happens anyway within a second of their change."""
@@ -165,7 +192,7 @@ class Gateway:
         How many calls may be repeated changes at once. None of its own settings does before the gateway is started
         again, which the log says.
         """
-        self._data_plane.passthrough.retries = fleet.router.retries
+        self.data_plane.passthrough.retries = fleet.router.retries
         self._discovery.timeout_s = fleet.router.connect_timeout_s
         self._discovery.describe(describe_models(fleet.families))
         if fleet.gateway != self._settings:
@@ -192,12 +219,13 @@ class Gateway:
     def sockets(self) -> Sockets:
         """What it listens on, once open."""
         endpoints = (("grpc", self.grpc), ("http", self.http), ("metrics", self.metrics))
-        return {kind: endpoint.sockets for kind, endpoint in endpoints if endpoint is not None}
+        own = {kind: endpoint.sockets for kind, endpoint in endpoints if endpoint is not None}
+        return {**own, "peers": self.peer_sockets} if self.peer_sockets else own
 
     @property
     def served(self) -> frozenset[str]:
         """The families of which some server answers a width, as this process sees it."""
-        return frozenset(filter(self._data_plane.health.serves, self._model_index.families))
+        return frozenset(filter(self.data_plane.health.serves, self._model_index.families))
 
     def snapshot_metrics(self) -> MetricSnapshot:
         """Return what this process has counted, and what waits and works in it."""
@@ -214,6 +242,10 @@ class Gateway:
             snapshot.numbers(LEFT_OUT, (name,))[0] = float(not seen.is_healthy)
         snapshot.numbers(POLICY_INFO, held.policies)[0] = 1.0
         snapshot.put(TASKS, len(asyncio.all_tasks()))
+        if self._sharing is not None:
+            snapshot.put(PEERS, len(self._sharing.living) - 1)
+            for name in self._sharing.drives:
+                snapshot.numbers(DRIVEN, (name,))[0] = 1.0
         return snapshot
 
     async def read_metrics(self) -> MetricSnapshot:
@@ -225,7 +257,12 @@ class Gateway:
 
     async def read_overview(self) -> FleetOverview:
         """Return what this process' router knows of the fleet."""
-        return await self._router.describe()
+        overview, sharing = await self._router.describe(), self._sharing
+        if sharing is None:
+            return overview
+        drivers = sharing.drivers()
+        servers = [replace(each, driver=drivers.get(ServerName(each.name), "")) for each in overview.servers]
+        return replace(overview, servers=tuple(servers), gateways=tuple(sharing.living))
 
     @property
     def servers(self) -> tuple[ServerSettings, ...]:
@@ -234,7 +271,7 @@ class Gateway:
 
     def unready_reason(self) -> str | None:
         """Return why no requests are to be sent to this process; None when they are."""
-        return self._data_plane.health.unready_reason()
+        return self.data_plane.health.unready_reason()
 
     @property
     def _transports(self) -> list[GrpcServer | HttpServer]:
@@ -256,7 +293,7 @@ class Gateway:
         if self.metrics is not None:
             self.metrics.gateway = self
         self.background.start("watching files", partial(watch, self._files))
-        statistics = self._data_plane.fleet_statistics
+        statistics = self.data_plane.fleet_statistics
         if statistics is not None:
             period_s = self._settings.statistics_period_s
             self.background.start("asking for statistics", lambda: statistics.watch(period_s))
@@ -273,7 +310,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         until_s = loop.time()
         try:
-            if self._is_alone and not self._data_plane.health.is_ending:  # else somebody has waited, or is to take over
+            if self._is_alone and not self.data_plane.health.is_ending:  # else somebody has waited, or is to take over
                 self.say_unready()
                 await asyncio.sleep(self._settings.lame_duck_s)
             until_s = loop.time() + self._settings.drain_s
@@ -284,12 +321,12 @@ class Gateway:
 
     def say_unready(self) -> None:
         """Let load balancers send requests elsewhere from now on; those that come are answered."""
-        self._data_plane.health.is_ending = True
+        self.data_plane.health.is_ending = True
 
     async def _close(self, *, until_s: float) -> None:
         for transport in self._transports:
             transport.stop()
-        self._data_plane.inference.lag.stop()
+        self.data_plane.inference.lag.stop()
         await self.background.stop()
         if self.metrics is not None:
             self.metrics.gateway = None

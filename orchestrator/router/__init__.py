@@ -8,7 +8,7 @@ from orchestrator.router.queue.request import Answer, CallbackSink, Transit
 from orchestrator.router.queue.request_queue import Backlog
 from orchestrator.router.queue.trace import Trace, draw_id
 from orchestrator.router.router import Router, connect_triton
-from orchestrator.router.servers.membership import ResolvedNames
+from orchestrator.router.servers.membership import ResolvedNames, addresses_to_use, resolve_host
 
 __all__ = [
     "Answer",
@@ -24,9 +24,11 @@ __all__ = [
     "Trace",
     "Transit",
     "WidthOverview",
+    "addresses_to_use",
     "compile_ahead",
     "compile_into",
     "connect_triton",
     "draw_id",
     "merge_overviews",
+    "resolve_host",
 ]

@@ -35,6 +35,8 @@ class ServerOverview:
         models: The number of models of families that it serves.
         left_out: Of these, those that get nothing now, ascending.
         instances: Instances by width in percent, ascending, of all families together.
+        driver: The gateway that sends it batches, of several that share the fleet; empty when none is known to, None
+            where there is one gateway.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ServerOverview:
     models: int
     left_out: tuple[str, ...]
     instances: tuple[tuple[int, int], ...]
+    driver: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class FleetOverview:
         sample_ratio: The part of the decisions that is written, 0..1.
         servers: All servers, by name, ascending.
         families: All families that some server serves, by name, ascending.
+        gateways: Gateways, or workers of one, that share the fleet and live, by name, ascending; none where there is
+            one.
     """
 
     policy: str
@@ -93,6 +98,7 @@ class FleetOverview:
     sample_ratio: float
     servers: tuple[ServerOverview, ...]
     families: tuple[FamilyOverview, ...]
+    gateways: tuple[str, ...] = ()
 
 
 def merge_overviews(overviews: Sequence[FleetOverview]) -> FleetOverview | None:
@@ -102,8 +108,10 @@ def merge_overviews(overviews: Sequence[FleetOverview]) -> FleetOverview | None:
     servers: dict[str, ServerOverview] = {}
     for server in (server for overview in overviews for server in overview.servers):
         known = servers.setdefault(server.name, server)
+        driver = known.driver or server.driver
         if _WORST_FIRST.index(server.condition) < _WORST_FIRST.index(known.condition):
-            servers[server.name] = server
+            known = server
+        servers[server.name] = replace(known, driver=driver)
     most = max(overviews, key=lambda overview: len(overview.families))
     return replace(
         most,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -21,7 +21,6 @@ from orchestrator.background import BackgroundTasks
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError, DeadlineError, ServerUnavailableError
 from orchestrator.http2.grpc.channel import ConnectionPool
-from orchestrator.ownership import GatewayLoad
 from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.dispatch.compilation import prepare_decisions
@@ -331,15 +330,37 @@ class Router:
     def drive(self, servers: Collection[ServerName] | None) -> None:
         """Send batches to these servers only from now on, of several gateways that share a fleet; None: to all.
 
-        What was sent to others is awaited, and what was bound to them is bound anew. All are asked what they serve.
+        What was sent to others is awaited, and what was bound to them is bound anew. What waits and only they can run
+        fails as not executed, so that whoever asked can ask elsewhere. All are asked what they serve.
         """
         self._fleet.drive(servers)
+        for key in filter(self._fleet.is_elsewhere, self._queues.keys()):
+            for request in self._queues.take_all(key):
+                text = "what it could run on is driven by another gateway now; retry there"
+                request.give_up(ServerUnavailableError(text, executed=False))
 
-    def load(self) -> GatewayLoad:
-        """Return what waits and runs here, and the servers that it is for; their capacities are full batches'."""
-        driven, rates_rps = self._fleet.driven(), self._fleet.capacities_rps()
-        running = sum(batch.items for server in driven.values() for batch in server.in_flight)
-        return GatewayLoad(self.backlog.items + running, {name: rates_rps[name] for name in driven})
+    @property
+    def unfinished_items(self) -> int:
+        """The items that wait here, or run on the servers that this router drives."""
+        driven = self._fleet.driven().values()
+        return self.backlog.items + sum(batch.items for server in driven for batch in server.in_flight)
+
+    def capacities_rps(self) -> Mapping[ServerName, float]:
+        """Return the items a second of each server, driven or not, in full batches; above 0."""
+        return self._fleet.capacities_rps()
+
+    def has_sent(self, name: ServerName) -> bool:
+        """Return whether a server has a batch of this router's that it has not answered."""
+        server = self._fleet.servers.get(name)
+        return server is not None and bool(server.in_flight)
+
+    def suiting(self, options: RequestOptions) -> Sequence[ServerName]:
+        """Return the servers that answer and have a width that a request allows, whoever drives them."""
+        return self._fleet.suiting(options)
+
+    def drives_for(self, options: RequestOptions) -> bool:
+        """Return whether this router drives a server that answers and has a width that a request allows."""
+        return self._fleet.drives_for(options)
 
     def models(self, family: str | None = None) -> tuple[ServedModel, ...]:
         """Return one model for each width that some server serves, ascending.

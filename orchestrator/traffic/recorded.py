@@ -86,7 +86,7 @@ def read_traffic(records: Iterable[Record], family: str | None = None) -> Record
 def _requests(record: Record) -> Iterable[tuple[float, ...]]:
     """Yield, of each request of a batch, what the arrays of ``Recorded`` hold."""
     outcome, choice = record["outcome"], record["choice"]
-    chosen = next(
+    chosen: Record = next(
         (c for c in record["candidates"] if (c["server"], c["width"]) == (choice["server"], choice["width"])), {}
     )
     first, age_s = outcome["requests"][0], record["queue"].get("head_age_s")

@@ -98,11 +98,17 @@ def test_ports_of_settings_containers_and_services_agree(name: str) -> None:
     settings = fleet_of(manifests, "gateway")
     [server], gateway = settings.servers, settings.gateway
     declared = {each["name"]: each["containerPort"] for each in container(manifests, "gateway")["ports"]}
+    assert gateway.peers is not None
     assert declared == {
         "grpc": port_of(gateway.grpc),
         "http": port_of(gateway.http),
         "metrics": port_of(gateway.metrics),
+        "peers": port_of(gateway.peers.listen),
     }
+    [peers] = [each for each in manifests if each["metadata"]["name"].endswith("-peers")]
+    assert list(gateway.peers.addresses) == [f"{peers['metadata']['name']}:{declared['peers']}"]
+    assert peers["spec"]["clusterIP"] == "None"
+    assert peers["spec"]["publishNotReadyAddresses"], "one that starts takes servers before it is ready"
     service = find(manifests, "Service", "triton")
     assert server.grpc.partition(":")[0] == service["metadata"]["name"]
     assert service["spec"]["clusterIP"] == "None"  # gateways resolve each Triton

@@ -25,6 +25,7 @@ from orchestrator.errors import SlimError
 from orchestrator.gateway.http.body import decompress
 from orchestrator.gateway.http.codec import parse_generate, parse_infer, parse_raw, split_body
 from orchestrator.gateway.http.json_text import count_values, dump_json, load_json
+from orchestrator.gateway.peers.report import GatewayReport
 from orchestrator.gateway.protocol.family import merge_widths, read_request
 from orchestrator.gateway.protocol.messages import parse, pb
 from orchestrator.gateway.protocol.tensors import DATATYPES, decode_bytes, encode_bytes, from_json, to_json
@@ -216,6 +217,14 @@ def metrics_pages(data: bytes) -> None:
         parse_counters(data.decode(errors="replace"))
 
 
+def peer_reports(data: bytes) -> None:
+    """What another gateway tells of itself; one that is understood is written as it was read."""
+    with suppress(SlimError):
+        report = GatewayReport.decode(data)
+        assert GatewayReport.decode(report.encode()) == report
+        assert report.load.backlog_s >= 0
+
+
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
@@ -242,5 +251,6 @@ TARGETS: dict[str, Target] = {
         demands,
         socket_offers,
         socket_activations,
+        peer_reports,
     )
 }

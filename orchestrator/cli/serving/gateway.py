@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -182,20 +183,23 @@ async def _open_workers(
     """Answer in several processes, which end at once at a second signal."""
     fleet = FollowedFleet(settings, path.absolute())
     await fleet.resolve()
+    directory = TemporaryDirectory(prefix="slimsched-", ignore_cleanup_errors=True)
     launch = WorkerLaunch(
         command=lambda channel, handoff: (sys.executable, "-c", _WORKER, str(channel), str(handoff)),
         environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         init_message=lambda number: {
             "number": number,
             "logging_as": logging_as,
+            "directory": directory.name,
             "fleet": fleet.settings.model_dump_json(),
             "fleet_path": str(fleet.path),
             "requires_server": succession.is_takeover,
         },
     )
-    async with Supervisor(fleet, launch, sockets, admin) as supervisor:
-        yield supervisor
-        _end_at_once_on_signal(supervisor)
+    with directory:
+        async with Supervisor(fleet, launch, sockets, admin) as supervisor:
+            yield supervisor
+            _end_at_once_on_signal(supervisor)
 
 
 async def _is_compiled(stop: asyncio.Event) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import socket
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from orchestrator.cli.logs import logging_to_stderr
 from orchestrator.config import FleetSettings
@@ -22,28 +24,33 @@ def main(channel_descriptor: int, handoff_descriptor: int) -> int:
     init = read_init_message(channel_end)
     if init is None:
         return 0  # the supervisor was gone before this began
-    fleet, ends = FleetSettings.model_validate_json(init["fleet"]), (channel_end, handoff_end)
     logged = logging_to_stderr(*init["logging_as"], worker=init["number"])
     with logged, asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_work(fleet, Path(init["fleet_path"]), *ends, requires_server=init["requires_server"]))
+        return runner.run(_work(init, channel_end, handoff_end))
 
 
-async def _work(
-    fleet: FleetSettings,
-    path: Path,
-    channel_end: socket.socket,
-    handoff_end: socket.socket,
-    *,
-    requires_server: bool,
-) -> int:
+async def _work(init: Mapping[str, Any], channel_end: socket.socket, handoff_end: socket.socket) -> int:
+    fleet, path = FleetSettings.model_validate_json(init["fleet"]), Path(init["fleet_path"])
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    team = WorkerTeam(channel_end, handoff_end, on_alone=partial(loop.call_later, _ALONE_S, stop.set))
+    is_alone = asyncio.Event()
+
+    def go_on_alone() -> None:
+        is_alone.set()
+        loop.call_later(_ALONE_S, stop.set)
+
+    team = WorkerTeam(
+        channel_end,
+        handoff_end,
+        on_alone=go_on_alone,
+        number=init["number"],
+        directory=init["directory"],
+    )
     await team.join()
     failure: str | None = None
     try:
-        async with open_gateway(fleet, path, team, requires_server=requires_server) as gateway:
+        async with open_gateway(fleet, path, team, requires_server=init["requires_server"]) as gateway:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
             freeze_heap()
             team.serve(gateway)
@@ -51,4 +58,6 @@ async def _work(
     except SlimError as exc:
         failure = str(exc)
     await team.leave(failure)
+    if is_alone.is_set():  # its supervisor can't
+        shutil.rmtree(init["directory"], ignore_errors=True)
     return 0 if failure is None else 1

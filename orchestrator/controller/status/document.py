@@ -216,6 +216,7 @@ class ControllerStatus:
         actions: The last actions that were done, oldest first.
         step_s: The time that the step took without its actions.
         misfits: Why models that look meant for a family are left out, by name.
+        driver: The gateway that holds the Triton, of several that share a fleet; None while none is known to.
     """
 
     server: str
@@ -241,10 +242,11 @@ class ControllerStatus:
     left_threads: int = 0
     misfits: Mapping[str, str] = field(default_factory=dict)
     families: tuple[str, ...] = ()
+    driver: str | None = None
 
 
-def describe_status(report: StepReport) -> ControllerStatus:
-    """Return what a report says, as the status page shows it."""
+def describe_status(report: StepReport, driver: str | None = None) -> ControllerStatus:
+    """Return what a report says, as the status page shows it, and who drives the Triton."""
     snapshot, plan = report.seen.snapshot, report.plan
     seen = sorted(snapshot.models, key=_by_family) if snapshot else ()
     reading = report.seen.reading or HostReading.absent("the host has not been read yet")
@@ -271,13 +273,14 @@ def describe_status(report: StepReport) -> ControllerStatus:
         plan_s=report.plan_s,
         step_s=report.step_s,
         server_threads=reading.server_threads,
+        driver=driver,
         left_threads=report.state.threads.left_behind,
     )
 
 
-def encode_status(report: StepReport) -> dict[str, Any]:
+def encode_status(report: StepReport, driver: str | None = None) -> dict[str, Any]:
     """Return the status page of a report, ready for JSON; its keys are the fields of ControllerStatus."""
-    encoded: dict[str, Any] = _adapter().dump_python(describe_status(report), mode="json")
+    encoded: dict[str, Any] = _adapter().dump_python(describe_status(report, driver), mode="json")
     return encoded
 
 

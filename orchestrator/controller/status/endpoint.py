@@ -159,7 +159,7 @@ class ControllerEndpoint:
         report = self._report()
         if report is None:
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, "the controller has not taken a step yet")
-        return HTTPStatus.OK, encode_status(report)
+        return HTTPStatus.OK, encode_status(report, self._keeper.show()[1]["holder"])
 
     def _answer_health(self) -> Reply:
         trouble = self._heartbeat.trouble()

@@ -138,6 +138,7 @@ def _lines(status: ControllerStatus, now_unix_s: float) -> Table:
         *_trouble(status),
         ("memory", say_memory(status), ""),
         ("load", _load(status), ""),
+        *([("driver", status.driver, "")] if status.driver else []),
         *_failures(status),
         *_warnings(status),
     ]

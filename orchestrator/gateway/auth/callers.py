@@ -4,7 +4,7 @@ A token is 256 random bits, so one round of SHA-256 keeps it as safe as a slow h
 The digest of what a client sends is compared with every known digest in constant time, and no match ends the search, so
 the time says nothing about the tokens. Nothing of a token is kept, logged or passed through: from here on a call has a
 tenant's name. Quotas are checked before anything of a request but its model's name is read; items, once its shape is.
-With several workers each is given its share of rates and bursts, because the kernel spreads connections, not requests.
+Of several gateways over one fleet each gives away its part of every quota, which changes with what comes where.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import hashlib
 import hmac
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from orchestrator.config import TenantSettings
 from orchestrator.config.tenants import DIGEST_PREFIX
@@ -22,6 +22,10 @@ from orchestrator.errors import CapacityError, PermanentError
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.token_bucket import FULL, Rate, TokenBucket, take
 
+_LATELY_S = 0.5
+"""Over which demands are averaged: several times what gateways need to tell each other."""
+_LEAST_PART = 0.01
+"""Of a quota, so that a tenant that comes to a gateway anew is let in, and its demand counts at the others."""
 OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})
 """Health, which load balancers ask without a token."""
 _CONCURRENCY_RETRY_S = 1.0  # when a slot is free again can't be known; answers take less
@@ -47,11 +51,13 @@ class Caller:
         metadata: The metadata to pass to servers, without credentials.
         tenant: The tenant's name; None when nobody has to say who they are, and for the gateway's own calls.
         address: Where the call comes from; empty for the gateway's own calls.
+        is_peer: Whether another gateway makes it, for a caller whom it has admitted.
     """
 
     metadata: Metadata = ()
     tenant: str | None = None
     address: str = ""
+    is_peer: bool = False
 
     @property
     def owner(self) -> str:
@@ -64,23 +70,40 @@ ANYONE = Caller()
 
 @dataclass(slots=True)
 class _Quota:
-    """What a tenant may take of one thing, and has left of it."""
+    """What a tenant may take of one thing, and has left of it.
+
+    Attributes:
+        rate: The whole quota; None for an unbounded one.
+        part: What of it this gateway gives away, above 0 to 1.
+        left: What may be taken now.
+        come_per_s: What was asked for lately, refused or not.
+        come: What was asked for since that was worked out.
+    """
 
     what: str
     rate: Rate | None = None
+    part: float = 1.0
     left: TokenBucket = FULL
+    come_per_s: float = 0.0
+    come: float = 0.0
 
     def charge(self, tenant: str, count: int, *, now_s: float) -> None:
         """Take so much; raises QuotaError, or ForbiddenError when it is too much at any time."""
+        self.come += count
         if self.rate is None:
             return
-        verdict = take(self.left, self.rate, count, now_s=now_s)
-        self.left, wait_s = verdict.bucket, verdict.wait_s
         what = f"{self.what} of tenant '{tenant}'"
-        if wait_s is None:
+        if count > self.rate.burst:
             burst = f"{self.rate.burst:g}"
             raise ForbiddenError(f"{count} {what} are more than the {burst} that may come at once; send fewer")
-        if wait_s > 0:
+        rate = self.rate if self.part == 1.0 else self.rate.share(self.part)
+        # What is more than the part of a burst, though not than the whole, is had of what comes back later.
+        now_taken = min(count, rate.burst)
+        verdict = take(self.left, rate, now_taken, now_s=now_s)
+        self.left, wait_s = verdict.bucket, verdict.wait_s
+        if not wait_s:
+            self.left = replace(self.left, tokens=self.left.tokens - (count - now_taken))
+        else:
             per_s = f"{self.rate.per_s:g}/s"
             raise QuotaError(f"the {what} are above {per_s}; come again in {wait_s:.3g} s", retry_after_s=wait_s)
 
@@ -94,6 +117,7 @@ class _Account:
     items: _Quota
     concurrent: float = math.inf
     running: int = 0
+    wanted: int = 0
     models: frozenset[str] | None = None
 
 
@@ -126,7 +150,6 @@ class Guard:
     Args:
         tenants: All tenants; None lets everybody do everything.
         is_health_open: Whether health needs no token.
-        share: The part of every quota that this process may give away, 1 over the number of workers.
         clock: Returns seconds on a clock that never goes back.
 
     Attributes:
@@ -138,12 +161,11 @@ class Guard:
         tenants: Sequence[TenantSettings] | None = None,
         *,
         is_health_open: bool = True,
-        share: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_on = tenants is not None
         self._is_health_open = is_health_open
-        self._share = share
+        self._weighed_s = clock()
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
         self._digests: tuple[tuple[bytes, str], ...] = ()
@@ -158,8 +180,7 @@ class Guard:
             account.settings = tenant
             account.requests.rate = self._rate(tenant.requests_per_s, tenant.requests_burst)
             account.items.rate = self._rate(tenant.items_per_s, tenant.items_burst)
-            most = tenant.concurrent_requests
-            account.concurrent = math.inf if most is None else max(1, int(most * self._share + 1e-9))
+            account.concurrent = math.inf if tenant.concurrent_requests is None else tenant.concurrent_requests
             account.models = None if tenant.models is None else frozenset(tenant.models)
             accounts[tenant.name] = account
         self._accounts = accounts
@@ -172,7 +193,53 @@ class Guard:
     def _rate(self, per_s: float | None, burst: int | None) -> Rate | None:
         if per_s is None:
             return None
-        return Rate(per_s, max(1.0, per_s) if burst is None else burst).share(self._share)
+        return Rate(per_s, max(1.0, per_s) if burst is None else burst)
+
+    # --- of several gateways ---
+
+    @property
+    def quotas(self) -> Mapping[str, tuple[float | None, float | None, float | None]]:
+        """The whole quotas of each tenant: requests a second, items a second, requests under way; None for unbounded.
+
+        Tenants without any are left out.
+        """
+        found = {
+            name: (each.settings.requests_per_s, each.settings.items_per_s, each.settings.concurrent_requests)
+            for name, each in self._accounts.items()
+        }
+        return {name: quotas for name, quotas in found.items() if quotas != (None, None, None)}
+
+    @property
+    def demands(self) -> Mapping[str, tuple[float, float, float]]:
+        """What each of these tenants asked for lately, as in ``quotas``, refused or not, when it was last weighed."""
+        accounts = ((name, self._accounts[name]) for name in self.quotas)
+        return {
+            name: (each.requests.come_per_s, each.items.come_per_s, float(max(each.running, each.wanted)))
+            for name, each in accounts
+        }
+
+    def weigh(self) -> None:
+        """Work out what is asked for a second, over the last second or so; to be called some times a second."""
+        now_s = self._clock()
+        passed_s, self._weighed_s = max(1e-3, now_s - self._weighed_s), now_s
+        weight = 1 - math.exp(-passed_s / _LATELY_S)
+        for account in self._accounts.values():
+            account.wanted = account.running
+            for quota in (account.requests, account.items):
+                quota.come_per_s += weight * (quota.come / passed_s - quota.come_per_s)
+                quota.come = 0.0
+
+    def take_parts(self, parts: Mapping[str, tuple[float, float, float]]) -> None:
+        """Give away only so much of each quota from now on, 0..1 each, by tenant."""
+        for name, (requests, items, concurrent) in parts.items():
+            account = self._accounts.get(name)
+            if account is None:
+                continue
+            account.requests.part, account.items.part = max(_LEAST_PART, requests), max(_LEAST_PART, items)
+            most = account.settings.concurrent_requests
+            account.concurrent = math.inf if most is None else max(1, int(most * concurrent + 1e-9))
+
+    # --- who calls, and what for ---
 
     def identify(self, method: str, metadata: Metadata, address: str = "") -> Caller:
         """Return who makes a call of a method, from an address.
@@ -228,6 +295,7 @@ class Guard:
         if model is not None:
             self.require_model(caller, model)
         account = self._account(caller.tenant)
+        account.wanted = max(account.wanted, account.running + 1)
         if account.running >= account.concurrent:
             raise QuotaError(
                 f"tenant '{caller.tenant}' has {account.running} requests under way, the most it may; wait for one",

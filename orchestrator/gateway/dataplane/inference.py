@@ -16,14 +16,15 @@ from typing import Final, TypeVar
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
 from orchestrator.gateway.access_log import write_access
 from orchestrator.gateway.auth.callers import Caller, Guard, Ticket
+from orchestrator.gateway.dataplane.exchange import Decision, Exchange, Form
 from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.dataplane.passthrough import Passthrough
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.gateway.peers.forwarding import Forwarder
 from orchestrator.gateway.protocol.family import (
     FamilyMessages,
     FamilyModel,
     FamilyRequest,
-    WantedOutputs,
     build_response,
     read_request,
     require_version,
@@ -62,6 +63,7 @@ class Inference:
 
     Attributes:
         lag: How long what comes waits for this process, and answers wait to leave it.
+        forwarder: What passes requests on to other gateways; None for a gateway that shares its fleet with none.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Inference:
         self._access_log = access_log
         self._tracing = tracing
         self.lag = LoopLag()
+        self.forwarder: Forwarder | None = None
 
     def admit(self, caller: Caller, model: str) -> Ticket:
         """Return what holds an inference's place among those under way; to be closed when it is answered.
@@ -128,7 +131,8 @@ class Inference:
                 request, raws = _parse(message)
                 read = partial(read_request, raws=raws)
             transit = Transit(responder.connection.arrived_s, self.lag.seconds)
-            cancel = self._begin(family, request, caller, respond, read, self._messages.write, transit)
+            form = Form(read, self._messages.write, _as_it_is, lambda: (message,))
+            cancel = self._begin(family, request, caller, respond, form, transit)
         except BaseException:
             ticket.close()
             raise
@@ -204,10 +208,11 @@ class Inference:
         self, family: FamilyModel, request: Message, caller: Caller, raws: Sequence[Buffer] | None = None
     ) -> Message:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        read = partial(read_request, raws=raws)
+        read, message = partial(read_request, raws=raws), partial(request_parts, request, raws or ())
+        form = Form(read, build_response, pb.ModelInferResponse.FromString, message)
         lag_s = self.lag.seconds
         transit = Transit(asyncio.get_running_loop().time() - lag_s, lag_s)
-        cancel = self._begin(family, request, caller, partial(_resolve, future), read, build_response, transit)
+        cancel = self._begin(family, request, caller, partial(_resolve, future), form, transit)
         try:
             return await future
         except asyncio.CancelledError:
@@ -222,50 +227,38 @@ class Inference:
         request: Message,
         caller: Caller,
         callback: Callable[[ResponseT | Exception], None],
-        read: Callable[[Message, FamilyModel], FamilyRequest],
-        write: Callable[[str, FamilyModel, Answer, WantedOutputs], ResponseT],
+        form: Form[ResponseT],
         transit: Transit,
     ) -> Callable[[], None]:
         """Take a ModelInferRequest and return at once what withdraws it.
 
-        ``callback`` is called once with what ``write`` makes of the answer, or with the error, unless this raises or
+        ``callback`` is called once with what the form makes of the answer, or with the error, unless this raises or
         the request is withdrawn; it may be called before this returns.
         """
         self._metrics.begin()
-        trace = None if self._tracing is None else self._tracing.begin(caller.metadata)
+        trace = None if self._tracing is None or caller.is_peer else self._tracing.begin(caller.metadata)
         if trace is not None:
             transit = transit._replace(trace=trace)
         note = partial(self._note, family, caller, request.id, time.perf_counter(), transit)
-
-        def finish(outcome: Answer | Exception) -> None:
-            if isinstance(outcome, Exception):
-                note(outcome_of(outcome))
-                callback(outcome)
-                return
-            try:
-                callback(write(wanted.id, family, outcome, wanted.outputs))
-                note("ok", outcome)
-            except Exception as exc:  # a bug of ours, and the client learns that it is one
-                note(outcome_of(exc))
-                callback(exc)
-
-        def cancel() -> None:
-            if not sink.done():
-                sink.cancel()
-                note("cancelled")
-
-        sink = CallbackSink(finish)
         try:
             require_version(family, request.model_version)
-            wanted = read(request, family)
+            wanted = form.read(request, family)
             self._guard.require_priority(caller, wanted.options.priority)
             self._guard.charge_items(caller, wanted.items)
             self._metrics.time_transit(transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s)
-            self._submit(wanted, family, sink, transit)
+            forwarder = None if caller.is_peer else self.forwarder
+            exchange = Exchange(
+                *(family, wanted, form, transit),
+                submit=self._submit,
+                forwarder=forwarder,
+                note=note,
+                callback=callback,
+            )
+            exchange.begin()
         except BaseException as exc:
             note(outcome_of(exc))
             raise
-        return cancel
+        return exchange.cancel
 
     def _submit(self, wanted: FamilyRequest, family: FamilyModel, sink: CallbackSink, transit: Transit) -> None:
         try:
@@ -285,21 +278,29 @@ class Inference:
         began_s: float,
         transit: Transit,
         outcome: str,
+        decision: Decision = ("", "", None),
         answer: Answer | None = None,
     ) -> None:
         latency_s = time.perf_counter() - began_s
         self._metrics.end()
+        if caller.is_peer:  # its own gateway counts and times it
+            self._metrics.count_for_peer(outcome)
+            return
+        width, server, queue_s = decision
         self._metrics.time(
             family.name,
             outcome,
             tenant=caller.tenant,
-            width="" if answer is None else str(answer.width),
-            server="" if answer is None else answer.server,
+            width=width,
+            server=server,
             latency_s=latency_s,
-            queue_s=None if answer is None else answer.queue_s,
+            queue_s=queue_s,
         )
         if self._access_log:
-            write_access(family.name, outcome, caller, request_id=request_id, latency_s=latency_s, answer=answer)
+            ran_on = server if answer is None else None
+            write_access(
+                family.name, outcome, caller, request_id=request_id, latency_s=latency_s, server=ran_on, answer=answer
+            )
         if self._tracing is not None and transit.trace is not None:
             self._tracing.end(transit.trace, family.name, outcome, began_s=transit.arrived_s, answer=answer)
 
@@ -363,6 +364,10 @@ def _parse(message: bytes) -> tuple[Message, Sequence[Buffer] | None]:
         return parse(pb.ModelInferRequest, message), None
     head, raws = split_request(message)
     return parse(pb.ModelInferRequest, head), raws
+
+
+def _as_it_is(response: bytes) -> bytes:
+    return response
 
 
 def _resolve(future: asyncio.Future[Message], response: Message | Exception) -> None:

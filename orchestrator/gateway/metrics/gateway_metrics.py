@@ -88,6 +88,15 @@ _TENANTS = Measure(
     "Inference requests of callers with a token that ended, streams' requests included.",
     ("tenant", "model", "outcome"),
 )
+_FOR_PEERS = Measure(
+    "slim_gateway_peer_requests", "Requests that other gateways have passed on to this one, by how they ended.",
+    ("outcome",),
+)  # fmt: skip
+_HOPS = Measure("slim_gateway_hops", "Requests that this gateway has passed on to others, repeated ones included.")
+DRIVEN = Measure(
+    "slim_gateway_drives", "Processes that send batches to a server, of a shared fleet.", ("server",), kind="gauge"
+)
+PEERS = Measure("slim_gateway_peers", "Other gateways that share the fleet and live, in all processes.", kind="gauge")
 _UNAUTHENTICATED = Measure("slim_gateway_unauthenticated", "Calls of any kind without a token that is known.")
 TASK_FAILURES = Measure(
     "slim_background_failures", "How often work in the background failed unexpectedly and began again.", ("task",)
@@ -117,6 +126,7 @@ MEASURES = {
     for m in (
         *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _TRANSIT, _IN_FLIGHT, FOREIGN_MODELS, TASKS),
         *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *QUEUED),
+        *(_FOR_PEERS, _HOPS, DRIVEN, PEERS),
         *(_TENANTS, _UNAUTHENTICATED, TASK_FAILURES, WORKERS, WORKER_RESTARTS),
         *(LEFT_OUT, POLICY_INFO, BUILD_INFO, *_PROCESS),
     )
@@ -171,6 +181,14 @@ class GatewayMetrics:
         """Note a request whose end is not timed."""
         self._live.numbers(_REQUESTS, (model, "", "", outcome))[0] += 1
         self._count_tenant(tenant, model, outcome)
+
+    def count_for_peer(self, outcome: str) -> None:
+        """Note how a request of another gateway's ended."""
+        self._live.numbers(_FOR_PEERS, (outcome,))[0] += 1
+
+    def count_hop(self) -> None:
+        """Note that a request is passed on to another gateway."""
+        self._live.numbers(_HOPS)[0] += 1
 
     def count_unauthenticated(self) -> None:
         """Note a call without a token that is known."""

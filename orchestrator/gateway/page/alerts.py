@@ -78,6 +78,8 @@ def _of_servers(servers: Sequence[ServerOverview]) -> Iterator[Alert]:
         if server.condition != "up":
             level: Level = "warn" if server.condition == "suspect" else "bad"
             yield Alert(level, f"Server {server.name} is {server.condition}: {server.reason}", "servers")
+        elif server.driver == "":
+            yield Alert("bad", f"No gateway sends anything to server {server.name}", "servers")
         elif server.left_out:
             yield Alert("warn", f"Server {server.name} gets nothing for {name_some(server.left_out)}", "servers")
 

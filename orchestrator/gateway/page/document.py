@@ -32,6 +32,7 @@ def describe(traffic: Traffic, observed: Observed, *, find: str = "") -> Documen
         "version": observed.version,
         "window_s": traffic.seconds,
         "workers": traffic.now.gauges["slim_gateway_workers"],
+        "gateways": list(observed.overview.gateways) if observed.overview is not None else [],
         "unready": observed.unready,
         "alerts": [asdict(alert) for alert in find_alerts(traffic, observed)],
         "traffic": _traffic(traffic),

@@ -26,6 +26,7 @@ from orchestrator.gateway.protocol.tensors import (
     require_scores,
     topk_strings,
 )
+from orchestrator.gateway.protocol.wire import split_answer
 from orchestrator.http2.flow import Buffer
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import Answer
@@ -354,6 +355,16 @@ def build_response(request_id: str, family: FamilyModel, answer: Answer, wanted:
     parameters["slim_policy"].string_param = answer.policy
     _add_varying(parameters, answer)
     return response
+
+
+def read_decision(response: bytes) -> tuple[str, str, float]:
+    """Return width, server and seconds in the queue of a serialised response of ``build_response``; '' and 0 if unsaid.
+
+    Raises TransientError when it is none.
+    """
+    parameters = split_answer(response)[0].parameters
+    width, server = parameters["slim_width"].int64_param, parameters["slim_server"].string_param
+    return str(width) if width else "", server, parameters["slim_queue_us"].int64_param / 1e6
 
 
 def _add_varying(parameters: Any, answer: Answer) -> None:

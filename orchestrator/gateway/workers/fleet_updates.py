@@ -2,11 +2,6 @@
 
 A file that can't be used is refused as a whole, and what was there is kept. A process that routes leaves names to its
 router; a supervisor, which has none, looks them up itself (``FollowedFleet``).
-
-Each worker has a router of its own and knows only its own batches and queues. So limits on amounts are divided: the
-waiting items and their bytes, the requests that may be sent again whatever the traffic, and the batches a server holds
-(by at least one each, so a server may hold as many batches as there are workers). Ratios (retries to traffic) need no
-division, and neither do times.
 """
 
 from __future__ import annotations
@@ -18,11 +13,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from orchestrator.config import FleetSettings, RouterSettings, find_changes, load_fleet
+from orchestrator.config import FleetSettings, find_changes, load_fleet
 from orchestrator.config.effective import changed_settings
 from orchestrator.config.names import ServerChanges
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.admin import AdminEndpoint
+from orchestrator.gateway.fleet_sharing import share_fleet
 from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.ports import Server, Team
@@ -36,30 +32,8 @@ from orchestrator.triton.families import Described, describe_models
 log = logging.getLogger(__name__)
 
 
-def share_router(settings: RouterSettings, workers: int) -> RouterSettings:
-    """Return the router's settings for one of so many workers."""
-    overload, retries = settings.overload, settings.retries
-    return settings.model_copy(
-        update={
-            "queue_limit": divide(settings.queue_limit, workers),
-            "overload": overload.model_copy(update={"queue_limit_mib": overload.queue_limit_mib / workers}),
-            "retries": retries.model_copy(
-                update={"minimum": divide(retries.minimum, workers), "burst": divide(retries.burst, workers)}
-            ),
-            "in_flight_groups": divide(settings.in_flight_groups, workers),
-        }
-    )
-
-
-def divide(amount: int, workers: int) -> int:
-    """Return a worker's part of an amount, rounded up, so that nobody has none."""
-    return -(-amount // workers)
-
-
-def follow_fleet(
-    path: Path, router: Router, gateway: Gateway, *, known: FleetSettings | None = None, workers: int = 1
-) -> WatchedFiles:
-    """Return the watch over the fleet file of a router and a gateway, of which there are as many as ``workers``.
+def follow_fleet(path: Path, router: Router, gateway: Gateway, *, known: FleetSettings | None = None) -> WatchedFiles:
+    """Return the watch over the fleet file of a router and a gateway.
 
     What changes of what is ``known`` is logged, key by key; None: nothing is, because somebody else does.
     """
@@ -68,7 +42,6 @@ def follow_fleet(
         nonlocal known
         fleet = read = load_fleet(path)
         # The router first: it looks at everything that could be refused before it changes anything.
-        fleet = fleet.model_copy(update={"router": share_router(fleet.router, workers)})
         router.reconfigure(fleet)
         gateway.reconfigure(fleet)
         if known is not None:
@@ -102,9 +75,7 @@ async def open_gateway(
     Raises:
         SlimError: It can't be opened.
     """
-    workers = 1 if team is None else fleet.gateway.workers
     known = fleet if team is None else None
-    fleet = fleet.model_copy(update={"router": share_router(fleet.router, workers)})
     metrics, pool = GatewayMetrics(), ConnectionPool()
     described, timeout_s = describe_models(fleet.families), fleet.router.connect_timeout_s
     async with ModelDiscovery[Server]({}, timeout_s=timeout_s, described=described) as discovery:
@@ -122,8 +93,9 @@ async def open_gateway(
             sockets=sockets,
             admin=admin,
         )
-        gateway.follow(follow_fleet(path, router, gateway, known=known, workers=workers))
-        async with router, gateway:
+        gateway.follow(follow_fleet(path, router, gateway, known=known))
+        given = (sockets or {}).get("peers")
+        async with router, share_fleet(gateway, router, fleet, team=team, given=given), gateway:
             yield gateway
 
 

@@ -1,7 +1,8 @@
 """A gateway of several processes: one supervisor, and workers that answer.
 
 The supervisor has the connections handed out (``socket_handoff``), keeps the workers running, keeps what must be one
-truth for all of them (``fleet_statistics``, readiness), and adds up what they count. It answers no request itself, so
+truth for all of them (``fleet_statistics``, readiness, which of them drives a Triton that has no controller), and adds
+up what they count. It answers no request itself, so
 there is little in it that could fail; when it is killed nevertheless, its workers see their channels close, answer what
 they have and end.
 
@@ -18,7 +19,7 @@ from base64 import b64decode, b64encode
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.config import ServerSettings
@@ -41,6 +42,7 @@ from orchestrator.gateway.workers.file_watch import watch
 from orchestrator.gateway.workers.fleet_updates import FollowedFleet
 from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor
 from orchestrator.gateway.workers.worker import BEAT_S, WorkerLaunch, WorkerRun
+from orchestrator.ownership import LEASE_S, Holding
 from orchestrator.processes.managed import ManagedProcess
 from orchestrator.processes.process_table import is_stopped
 from orchestrator.router import FleetOverview, merge_overviews
@@ -90,6 +92,7 @@ class Supervisor:
             for number in range(settings.workers)
         ]
         self._runs: dict[int, WorkerRun] = {}  # those that take requests
+        self._holdings: dict[str, Holding] = {}  # which of them drives the server at an address
         self._ended = MetricSnapshot()  # what workers have counted that have ended
         self._background = BackgroundTasks()
         self._is_ending = False
@@ -207,7 +210,10 @@ class Supervisor:
             number,
             launch,
             stop_s=self._settings.drain_s + _STOP_MARGIN_S,
-            answers={method: partial(self._answer, method) for method in ("ModelStatistics", "RepositoryIndex")},
+            answers={
+                "holder": self._answer_holder,
+                **{method: partial(self._answer, method) for method in ("ModelStatistics", "RepositoryIndex")},
+            },
             distributor=self._distributor,
             on_change=self._note,
         )
@@ -216,6 +222,29 @@ class Supervisor:
         """Answer a call of a worker about the whole fleet; see ``WorkerTeam.query_fleet``."""
         return b64encode(await self._fleet_statistics.answer(method, b64decode(message))).decode()
 
+    async def _answer_holder(self, body: Any) -> int | None:
+        """Return the term that a worker has for a server, whose record is kept here; None when it has none."""
+        server, gateway, ask, *more = body
+        now_s = asyncio.get_running_loop().time()
+        # No earlier supervisor's workers ask this one, so there is nothing to wait for.
+        holding = self._holdings.get(server, Holding(now_s - LEASE_S))
+        match ask:
+            case "claim":
+                granted = holding.claim(gateway, now_s=now_s)
+            case "renew":
+                granted = holding.renew(gateway, *more, now_s=now_s)
+            case _:
+                granted = holding.release(gateway, *more, now_s=now_s)
+        if granted is None or granted.record is None:
+            return None
+        self._holdings[server] = granted
+        return granted.record.term
+
+    def _forget_holder(self, number: int) -> None:
+        """Let others have at once what a worker drove that has ended."""
+        held = {server for server, holding in self._holdings.items() if _is_of(holding, number)}
+        self._holdings = {server: holding for server, holding in self._holdings.items() if server not in held}
+
     def _note(self, run: WorkerRun) -> None:
         if run.is_up:
             self._runs[run.number] = run
@@ -223,6 +252,7 @@ class Supervisor:
                 run.say_unready()
         elif self._runs.pop(run.number, None) is not None:
             self._ended.add(run.metrics, MEASURES, with_gauges=False)
+            self._forget_holder(run.number)
         self._served = None  # the one that has come was told nothing yet
         self._tell_served()
 
@@ -269,3 +299,7 @@ class Supervisor:
         }
         total.add(MetricSnapshot({TASK_FAILURES.name: own}), MEASURES)
         return total
+
+
+def _is_of(holding: Holding, number: int) -> bool:
+    return holding.record is not None and holding.record.holder.endswith(f"-{number}")

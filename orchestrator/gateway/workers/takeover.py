@@ -215,7 +215,8 @@ class Succession:
     """
 
     def __init__(self, settings: GatewaySettings, inherited: Sockets, *, replaces: bool) -> None:
-        given = (("grpc", settings.grpc), ("http", settings.http), ("metrics", settings.metrics))
+        peers = None if settings.peers is None or settings.workers > 1 else settings.peers.listen
+        given = (("grpc", settings.grpc), ("http", settings.http), ("metrics", settings.metrics), ("peers", peers))
         self._addresses = {kind: address for kind, address in given if address is not None}
         _check_inherited(inherited, self._addresses)
         self._inherited = inherited

@@ -22,16 +22,19 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.background import end_tasks
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
+from orchestrator.gateway.peers.leases import Keeper, NoKeeperError
 from orchestrator.gateway.protocol.messages import parse_request
 from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.channel import Answers, Channel
 from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor, Receiver, SocketHandoff
+from orchestrator.ownership import GatewayName
 from orchestrator.processes.child import ChildProcess
 from orchestrator.router import FleetOverview
 
 log = logging.getLogger(__name__)
 
 _METRICS_S = 1.0
+_KEEPER_S = 0.5
 _LAST_WORDS_S = 1.0
 BEAT_S = 0.2
 """How often a worker shows that its event loop turns."""
@@ -204,13 +207,53 @@ def read_init_message(channel_end: socket.socket) -> dict[str, Any] | None:
     return message
 
 
+class _SupervisorKeeper:
+    """Asks the supervisor about the driver of one server; a keeper as ``peers.leases`` knows them."""
+
+    def __init__(self, channel: Channel, server: str) -> None:
+        self._channel = channel
+        self._server = server
+
+    async def claim(self, gateway: GatewayName) -> int | None:
+        term: int | None = await self._ask(gateway, "claim")
+        return term
+
+    async def renew(self, gateway: GatewayName, term: int) -> bool:
+        return await self._ask(gateway, "renew", term) is not None
+
+    async def release(self, gateway: GatewayName, term: int, successor: GatewayName | None) -> None:
+        await self._ask(gateway, "release", term, successor)
+
+    async def _ask(self, *body: object) -> Any:
+        try:
+            return await self._channel.ask("holder", [self._server, *body], timeout_s=_KEEPER_S)
+        except ServerUnavailableError as exc:
+            if exc.executed:  # no answer yet
+                raise
+            raise NoKeeperError(str(exc)) from exc
+
+
 class WorkerTeam:
     """The supervisor, and through it the other workers, as one worker knows them; ``join`` comes first.
 
     The channel is used from after the init message; ``on_alone`` is called when the supervisor is gone.
+
+    Attributes:
+        number: Which of the workers this one is, from 0.
+        directory: Where sockets between the workers are.
     """
 
-    def __init__(self, channel_end: socket.socket, handoff_end: socket.socket, on_alone: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        channel_end: socket.socket,
+        handoff_end: socket.socket,
+        on_alone: Callable[[], object],
+        *,
+        number: int = 0,
+        directory: str = "",
+    ) -> None:
+        self.number = number
+        self.directory = directory
         self._channel_end = channel_end
         self._handoff_end = handoff_end
         self._on_alone = on_alone
@@ -255,6 +298,10 @@ class WorkerTeam:
         """Return what the supervisor answers to a call about the whole fleet, which it knows."""
         parse_request(method, message)  # bytes that are none are refused here, where they came from
         return b64decode(await self._channel.ask(method, b64encode(message).decode(), timeout_s=_QUERY_S))
+
+    def keeper(self, server: str) -> Keeper:
+        """Return what keeps the record of the worker that drives the server at an address: the supervisor."""
+        return _SupervisorKeeper(self._channel, server)
 
     def is_served(self, family: str) -> bool:
         """Return whether all workers can answer a family."""

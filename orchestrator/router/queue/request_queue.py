@@ -326,6 +326,10 @@ class RequestQueues:
         """Return the keys of queues that early binding has bound to a server."""
         return [key for key in self._queues if key.bound_to is not None] if self._bound_queues else []
 
+    def keys(self) -> list[BatchKey]:
+        """Return the keys of all queues in which something waits."""
+        return list(self._queues)
+
     def take_all(self, only: BatchKey | None = None) -> list[PendingRequest]:
         """Remove and return every waiting request, or those of one queue, in the order of each queue."""
         keys = list(self._queues) if only is None else [only]

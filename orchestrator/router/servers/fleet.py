@@ -19,6 +19,7 @@ from orchestrator.errors import (
 )
 from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.profile.fit import EnergyTable, LatencyTable
+from orchestrator.request_options import RequestOptions
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import BatchKey, blank_batch
 from orchestrator.router.servers.connection import ServerClient, ServerConnection
@@ -190,6 +191,31 @@ class Fleet:
     def driven(self) -> dict[ServerName, ServerConnection]:
         """Return the servers that this router sends batches to, by name, ascending."""
         return {name: server for name, server in self.servers.items() if server.is_driven}
+
+    def is_elsewhere(self, key: BatchKey) -> bool:
+        """Return whether servers answer what a key asks for, all of them driven by other routers."""
+        suiting = [
+            server
+            for server in self.servers.values()
+            if server.health.is_healthy
+            and any(m.width in key.widths and m.accuracy >= key.min_accuracy for m in server.models_of(key.family))
+        ]
+        return bool(suiting) and not any(server.is_driven for server in suiting)
+
+    def suiting(self, options: RequestOptions) -> list[ServerName]:
+        """Return the servers that answer and have a width that a request allows, whoever drives them."""
+        return [name for name, server in self.servers.items() if self._suits(server, options)]
+
+    def drives_for(self, options: RequestOptions) -> bool:
+        """Return whether this router drives one of them."""
+        return any(server.is_driven and self._suits(server, options) for server in self.servers.values())
+
+    def _suits(self, server: ServerConnection, options: RequestOptions) -> bool:
+        if not server.health.is_healthy or server.health.is_suspect:
+            return False
+        family, width, least = options.family or self.settings.family, options.width, options.min_accuracy
+        models = server.models if family is None else server.models_of(Family(family))
+        return any(width in (None, m.width) and (least is None or m.accuracy >= least) for m in models)
 
     # --- what they serve ---
 

@@ -186,15 +186,30 @@ def test_models_and_priorities_are_bounded() -> None:
             guard.require_priority(caller, priority)
 
 
-def test_workers_share_quotas() -> None:
-    guard = Guard([tenant(requests_per_s=100, requests_burst=8, concurrent_requests=3)], share=1 / 4, clock=Clock())
+def test_of_several_gateways_each_gives_away_its_part_of_a_quota() -> None:
+    guard = Guard([tenant(requests_per_s=100, requests_burst=8, concurrent_requests=3)], clock=Clock())
+    guard.take_parts({"vision": (0.25, 0.25, 0.25), "unknown": (1.0, 1.0, 1.0)})
     caller = Caller(tenant="vision")
     guard.admit(caller, "m")
     with pytest.raises(QuotaError, match="under way"):
         guard.admit(caller, "m")
     guard.charge_request(caller)
-    with pytest.raises(QuotaError, match="25/s"):
+    with pytest.raises(QuotaError, match=r"come again in 0\.04 s"):
         guard.charge_request(caller)
+
+
+def test_a_batch_that_is_more_than_a_gateways_part_of_a_burst_is_let_in_and_paid_for_afterwards() -> None:
+    clock = Clock()
+    guard = Guard([tenant(items_per_s=100, items_burst=32)], clock=clock)
+    guard.take_parts({"vision": (0.25, 0.25, 0.25)})
+    caller = Caller(tenant="vision")
+    guard.charge_items(caller, 32)
+    with pytest.raises(QuotaError, match=r"come again in 1\.28 s"):
+        guard.charge_items(caller, 32)
+    clock.now_s += 1.28
+    guard.charge_items(caller, 32)
+    with pytest.raises(ForbiddenError, match="more than the 32"):
+        guard.charge_items(caller, 33)
 
 
 def test_other_tenants_are_taken_and_what_was_taken_is_kept() -> None:

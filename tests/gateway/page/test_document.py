@@ -168,6 +168,19 @@ async def test_what_is_bad_is_told_before_what_is_worth_a_look() -> None:
     ]
 
 
+async def test_of_a_shared_fleet_it_is_told_who_drives_each_server_and_which_nobody_does() -> None:
+    servers = (server_overview("a", driver="gateway-0"), server_overview("b", driver=""))
+    overview = fleet_overview(servers=servers, gateways=("gateway-0", "gateway-1"))
+    found = await document_of(overview=overview)
+    assert [server["driver"] for server in found["servers"]] == ["gateway-0", ""]
+    assert found["gateways"] == ["gateway-0", "gateway-1"]
+    assert await alerts_of(overview=overview) == [("bad", "No gateway sends anything to server b")]
+    other = fleet_overview(servers=(server_overview("a", driver=""), server_overview("b", driver="gateway-1")))
+    merged = merge_overviews([overview, other])
+    assert merged is not None
+    assert [server.driver for server in merged.servers] == ["gateway-0", "gateway-1"]
+
+
 async def test_fallbacks_are_told_with_their_commonest_reason() -> None:
     gateway = Gateway()
     for reason in ("slow", "raised", "raised"):

@@ -149,6 +149,7 @@ function showServers(doc) {
         control && ["Memory", ...meter(control.used_bytes, control.budget_bytes, bytes(control.used_bytes))],
         control && ["Power", control.power_w === null ? "–" : `${quantity(control.power_w)} W`],
         server.models === 0 ? ["Models", "none"] : null,
+        server.driver === null ? null : ["Driven by", server.driver || "nobody"],
       ])),
       server.instances.length ? el("ul", { class: "chips", "aria-label": "Instances by width" },
         ...server.instances.map(([width, instances]) => el("li", {}, `${width} % × ${instances}`))) : null,

@@ -1,0 +1,186 @@
+"""One request of a family from its reading to its end: through this gateway's router, or through another gateway's.
+
+Of several gateways that share a fleet, one that drives no server for a request passes it on, and does so too with what
+its router gives back because the server has gone to another. What its router refuses for load is tried once at a peer
+that has less to do: chance brings one gateway more than another within less time than servers move in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from orchestrator.errors import CapacityError, ServerUnavailableError
+from orchestrator.gateway.peers.forwarding import Forwarder
+from orchestrator.gateway.protocol.family import FamilyModel, FamilyRequest, WantedOutputs, read_decision
+from orchestrator.gateway.protocol.messages import Message
+from orchestrator.gateway.statuses import outcome_of
+from orchestrator.http2.flow import Buffer
+from orchestrator.request_options import RequestOptions
+from orchestrator.router import Answer, CallbackSink, Transit
+
+ResponseT = TypeVar("ResponseT")
+
+Decision = tuple[str, str, float | None]
+"""What a request ran on: width, server, and seconds in the queue; empty and None when it ran on none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form(Generic[ResponseT]):
+    """How one request is read, and its answer written.
+
+    Attributes:
+        read: Returns what a ModelInferRequest asks of a family.
+        write: Returns the response to the request of an id, of an answer and the outputs that are wanted.
+        relay: Returns the response that a peer has serialised.
+        message: Returns the request, serialised, in parts.
+    """
+
+    read: Callable[[Message, FamilyModel], FamilyRequest]
+    write: Callable[[str, FamilyModel, Answer, WantedOutputs], ResponseT]
+    relay: Callable[[bytes], ResponseT]
+    message: Callable[[], Sequence[Buffer]]
+
+
+class Note(Protocol):
+    """Counts and times how a request ended, in a word of ``statuses``."""
+
+    def __call__(self, outcome: str, decision: Decision = ("", "", None), answer: Answer | None = None) -> None:
+        """Do so, once; the answer is that of this gateway's own router."""
+        ...
+
+
+class Exchange(Generic[ResponseT]):
+    """A request that was read; ``begin`` it, and ``cancel`` it when its caller gives up.
+
+    Args:
+        wanted: What it asks of the family.
+        form: How its answer is written.
+        transit: What of its time passes outside the router.
+        submit: Gives it to the router; raises SlimError.
+        forwarder: What passes it on to other gateways; None where that must not be.
+        note: Called once with how it ended.
+        callback: Called once with the response, or with the error; not when it is cancelled, or ``begin`` raises.
+    """
+
+    __slots__ = (
+        "_callback",
+        "_family",
+        "_form",
+        "_forwarder",
+        "_hop",
+        "_note",
+        "_sink",
+        "_submit",
+        "_transit",
+        "_wanted",
+    )
+
+    def __init__(
+        self,
+        family: FamilyModel,
+        wanted: FamilyRequest,
+        form: Form[ResponseT],
+        transit: Transit,
+        *,
+        submit: Callable[[FamilyRequest, FamilyModel, CallbackSink, Transit], None],
+        forwarder: Forwarder | None,
+        note: Note,
+        callback: Callable[[ResponseT | Exception], None],
+    ) -> None:
+        self._family = family
+        self._wanted = wanted
+        self._form = form
+        self._transit = transit
+        self._submit = submit
+        self._forwarder = forwarder
+        self._note = note
+        self._callback = callback
+        self._hop: asyncio.Task[None] | None = None
+        # None once it has ended, so that nothing is a cycle.
+        self._sink: CallbackSink | None = CallbackSink(self._finish)
+
+    def begin(self) -> None:
+        """Have it answered here or elsewhere; raises SlimError, and calls nothing back then."""
+        try:
+            if self._forwarder is not None and self._forwarder.is_for_peers(self._wanted.options):
+                self._pass_on(self._forwarder)
+            else:
+                self._give_to_router()
+        except BaseException:
+            self._sink = None
+            raise
+
+    def cancel(self) -> None:
+        """Withdraw it, unless it has ended."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.cancel()
+            if self._hop is not None:
+                self._hop.cancel()
+            self._note("cancelled")
+
+    def _give_to_router(self) -> None:
+        assert self._sink is not None
+        self._submit(self._wanted, self._family, self._sink, self._transit)
+
+    def _finish(self, outcome: Answer | Exception) -> None:
+        self._sink = None
+        if isinstance(outcome, Exception):
+            if self._forwarder is None or self._hop is not None or not self._goes_on(self._forwarder, outcome):
+                self._note(outcome_of(outcome))
+                self._callback(outcome)
+            return
+        try:
+            self._callback(self._form.write(self._wanted.id, self._family, outcome, self._wanted.outputs))
+            self._note("ok", (str(outcome.width), outcome.server, outcome.queue_s), outcome)
+        except Exception as exc:  # a bug of ours, and the client learns that it is one
+            self._note(outcome_of(exc))
+            self._callback(exc)
+
+    def _goes_on(self, forwarder: Forwarder, error: Exception) -> bool:
+        """Return whether what the router has refused is passed on; it was certainly not run."""
+        options = self._wanted.options
+        if isinstance(error, ServerUnavailableError) and not error.executed and forwarder.is_for_peers(options):
+            self._sink = CallbackSink(self._finish)
+            self._pass_on(forwarder)
+            return True
+        if isinstance(error, CapacityError) and forwarder.can_relieve(options):
+            self._sink = CallbackSink(self._finish)
+            self._hop = asyncio.create_task(self._relay(forwarder.relieve, error), name="passing a request on")
+            return True
+        return False
+
+    def _pass_on(self, forwarder: Forwarder) -> None:
+        self._hop = asyncio.create_task(self._relay(forwarder.ask, None), name="passing a request on")
+
+    # A cancel ends this task at its one await, so that it goes on only while nothing else has ended the request.
+    async def _relay(self, ask: Ask, refusal: CapacityError | None) -> None:
+        wanted, transit = self._wanted, self._transit
+        elapsed_s = transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s
+        try:
+            answer = await ask(self._form.message(), wanted.options, items=wanted.items, elapsed_s=elapsed_s)
+            if answer is None and refusal is not None:
+                raise refusal
+            if answer is None:
+                self._give_to_router()
+                return
+            decision, response = read_decision(answer), self._form.relay(answer)
+        except Exception as exc:
+            self._finish(exc if refusal is None else refusal)
+            return
+        self._sink = None
+        self._note("ok", decision)
+        self._callback(response)
+
+
+class Ask(Protocol):
+    """Asks peers; ``Forwarder.ask`` or ``Forwarder.relieve``."""
+
+    async def __call__(
+        self, request: Sequence[Buffer], options: RequestOptions, *, items: int, elapsed_s: float
+    ) -> bytes | None:
+        """Return an answer; None for none."""
+        ...

@@ -1,0 +1,144 @@
+"""A request that this gateway has no server for goes one hop: to a peer that drives one, and from there no further.
+
+It goes as it came, over KServe v2, but for its deadline, of which less is left. A second value of a parameter in one
+message takes the place of the first, so nothing of the message is parsed or copied for it. Against loops there is the
+address: peers listen at one of their own, and what comes there is answered or refused, never passed on.
+
+Families are pure functions, so what a peer has not answered, because it died, is asked of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from orchestrator.errors import CapacityError, ConnectionLostError, DeadlineError, TransientError
+from orchestrator.gateway.peers.links import PeerLink
+from orchestrator.gateway.peers.sharing import Sharing
+from orchestrator.gateway.protocol.messages import pb, serialise
+from orchestrator.http2.flow import Buffer
+from orchestrator.request_options import RequestOptions
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS: Final = 4
+_LOOK_S: Final = 0.02
+"""Between two looks at who drives what, while nobody does."""
+_MOST_WAITING: Final = 1024
+_COARSE_MS: Final = 20.0
+"""Deadlines above are passed on in whole milliseconds: the peer keeps the forms of requests that it has seen."""
+
+
+class Forwarder:
+    """Passes requests on to the peers of one gateway.
+
+    Args:
+        sharing: What knows who has a server for a request.
+        timeout_s: How long a request without a deadline may take.
+        on_hop: Called for each request that goes to a peer.
+    """
+
+    def __init__(self, sharing: Sharing, *, timeout_s: float, on_hop: Callable[[], None] = lambda: None) -> None:
+        self._sharing = sharing
+        self._timeout_s = timeout_s
+        self._on_hop = on_hop
+        self._waiting = 0
+
+    def is_for_peers(self, options: RequestOptions) -> bool:
+        """Return whether a request is to be passed on."""
+        return not self._sharing.is_local(options)
+
+    async def ask(
+        self, request: Sequence[Buffer], options: RequestOptions, *, items: int, elapsed_s: float
+    ) -> bytes | None:
+        """Return a peer's answer to a request; None where this gateway's router is to have it, now or to refuse it.
+
+        While a server goes from one gateway to another nobody drives it, and the request waits.
+
+        Args:
+            request: The ModelInferRequest, serialised, in parts.
+            options: What it asks for; of its deadline ``elapsed_s`` have passed, seconds.
+            items: How many it has.
+            elapsed_s: See ``options``; what the way back takes counts as passed.
+
+        Raises:
+            SlimError: The peer refused it, it is too late, or peer after peer failed.
+        """
+        clock = asyncio.get_running_loop().time
+        until_s = clock() + self._left_s(options, elapsed_s)
+        tried: list[PeerLink] = []
+        attempts = 0
+        while not self._sharing.is_local(options):
+            link = self._sharing.choose(options, tried)
+            if link is None:
+                tried.clear()
+                if until_s - clock() <= _LOOK_S or self._waiting >= _MOST_WAITING:
+                    return None
+                await self._wait()
+                continue
+            tried.append(link)
+            attempts += 1
+            try:
+                return await self._pass_on(link, request, options, items, until_s)
+            except CapacityError:  # chance may have brought it much; another is tried once
+                if attempts > 1 or self._sharing.choose(options, tried) is None:
+                    raise
+            except DeadlineError:
+                raise
+            except TransientError as exc:
+                if attempts == _ATTEMPTS:
+                    raise
+                log.debug("%s, and is asked of another", exc)
+                if isinstance(exc, ConnectionLostError) or not exc.executed:
+                    link.note_failure()
+        return None
+
+    async def relieve(
+        self, request: Sequence[Buffer], options: RequestOptions, *, items: int, elapsed_s: float
+    ) -> bytes | None:
+        """Return the answer of a peer with less to do to a request that was refused here for load; None without one.
+
+        Takes and raises what ``ask`` does; the peer decides by what it has by then.
+        """
+        link, left_s = self._sharing.choose_relief(options), self._left_s(options, elapsed_s)
+        if link is None or left_s <= 0:
+            return None
+        return await self._pass_on(link, request, options, items, asyncio.get_running_loop().time() + left_s)
+
+    def can_relieve(self, options: RequestOptions) -> bool:
+        """Return whether some peer has less to do and can run a request."""
+        return self._sharing.choose_relief(options) is not None
+
+    def _left_s(self, options: RequestOptions, elapsed_s: float) -> float:
+        given_s = math.inf if options.deadline_ms is None else options.deadline_ms / 1e3
+        return min(given_s - elapsed_s, self._timeout_s)
+
+    async def _pass_on(
+        self, link: PeerLink, request: Sequence[Buffer], options: RequestOptions, items: int, until_s: float
+    ) -> bytes:
+        self._on_hop()
+        left_s = until_s - asyncio.get_running_loop().time()
+        parts = request if options.deadline_ms is None else (*request, _deadline(left_s * 1e3))
+        try:
+            async with asyncio.timeout(left_s):
+                return await link.infer(parts, items=items)
+        except TimeoutError:
+            raise DeadlineError(f"no answer within its deadline from gateway {link.address}") from None
+
+    async def _wait(self) -> None:
+        self._waiting += 1
+        try:
+            await asyncio.sleep(_LOOK_S)
+        finally:
+            self._waiting -= 1
+
+
+def _deadline(left_ms: float) -> bytes:
+    """Return a part of a ModelInferRequest that replaces its deadline."""
+    left_ms = max(0.0, left_ms)
+    request = pb.ModelInferRequest()
+    request.parameters["slim_deadline_ms"].double_param = math.floor(left_ms) if left_ms > _COARSE_MS else left_ms
+    return serialise(request)

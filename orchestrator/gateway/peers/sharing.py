@@ -1,0 +1,289 @@
+"""What this gateway drives, of a fleet that it shares with its peers, and who else can run a request.
+
+All is decided in ``tick``, some times a second, from what the peers said last and from the leases; requests only look
+at the result. A peer lives while it answers, and a second longer, so that one lost answer moves nothing. A gateway
+that stood still itself has heard nobody either, and believes for another second what it knew.
+
+Servers that nobody keeps a record of go from one gateway to another in two steps: the old driver stops and says so, and
+then the new one begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Final, Protocol
+
+from orchestrator.background import BackgroundTasks
+from orchestrator.config import ServerSettings
+from orchestrator.gateway.peers.leases import Keeper, Lease
+from orchestrator.gateway.peers.links import PeerLink
+from orchestrator.gateway.peers.report import GatewayReport
+from orchestrator.ownership import APART_S, NOTHING, GatewayName, plan_drivers
+from orchestrator.request_options import RequestOptions
+from orchestrator.snapshot import ServerName
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.1
+SILENT_S: Final = 1.0
+"""How long a peer that does not answer still counts as living: five looks."""
+_CAPACITY_S: Final = 2.0  # between two looks at the servers' capacities, which take long where there are many models
+
+
+class SharedRouter(Protocol):
+    """What is needed of a router; orchestrator.router.Router is the real one."""
+
+    @property
+    def unfinished_items(self) -> int:
+        """The items that wait here or run."""
+        ...
+
+    def capacities_rps(self) -> Mapping[ServerName, float]:
+        """Return the items a second of each server."""
+        ...
+
+    def drive(self, servers: Collection[ServerName] | None) -> None:
+        """Send batches to these servers only."""
+        ...
+
+    def has_sent(self, name: ServerName) -> bool:
+        """Return whether a server has a batch that it has not answered."""
+        ...
+
+    def suiting(self, options: RequestOptions) -> Sequence[ServerName]:
+        """Return the servers that could run a request."""
+        ...
+
+    def drives_for(self, options: RequestOptions) -> bool:
+        """Return whether it drives one of these."""
+        ...
+
+
+class Sharing:
+    """One gateway of several; ``run`` goes on until it is cancelled, then ``leave``.
+
+    Args:
+        name: This gateway's, which no other has.
+        router: Whose servers are shared out.
+        servers: Returns the servers as they are now.
+        keeper_of: Returns who keeps the record of a server's driver; None when nobody does.
+        links: Returns the links to peers as they are now.
+        is_ending: Returns whether this gateway ends.
+        demands: Returns what tenants have asked for here; see GatewayReport.
+        on_reports: Called with the reports of all that live, this gateway's included.
+    """
+
+    def __init__(
+        self,
+        name: GatewayName,
+        router: SharedRouter,
+        *,
+        servers: Callable[[], Sequence[ServerSettings]],
+        keeper_of: Callable[[ServerSettings], Keeper | None],
+        links: Callable[[], Sequence[PeerLink]],
+        is_ending: Callable[[], bool] = lambda: False,
+        demands: Callable[[], Mapping[str, tuple[float, float, float]]] = dict,
+        on_reports: Callable[[Mapping[GatewayName, GatewayReport]], None] = lambda reports: None,
+    ) -> None:
+        self.name = name
+        self._instance = random.getrandbits(53)  # a name, no secret
+        self._router = router
+        self._servers = servers
+        self._keeper_of = keeper_of
+        self._links = links
+        self._is_ending = is_ending
+        self._demands = demands
+        self._on_reports = on_reports
+        self._background = BackgroundTasks()
+        self._leases: dict[ServerName, tuple[ServerSettings, Lease, asyncio.Task[None]]] = {}
+        self._names: dict[ServerName, ServerName] = {}  # of the fleet file, by address
+        self._keys: dict[ServerName, ServerName] = {}  # addresses by name
+        self._capacities_rps: dict[ServerName, float] = {}
+        self._weighed_s: float | None = None
+        self._plan = NOTHING
+        self._intent: Mapping[ServerName, GatewayName] = {}
+        self._driving: frozenset[ServerName] = frozenset()
+        self._driven_names: frozenset[ServerName] | None = None
+        self._living: dict[GatewayName, PeerLink] = {}
+        self._ticked_s: float | None = None
+        self._lenient_until_s = 0.0
+        self._has_twin = False
+
+    async def run(self) -> None:
+        """Look after the servers that this gateway drives."""
+        while True:
+            self.tick()
+            await asyncio.sleep(TICK_S)
+
+    async def hand_over(self, *, within_s: float) -> None:
+        """Return once others have taken what this gateway drove, which ends; at once where there is nobody."""
+        until_s = asyncio.get_running_loop().time() + within_s
+        while self._driving and self._living and asyncio.get_running_loop().time() < until_s:
+            await asyncio.sleep(TICK_S / 2)
+
+    async def leave(self) -> None:
+        """Drive nothing any more, and let others have it at once; never raises."""
+        await self._background.stop()
+        self._router.drive(())
+        self._driving = frozenset()
+        await asyncio.gather(*(lease.give_up() for _, lease, _ in self._leases.values()))
+
+    @property
+    def living(self) -> Sequence[GatewayName]:
+        """The gateways that live, this one included, ascending."""
+        return sorted({self.name, *self._living})
+
+    @property
+    def drives(self) -> frozenset[ServerName]:
+        """The names of the servers that this gateway drives."""
+        return self._driven_names or frozenset()
+
+    def drivers(self) -> Mapping[ServerName, GatewayName]:
+        """Return who drives each server, as they say themselves; servers that nobody does are left out."""
+        says = {key: name for name, link in self._living.items() if link.report for key in link.report.drives}
+        says |= dict.fromkeys(self._driving, self.name)
+        return {name: says[key] for name, key in self._keys.items() if key in says}
+
+    def report(self) -> GatewayReport:
+        """Return what peers are told."""
+        leaves = {key for key, name in self._names.items() if key not in self._driving and self._router.has_sent(name)}
+        return GatewayReport(
+            name=self.name,
+            instance=self._instance,
+            is_ending=self._is_ending(),
+            backlog_items=self._router.unfinished_items,
+            drives=self._driving,
+            leaves=frozenset(leaves),
+            capacities_rps=self._capacities_rps,
+            plan=self._intent,
+            demands=self._demands(),
+        )
+
+    def is_local(self, options: RequestOptions) -> bool:
+        """Return whether a request is for this gateway's router: it has a server for it, or no gateway has one."""
+        return self._router.drives_for(options) or not self._router.suiting(options)
+
+    def choose(self, options: RequestOptions, avoid: Collection[PeerLink] = ()) -> PeerLink | None:
+        """Return the peer that can run a request; None while none can.
+
+        Several have turns by how much they can do, but for those that had clearly more to do when they were last asked.
+        Always the one with the least would be wrong: what is known of it is older than its queue.
+        """
+        names = self._router.suiting(options)
+        keys = {self._keys[name] for name in names if name in self._keys}
+        suiting = [link for link in self._living.values() if link not in avoid and link.takes(keys)]
+        if len(suiting) <= 1:
+            return suiting[0] if suiting else None
+        least_s, latest_s = min(link.backlog_s for link in suiting), max(link.given_s for link in suiting)
+        free = [link for link in suiting if link.backlog_s <= least_s + APART_S]
+        for link in free:
+            link.given_s = max(link.given_s, latest_s - APART_S)  # one that has come does not catch up
+        return min(free, key=lambda link: (link.given_s, link.address))
+
+    def choose_relief(self, options: RequestOptions) -> PeerLink | None:
+        """Return a peer that has less to do than this gateway and can run a request that was refused here for load."""
+        link = self.choose(options)
+        return link if link is not None and link.backlog_s < self.backlog_s else None
+
+    @property
+    def backlog_s(self) -> float:
+        """How long the servers that this gateway drives take for what it has."""
+        capacity_rps = sum(self._capacities_rps.get(key, 0.0) for key in self._driving)
+        return self._router.unfinished_items / capacity_rps if capacity_rps else math.inf
+
+    # --- what it drives ---
+
+    def tick(self) -> None:
+        """Take in what peers say now, and drive what this gateway is to drive by that."""
+        now_s = asyncio.get_running_loop().time()
+        self._look_at_servers(now_s)
+        self._living = self._find_living(now_s)
+        others = {name: link.report for name, link in self._living.items() if link.report is not None}
+        reports = {self.name: self.report(), **others}
+        self._follow_plan(reports, now_s=now_s)
+        if self.name in others:  # this gateway ends, and is replaced by one of its name
+            self._intent = {}
+        driven_elsewhere = {key for report in others.values() for key in report.drives | report.leaves}
+        driving = set()
+        for key, (_, lease, _) in self._leases.items():
+            driver = self._intent.get(key)
+            lease.want(driver)
+            if driver != self.name or not lease.is_held(now_s=now_s):
+                continue
+            if not lease.is_unkept or key in self._driving or key not in driven_elsewhere:
+                driving.add(key)
+        self._drive(frozenset(driving))
+        self._on_reports(reports)
+
+    def _drive(self, driving: frozenset[ServerName]) -> None:
+        names = frozenset(self._names[key] for key in driving)
+        if driving != self._driving:
+            log.info("%s drives %s now", self.name, ", ".join(sorted(names)) or "no server")
+        self._driving = driving
+        if names != self._driven_names:
+            self._driven_names = names
+            self._router.drive(names)
+
+    def _follow_plan(self, reports: Mapping[GatewayName, GatewayReport], *, now_s: float) -> None:
+        staying = {name: report for name, report in reports.items() if not report.is_ending} or reports
+        first = min(staying)
+        if first != self.name:
+            self._plan, self._intent = NOTHING, reports[first].plan
+            return
+        measured = {key: report.capacities_rps for report in reports.values() for key in report.drives}
+        capacities_rps = {
+            key: measured.get(key, self._capacities_rps).get(key, own_rps)
+            for key, own_rps in self._capacities_rps.items()
+        }
+        loads = {name: report.load for name, report in staying.items()}
+        self._plan = plan_drivers(self._plan, loads, capacities_rps, now_s=now_s)
+        self._intent = self._plan.drivers
+
+    def _find_living(self, now_s: float) -> dict[GatewayName, PeerLink]:
+        if self._ticked_s is not None and now_s - self._ticked_s > SILENT_S / 2:
+            self._lenient_until_s = now_s + SILENT_S
+        self._ticked_s = now_s
+        known = self._living.values() if now_s < self._lenient_until_s else ()
+        living: dict[GatewayName, PeerLink] = {}
+        has_twin = False
+        for link in self._links():
+            report = link.report
+            if report is None or (now_s - link.heard_s > SILENT_S and link not in known):
+                continue
+            if report.name == self.name:
+                has_twin |= report.instance != self._instance
+            if report.name == self.name and not (self._is_ending() and report.instance != self._instance):
+                continue
+            if report.name not in living or living[report.name].heard_s < link.heard_s:
+                living[report.name] = link
+        if has_twin and not self._has_twin and not self._is_ending():
+            log.error("another gateway is called %s too; give each its own gateway.peers.name", self.name)
+        self._has_twin = has_twin
+        return living
+
+    def _is_idle(self, name: ServerName) -> bool:
+        return not self._router.has_sent(name)
+
+    def _look_at_servers(self, now_s: float) -> None:
+        servers = {ServerName(server.grpc): server for server in self._servers()}
+        for key in [key for key, (known, _, _) in self._leases.items() if servers.get(key) != known]:
+            _, lease, task = self._leases.pop(key)
+            task.cancel()
+            self._background.start("giving servers up", lease.give_up)
+        for key in servers.keys() - self._leases.keys():
+            server = servers[key]
+            name = ServerName(server.name)
+            lease = Lease(self.name, self._keeper_of(server), partial(self._is_idle, name))
+            self._leases[key] = server, lease, self._background.start("claiming servers", lease.run)
+        names = {key: ServerName(server.name) for key, server in servers.items()}
+        if self._weighed_s is None or now_s - self._weighed_s >= _CAPACITY_S or names != self._names:
+            self._weighed_s = now_s
+            known_rps = self._router.capacities_rps()
+            self._capacities_rps = {key: known_rps[name] for key, name in names.items() if name in known_rps}
+        self._names = names
+        self._keys = {name: key for key, name in names.items()}

@@ -1,0 +1,202 @@
+"""Gateways that share a fleet, in virtual time: as good as one, one driver for each server, nobody stuck."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.fakes.servers import FakeServer
+from tests.gateway.peers.fleets import SharedFleet, share_in_time, sharing_fleet
+
+pytestmark = pytest.mark.virtual_time
+
+DEADLINE_MS = 100.0
+PER_ITEM_S = 0.04
+NARROWEST_RPS = 4 * 8 / (8 * PER_ITEM_S / 16 + 0.002)
+"""What four servers answer at the narrowest width, in batches of 8: larger ones take too much of the deadline."""
+TERM_S = 2.0
+
+
+def slow_servers(count: int = 4) -> dict[str, FakeServer]:
+    return {f"gpu-{n}": FakeServer(per_item_s=PER_ITEM_S) for n in range(count)}
+
+
+async def measure(gateways: int, rate_rps: float, *, per_item_s: float) -> float:
+    servers = {f"gpu-{n}": FakeServer(per_item_s=per_item_s) for n in range(4)}
+    async with sharing_fleet(servers, gateways) as fleet:
+        return await share_in_time(fleet, rate_rps=rate_rps, seconds=1.5, deadline_ms=DEADLINE_MS, settles_s=1.0)
+
+
+@pytest.mark.parametrize("load", [0.5, 0.9, 1.2, 2.0])
+async def test_gateways_together_are_as_good_as_one_whatever_the_load_of_the_full_width(load: float) -> None:
+    per_item_s = 0.01
+    rate_rps = load * 4 * 4 / (4 * per_item_s + 0.002)
+    alone = await measure(1, rate_rps, per_item_s=per_item_s)
+    for gateways in (2, 4, 8):
+        assert await measure(gateways, rate_rps, per_item_s=per_item_s) >= alone - 0.01, gateways
+
+
+@pytest.mark.parametrize("gateways", [2, 4, 8])
+async def test_gateways_together_are_as_good_as_one_close_to_all_that_servers_can_do(gateways: int) -> None:
+    rate_rps = 0.9 * NARROWEST_RPS
+    alone = await measure(1, rate_rps, per_item_s=PER_ITEM_S)
+    assert await measure(gateways, rate_rps, per_item_s=PER_ITEM_S) >= alone - 0.01
+
+
+async def doubly_driven_s(fleet: SharedFleet, seconds: float) -> float:
+    """Return for how long any server had two drivers, at a stretch, while so much time passes."""
+    longest_s = now_s = 0.0
+    for _ in range(int(seconds / 0.01)):
+        await asyncio.sleep(0.01)
+        now_s = now_s + 0.01 if any(len(drivers) > 1 for drivers in fleet.drivers().values()) else 0.0
+        longest_s = max(longest_s, now_s)
+    return longest_s
+
+
+def has_one_driver_each(fleet: SharedFleet) -> bool:
+    return all(len(drivers) == 1 for drivers in fleet.drivers().values())
+
+
+@pytest.mark.parametrize("has_keepers", [False, True])
+@pytest.mark.parametrize(("gateways", "servers"), [(1, 3), (2, 4), (3, 4), (8, 4), (5, 1)])
+async def test_each_server_has_one_driver(gateways: int, servers: int, has_keepers: bool) -> None:
+    async with sharing_fleet(slow_servers(servers), gateways, has_keepers=has_keepers) as fleet:
+        assert has_one_driver_each(fleet)
+        busiest = max(sum(g.name in d for d in fleet.drivers().values()) for g in fleet.gateways)
+        assert busiest == -(-servers // gateways)
+        assert {driver for each in fleet.gateways for driver in each.sharing.drivers().values()} <= {
+            gateway.name for gateway in fleet.gateways
+        }
+
+
+async def test_more_gateways_than_servers_answer_all_over_one_hop() -> None:
+    async with sharing_fleet(slow_servers(2), 5) as fleet:
+        calls = [gateway.call(mark, deadline_ms=5000) for mark in range(20) for gateway in fleet.gateways]
+        assert all(await asyncio.gather(*calls))
+        assert sorted(gateway.hops for gateway in fleet.gateways) == [0, 0, 20, 20, 20]
+
+
+async def test_callers_that_are_mostly_at_one_gateway_get_it_servers_of_another() -> None:
+    async with sharing_fleet(slow_servers(), 2) as fleet:
+        busy, quiet = fleet.gateways
+        before = fleet.drivers()
+        load = 1.2 * NARROWEST_RPS
+        await share_in_time(fleet, rate_rps=load, seconds=2.0, deadline_ms=DEADLINE_MS, weights=[9, 1])
+        drivers = fleet.drivers()
+    assert [list(before.values()).count([name]) for name in (busy.name, quiet.name)] == [2, 2]
+    assert [list(drivers.values()).count([name]) for name in (busy.name, quiet.name)] == [3, 1]
+
+
+async def test_gateways_that_can_not_reach_each_other_never_drive_a_server_both_where_its_record_is_kept() -> None:
+    async with sharing_fleet(slow_servers(), 2, has_keepers=True) as fleet:
+        before = fleet.drivers()
+        fleet.network.part("gateway-0", "gateway-1")
+        assert await doubly_driven_s(fleet, 10.0) == 0.0
+        assert fleet.drivers() == before, "each renews what it has"
+        fleet.network.heal()
+        assert await doubly_driven_s(fleet, 5.0) == 0.0
+        assert has_one_driver_each(fleet)
+
+
+async def test_who_can_not_reach_a_record_lets_another_drive_within_a_term() -> None:
+    async with sharing_fleet(slow_servers(), 2, has_keepers=True) as fleet:
+        (server,) = [name for name, drivers in fleet.drivers().items() if drivers == ["gateway-0"]][:1]
+        fleet.network.part("gateway-0", server)
+        fleet.network.part("gateway-0", "gateway-1")
+        assert await doubly_driven_s(fleet, 2 * TERM_S + 1.0) == 0.0
+        assert fleet.drivers()[server] == ["gateway-1"]
+        fleet.network.heal()
+        assert await doubly_driven_s(fleet, 10.0) <= TERM_S
+        assert has_one_driver_each(fleet)
+
+
+async def test_where_no_record_is_kept_a_partition_that_heals_leaves_one_driver() -> None:
+    async with sharing_fleet(slow_servers(), 3) as fleet:
+        fleet.network.part("gateway-0", "gateway-1")
+        await asyncio.sleep(5.0)
+        fleet.network.heal()
+        await asyncio.sleep(2.0)
+        assert has_one_driver_each(fleet)
+
+
+async def test_a_controller_that_does_not_run_keeps_no_server_from_being_driven() -> None:
+    async with sharing_fleet(slow_servers(), 2, has_keepers=True) as fleet:
+        for server in fleet.holdings:
+            fleet.holdings[server] = None
+        assert await doubly_driven_s(fleet, 10.0) == 0.0
+        assert has_one_driver_each(fleet)
+        fleet.kill("gateway-0")
+        await asyncio.sleep(2.0)
+        assert has_one_driver_each(fleet)
+
+
+@pytest.mark.parametrize(("has_keepers", "within_s"), [(False, 1.5), (True, 3.5)])
+async def test_what_a_gateway_drove_that_was_killed_others_drive_soon(has_keepers: bool, within_s: float) -> None:
+    async with sharing_fleet(slow_servers(), 3, has_keepers=has_keepers) as fleet:
+        fleet.kill("gateway-1")
+        await asyncio.sleep(within_s)
+        assert has_one_driver_each(fleet)
+
+
+@pytest.mark.parametrize("has_keepers", [False, True])
+async def test_a_gateway_that_ends_gives_its_servers_away_before_and_one_that_comes_gets_some(
+    has_keepers: bool,
+) -> None:
+    async with sharing_fleet(slow_servers(), 2, has_keepers=has_keepers) as fleet:
+        leaving = asyncio.create_task(fleet.leave("gateway-0"))
+        await asyncio.sleep(0.9)
+        assert fleet.drivers() == {server: ["gateway-1"] for server in fleet.servers}
+        await leaving
+        await fleet.join("gateway-9")
+        assert await doubly_driven_s(fleet, 3.0) == 0.0
+        assert sorted(driver for [driver] in fleet.drivers().values()) == ["gateway-1"] * 2 + ["gateway-9"] * 2
+
+
+async def test_all_that_end_at_once_answer_until_the_end() -> None:
+    async with sharing_fleet(slow_servers(), 2) as fleet:
+        for gateway in fleet.gateways:
+            gateway.is_ending = True
+        await asyncio.sleep(2.0)
+        assert has_one_driver_each(fleet)
+
+
+async def test_no_request_is_lost_while_servers_go_from_one_gateway_to_another() -> None:
+    servers = {f"gpu-{n}": FakeServer(per_item_s=0.001) for n in range(2)}
+    async with sharing_fleet(servers, 1) as fleet:
+        (first,) = fleet.gateways
+        calls: list[asyncio.Task[bool]] = []
+
+        async def ask(seconds: float) -> None:
+            for _ in range(int(seconds / 0.01)):
+                await asyncio.sleep(0.01)
+                calls.append(asyncio.create_task(first.call(len(calls), deadline_ms=3000)))
+
+        asking = asyncio.create_task(ask(10.0))
+        await fleet.join("gateway-1")
+        await asyncio.sleep(2.0)
+        await fleet.leave("gateway-1")
+        await asking
+        assert all(await asyncio.gather(*calls))
+        assert first.hops > 0 or first.name in fleet.drivers()["gpu-0"]
+
+
+async def test_a_request_without_a_server_waits_for_one_and_no_longer_than_its_deadline() -> None:
+    async with sharing_fleet(slow_servers(1), 2) as fleet:
+        (driver,) = fleet.drivers()["gpu-0"]
+        (other,) = [gateway for gateway in fleet.gateways if gateway.name != driver]
+        fleet.kill(driver)
+        late = asyncio.create_task(other.call(1, deadline_ms=300))
+        in_time = asyncio.create_task(other.call(2, deadline_ms=3000))
+        began_s = asyncio.get_running_loop().time()
+        assert not await late
+        assert asyncio.get_running_loop().time() - began_s <= 0.301
+        assert await in_time
+
+
+async def test_two_gateways_of_one_name_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with sharing_fleet(slow_servers(), 2) as fleet:
+        one, other = fleet.gateways
+        other.sharing.name = one.sharing.name
+        await asyncio.sleep(1.0)
+    assert caplog.text.count("another gateway is called gateway-0 too; give each its own gateway.peers.name") >= 1
