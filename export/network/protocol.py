@@ -50,7 +50,6 @@ class Factory(Protocol):
 
     def __call__(self, widths: tuple[Width, ...], task: Task) -> SlimmableNetwork:
         """Return a network for these widths, in whole percent and ascending."""
-        ...
 
 
 class AtWidth(nn.Module):

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -26,7 +27,7 @@ from export.repository.described import DescribedModel, Origin, judge_origin, ve
 from export.repository.edits import find_edits
 from export.repository.graph_check import run_model
 from export.repository.imported_config import ImportedIdentity, read_imported
-from export.repository.model_config import LABELS_FILE, Identity, parse_config, read_identity, to_protobuf
+from export.repository.model_config import LABELS_FILE, Identity, Tuning, parse_config, read_identity, to_protobuf
 from export.repository.model_files import CONFIG_FILE, MODEL_FILE, leftovers, read_model
 from export.repository.signature import Signature, config_signature
 
@@ -115,7 +116,8 @@ def _verify_model(folder: Path) -> tuple[VerifiedModel, list[Finding]]:
         if origin is None:
             note = Finding(folder.name, Severity.NOTE, "is not a slimmable model; not checked")
             return VerifiedModel(folder.name), [note]
-        identity, errors, notes = _VERIFIERS[origin](folder, config, text)
+        verify = verify_described if origin is Origin.DESCRIBED else partial(_verify_written, origin)
+        identity, errors, notes = verify(folder, config, text)
     except RepositoryError as exc:
         raise RepositoryError(f"{CONFIG_FILE}: {exc}") from exc
     if config.name != folder.name and (config.name or origin is not Origin.DESCRIBED):  # Triton takes the folder's
@@ -125,31 +127,19 @@ def _verify_model(folder: Path) -> tuple[VerifiedModel, list[Finding]]:
     return VerifiedModel(folder.name, identity, origin, config_signature(config).sorted()), findings
 
 
-def _verify_exported(folder: Path, config: ModelConfig, text: str) -> _Verified:
-    identity = read_identity(config)
-    errors, notes = find_edits(
-        config,
-        text,
-        fingerprint=identity.fingerprint(),
-        build=lambda tuning: to_protobuf(identity, tuning),
-        least_batch=1,
-        made=Origin.EXPORTED,
-    )
-    more_errors, more_notes = _verify_files(folder, config, identity, _EXPORT_ANEW)
-    return identity, errors + more_errors, notes + more_notes
-
-
-def _verify_imported(folder: Path, config: ModelConfig, text: str) -> _Verified:
-    identity = read_imported(config)
-    errors, notes = find_edits(
-        config,
-        text,
-        fingerprint=identity.fingerprint(),
-        build=lambda tuning: imported_config.to_protobuf(identity, tuning),
-        least_batch=0,
-        made=Origin.IMPORTED,
-    )
-    more_errors, more_notes = _verify_files(folder, config, identity, _IMPORT_ANEW)
+def _verify_written(origin: Origin, folder: Path, config: ModelConfig, text: str) -> _Verified:
+    """Return what a model that was exported or imported here is, and errors and notes of configuration and files."""
+    identity: Identity | ImportedIdentity
+    build: Callable[[Tuning], ModelConfig]
+    if origin is Origin.EXPORTED:
+        identity = exported = read_identity(config)
+        build, least_batch, remedy = partial(to_protobuf, exported), 1, _EXPORT_ANEW
+    else:
+        identity = imported = read_imported(config)
+        build, least_batch, remedy = partial(imported_config.to_protobuf, imported), 0, _IMPORT_ANEW
+    fingerprint = identity.fingerprint()
+    errors, notes = find_edits(config, text, fingerprint=fingerprint, build=build, least_batch=least_batch, made=origin)
+    more_errors, more_notes = _verify_files(folder, config, identity, remedy)
     return identity, errors + more_errors, notes + more_notes
 
 
@@ -171,13 +161,6 @@ def _verify_files(
     if limit is None:
         notes.append("IR and opset were not checked: needs the export extra")
     return errors + (limit or []), notes
-
-
-_VERIFIERS: Mapping[Origin, Callable[[Path, ModelConfig, str], _Verified]] = {
-    Origin.EXPORTED: _verify_exported,
-    Origin.IMPORTED: _verify_imported,
-    Origin.DESCRIBED: verify_described,
-}
 
 
 def _find_foreign(folder: Path) -> list[str]:

@@ -88,13 +88,11 @@ class ImageSet(Protocol):
     @property
     def spec(self) -> ImageSpec:
         """What the images look like."""
-        ...
 
     def __len__(self) -> int: ...
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return uint8 [n, c, h, w] pixels and int64 [n] labels of the given int64 [n] indices."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

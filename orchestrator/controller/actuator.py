@@ -52,15 +52,12 @@ class ActionListener(Protocol):
 
     def ended(self, outcome: Outcome) -> None:
         """Take note of an action that ended."""
-        ...
 
     def left(self, action: Action, *, took_s: float) -> None:
         """Take note of an action that goes on by itself."""
-        ...
 
     def withheld(self, action: Action, why: str) -> None:
         """Take note of an action that was planned and not begun."""
-        ...
 
 
 @dataclass(slots=True)

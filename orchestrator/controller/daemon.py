@@ -28,8 +28,7 @@ from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError, 
 from orchestrator.planner.host import Limits
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import HostReading, Telemetry, open_telemetry
-from orchestrator.triton.control import TritonControl, check_control
-from orchestrator.triton.families import describe_models
+from orchestrator.triton.control import TritonControl, check_control, open_control
 from orchestrator.triton.protocol_key import read_protocol_key, render_headers
 
 log = logging.getLogger(__name__)
@@ -217,7 +216,7 @@ async def open_daemon(
     fleet: FleetSettings, server: ServerSettings, *, is_dry: bool = False, is_daemon: bool = False
 ) -> AsyncIterator[ControllerDaemon]:
     """Compose the controller of a server and close its connections at the end; see ``ControllerDaemon``."""
-    triton = _open_control(server, fleet)
+    triton = open_control(server, fleet)
     telemetry = open_telemetry(server.device, grpc_port=int(server.grpc.rpartition(":")[2]), gpu=server.limits.gpu)
     try:
         first = await telemetry.read()
@@ -225,27 +224,6 @@ async def open_daemon(
     finally:
         await triton.close()
         await telemetry.close()
-
-
-def _open_control(server: ServerSettings, fleet: FleetSettings) -> TritonControl:
-    if server.repository is None:
-        raise ConfigError(
-            f"servers[{server.name}].repository is not set; give the folder that its Triton serves, as seen from here"
-        )
-    if server.metrics is None:
-        raise ConfigError(
-            f"servers[{server.name}].metrics is not set; give the URL of its Triton's metrics, such as "
-            "http://127.0.0.1:8002/metrics"
-        )
-    key = read_protocol_key(server.protocol_key_file)
-    return TritonControl(
-        server.grpc,
-        server.metrics,
-        server.repository,
-        family=fleet.controller.family,
-        described=describe_models(fleet.families),
-        protocol_key=key,
-    )
 
 
 def _resolve(

@@ -28,34 +28,27 @@ class ModelControl(Protocol):
         Raises:
             ConfigError: when the repository can't be used; names what and the remedy.
         """
-        ...
 
     def misfits(self) -> Mapping[str, str]:
         """Return why models that look meant for a family are left out, by name, as their files last said."""
-        ...
 
     async def loaded_models(self) -> tuple[LoadedModel, ...]:
         """Return where each model of ``repository_models`` stands, in the same order."""
-        ...
 
     async def counters(self) -> Mapping[ModelName, Counters]:
         """Return the counters of every model that has any."""
-        ...
 
     async def apply(self, model: ModelName, *, instances: int, batching: Batching, nonce: str) -> None:
         """Load or change a model to its canonical full config with these three in it; return once it serves.
 
         Triton itself decides by the difference whether that is an in-place change or a full reload.
         """
-        ...
 
     async def unload(self, model: ModelName) -> None:
         """Unload a model and return once Triton says that it is gone."""
-        ...
 
     async def close(self) -> None:
         """Close the connections to the server."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

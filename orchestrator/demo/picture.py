@@ -24,7 +24,7 @@ _PANEL_IN = (4.3, 2.7)
 def draw_panels(comparison: Comparison) -> list[Picture]:
     """Return the panels of a page, each with its legend, so that they can stand below each other too."""
     found, size_in = scores(comparison), (_PANEL_IN[0], _PANEL_IN[1] + 0.3)
-    load = draw_svg(partial(_draw_load_alone, comparison, found[0]), _PANEL_IN, salt="load")
+    load = draw_svg(lambda figure: _draw_load(comparison, found[0], figure.subplots()), _PANEL_IN, salt="load")
     pictures = [Picture(load, text="The load over time, as a multiple of what the servers answer at full width")]
     for number, score in enumerate(found):
         svg = draw_svg(partial(_draw_rival_alone, comparison, score), size_in, salt=f"rival {number}")
@@ -49,10 +49,6 @@ def _draw_all(comparison: Comparison, figure: Any) -> None:
         axis.set_axis_off()
     handles, labels = axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-
-
-def _draw_load_alone(comparison: Comparison, score: Score, figure: Any) -> None:
-    _draw_load(comparison, score, figure.subplots())
 
 
 def _draw_rival_alone(comparison: Comparison, score: Score, figure: Any) -> None:
@@ -103,15 +99,10 @@ def _layers(comparison: Comparison, course: Timeline) -> list[tuple[str, Any, An
 
 def _tell(comparison: Comparison, score: Score) -> str:
     """Return what a panel shows for those who can't see it: both ends of the time and its middle."""
-    missed = timeline(comparison, score.rival.name).missed
-    third = len(missed) // 3
-    begins, middle, ends = (f"{missed[part].mean():.0%}" for part in _thirds(third))
+    thirds = np.array_split(timeline(comparison, score.rival.name).missed, 3)
+    begins, middle, ends = (f"{missed.mean():.0%}" for missed in thirds)
     widths = ", ".join(f"{part:.0%} at {width} % width" for width, part in score.summary.widths.items() if width)
     return (
         f"{score.rival.name}: in the first third of the time {begins} of the requests miss their deadline, {middle} in "
         f"the second, {ends} in the last; answers are {widths or 'none'}"
     )
-
-
-def _thirds(third: int) -> tuple[slice, slice, slice]:
-    return slice(0, third), slice(third, 2 * third), slice(2 * third, None)

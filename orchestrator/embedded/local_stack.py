@@ -88,15 +88,12 @@ class StackProcesses(Protocol):
 
     def triton(self, server: ServerSettings) -> ManagedProcess:
         """Return the Triton of a server of a complete fleet."""
-        ...
 
     def controller(self, server: ServerSettings) -> ManagedProcess:
         """Return the controller of a server."""
-        ...
 
     def gateway(self, fleet: FleetSettings) -> ManagedProcess:
         """Return the gateway of a fleet."""
-        ...
 
 
 class LocalStack:

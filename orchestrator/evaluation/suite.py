@@ -26,33 +26,26 @@ class Suite(Protocol):
     @property
     def name(self) -> str:
         """The name of its folder of test scenarios."""
-        ...
 
     @property
     def purpose(self) -> str:
         """A sentence that says what it asks."""
-        ...
 
     @property
     def policies(self) -> tuple[str, ...]:
         """The specs of the policies that meet, in the order of tables."""
-        ...
 
     def draw_claims(self, scenarios: Sequence[ScenarioScores]) -> tuple[Claim, ...]:
         """Return the claims, held against what was found."""
-        ...
 
     def make_sections(self, scenarios: Sequence[ScenarioScores]) -> dict[str, Any]:
         """Return what is compared, as JSON values by the names of the document's sections."""
-        ...
 
     def show_sections(self, sections: Mapping[str, Any]) -> Iterator[Block]:
         """Yield what a page shows of these sections."""
-        ...
 
     def draw_pictures(self, scenarios: Sequence[ScenarioScores]) -> Mapping[str, str]:
         """Return the picture of each test scenario as an SVG element, by its stem."""
-        ...
 
 
 def load_suite(name: str, root: Path) -> Suite:

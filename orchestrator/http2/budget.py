@@ -21,11 +21,9 @@ class Holder(Hashable, Protocol):
     @property
     def owner(self) -> Hashable:
         """Whose it is: a connection, or a client."""
-        ...
 
     def lose(self) -> None:
         """Give back all that is held for it, because too much is held of all."""
-        ...
 
 
 class HeldBudget:

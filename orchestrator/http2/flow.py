@@ -32,7 +32,6 @@ class Sender(Protocol):
 
     def pump(self) -> None:
         """Send as much of what is pending as the peer takes."""
-        ...
 
 
 S = TypeVar("S", bound=Sender)

@@ -106,15 +106,12 @@ class ServedConnection(Protocol):
     @property
     def waiting(self) -> Waiting | None:
         """Since when it waits for its client; None while a request is under way."""
-        ...
 
     def check(self, *, late_s: float) -> None:
         """Close it when its client has kept it waiting for too long, by a look that comes ``late_s`` too late."""
-        ...
 
     def abort(self) -> None:
         """Close at once; what was written and not taken is lost."""
-        ...
 
 
 C = TypeVar("C", bound=ServedConnection)

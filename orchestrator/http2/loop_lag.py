@@ -22,11 +22,9 @@ class Timers(Protocol):
 
     def time(self) -> float:
         """Return seconds on the loop's clock."""
-        ...
 
     def call_later(self, delay: float, callback: Callable[[], object], /) -> asyncio.TimerHandle:
         """Call back after so many seconds."""
-        ...
 
 
 class LoopLag:

@@ -37,15 +37,12 @@ class Receiver(Protocol):
 
     def receive_headers(self, meaning: Any, is_last: bool) -> None:
         """Take what a later header block means; the first one of a request went to ``accept``."""
-        ...
 
     def receive_data(self, data: bytes, is_last: bool) -> None:
         """Take a piece of the body; the sender may send as much again once ``Stream.credit`` is called."""
-        ...
 
     def abort(self, code: ErrorCode) -> None:
         """End: the stream was reset by the peer or lost with its connection; nothing more comes or can be sent."""
-        ...
 
 
 @dataclass(slots=True, eq=False)

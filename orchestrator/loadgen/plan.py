@@ -7,7 +7,7 @@ A workload is named as in a scenario: ``poisson``, ``steady`` (a metronome), ``g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,15 @@ Times = NDArray[np.float64]
 KINDS = ("poisson", "steady", "gamma:CV2", "flash-crowd:FACTOR", "ramp:FIRST:LAST", "rise-and-fall:LOW:HIGH",
          "burst:N", "replay:FILE")  # fmt: skip
 _CROWD_BEGINS, _CROWD_LASTS = 0.4, 0.2
+_SHAPES: Mapping[str, tuple[int, Callable[..., workloads.Shape]]] = {
+    "poisson": (0, lambda: workloads.gamma(1.0)),
+    "steady": (0, lambda: workloads.gamma(0.0)),
+    "gamma": (1, workloads.gamma),
+    "flash-crowd": (1, lambda factor: workloads.flash_crowd(factor, _CROWD_BEGINS, _CROWD_LASTS)),
+    "ramp": (2, workloads.ramp),
+    "rise-and-fall": (2, workloads.rise_and_fall),
+}
+"""How many numbers a workload takes, and what makes its arrivals of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +105,12 @@ def arrivals_of_families_s(
 
 
 def _shape(workload: str, kind: str, numbers: list[str]) -> workloads.Shape:
-    match kind:
-        case "poisson":
-            _numbers(workload, numbers, 0)
-            return workloads.gamma(1.0)
-        case "steady":
-            _numbers(workload, numbers, 0)
-            return workloads.gamma(0.0)
-        case "gamma":
-            (cv2,) = _numbers(workload, numbers, 1)
-            return workloads.gamma(cv2)
-        case "flash-crowd":
-            (factor,) = _numbers(workload, numbers, 1)
-            return workloads.flash_crowd(factor, _CROWD_BEGINS, _CROWD_LASTS)
-        case "ramp":
-            first, last = _numbers(workload, numbers, 2)
-            return workloads.ramp(first, last)
-        case "rise-and-fall":
-            low, high = _numbers(workload, numbers, 2)
-            return workloads.rise_and_fall(low, high)
-        case "replay":
-            return workloads.replay(Path(":".join(numbers)))
-        case _:
-            raise ConfigError(f"unknown workload {workload!r}; known are {', '.join(KINDS)}")
+    if kind == "replay":
+        return workloads.replay(Path(":".join(numbers)))
+    if kind not in _SHAPES:
+        raise ConfigError(f"unknown workload {workload!r}; known are {', '.join(KINDS)}")
+    count, make = _SHAPES[kind]
+    return make(*_numbers(workload, numbers, count))
 
 
 def _numbers(workload: str, given: list[str], count: int) -> list[float]:

@@ -29,7 +29,7 @@ from orchestrator.planner.host import Batching, Limits
 from orchestrator.planner.ledgers.memory_ledger import MemoryLedger
 from orchestrator.planner.ledgers.rivalry import Rivalry
 from orchestrator.planner.ledgers.thread_ledger import ThreadLedger
-from orchestrator.profile.fit import LatencyFit
+from orchestrator.profile.fit import weighted_fit
 from orchestrator.snapshot import ModelName
 
 _BUILDS = (ActionKind.LOAD, ActionKind.SCALE_UP, ActionKind.RELOAD)
@@ -91,14 +91,7 @@ class BatchCurve:
         sizes = [c.items for c in self.classes.values()]
         if not sizes or max(sizes) < MIN_SPREAD * min(sizes):
             return None
-        classes = list(self.classes.values())
-        return LatencyFit(
-            weight=float(len(classes)),
-            sum_n=sum(c.items for c in classes),
-            sum_nn=sum(c.items * c.items for c in classes),
-            sum_t_s=sum(c.run_s for c in classes),
-            sum_nt_s=sum(c.items * c.run_s for c in classes),
-        ).line()
+        return weighted_fit([(1.0, c.items, c.run_s) for c in self.classes.values()]).line()
 
 
 @dataclass(frozen=True, slots=True)

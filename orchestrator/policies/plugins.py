@@ -33,7 +33,6 @@ class PolicyPlugin(Protocol):
 
     def __call__(self, name: str, /, **knobs: float) -> Policy:
         """Return the policy, whose ``name`` is the given one."""
-        ...
 
 
 def plugin_names() -> tuple[str, ...]:

@@ -103,19 +103,16 @@ class Policy(Protocol):
     @property
     def name(self) -> str:
         """The name as written in fleet.yaml and reported in answers."""
-        ...
 
     @property
     def binding(self) -> Binding:
         """When the policy wants to decide."""
-        ...
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
         """Return the candidate to dispatch, perhaps with another batch, or why to hold.
 
         Candidates are ordered by server name, then width; there may be none.
         """
-        ...
 
 
 @runtime_checkable
@@ -125,15 +122,12 @@ class ObservingPolicy(Policy, Protocol):
     @property
     def is_observing(self) -> bool:
         """Whether the policy wants to know."""
-        ...
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
         """Remember what counts of a batch that was answered."""
-        ...
 
     def observe_miss(self, memory: Memory) -> None:
         """Remember that a request was refused because of load, or was not answered in time."""
-        ...
 
 
 @runtime_checkable
@@ -146,7 +140,6 @@ class RowPolicy(ObservingPolicy, Protocol):
         It may change the expected times in ``rows`` to what it believes, and what it remembers in ``memory``, which is
         its own. Infinite is until something changes. Of the rows the first ``count`` are candidates, perhaps none.
         """
-        ...
 
 
 def rebind(policy: Policy, binding: Binding) -> Policy:

@@ -34,23 +34,18 @@ class ProcessRun(Protocol):
     @property
     def pid(self) -> int | None:
         """Process id; None before there is a process."""
-        ...
 
     async def start(self) -> None:
         """Return when the program is ready; raises SlimError or OSError, and `stop` is called then too."""
-        ...
 
     async def wait_exited(self) -> str:
         """Wait until the program has ended, and return how."""
-        ...
 
     async def stop(self) -> None:
         """End the program and clear up what it left behind; idempotent, and bounded in time."""
-        ...
 
     def signal(self, number: signal.Signals) -> None:
         """Send the program a signal, when it is there."""
-        ...
 
 
 def count_short_runs(short_runs: int, ran_s: float) -> int:

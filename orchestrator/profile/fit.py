@@ -222,7 +222,7 @@ def merge_runs(earlier: Run, later: Run, *, later_sent_s: float) -> Run | None:
     return replace(earlier, items=earlier.items + later.items, ended_s=later.ended_s)
 
 
-def weighted_fit(points: Sequence[tuple[float, int, float]]) -> LatencyFit:
+def weighted_fit(points: Sequence[tuple[float, float, float]]) -> LatencyFit:
     """Return the fit of points of (weight, items, seconds or joules)."""
     return LatencyFit(
         weight=sum(w for w, _, _ in points),

@@ -26,15 +26,12 @@ class Control(Protocol):
 
     async def loaded_models(self) -> tuple[LoadedModel, ...]:
         """Return what every model of the repository is in Triton."""
-        ...
 
     async def apply(self, model: ModelName, *, instances: int, batching: Batching, nonce: str) -> None:
         """Load or change a model and return once it serves so."""
-        ...
 
     async def unload(self, model: ModelName) -> None:
         """Unload a model and return once it is gone."""
-        ...
 
 
 def describe_before(model: LoadedModel, *, server: str) -> Before:

@@ -35,7 +35,6 @@ class ProfiledServer(ServerClient, Protocol):
 
     async def version(self) -> str:
         """Return the version of its Triton; raises SlimError."""
-        ...
 
 
 async def visit_cell(

@@ -27,7 +27,7 @@ from orchestrator.profiling.sampling import Sampling
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import describe_cpu, describe_gpu, open_telemetry
 from orchestrator.triton.client import TritonClient
-from orchestrator.triton.control import TritonControl, check_control
+from orchestrator.triton.control import check_control, open_control
 from orchestrator.triton.families import describe_models
 from orchestrator.triton.protocol_key import read_protocol_key
 
@@ -107,16 +107,7 @@ async def _controls(
                 raise ConfigError(
                     f"--control: servers[{server.name}] needs 'repository' and 'metrics' in fleet.yaml; or leave it out"
                 )
-            key = read_protocol_key(server.protocol_key_file)
-            family = request.fleet.controller.family
-            control = TritonControl(
-                server.grpc,
-                server.metrics,
-                server.repository,
-                family=family,
-                described=describe_models(request.fleet.families),
-                protocol_key=key,
-            )
+            control = open_control(server, request.fleet)
             stack.push_async_callback(control.close)
             await check_control(control)
             controls[ServerName(server.name)] = control

@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from orchestrator.errors import ConfigError
 from orchestrator.profiling.sampling import Cell, Visit, Window
 from orchestrator.reporting.journal import Journal, differences
 from orchestrator.snapshot import ModelName, ServerName
 
 ModelKey = tuple[ServerName, ModelName]
+_VISIT = TypeAdapter(Visit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +119,8 @@ class Records(Journal):
             return
         key = (server, ModelName(values.pop("model")))
         if kind == "visit":
-            window = values["window"]
-            visit = Visit(
-                tuple(map(float, values["latencies_s"])),
-                None if window is None else Window(**window),
-                tuple(map(float, values.get("rested_s", ()))),
-                tuple(map(float, values.get("busy_s", ()))),
-            )
-            self.visits.setdefault(Cell(*key, int(values["items"])), []).append(visit)
+            cell = Cell(*key, int(values.pop("items")))
+            self.visits.setdefault(cell, []).append(_VISIT.validate_python(values))
         elif kind == "cycle":
             self.cycles.setdefault(key, []).append(Cycle(**values))
         elif kind == "before":

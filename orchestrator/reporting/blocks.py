@@ -9,31 +9,9 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-_STYLE = """\
-:root { color-scheme: light dark; --ink: #1d2126; --paper: #fff; --soft: #f2f4f6; --line: #d8dce1; --link: #0a5cb8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e3e6ea; --paper: #14171a; --soft: #22272c; --line: #3a4149; --link: #7db8ff; }
-}
-body { font: 1rem/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 84rem;
-  margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 3rem) 4rem; }
-h1, h2, h3 { line-height: 1.2; text-wrap: balance; margin: 2.2rem 0 0.8rem; }
-h1 { font-size: clamp(1.5rem, 1.1rem + 2vw, 2.3rem); margin-top: 1rem; } h2 { font-size: 1.35rem; }
-p, li { max-width: 75ch; } ul { padding-left: 1.3rem; } a { color: var(--link); }
-figure { margin: 1rem 0; } svg, img { display: block; max-width: 100%; height: auto; } img { background: #fff; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.2rem 1.6rem; }
-.pictures figure { margin: 0; } .pictures svg { width: 100%; }
-.wide { overflow-x: auto; margin: 1rem 0; } caption { text-align: left; font-weight: 600; padding-bottom: 0.4rem; }
-table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.6rem; text-align: right; white-space: nowrap; }
-th:first-child { text-align: left; font-weight: inherit; position: sticky; left: 0; background: var(--paper); }
-.long { white-space: normal; min-width: 14em; text-align: left; }
-thead th, thead th:first-child { background: var(--soft); font-weight: 600; vertical-align: bottom; }
-thead th { white-space: normal; }
-@media (max-width: 32rem) { table { font-size: 0.8125rem; } th, td { padding: 0.3rem 0.4rem; } }
-code { background: var(--soft); padding: 0 0.25em; border-radius: 3px; } pre { background: var(--soft); padding: 0.8rem;
-  overflow-x: auto; }
-"""
+_STYLE = (Path(__file__).parent / "page.css").read_text()
 _LONG = 32
 """Characters of a cell from which on it may be broken into lines."""
 

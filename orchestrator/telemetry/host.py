@@ -31,7 +31,6 @@ class Source(Protocol):
 
     def read(self) -> HostReading:
         """Return what it can read, the rest absent."""
-        ...
 
 
 class Device(Source, Protocol):
@@ -39,7 +38,6 @@ class Device(Source, Protocol):
 
     def close(self) -> None:
         """Let go of it; called from whatever thread, never during a read."""
-        ...
 
 
 class CpuTelemetry:

@@ -78,7 +78,6 @@ class Telemetry(Protocol):
 
     async def read(self) -> HostReading:
         """Return what can be read now; what can't is absent with its reason, and nothing is raised."""
-        ...
 
 
 class RateMeter:

@@ -23,6 +23,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config import FleetSettings, ServerSettings
 from orchestrator.errors import ConfigError, DeadlineError, ModelNotFoundError, PermanentError, TransientError
 from orchestrator.planner.host import Batching, LoadedModel, ModelStatus, RepositoryModel
 from orchestrator.planner.rates import Counters
@@ -30,9 +31,9 @@ from orchestrator.snapshot import ModelName
 from orchestrator.triton.client import IndexEntry, TritonClient
 from orchestrator.triton.counters import read_counters
 from orchestrator.triton.errors import NOT_EXPLICIT, RESTRICTED
-from orchestrator.triton.families import Described
+from orchestrator.triton.families import Described, describe_models
 from orchestrator.triton.messages import ModelConfig
-from orchestrator.triton.protocol_key import HEADER_PREFIX
+from orchestrator.triton.protocol_key import HEADER_PREFIX, read_protocol_key
 from orchestrator.triton.repository import (
     NONCE,
     Repository,
@@ -178,6 +179,31 @@ class TritonControl:
                 return entry
         names = ", ".join(entry.model.name for entry in entries)
         raise ModelNotFoundError(f"repository {self.repository.path} has no model {name!r}; it has: {names}")
+
+
+def open_control(server: ServerSettings, fleet: FleetSettings) -> TritonControl:
+    """Return the control of a server as the fleet file describes it; who asks closes it.
+
+    Raises:
+        ConfigError: when its repository or metrics are not set, or its protocol key file can't be used.
+    """
+    if server.repository is None:
+        raise ConfigError(
+            f"servers[{server.name}].repository is not set; give the folder that its Triton serves, as seen from here"
+        )
+    if server.metrics is None:
+        raise ConfigError(
+            f"servers[{server.name}].metrics is not set; give the URL of its Triton's metrics, such as "
+            "http://127.0.0.1:8002/metrics"
+        )
+    return TritonControl(
+        server.grpc,
+        server.metrics,
+        server.repository,
+        family=fleet.controller.family,
+        described=describe_models(fleet.families),
+        protocol_key=read_protocol_key(server.protocol_key_file),
+    )
 
 
 async def check_control(control: TritonControl) -> None:

@@ -56,15 +56,12 @@ class DiscoveredServer(Protocol):
     @property
     def in_flight(self) -> int:
         """Calls and streams under way."""
-        ...
 
     async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
         """Return the answer to a unary call; raises RefusedCallError."""
-        ...
 
     async def close(self, *, drain_s: float = 10.0) -> None:
         """Release the connection, after waiting at most so long for what is under way."""
-        ...
 
 
 S = TypeVar("S", bound=DiscoveredServer)

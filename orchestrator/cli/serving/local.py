@@ -21,6 +21,8 @@ from orchestrator.embedded.local_state import default_state_directory
 from orchestrator.embedded.local_supervisor import FleetRequest
 from orchestrator.errors import SlimError
 
+_ENCODED = ("name", "is_running", "grpc", "http", "metrics", "controller", "repository")
+
 state_directory_option = click.option(
     "--state-dir",
     type=FOLDER,
@@ -141,13 +143,7 @@ def _encode_status(status: FleetStatus | None) -> dict[str, object]:
         return {"is_running": False, "servers": []}
     servers = [
         {
-            "name": server.name,
-            "is_running": server.is_running,
-            "grpc": server.grpc,
-            "http": server.http,
-            "metrics": server.metrics,
-            "controller": server.controller,
-            "repository": server.repository,
+            **{key: getattr(server, key) for key in _ENCODED},
             "pid": server.process.pid,
             "emulated_slowdown": server.slowdown if server.slowdown > 1.0 else None,
             "cpus": server.cpus,

@@ -18,11 +18,9 @@ class OpenCall(Hashable, Protocol):
     @property
     def was_answered(self) -> bool:
         """Whether its client has had something for it, as of a stream of messages."""
-        ...
 
     def evict(self) -> None:
         """End it for the sake of others."""
-        ...
 
 
 C = TypeVar("C", bound=OpenCall)
