@@ -36,7 +36,7 @@ from orchestrator.simulation.scenario.settings import digest_scenario
 from orchestrator.simulation.scenario.trace import Trace
 
 _KEEP_EVERY_S: Final = 30.0
-_VALIDATE_EVERY: Final = 4  # rounds
+_VALIDATE_EVERY_S: Final = 10.0
 _PPO: Final = "ppo"
 
 Report = Callable[[float, str], None]
@@ -222,7 +222,8 @@ def _learn(
     ppo = Ppo(groups, weights, scale=scale, settings=settings.ppo, seed=settings.seed, log=folder.path / "log")
     if state is not None:
         ppo.restore(state)
-    choosing, kept_s = traffic.choosing(), began_s
+    choosing = traffic.choosing()
+    kept_s = validated_s = time.monotonic()
     best, best_utility = _export(ppo, base, settings), -np.inf
     if state is not None and state["best"]:
         best = replace(best, weights={name: tensor.numpy() for name, tensor in state["best"].items()})
@@ -252,8 +253,9 @@ def _learn(
         while not rounds or _part() < 1:
             rounds.append(ppo.round())
             report(_part(), "")
-            if len(rounds) % _VALIDATE_EVERY == 0:
+            if time.monotonic() - validated_s > _VALIDATE_EVERY_S:
                 validate()
+                validated_s = time.monotonic()
             if time.monotonic() - kept_s > _KEEP_EVERY_S:
                 keep()
                 kept_s = time.monotonic()

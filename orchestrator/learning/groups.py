@@ -22,7 +22,8 @@ from orchestrator.simulation.rollouts import Rollout, RolloutBatch, new_rollout
 from orchestrator.simulation.scenario.trace import Trace
 
 _MOST_CHOICES = 2048  # of a world in a rollout
-_PILOT = 4.0  # deadlines
+_PILOT = 8.0  # deadlines
+_SURE = 50.0  # strength at which the base's choice is taken
 _SPARE = 1.5  # room for busier times than the pilot's
 _MOST_GROUPS = 64
 
@@ -112,7 +113,7 @@ class Groups:
         """Return how many choices a world comes to in the time of a deadline, under the base policy."""
         batch, rollout = RolloutBatch(1, base=base, holds_on=True), new_rollout(1, _MOST_CHOICES, lines=self.lines)
         batch.load(0, self._task, self._draw(0))
-        draws = np.zeros(rollout.actions.shape, np.float32)
-        batch.collect(pack(untrained()), 5.0, np.array([_PILOT]), draws, rollout)
+        draws = np.full(rollout.actions.shape, 0.5, np.float32)
+        batch.collect(pack(untrained()), _SURE, np.array([_PILOT]), draws, rollout)
         count = int(rollout.counts[0])
         return count / max(1e-3, float(rollout.times[0, count]))

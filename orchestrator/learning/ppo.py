@@ -42,6 +42,9 @@ from orchestrator.simulation.rollouts import Rollout
 
 EXPLAINED: Final = 0.5
 """Of the variance of returns, which the baseline must explain before the actor moves."""
+_MANY_LINES: Final = 16
+_NOTED: Final = 8
+"""One choice of so many says what range features have; to look at all would take as long as to collect them."""
 _NOISE_PARTS: Final = 8
 _NOISE_CHOICES: Final = 256  # of each part
 
@@ -68,8 +71,8 @@ class PpoSettings:
     segment: float = 8.0
     horizon: float = 4.0
     memories: tuple[float, float, float, float] = (0.5, 1.0, 0.5, 3.0)
-    batch: int = 2048
-    epochs: int = 2
+    batch: int = 1024
+    epochs: int = 1
     learning_rate: float = 1e-3
     entropy: float = 1e-3
     strength: float = 3.0
@@ -130,7 +133,8 @@ class Ppo:
         self.ranges = Ranges()
         self.choices = 0
         self._is_moving = False
-        torch.set_num_threads(1)  # layers are so small that threads wait for each other more than they do
+        # With few candidates layers are so small that threads wait for each other longer than they work.
+        torch.set_num_threads(1 if groups.lines < _MANY_LINES else groups.threads)
         torch.set_flush_denormal(True)  # Adam's moments of weights that hardly matter take ten times as long else
         self._model = MaskablePPO(
             CandidatePolicy,
@@ -178,7 +182,7 @@ class Ppo:
         observations, masks, actions, log_probs, advantages, expected, returns = (
             np.concatenate(arrays) for arrays in zip(*parts, strict=True)
         )
-        self.ranges.note(observations)
+        self.ranges.note(observations[::_NOTED])
         total = returns.sum(axis=1)
         by_critic, explained = (explained_variance(v, total) for v in (expected.sum(axis=1), total - advantages))
         advantages /= max(1e-9, float(advantages.std()))

@@ -12,6 +12,7 @@ from orchestrator.cli import main
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError
 from orchestrator.learning.tasks import given_traffic, logged_traffic, objectives_of, present_spec, profile_task
+from tests.learning.test_traffic import decision, log_of
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "profiles" / "demo-fleet.json"
@@ -72,3 +73,19 @@ def test_a_scenario_that_replays_timestamps_is_split_like_a_log(tmp_path: Path) 
     assert one.rate_rps == other.rate_rps == pytest.approx(50, rel=0.01)
     assert (one.fit(3).arrived_s == other.fit(3).arrived_s).all()
     assert one.digest == other.digest != given_traffic(scenario, None, None).digest
+
+
+def test_a_router_that_wrote_down_every_decision_can_be_fitted_to(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    records = [decision(1e9 + turn / 20, turn, servers=tuple(SERVERS)) for turn in range(3000)]
+    log_of(folder, records)
+    router = f"  profile: {PROFILE}\n  deadline_ms: 40\n  decision_log: {{directory: {folder}, sample_ratio: 1}}\n"
+    logged = logged_traffic(load_fleet(fleet_file(tmp_path, router)), source="fleet.yaml", family="f")
+    assert logged.rate_rps == pytest.approx(40, rel=0.01)  # two requests in each of twenty batches a second
+    assert logged.task.settings.objectives.deadline_ms == 40
+    given = given_traffic(None, PROFILE, folder, deadline_ms=40)
+    assert given.digest == logged.digest
+    log_of(folder, [decision(1e9, 0, servers=("elsewhere",))] * 3)
+    with pytest.raises(ConfigError, match="the log of another fleet"):
+        given_traffic(None, PROFILE, folder, deadline_ms=40)
