@@ -78,6 +78,14 @@ def has_to_leave(key: tuple[float, float], before: tuple[float, float], is_own: 
     return key[0] > before[0] or (is_fullest and key[0] == before[0])
 
 
+def filled_part(items: float, size_bytes: float, limit_items: float, limit_bytes: float, weight: float) -> float:
+    """Return how much of a queue a family fills with so much, for each unit of its weight.
+
+    Of families that fill it alike the one whose name comes last fills it most.
+    """
+    return (items / limit_items + size_bytes / limit_bytes) / weight
+
+
 def leaving_rank(key: tuple[float, float], filled: float) -> tuple[float, float, float]:
     """Return what those that have to leave are ordered by, the highest first.
 

@@ -19,6 +19,7 @@ from orchestrator.policies.family_turns import FamilyTurns
 from orchestrator.policies.queue_rules import (
     UNKNOWN,
     QueueEstimate,
+    filled_part,
     has_to_leave,
     is_beyond_limits,
     is_mostly_gone,
@@ -244,12 +245,17 @@ class RequestQueues:
                 self._last.setdefault(queue.key.family, []).extend(map(self._leaving_order, queue.waiting()))
             for heap in self._last.values():
                 heapq.heapify(heap)
-        filled = self._filled(limit_items, limit_bytes)
+        waiting = self._by_family()
+        own = waiting.setdefault(family, Backlog())
         # Of the other one itself, as it is not queued yet.
-        own = (items - self.backlog.items) / limit_items + (size_bytes - self.backlog.size_bytes) / limit_bytes
-        filled[family] = filled.get(family, 0.0) + own / self.turns.weight(family)
+        own.items += items - self.backlog.items
+        own.size_bytes += size_bytes - self.backlog.size_bytes
         victims: list[tuple[Family, _LeavingOrder]] = []
         while is_beyond_limits(items, size_bytes, limit_items, limit_bytes):
+            filled = {
+                f: filled_part(own.items, own.size_bytes, limit_items, limit_bytes, self.turns.weight(f))
+                for f, own in waiting.items()
+            }
             giver = self._next_to_leave(family, before, filled)
             if giver is None:
                 for other, entry in victims:
@@ -259,8 +265,8 @@ class RequestQueues:
             if any(entry[3] is last[3] for _, entry in victims):
                 continue  # what was bound to a server, or is to be sent again, was pushed twice
             victims.append((giver, last))
-            gone = last[3].items / limit_items + last[3].size_bytes / limit_bytes
-            filled[giver] = filled.get(giver, 0.0) - gone / self.turns.weight(giver)
+            waiting[giver].items -= last[3].items
+            waiting[giver].size_bytes -= last[3].size_bytes
             items -= last[3].items
             size_bytes -= last[3].size_bytes
         return [entry[3] for _, entry in victims]
@@ -269,7 +275,7 @@ class RequestQueues:
         self, family: Family | None, before: tuple[float, float], filled: Mapping[Family | None, float]
     ) -> Family | None:
         """Return the family whose last request has to go next for one of ``family``; None when none has to."""
-        most = max(filled, key=lambda f: filled[f])
+        most = max(filled, key=lambda f: (filled[f], f or ""))
         ranks: dict[tuple[float, float, float], Family] = {}
         for other, heap in (self._last or {}).items():
             while heap and (heap[0][3].queue is None or heap[0][3].is_over):
@@ -281,14 +287,14 @@ class RequestQueues:
                 ranks[leaving_rank(key, filled.get(other, 0.0))] = other
         return ranks[max(ranks)] if ranks else None
 
-    def _filled(self, limit_items: int, limit_bytes: float) -> dict[Family | None, float]:
-        """Return how much of the limits the requests of each family fill, for each unit of its weight."""
-        filled: dict[Family | None, float] = {}
+    def _by_family(self) -> dict[Family | None, Backlog]:
+        """Return what waits of each family."""
+        found: dict[Family | None, Backlog] = {}
         for queue in self._queues.values():
-            family, own = queue.key.family, queue.backlog
-            part = own.items / limit_items + own.size_bytes / limit_bytes
-            filled[family] = filled.get(family, 0.0) + part / self.turns.weight(family)
-        return filled
+            own, waiting = queue.backlog, found.setdefault(queue.key.family, Backlog())
+            waiting.items += own.items
+            waiting.size_bytes += own.size_bytes
+        return found
 
     def note_estimate(self, queue: RequestQueue, estimate: QueueEstimate) -> None:
         """Remember what a decision showed of a queue."""

@@ -21,6 +21,7 @@ from orchestrator.simulation.world.queue import bound_head, give_up, has_head, p
 _comes_too_late = compiled(queue_rules.comes_too_late)
 _expires_s = compiled(queue_rules.expires_s)
 _is_overloaded = compiled(queue_rules.is_overloaded)
+_filled_part = compiled(queue_rules.filled_part)
 _has_to_leave = compiled(queue_rules.has_to_leave)
 _is_beyond_limits = compiled(queue_rules.is_beyond_limits)
 _leaving_rank = compiled(queue_rules.leaving_rank)
@@ -151,14 +152,14 @@ def _make_room(world: World, request: int) -> bool:
         return False
     while requests[sim.STATUS][int(state[sim.OLDEST_OPEN])] > sim.SENT:
         state[sim.OLDEST_OPEN] += 1
-    _measure_families(world, request)
+    _count_families(world, request)
     victim = -1  # they are linked by NEXT, and marked so that none is found twice
     while _is_beyond_limits(items, 0.0, state[sim.QUEUE_LIMIT], math.inf):
         found = _next_to_leave(world, request)
         if found < 0:
             break
         items -= requests[sim.REQUEST_ITEMS][found]
-        _fill(world, found, -1.0)
+        world.queues[sim.ITEMS_TO_ROOM][int(requests[sim.FAMILY][found])] -= requests[sim.REQUEST_ITEMS][found]
         requests[sim.STATUS][found] = sim.SHED
         requests[sim.NEXT][found] = victim
         victim = found
@@ -174,29 +175,29 @@ def _make_room(world: World, request: int) -> bool:
 
 
 @compiled
-def _measure_families(world: World, request: int) -> None:
-    """Write how much of the queue each family fills, a request that has just come included."""
-    queues, limit = world.queues, world.state[sim.QUEUE_LIMIT]
+def _count_families(world: World, request: int) -> None:
+    """Write how many items of each family wait, those of a request that has just come included."""
+    requests, queues = world.requests, world.queues
     for family in range(int(world.state[sim.FAMILIES])):
         items = queues[sim.QUEUE_ITEMS][family] + queues[sim.QUEUE_BOUND_ITEMS][family]
-        queues[sim.FILLED][family] = items / limit / queues[WEIGHT][family]
-    _fill(world, request, 1.0)
+        queues[sim.ITEMS_TO_ROOM][family] = items
+    queues[sim.ITEMS_TO_ROOM][int(requests[sim.FAMILY][request])] += requests[sim.REQUEST_ITEMS][request]
 
 
 @compiled
-def _fill(world: World, request: int, sign: float) -> None:
-    queues, family = world.queues, int(world.requests[sim.FAMILY][request])
-    part = world.requests[sim.REQUEST_ITEMS][request] / world.state[sim.QUEUE_LIMIT]
-    queues[sim.FILLED][family] += sign * part / queues[WEIGHT][family]
+def _filled(world: World, family: int) -> float:
+    queues = world.queues
+    items, weight = queues[sim.ITEMS_TO_ROOM][family], queues[WEIGHT][family]
+    return _filled_part(items, 0.0, world.state[sim.QUEUE_LIMIT], math.inf, weight)
 
 
 @compiled
 def _next_to_leave(world: World, request: int) -> int:
     """Return the waiting request that has to go next for another one to fit, -1 when none has to."""
-    requests, filled, families = world.requests, world.queues[sim.FILLED], int(world.state[sim.FAMILIES])
+    requests, families = world.requests, int(world.state[sim.FAMILIES])
     fullest, found, highest = 0, -1, (0.0, 0.0, 0.0)
     for family in range(1, families):
-        if filled[family] > filled[fullest]:
+        if _filled(world, family) >= _filled(world, fullest):
             fullest = family
     before = key_of(requests, request)
     for family in range(families):
@@ -205,7 +206,7 @@ def _next_to_leave(world: World, request: int) -> int:
             continue
         key, is_own = key_of(requests, last), family == requests[sim.FAMILY][request]
         if _has_to_leave(key, before, is_own, family == fullest):
-            rank = _leaving_rank(key, filled[family])
+            rank = _leaving_rank(key, _filled(world, family))
             if found < 0 or rank > highest:
                 found, highest = last, rank
     return found

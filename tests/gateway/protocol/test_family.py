@@ -22,7 +22,7 @@ from orchestrator.gateway.protocol.family import (
 from orchestrator.gateway.protocol.messages import parse, pb, read_value, serialise
 from orchestrator.gateway.protocol.wire import MalformedMessageError
 from orchestrator.router import Answer
-from orchestrator.snapshot import Preprocessing, ServerName, TensorSpec, Width
+from orchestrator.snapshot import Preprocessing, ServedModel, ServerName, TensorSpec, Width
 from orchestrator.triton.families import read_labels, read_preprocessing
 from orchestrator.triton.messages import ModelConfig
 from tests.fakes.servers import served_model
@@ -202,7 +202,7 @@ def test_a_response_written_in_two_parts_is_the_same_message(
 
 def test_a_family_s_config_says_what_only_the_fleet_file_knows_of_images_and_classes() -> None:
     said = Preprocessing(resize=256, colours="BGR", mean=(0.5, 0.4, 0.3))
-    widths = {
+    widths: dict[int, ServedModel] = {
         m.width: replace(m, preprocessing=said, labels=("cat", "dog")) for m in (served_model(25), served_model(100))
     }
     config = ModelConfig(name="plates_s", max_batch_size=8)
