@@ -17,8 +17,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-import orjson
-
 JSON: Final = "json"
 FORMATS: Final = ("text", JSON)
 _PLAIN: Final = re.compile(r"[\w.:%/@+,-]+", re.ASCII)
@@ -75,7 +73,8 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        # Not by orjson, which refuses text that is no Unicode, such as some names of files.
+        return json.dumps(line, default=str, separators=(",", ":"))
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:

@@ -84,7 +84,10 @@ class Top(App[None]):
             if isinstance(event, str):
                 self._put("head", event)
             else:
-                self._take(event)
+                try:
+                    self._take(event)
+                except (AttributeError, KeyError, TypeError, ValueError):
+                    self._put("head", "what answers is no gateway of this version")
 
     def _take(self, event: Document) -> None:
         points = event["points"]
@@ -107,10 +110,12 @@ class Top(App[None]):
         table, widget, (by, descending) = TABLES[name], self._table(name), self._sorting[name]
         old, at = self._shown[name], widget.cursor_row
         key = table.key(old[at]) if 0 <= at < len(old) else None
-        rows = self._shown[name] = sort_rows(table, self._document, by, descending=descending)
+        rows = sort_rows(table, self._document, by, descending=descending)
+        said = [cells(table, row) for row in rows]  # before anything is changed, because another version's may fail
+        self._shown[name] = rows
         widget.clear()
-        for row in rows:
-            widget.add_row(*map(Text, cells(table, row)))
+        for line in said:
+            widget.add_row(*map(Text, line))
         widget.move_cursor(row=next((n for n, row in enumerate(rows) if table.key(row) == key), 0))
         if name == self._tab:
             self._tell(name)

@@ -38,6 +38,13 @@ def test_fields_are_names_and_values_behind_the_message(capsys: pytest.CaptureFi
     assert second.endswith(r'request request_id="x\" level=ERROR\n2026 ERROR forged"')
 
 
+def test_text_that_is_no_unicode_is_written_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to_stderr("info", "json"):
+        log.info("can't read %s", "a\udcff.pbtxt", extra={"fields": {"size": 2**70}})
+    [line] = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["message"] == "can't read a\udcff.pbtxt"
+
+
 def test_json_has_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     with logging_to_stderr("info", "json", worker=3):
         log.info("request of %s", "a\nb", extra={"fields": {"width": 50, "tenant": None}})

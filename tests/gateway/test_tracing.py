@@ -62,7 +62,9 @@ async def test_a_caller_that_does_not_sample_is_not_traced_whatever_the_ratio(re
     assert receiver.spans == []
 
 
-@pytest.mark.parametrize("header", [None, "nonsense", f"00-{'0' * 32}-{CALLER}-01", f"00-{TRACE}-{'0' * 16}-01"])
+@pytest.mark.parametrize(
+    "header", [None, "nonsense", f"00-{'0' * 32}-{CALLER}-01", f"00-{TRACE}-{'0' * 16}-01", f"ff-{TRACE}-{CALLER}-01"]
+)
 async def test_without_a_context_the_ratio_decides(receiver: Receiver, header: str | None) -> None:
     async with open_world(tracing=tracing(receiver, 1.0)) as world:
         assert await ask(world, traceparent=header) == 200

@@ -27,7 +27,7 @@ def test_its_command_line_comes_from_render_flags() -> None:
 def test_ports_are_published_on_loopback_and_the_repository_is_read_only() -> None:
     services = read()["services"]
     ports = [port for service in services.values() for port in service.get("ports", ())]
-    assert len(ports) == len(set(ports)) == 7
+    assert len(ports) == len(set(ports)) == 8
     assert all(port.startswith("127.0.0.1:") for port in ports)
     for name in ("triton", "controller"):
         assert services[name]["volumes"] == [f"../model_repository:{CONTAINER_FLAGS.repository}:ro"]

@@ -92,6 +92,24 @@ async def test_markup_in_names_and_reasons_is_text() -> None:
         assert text_of(app, "detail").startswith("[link=file:///]y")
 
 
+async def test_a_document_of_another_version_ends_nothing() -> None:
+    events, document = Events(), await busy_document()
+    app = Top(events)
+    async with app.run_test(size=(80, 24)) as pilot:
+        for other in (
+            {},
+            {"points": {"keys": [], "rows": []}},
+            document | {"policy": 3},
+            {**document, "servers": [{}]},
+        ):
+            events.sent.put_nowait(other)
+            await pilot.pause()
+            assert text_of(app, "head") == "what answers is no gateway of this version"
+        events.sent.put_nowait(document)
+        await pilot.pause()
+        assert text_of(app, "head").startswith("ready")
+
+
 async def test_a_gateway_that_is_away_is_told_and_watched_again_when_it_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
