@@ -235,7 +235,7 @@ class Inference:
         ``callback`` is called once with what the form makes of the answer, or with the error, unless this raises or
         the request is withdrawn; it may be called before this returns.
         """
-        self._metrics.begin()
+        self._metrics.begin(is_for_peer=caller.is_peer)
         trace = None if self._tracing is None or caller.is_peer else self._tracing.begin(caller.metadata)
         if trace is not None:
             transit = transit._replace(trace=trace)
@@ -282,7 +282,7 @@ class Inference:
         answer: Answer | None = None,
     ) -> None:
         latency_s = time.perf_counter() - began_s
-        self._metrics.end()
+        self._metrics.end(is_for_peer=caller.is_peer)
         if caller.is_peer:  # its own gateway counts and times it
             self._metrics.count_for_peer(outcome)
             return

@@ -152,6 +152,7 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self._for_peers = 0
         self._live = MetricSnapshot({name: {} for name in MEASURES})
         self.router = RouterMetrics(self._live)
         self._unauthenticated = self._live.numbers(_UNAUTHENTICATED)
@@ -160,13 +161,15 @@ class GatewayMetrics:
         self._timed: dict[Labels, tuple[list[float], list[float]]] = {}
         self._queued: dict[Labels, tuple[list[float], list[float]]] = {}
 
-    def begin(self) -> None:
-        """Note that a request came, or that a stream is passed through."""
+    def begin(self, *, is_for_peer: bool = False) -> None:
+        """Note that a request came, or that a stream is passed through; one of a peer's counts as in flight there."""
         self.in_flight += 1
+        self._for_peers += is_for_peer
 
-    def end(self) -> None:
+    def end(self, *, is_for_peer: bool = False) -> None:
         """Note that it was answered, one way or another."""
         self.in_flight -= 1
+        self._for_peers -= is_for_peer
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -236,7 +239,7 @@ class GatewayMetrics:
 
     def snapshot(self) -> MetricSnapshot:
         """Return a copy of all that was counted here."""
-        snapshot = MetricSnapshot({_IN_FLIGHT.name: {(): [float(self.in_flight)]}})
+        snapshot = MetricSnapshot({_IN_FLIGHT.name: {(): [float(self.in_flight - self._for_peers)]}})
         snapshot.add(self._live, MEASURES)
         return snapshot
 

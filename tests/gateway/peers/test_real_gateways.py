@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,9 @@ class Pair:
         with urllib.request.urlopen(f"http://{self.running[name].place.metrics}/status", timeout=20) as answer:
             return json.loads(answer.read())
 
+    def knows_both_drivers(self, name: str) -> bool:
+        return {each["driver"] for each in self.document(name)["servers"]} == {"one", "two"}
+
     def drives(self, name: str) -> float:
         return self.sample(name, "slim_gateway_drives")
 
@@ -166,8 +170,9 @@ def test_one_that_is_killed_loses_its_own_callers_only_who_are_answered_elsewher
 
 
 def test_a_restart_costs_nobody_an_answer_and_the_page_says_who_drives_what(pair: Pair) -> None:
-    assert {each["driver"] for each in pair.document("one")["servers"]} == {"one", "two"}
-    assert pair.document("two")["gateways"] == ["one", "two"]
+    for name in ("one", "two"):
+        wait(partial(pair.knows_both_drivers, name), lambda: "each is to know what the other drives")
+        assert pair.document(name)["gateways"] == ["one", "two"]
     with Load(pair) as load:
         wait(lambda: min(ends["200"] for ends in load.ends) > 50, lambda: load.ends)
         assert pair.stop("two") == 0
