@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from orchestrator.cli.logs import FORMATS
+from orchestrator.shipped import find_shipped
+
+
+class ShippedPath(click.Path):
+    """A path that may name what ships; see ``orchestrator.shipped``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or that of what ships."""
+        return super().convert(find_shipped(Path(value)), param, ctx)
+
 
 PATH = click.Path(path_type=Path)
+SHIPPED_PATH = ShippedPath(path_type=Path)
+SHIPPED_FILE = ShippedPath(path_type=Path, dir_okay=False)
+SHIPPED_FOLDER = ShippedPath(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 LOG_LEVEL = click.Choice(["debug", "info", "warning", "error"])

@@ -11,9 +11,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from orchestrator.cli.options import FILE
+from orchestrator.cli.options import FILE, SHIPPED_FILE
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.errors import ConfigError
+from orchestrator.extras import check_extra
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.outputs import write_file
 from orchestrator.simulation.bounds.overview import (
@@ -30,7 +31,7 @@ _DEFAULT_POLICIES = ("lert:slack", "slackfit", "max-batch", "alert,goal=1")
 
 
 @click.command()
-@click.option("--scenario", "path", required=True, type=FILE, help="YAML file.")
+@click.option("--scenario", "path", required=True, type=SHIPPED_FILE, help="YAML file.")
 @click.option("--policy", "policies", multiple=True, help="To hold against the clairvoyant; several times for several.")
 @click.option("--requests", default=24, type=click.IntRange(1, 60), help="Of a clairvoyant's window.")
 @click.option("--windows", default=3, type=click.IntRange(0), help="Of as many traces; 0: none.")
@@ -50,6 +51,7 @@ def bounds(
     Example:
       slimsched bounds --scenario scenarios/two-unlike.yaml --policy lert:slack
     """
+    check_extra("'slimsched bounds'", "sim", "scipy")
     settings, servers = load_scenario(path)
     names = policies or _DEFAULT_POLICIES
     parsed = [parse_policy(name) for name in names]

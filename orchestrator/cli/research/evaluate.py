@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from orchestrator.cli.options import FOLDER
+from orchestrator.cli.options import FOLDER, SHIPPED_FOLDER
 from orchestrator.cli.research.output import counted_progress, wide_console
 from orchestrator.evaluation.campaign import Records, run_campaign
 from orchestrator.evaluation.cases import Extent, plan_cases
@@ -30,7 +30,7 @@ _DEFAULTS = Extent()
 @click.option(
     "--scenarios",
     "root",
-    type=FOLDER,
+    type=SHIPPED_FOLDER,
     default=Path("scenarios"),
     help="Folder that holds test/SUITE, validation and tuned.json.",
 )
@@ -78,7 +78,7 @@ def evaluate(
     extent = Extent(traces, validation_traces, seeds, requests)
     check_outputs(out)
     suite = load_suite(name, root)
-    cases = plan_cases(name, policies or suite.policies, root, extent, without=without)
+    cases = plan_cases(name, policies or suite.policies, root.absolute(), extent, without=without)
     records = Records(out / f"evaluation-{name}.partial", seeds=seeds, resume=resume)
     with records, counted_progress(name) as progress:
         run_campaign(cases, records, seeds=seeds, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.table import Column
 
-from orchestrator.cli.options import FILE, PATH
+from orchestrator.cli.options import FILE, SHIPPED_PATH
 from orchestrator.cli.research.output import counted_progress, figures_table, say_figure, wide_console
 from orchestrator.evaluation.tuning.campaign import (
     Extent,
@@ -20,6 +20,7 @@ from orchestrator.evaluation.tuning.campaign import (
     write_tuned,
 )
 from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
+from orchestrator.extras import check_extra
 
 _DEFAULTS = Extent()
 
@@ -30,7 +31,7 @@ _DEFAULTS = Extent()
     "scenarios",
     required=True,
     multiple=True,
-    type=PATH,
+    type=SHIPPED_PATH,
     help="YAML file, or a folder of such; several times for several.",
 )
 @click.option("--policy", "policies", multiple=True, help="Only this one; several times for several.")
@@ -61,8 +62,9 @@ def tune(
     Example:
       slimsched tune --scenario scenarios/validation --out scenarios/tuned.json
     """
+    check_extra("'slimsched tune'", "sim", "scipy")
     began_s = time.monotonic()
-    paths = find_scenarios(scenarios)
+    paths = [path.absolute() for path in find_scenarios(scenarios)]
     chosen = policies or tuned_policies()
     check_tuned(chosen)
     extent = Extent(budget, traces, requests, seed)
