@@ -33,5 +33,7 @@ fleet_option = click.option(
 log_format_option = click.option(
     "--log-format", type=click.Choice(FORMATS), default="text", help="Of the lines on stderr."
 )
+dask_option = click.option("--dask", help="A Dask scheduler whose workers run it, such as tcp://10.0.0.1:8786.")
+processes_option = click.option("--processes", default=1, type=click.IntRange(1), help="Side by side.")
 until_stdin_ends_option = click.option("--until-stdin-ends", is_flag=True, hidden=True)
 """For a command that another starts; see ``signals.watch_stdin``."""

@@ -12,10 +12,11 @@ from typing import Any
 import click
 from rich.table import Column
 
-from orchestrator.cli.options import FILE, SHIPPED_FILE
+from orchestrator.cli.options import FILE, SHIPPED_FILE, dask_option, processes_option
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
+from orchestrator.executors import open_executor
 from orchestrator.extras import check_extra
 from orchestrator.loadgen.comparison import mean_of
 from orchestrator.policies.parsing import parse_policy
@@ -56,6 +57,8 @@ _COLUMNS = (
 @click.option("--load", "load_ratio", type=click.FloatRange(0, min_open=True), help="In place of the scenario's.")
 @click.option("--requests", type=click.IntRange(1), help="In place of the scenario's.")
 @click.option("--alone", is_flag=True, help="Of several families, run the requests of each without the others' too.")
+@processes_option
+@dask_option
 @click.option("--out", type=FILE, help="Save every figure as JSON.")
 @click.option("--plot", type=FILE, help="Save accuracy over p99 as a picture.")
 def simulate(
@@ -65,6 +68,8 @@ def simulate(
     load_ratio: float | None,
     requests: int | None,
     alone: bool,
+    processes: int,
+    dask: str | None,
     out: Path | None,
     plot: Path | None,
 ) -> None:
@@ -80,7 +85,8 @@ def simulate(
     settings, servers = load_scenario(path)
     settings = change_workload(settings, load_ratio=load_ratio, requests=requests)
     parsed = [parse_policy(name) for name in policies or _DEFAULT_POLICIES]
-    found = compare_policies(settings, servers, parsed, seeds=seeds, alone=alone)
+    with open_executor(processes=processes, dask=dask) as execute:
+        found = compare_policies(settings, servers, parsed, seeds=seeds, alone=alone, execute=execute)
     _print(found, settings.name)
     _print_families(found)
     if out is not None:

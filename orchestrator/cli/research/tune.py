@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.table import Column
 
-from orchestrator.cli.options import FILE, SHIPPED_PATH
+from orchestrator.cli.options import FILE, SHIPPED_PATH, dask_option, processes_option
 from orchestrator.cli.research.output import counted_progress, figures_table, say_figure, wide_console
 from orchestrator.evaluation.tuning.campaign import (
     Extent,
@@ -20,6 +20,7 @@ from orchestrator.evaluation.tuning.campaign import (
     write_tuned,
 )
 from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
+from orchestrator.executors import open_executor
 from orchestrator.extras import check_extra
 
 _DEFAULTS = Extent()
@@ -39,7 +40,8 @@ _DEFAULTS = Extent()
 @click.option("--traces", default=_DEFAULTS.traces, type=click.IntRange(1), help="Runs a trial.")
 @click.option("--requests", type=click.IntRange(1), help="Per run at most; default: as the scenarios say.")
 @click.option("--seed", default=_DEFAULTS.seed, type=click.IntRange(0), help="Of the trials.")
-@click.option("--processes", default=1, type=click.IntRange(1), help="Side by side.")
+@processes_option
+@dask_option
 @click.option("--restart", is_flag=True, help="Forget what an interrupted run has tried.")
 @click.option("--out", required=True, type=FILE, help="Where to write, as JSON.")
 def tune(
@@ -50,6 +52,7 @@ def tune(
     requests: int | None,
     seed: int,
     processes: int,
+    dask: str | None,
     restart: bool,
     out: Path,
 ) -> None:
@@ -62,8 +65,8 @@ def tune(
     Example:
       slimsched tune --scenario scenarios/validation --out scenarios/tuned.json
     """
-    check_extra("'slimsched tune'", "sim", "scipy")
     began_s = time.monotonic()
+    check_extra("'slimsched tune'", "sim", "scipy")
     paths = [path.absolute() for path in find_scenarios(scenarios)]
     chosen = policies or tuned_policies()
     check_tuned(chosen)
@@ -71,10 +74,12 @@ def tune(
     partial = out.with_name(out.name + ".partial")
     if restart:
         partial.unlink(missing_ok=True)
-    with counted_progress("tuning") as progress:
-        trials = run_campaign(paths, chosen, extent, partial, processes=processes, progress=progress)
+    with open_executor(processes=processes, dask=dask) as execute, counted_progress("tuning") as progress:
+        trials = run_campaign(paths, chosen, extent, partial, execute=execute, progress=progress)
     took_s = time.monotonic() - began_s
-    provenance = describe_tuning(scenarios, policies, extent, out, duration_s=took_s, processes=processes)
+    provenance = describe_tuning(
+        scenarios, policies, extent, out, duration_s=took_s, processes=None if dask else processes
+    )
     write_tuned(out, trials, provenance)
     partial.unlink()
     _print(trials)
