@@ -9,7 +9,7 @@ WORKERS ?= 2
 TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SOURCES := export orchestrator benchmarks tools tests examples deploy
 
-.PHONY: help demo test check lint compiled integration docs images containers bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real bench-sharing fuzz attack format clean
+.PHONY: help demo test check lint compiled integration docs images containers release bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real bench-sharing fuzz attack format clean
 
 help:
 	@echo "make demo    the default among its rivals on two real Tritons: reports/demo.html, two minutes (no GPU, no torch)"
@@ -18,6 +18,7 @@ help:
 	@echo "make docs    the documentation as a site, build/site/index.html, and manual pages, build/man; a dead link is an error"
 	@echo "make images      the three images with docker, or ENGINE=podman"
 	@echo "make containers  the chart's profile without GPU in real containers, on Debian as root: some 15 minutes at first"
+	@echo "make release     wheel, sdist and chart in dist/, checked; SLIMSCHED_REPOSITORY=https://… is where links lead"
 	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 14 minutes"
 	@echo "make bench-overhead    router and gateway against tritonclient and Envoy: docs/benchmarks/overhead.md, some 5 minutes"
 	@echo "make bench-resilience  the gateway when Tritons fail, in bursts and for long: docs/benchmarks/resilience.md, 40 minutes"
@@ -70,6 +71,10 @@ images:
 containers: $(VENV)/.everything
 	tests/deploy/build_images.sh
 	$(BIN)/pytest -q --containers tests/deploy/test_real_containers.py
+
+release: $(VENV)/.everything
+	$(PIP) --editable '.[release]'
+	$(BIN)/python -m tools.release dist
 
 # Alone on the machine: its figures are times and processor shares.
 bench-controller: $(VENV)/.bench
@@ -132,7 +137,7 @@ $(BIN)/pip:
 # What serving and the demo need: no torch.
 $(VENV)/.serving: pyproject.toml | $(BIN)/pip
 	@echo "installing what serving needs into $(VENV) (a few minutes on the first run)"
-	$(PIP) --editable '.[local,plot]'
+	$(PIP) --editable '.[local]'
 	@echo "compiling what decides (half a minute or more, once for each version of the sources)"
 	$(BIN)/python -c 'from orchestrator.policies.preparation import prepare; prepare()'
 	@touch $@
@@ -147,7 +152,7 @@ $(VENV)/.everything: pyproject.toml tests/foreign-networks.txt | $(BIN)/pip
 # What the benchmarks need beside what serving needs.
 $(VENV)/.bench: $(VENV)/.serving
 	@echo "installing the load generator into $(VENV)"
-	$(PIP) --editable '.[local,plot,bench]'
+	$(PIP) --editable '.[local,bench]'
 	@touch $@
 
 # Coverage-guided fuzzing beside what the tests need.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,7 @@ class ExportCommand(click.Command):
                 raise
             raise click.ClickException(
                 f"'{ctx.info_name}' needs the export extra ({exc.name} is missing): "
-                "pip install 'slim-scheduler[export]'"
+                f"{shlex.quote(sys.executable)} -m pip install 'slim-scheduler[export]'"
             ) from exc
 
 

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from orchestrator.cli.logs import FORMATS
+from orchestrator.shipped import find_shipped
+
+
+class ShippedPath(click.Path):
+    """A path that may name what ships; see ``orchestrator.shipped``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or that of what ships."""
+        return super().convert(find_shipped(Path(value)), param, ctx)
+
 
 PATH = click.Path(path_type=Path)
+SHIPPED_PATH = ShippedPath(path_type=Path)
+SHIPPED_FILE = ShippedPath(path_type=Path, dir_okay=False)
+SHIPPED_FOLDER = ShippedPath(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 LOG_LEVEL = click.Choice(["debug", "info", "warning", "error"])
@@ -19,5 +33,7 @@ fleet_option = click.option(
 log_format_option = click.option(
     "--log-format", type=click.Choice(FORMATS), default="text", help="Of the lines on stderr."
 )
+dask_option = click.option("--dask", help="A Dask scheduler whose workers run it, such as tcp://10.0.0.1:8786.")
+processes_option = click.option("--processes", default=1, type=click.IntRange(1), help="Side by side.")
 until_stdin_ends_option = click.option("--until-stdin-ends", is_flag=True, hidden=True)
 """For a command that another starts; see ``signals.watch_stdin``."""

@@ -29,6 +29,7 @@ from orchestrator.embedded.flags import LOOPBACK, ServerFlags, render_flags
 from orchestrator.embedded.model_index import read_index, served_models, unserved_models
 from orchestrator.embedded.server_log import loading_models, pick_reason
 from orchestrator.embedded.wheel import (
+    BACKEND_MODULES,
     DEVICE_LOCK_VARIABLE,
     assemble_backends,
     build_environment,
@@ -251,7 +252,7 @@ class EmbeddedServer:
         environment = build_environment(
             os.environ,
             wheel,
-            module_directories=find_module_directories("numpy", "onnxruntime"),
+            module_directories=find_module_directories(*BACKEND_MODULES),
             python_library_directory=find_python_library_directory(),
             slowdown=self.options.slowdown,
         )

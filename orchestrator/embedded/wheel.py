@@ -21,11 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import EmbeddedServerError
+from orchestrator.extras import install_hint
 
-INSTALL_HINT = "pip install 'slim-scheduler[local]'"
 # The same names as in backend/onnx_contract.py, which must not be imported.
 SLOWDOWN_VARIABLE = "SLIM_SLOWDOWN"
 DEVICE_LOCK_VARIABLE = "SLIM_DEVICE_LOCK"
+BACKEND_MODULES = ("numpy", "onnxruntime")
+"""What the backend imports in a stub."""
+_NEWEST = (3, 12)
+"""Python; the wheel asks for numpy 1, of which there is none for later ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,12 @@ class TritonWheel:
     stub: Path
 
 
+def check_installation() -> None:
+    """Raise EmbeddedServerError, before the work that ends in a server, when one can't be run by this Python."""
+    locate_wheel()
+    find_module_directories(*BACKEND_MODULES)
+
+
 def locate_wheel(package: str = "pytriton") -> TritonWheel:
     """Find the installed wheel and its stub for this Python, without importing the package.
 
@@ -46,7 +56,7 @@ def locate_wheel(package: str = "pytriton") -> TritonWheel:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedServerError(
-            f"the embedded tritonserver needs the nvidia-pytriton wheel, which is not installed: {INSTALL_HINT}"
+            f"the embedded tritonserver needs the nvidia-pytriton wheel, which is not installed: {_hint()}"
         )
     root = Path(spec.submodule_search_locations[0])
     triton = root / "tritonserver"
@@ -63,7 +73,7 @@ def locate_wheel(package: str = "pytriton") -> TritonWheel:
         )
     for path in (wheel.server, wheel.libraries, wheel.python_backend, wheel.stub):
         if not path.exists():
-            raise EmbeddedServerError(f"the nvidia-pytriton wheel lacks {path}; reinstall it: {INSTALL_HINT}")
+            raise EmbeddedServerError(f"the nvidia-pytriton wheel lacks {path}; reinstall it: {_hint()}")
     return wheel
 
 
@@ -90,7 +100,7 @@ def find_module_directories(*modules: str) -> tuple[str, ...]:
     for module in modules:
         spec = importlib.util.find_spec(module)
         if spec is None or not spec.submodule_search_locations:
-            raise EmbeddedServerError(f"the embedded onnxruntime backend needs {module}; pip install {module}")
+            raise EmbeddedServerError(f"the embedded onnxruntime backend needs {module}: {install_hint('local')}")
         directories[str(Path(spec.submodule_search_locations[0]).parent)] = None
     return tuple(directories)
 
@@ -152,3 +162,9 @@ def check_libraries(program: Path, environment: Mapping[str, str]) -> None:
             f"apt install libpython{sys.version_info.major}.{sys.version_info.minor}) or add its directory to "
             "LD_LIBRARY_PATH"
         )
+
+
+def _hint() -> str:
+    if sys.version_info[:2] > _NEWEST:
+        return f"it is not for Python {sys.version_info[0]}.{sys.version_info[1]}; use 3.11 or 3.12"
+    return install_hint("local")

@@ -1,8 +1,7 @@
-"""Runs every cell of a suite over some processes, and keeps each as it comes, over interruptions.
+"""Runs every cell of a suite on an executor, and keeps each as it comes, over interruptions.
 
 First traces come first, because they show which policies draw random numbers; the others of such a policy are run with
-all seeds. Cells go out in a fixed order and are independent, so how many processes there are changes nothing but the
-time.
+all seeds. Cells go out in a fixed order and are independent, so what runs them changes nothing but the time.
 
 A cell is known by the digest of its scenario, what its policy is and its trace. So the records serve whoever comes with
 more policies or traces, and never hand out what was run on anything else. The first line says what all of the cells
@@ -21,7 +20,7 @@ from pydantic import TypeAdapter
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.cases import Case
 from orchestrator.evaluation.runs import Cell, CellKey, CellResult, run_cell
-from orchestrator.evaluation.side_by_side import Progress, run_jobs
+from orchestrator.executors import Executor, Progress, run_here
 from orchestrator.policies.tables.compiled import SOURCE_DIGEST
 from orchestrator.reporting.journal import Journal
 
@@ -83,19 +82,24 @@ def list_cells(cases: Sequence[Case], seeds: int) -> tuple[list[Cell], list[Cell
 
 
 def run_campaign(
-    cases: Sequence[Case], records: Records, *, seeds: int, jobs: int, progress: Progress = lambda done, of: None
+    cases: Sequence[Case],
+    records: Records,
+    *,
+    seeds: int,
+    execute: Executor = run_here,
+    progress: Progress = lambda done, of: None,
 ) -> None:
     """Run every cell that the records do not hold yet.
 
-    ``records`` are entered. A policy that draws random numbers is run with so many seeds. With one of ``jobs``, which
-    are processes, everything runs in this one. ``progress`` is called before the first cell and after each.
+    ``records`` are entered. A policy that draws random numbers is run with so many seeds. ``progress`` is called before
+    the first cell and after each.
     """
     firsts, others = list_cells(cases, seeds)
     total = len(firsts) + len(others)
     done = len({cell.key for cell in firsts + others} & records.results.keys())
     progress(done, total)
     for cells in (firsts, others):
-        for cell, result in run_jobs(run_cell, list(_missing(cells, records)), jobs):
+        for cell, result in execute(run_cell, list(_missing(cells, records))):
             records.add(cell, result)
             done += 1
             progress(done, total)

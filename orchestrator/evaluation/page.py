@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.evaluation.suite import Suite
+from orchestrator.extras import check_extra
 from orchestrator.reporting.blocks import Block, Heading, Picture, Table, Text, render_html, render_markdown
 from orchestrator.reporting.outputs import check_folder, write_report
-from orchestrator.reporting.pictures import check_matplotlib
 
 _REMEDY: Final = "name another with --out"
 _COLUMNS: Final = (
@@ -40,9 +40,9 @@ def check_outputs(folder: Path) -> None:
     """Check, before the long work, that a report could be drawn and written.
 
     Raises:
-        ConfigError: when matplotlib is missing or the folder can't be written.
+        ConfigError: when a package is missing or the folder can't be written.
     """
-    check_matplotlib("the report's pictures need matplotlib: pip install 'slim-scheduler[plot]'")
+    check_extra("an evaluation", "sim", "matplotlib", "moocore", "scipy")
     check_folder(folder, _REMEDY)
 
 

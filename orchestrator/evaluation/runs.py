@@ -16,14 +16,14 @@ from typing import Final
 
 import numpy as np
 
-from orchestrator.errors import UntrustedError
-from orchestrator.evaluation.cases import PolicyEntry, load_case, open_policy
+from orchestrator.errors import ConfigError, UntrustedError
+from orchestrator.evaluation.cases import PolicyEntry, load_case, make_entry, open_policy
 from orchestrator.evaluation.figures import RunFigures, Timeline, take_figures, take_timeline
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.protocol import RowPolicy
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.simulation import DECIDED, DISTRUSTED, Simulation
 
@@ -78,7 +78,16 @@ class CellResult:
 
 
 def run_cell(cell: Cell) -> CellResult:
-    """Return what came of a cell; the same figures for the same cell."""
+    """Return what came of a cell; the same figures for the same cell.
+
+    Raises:
+        ConfigError: when a file, of the scenario or of the policy, says something else here than where the cell was
+            planned.
+    """
+    if digest_scenario(*_load(cell.path, cell.requests)) != cell.digest:
+        raise ConfigError(f"{cell.path} has changed, or is another one on this machine; share one folder of scenarios")
+    if make_entry(cell.entry.label, cell.entry.spec).identity != cell.entry.identity:
+        raise ConfigError(f"the file of {cell.entry.spec} has changed, or is another one on this machine; share one")
     began_s = time.process_time()
     simulation, first = _run(cell, 0)
     runs = [first]

@@ -18,7 +18,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.errors import ConfigError
 from orchestrator.reporting.claim import Interval
 
 Floats = NDArray[np.float64]
@@ -26,7 +25,6 @@ Indices = NDArray[np.int64]
 RESAMPLES: Final = 2000
 CONFIDENCE: Final = 0.95
 _CUT: Final = 0.25
-NEEDS: Final = "evaluation needs scipy and moocore; install them with pip install 'slim-scheduler[sim]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +89,6 @@ def hypervolume(points: Floats) -> float:
     """
     if not len(points):
         return 0.0
-    try:
-        from moocore import hypervolume as dominated
-    except ImportError:
-        raise ConfigError(NEEDS) from None
+    from moocore import hypervolume as dominated
+
     return float(dominated(np.clip(points, 0.0, 1.0), ref=np.zeros(points.shape[1]), maximise=True))

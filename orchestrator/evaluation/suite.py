@@ -1,7 +1,7 @@
 """What a suite is, and where the project's own are found.
 
-They belong to the project's measurements and not to the package: a checkout has them beside its scenarios, in
-``benchmarks/suites``, and nothing but ``load_suite`` knows of it.
+They belong to the project's measurements and not to the package: they lie beside the scenarios, in
+``benchmarks/suites``, in a checkout as in what ships, and nothing but ``load_suite`` knows of it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from orchestrator.errors import ConfigError
 from orchestrator.evaluation.scores import ScenarioScores
 from orchestrator.reporting.blocks import Block
 from orchestrator.reporting.claim import Claim
+from orchestrator.shipped import ROOT
 
 _SUITES: Final = "benchmarks.suites"
+_FOLDER: Final = Path("benchmarks") / "suites"
 
 
 class Suite(Protocol):
@@ -51,20 +53,21 @@ class Suite(Protocol):
 def load_suite(name: str, root: Path) -> Suite:
     """Return one of the project's own suites.
 
-    The checkout that holds ``root``, the folder of scenarios, has the suites too, else the working directory has.
+    They are beside ``root``, the folder of scenarios, else in the working directory, else in what ships.
 
     Raises:
         ConfigError: when there are none, or none of that name.
     """
-    for checkout in (root.resolve().parent, Path.cwd()):
-        if (checkout / "benchmarks" / "suites").is_dir() and str(checkout) not in sys.path:
-            sys.path.insert(0, str(checkout))
+    holds_suites = (place for place in (root.resolve().parent, Path.cwd(), ROOT) if (place / _FOLDER).is_dir())
+    place = next(holds_suites, None)
+    if place is not None and str(place) not in sys.path:
+        sys.path.insert(0, str(place))
     try:
         suites: Mapping[str, Suite] = import_module(_SUITES).SUITES
     except ModuleNotFoundError as exc:
         if not _SUITES.startswith(str(exc.name)):
             raise
-        raise ConfigError(f"no suites in {root.resolve().parent}; run in a checkout of the project") from None
+        raise ConfigError(f"no suites in {ROOT}; install slim-scheduler anew") from None
     if name not in suites:
         raise ConfigError(f"no suite {name!r}; known: {', '.join(suites)}")
     return suites[name]

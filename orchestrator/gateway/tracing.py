@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.config.gateway import TracingSettings
 from orchestrator.errors import ConfigError
+from orchestrator.extras import install_hint
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import Answer, Trace, draw_id
 from orchestrator.version import read_build
@@ -51,9 +52,7 @@ class Tracing:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
             from opentelemetry.sdk.trace.sampling import ALWAYS_ON
         except ModuleNotFoundError as exc:
-            raise ConfigError(
-                f"gateway.tracing needs {exc.name}; install it with pip install 'slim-scheduler[otel]'"
-            ) from exc
+            raise ConfigError(f"gateway.tracing needs {exc.name}: {install_hint('otel')}") from exc
         self._ratio = settings.sample_ratio
         self._ids = _GivenIds()
         resource = Resource.create({"service.name": settings.service_name, "service.version": read_build()[0]})

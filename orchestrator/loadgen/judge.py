@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
+from orchestrator.extras import install_hint
 
 TOP_1: Final = "top-1"
 _METRICS: Final = "export.importing.metrics"
@@ -36,9 +37,7 @@ def make_judge(metric: str, labels: NDArray[Any], output: str | None) -> Judge:
     try:
         metrics = importlib.import_module(_METRICS)
     except ImportError as exc:
-        raise ConfigError(
-            f"--metric {metric} needs {exc.name}; install slim-scheduler[export], or give {TOP_1}"
-        ) from exc
+        raise ConfigError(f"--metric {metric} needs {exc.name}: {install_hint('export')}; or give {TOP_1}") from exc
     try:
         found = metrics.metric_named(metric, output)
     except Exception as exc:  # its own, or of a module of the user's

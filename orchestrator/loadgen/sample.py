@@ -60,7 +60,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
-        raise ConfigError(f"no sample at {path}; run from a checkout, or give --sample") from None
+        raise ConfigError(f"no sample at {path}; name another with --sample") from None
     except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as exc:
         raise ConfigError(f"{path} is no .npz file of plain arrays that can be read") from exc
 

@@ -12,9 +12,15 @@ from orchestrator.files import write_atomically
 
 
 def check_folder(folder: Path, remedy: str) -> None:
-    """Make a folder; raise ConfigError with the remedy, before the long work, if no report can be written there."""
+    """Raise ConfigError with the remedy, before the long work, if no report can be written to a folder.
+
+    What has to be made of it to find out is removed again.
+    """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     with _one_line_errors(folder, remedy), tempfile.TemporaryFile(dir=folder):
         pass
+    for each in made:
+        each.rmdir()
 
 
 def write_report(folder: Path, contents: Mapping[str, str | bytes], remedy: str) -> list[Path]:

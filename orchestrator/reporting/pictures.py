@@ -8,10 +8,9 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
-from orchestrator.errors import ConfigError
+from orchestrator.extras import check_extra
 
 Draw = Callable[[Any], None]
 """Draws onto a matplotlib figure."""
@@ -25,10 +24,9 @@ _ON_PAGE: dict[Any, Any] = {
 }
 
 
-def check_matplotlib(problem: str = "the picture needs matplotlib: pip install 'slim-scheduler[plot]'") -> None:
-    """Raise ConfigError with this problem, before the long work, where pictures could not be drawn."""
-    if find_spec("matplotlib") is None:
-        raise ConfigError(problem)
+def check_matplotlib(what: str = "the picture") -> None:
+    """Raise ConfigError, before the long work that ends in what needs it, where pictures can't be drawn."""
+    check_extra(what, "plot", "matplotlib")
 
 
 def draw_image(draw: Draw, size_in: tuple[float, float], *, dpi: int = 100, kind: str = "png") -> bytes:

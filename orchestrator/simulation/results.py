@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.executors import Executor, run_here, run_in_order
 from orchestrator.policies.protocol import Policy
 from orchestrator.simulation.scenario.capacity import most_accuracy
 from orchestrator.simulation.scenario.fleet import SimulatedServer, families_of
@@ -266,31 +268,37 @@ def compare_policies(
     *,
     seeds: int,
     alone: bool = False,
+    execute: Executor = run_here,
 ) -> Comparison:
     """Run every policy on the traces of so many seeds, from 0 on; ``alone``: each family's requests alone as well."""
-    results: list[Result] = []
+    jobs = [(policy, seed) for seed in range(seeds) for policy in policies]
+    found = run_in_order(execute, partial(_run_one, settings, servers, alone), jobs)
+    rate_rps = found[-1][0]
+    bound = most_accuracy(eligible_fleet(settings, servers), rate_rps, shares=settings.family_shares())
+    return Comparison(rate_rps, bound, tuple(result for _, result in found))
 
-    def run(policy: Policy, trace: Trace) -> Result:
+
+def _run_one(
+    settings: ScenarioSettings, servers: Sequence[SimulatedServer], alone: bool, job: tuple[Policy, int]
+) -> tuple[float, Result]:
+    """Return the items a second of a trace, and what a policy did with it."""
+    policy, seed = job
+    trace = draw_trace(settings, servers, seed)
+
+    def run(trace: Trace) -> Result:
         simulation = Simulation(settings, servers, policy, trace=trace)
         simulation.run()
         return summarise(simulation, seed=seed, warm_up_ratio=WARM_UP_RATIO)
 
-    for seed in range(seeds):
-        trace = draw_trace(settings, servers, seed)
-        for policy in policies:
-            found = run(policy, trace)
-            if alone:
-                names = list(families_of(servers))
-                families = [
-                    replace(
-                        own, alone_ratio=run(policy, only_family(trace, names.index(Family(own.name)))).attainment_ratio
-                    )
-                    for own in found.families
-                ]
-                found = replace(found, families=tuple(families))
-            results.append(found)
-    bound = most_accuracy(eligible_fleet(settings, servers), trace.rate_rps, shares=settings.family_shares())
-    return Comparison(trace.rate_rps, bound, tuple(results))
+    found = run(trace)
+    if alone:
+        names = list(families_of(servers))
+        families = [
+            replace(own, alone_ratio=run(only_family(trace, names.index(Family(own.name)))).attainment_ratio)
+            for own in found.families
+        ]
+        found = replace(found, families=tuple(families))
+    return trace.rate_rps, found
 
 
 def mean_of_known(values: Sequence[float | None]) -> float | None:

@@ -11,6 +11,7 @@ from orchestrator.evaluation.campaign import Records, list_cells, run_campaign
 from orchestrator.evaluation.cases import VALIDATION_SEEDS, Case, Extent, plan_cases
 from orchestrator.evaluation.runs import Cell, run_cell
 from orchestrator.evaluation.scores import UTILITY, score_cases
+from orchestrator.executors import open_executor
 from tests.evaluation.example_suites import write_suite
 
 POLICIES = ("random", "lert:slack", "achq")
@@ -22,10 +23,10 @@ def cases(tmp_path: Path) -> tuple[Case, ...]:
     return plan_cases("standard", POLICIES, write_suite(tmp_path / "scenarios"), EXTENT)
 
 
-def run(cases: tuple[Case, ...], path: Path, *, resume: bool = False, jobs: int = 1) -> Records:
+def run(cases: tuple[Case, ...], path: Path, *, resume: bool = False, processes: int = 1) -> Records:
     records = Records(path, seeds=EXTENT.seeds, resume=resume)
-    with records:
-        run_campaign(cases, records, seeds=EXTENT.seeds, jobs=jobs)
+    with records, open_executor(processes=processes) as execute:
+        run_campaign(cases, records, seeds=EXTENT.seeds, execute=execute)
     return records
 
 
@@ -86,13 +87,26 @@ def test_a_journal_serves_who_comes_with_more_policies_and_not_who_comes_with_an
     more = run(cases, path, resume=True)
     assert path.read_text().startswith(before)
     assert len(more.results) == len({cell.key for cells in list_cells(cases, 3) for cell in cells})
-    other = tuple(replace(case, digest="other") for case in cases[:1])
+    other = plan_cases("standard", POLICIES, tmp_path / "scenarios", replace(EXTENT, requests=100))[:1]
     assert len(run(other, path, resume=True).results) == len(more.results) + 2 * len(POLICIES)
+
+
+def test_a_scenario_or_a_policy_that_is_another_where_it_runs_is_refused(
+    cases: tuple[Case, ...], tmp_path: Path
+) -> None:
+    case = cases[0]
+    entry = replace(case.entries[1], identity="of another file")
+    for other, problem in (
+        (replace(case, digest="other"), "calm.yaml has changed, or is another one on this machine"),
+        (replace(case, entries=(entry,)), "the file of lert:slack has changed"),
+    ):
+        with pytest.raises(ConfigError, match=problem):
+            run((other,), tmp_path / other.digest)
 
 
 def test_how_many_processes_there_are_changes_nothing(cases: tuple[Case, ...], tmp_path: Path) -> None:
     few = cases[:1]
-    alone, together = run(few, tmp_path / "alone"), run(few, tmp_path / "together", jobs=2)
+    alone, together = run(few, tmp_path / "alone"), run(few, tmp_path / "together", processes=2)
     one, other = score_cases(few, alone.results)[0], score_cases(few, together.results)[0]
     for label in POLICIES:
         for name in (UTILITY, "p99_s", "joules_per_answer"):

@@ -32,6 +32,6 @@ def test_suites_come_from_the_checkout_that_holds_the_scenarios(tmp_path: Path) 
 def test_without_a_checkout_and_for_an_unknown_name_one_line_says_so(tmp_path: Path) -> None:
     missing = load(tmp_path / "site", "standard", tmp_path / "scenarios")
     last = missing.stderr.strip().splitlines()[-1]
-    assert last.endswith(f"ConfigError: no suites in {tmp_path}; run in a checkout of the project")
+    assert last.endswith(f"ConfigError: no suites in {tmp_path / 'site'}; install slim-scheduler anew")
     unknown = load(tmp_path / "site", "papers", ROOT / "scenarios")
     assert "ConfigError: no suite 'papers'; known: paper, standard, generalisation" in unknown.stderr

@@ -11,8 +11,11 @@ from orchestrator.reporting.pictures import draw_image, draw_svg
 
 
 def test_a_report_is_written_whole_into_a_folder_that_is_made(tmp_path: Path) -> None:
+    check_folder(tmp_path / "new" / "inner", "move")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "new").mkdir()
     check_folder(tmp_path / "new", "move")
-    assert list((tmp_path / "new").iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "new"]
     paths = write_report(tmp_path / "new", {"a.md": "text ±", "b.png": b"\x89"}, "move")
     assert [path.read_bytes() for path in paths] == ["text ±".encode(), b"\x89"]
     assert sorted((tmp_path / "new").iterdir()) == paths

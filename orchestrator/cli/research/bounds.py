@@ -11,9 +11,11 @@ from typing import Any
 import click
 from rich.console import Console
 
-from orchestrator.cli.options import FILE
+from orchestrator.cli.options import FILE, SHIPPED_FILE, dask_option, processes_option
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.errors import ConfigError
+from orchestrator.executors import open_executor
+from orchestrator.extras import check_extra
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.outputs import write_file
 from orchestrator.simulation.bounds.overview import (
@@ -22,7 +24,7 @@ from orchestrator.simulation.bounds.overview import (
     earned_a_request,
     find_control_limits,
     find_fluid_bounds,
-    measure_window,
+    measure_windows,
 )
 from orchestrator.simulation.scenario.settings import load_scenario
 
@@ -30,7 +32,7 @@ _DEFAULT_POLICIES = ("lert:slack", "slackfit", "max-batch", "alert,goal=1")
 
 
 @click.command()
-@click.option("--scenario", "path", required=True, type=FILE, help="YAML file.")
+@click.option("--scenario", "path", required=True, type=SHIPPED_FILE, help="YAML file.")
 @click.option("--policy", "policies", multiple=True, help="To hold against the clairvoyant; several times for several.")
 @click.option("--requests", default=24, type=click.IntRange(1, 60), help="Of a clairvoyant's window.")
 @click.option("--windows", default=3, type=click.IntRange(0), help="Of as many traces; 0: none.")
@@ -40,9 +42,18 @@ _DEFAULT_POLICIES = ("lert:slack", "slackfit", "max-batch", "alert,goal=1")
     type=click.FloatRange(0),
     help="For control limits: ms of mean response that a watt less is worth.",
 )
+@processes_option
+@dask_option
 @click.option("--out", type=FILE, help="Save all of it as JSON.")
 def bounds(
-    path: Path, policies: tuple[str, ...], requests: int, windows: int, watt_ms: float, out: Path | None
+    path: Path,
+    policies: tuple[str, ...],
+    requests: int,
+    windows: int,
+    watt_ms: float,
+    processes: int,
+    dask: str | None,
+    out: Path | None,
 ) -> None:
     """Show the bounds of a scenario: fluid, of one server that batches, and of a clairvoyant on short windows.
 
@@ -50,6 +61,7 @@ def bounds(
     Example:
       slimsched bounds --scenario scenarios/two-unlike.yaml --policy lert:slack
     """
+    check_extra("'slimsched bounds'", "sim", "scipy")
     settings, servers = load_scenario(path)
     names = policies or _DEFAULT_POLICIES
     parsed = [parse_policy(name) for name in names]
@@ -59,10 +71,11 @@ def bounds(
     limits = list(find_control_limits(settings, servers, worth_s=watt_ms / 1e3))
     _print_limits(console, limits, watt_ms)
     found: list[Window] = []
-    try:
-        found = [measure_window(settings, servers, parsed, requests=requests, seed=seed) for seed in range(windows)]
-    except ConfigError as exc:
-        console.print(f"no clairvoyant: {exc}")
+    with open_executor(processes=processes, dask=dask) as execute:
+        try:
+            found = measure_windows(settings, servers, parsed, requests=requests, windows=windows, execute=execute)
+        except ConfigError as exc:
+            console.print(f"no clairvoyant: {exc}")
     _print_windows(console, names, found)
     if out is not None:
         rows = [

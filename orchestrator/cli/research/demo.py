@@ -8,20 +8,22 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from orchestrator.cli.options import PATH
+from orchestrator.cli.options import PATH, SHIPPED_PATH
 from orchestrator.demo.comparison import DemoSettings, run_demo
 from orchestrator.demo.report import check_report, comparison_tables, describe_run, write_demo
 from orchestrator.demo.results import Comparison, scores, tell_outcome
 from orchestrator.demo.rivals import RIVALS, check_rivals
+from orchestrator.embedded.server import check_repository
+from orchestrator.embedded.wheel import check_installation
 from orchestrator.loadgen.sample import load_sample
 
 
 @click.command()
-@click.option("--repository", type=PATH, default=Path("model_repository"), help="Served by both servers.")
+@click.option("--repository", type=SHIPPED_PATH, default=Path("model_repository"), help="Served by both servers.")
 @click.option(
     "--sample",
     "sample_path",
-    type=PATH,
+    type=SHIPPED_PATH,
     default=Path("examples/fashion-mnist/test_1000.npz"),
     help="Labelled images to send.",
 )
@@ -64,6 +66,8 @@ def demo(
       slimsched demo
       slimsched demo --load 0.8 --policy default --policy thrift --rounds 5
     """
+    check_installation()
+    check_repository(repository, None)
     check_rivals(rivals)
     check_report(out)
     console = Console()

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from orchestrator.cli.options import FOLDER
+from orchestrator.cli.options import FOLDER, SHIPPED_FOLDER, dask_option
 from orchestrator.cli.research.output import counted_progress, wide_console
 from orchestrator.evaluation.campaign import Records, run_campaign
 from orchestrator.evaluation.cases import Extent, plan_cases
@@ -17,6 +17,7 @@ from orchestrator.evaluation.document import describe_machine, make_document
 from orchestrator.evaluation.page import check_outputs, claim_cells, write_outputs
 from orchestrator.evaluation.scores import score_cases
 from orchestrator.evaluation.suite import load_suite
+from orchestrator.executors import open_executor
 
 _SUITES = ("paper", "standard", "generalisation")
 _DEFAULTS = Extent()
@@ -30,7 +31,7 @@ _DEFAULTS = Extent()
 @click.option(
     "--scenarios",
     "root",
-    type=FOLDER,
+    type=SHIPPED_FOLDER,
     default=Path("scenarios"),
     help="Folder that holds test/SUITE, validation and tuned.json.",
 )
@@ -48,6 +49,7 @@ _DEFAULTS = Extent()
 )
 @click.option("--requests", type=click.IntRange(1), help="Per run at most; default: as the scenarios say.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core.")
+@dask_option
 @click.option("--resume", is_flag=True, help="Go on from the runs that an earlier start has left.")
 @click.option("--keep", is_flag=True, help="Leave the runs there, for a start with more policies or traces.")
 def evaluate(
@@ -61,6 +63,7 @@ def evaluate(
     seeds: int,
     requests: int | None,
     jobs: int | None,
+    dask: str | None,
     resume: bool,
     keep: bool,
 ) -> None:
@@ -78,10 +81,11 @@ def evaluate(
     extent = Extent(traces, validation_traces, seeds, requests)
     check_outputs(out)
     suite = load_suite(name, root)
-    cases = plan_cases(name, policies or suite.policies, root, extent, without=without)
+    cases = plan_cases(name, policies or suite.policies, root.absolute(), extent, without=without)
     records = Records(out / f"evaluation-{name}.partial", seeds=seeds, resume=resume)
-    with records, counted_progress(name) as progress:
-        run_campaign(cases, records, seeds=seeds, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
+    processes = jobs or len(os.sched_getaffinity(0))
+    with open_executor(processes=processes, dask=dask) as execute, records, counted_progress(name) as progress:
+        run_campaign(cases, records, seeds=seeds, execute=execute, progress=progress)
     scenarios = score_cases(cases, records.results)
     document = make_document(suite, extent, scenarios, describe_machine(time.monotonic() - began_s))
     written = write_outputs(suite, document, suite.draw_pictures(scenarios), out)

@@ -12,10 +12,12 @@ from typing import Any
 import click
 from rich.table import Column
 
-from orchestrator.cli.options import FILE
+from orchestrator.cli.options import FILE, SHIPPED_FILE, dask_option, processes_option
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
+from orchestrator.executors import open_executor
+from orchestrator.extras import check_extra
 from orchestrator.loadgen.comparison import mean_of
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.outputs import write_file
@@ -49,12 +51,14 @@ _COLUMNS = (
 
 
 @click.command()
-@click.option("--scenario", "path", required=True, type=FILE, help="YAML file.")
+@click.option("--scenario", "path", required=True, type=SHIPPED_FILE, help="YAML file.")
 @click.option("--policy", "policies", multiple=True, help="Several times for several; see docs/policies.md.")
 @click.option("--seeds", default=1, type=click.IntRange(1), help="Traces, from seed 0 on.")
 @click.option("--load", "load_ratio", type=click.FloatRange(0, min_open=True), help="In place of the scenario's.")
 @click.option("--requests", type=click.IntRange(1), help="In place of the scenario's.")
 @click.option("--alone", is_flag=True, help="Of several families, run the requests of each without the others' too.")
+@processes_option
+@dask_option
 @click.option("--out", type=FILE, help="Save every figure as JSON.")
 @click.option("--plot", type=FILE, help="Save accuracy over p99 as a picture.")
 def simulate(
@@ -64,6 +68,8 @@ def simulate(
     load_ratio: float | None,
     requests: int | None,
     alone: bool,
+    processes: int,
+    dask: str | None,
     out: Path | None,
     plot: Path | None,
 ) -> None:
@@ -73,12 +79,14 @@ def simulate(
     Example:
       slimsched simulate --scenario scenarios/two-unlike.yaml --policy random --policy lert:slack --plot frontier.png
     """
+    check_extra("'slimsched simulate'", "sim", "scipy")
     if plot is not None:
-        check_matplotlib("--plot needs matplotlib; install it with pip install 'slim-scheduler[plot]'")
+        check_matplotlib("--plot")
     settings, servers = load_scenario(path)
     settings = change_workload(settings, load_ratio=load_ratio, requests=requests)
     parsed = [parse_policy(name) for name in policies or _DEFAULT_POLICIES]
-    found = compare_policies(settings, servers, parsed, seeds=seeds, alone=alone)
+    with open_executor(processes=processes, dask=dask) as execute:
+        found = compare_policies(settings, servers, parsed, seeds=seeds, alone=alone, execute=execute)
     _print(found, settings.name)
     _print_families(found)
     if out is not None:

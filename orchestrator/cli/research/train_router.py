@@ -12,17 +12,18 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from orchestrator.cli.options import FILE, FOLDER
+from orchestrator.cli.options import FILE, FOLDER, ShippedPath
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.config.fleet import RouterSettings
 from orchestrator.errors import ConfigError
+from orchestrator.extras import install_hint
 from orchestrator.reporting.outputs import write_file
 
 if TYPE_CHECKING:
     from orchestrator.learning.fitting import Fit
     from orchestrator.learning.traffic import Traffic
 
-_PATH = click.Path(path_type=Path, exists=True)
+_PATH = ShippedPath(path_type=Path, exists=True)
 
 
 @click.command("train-router")
@@ -114,7 +115,7 @@ def learning_installed() -> Iterator[None]:
     try:
         yield
     except ImportError as exc:
-        raise ConfigError(f"training needs {exc.name}; install it with pip install 'slim-scheduler[learn]'") from exc
+        raise ConfigError(f"'slimsched train-router' needs {exc.name}: {install_hint('learn')}") from exc
 
 
 @contextmanager

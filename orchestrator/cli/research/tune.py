@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.table import Column
 
-from orchestrator.cli.options import FILE, PATH
+from orchestrator.cli.options import FILE, SHIPPED_PATH, dask_option, processes_option
 from orchestrator.cli.research.output import counted_progress, figures_table, say_figure, wide_console
 from orchestrator.evaluation.tuning.campaign import (
     Extent,
@@ -20,6 +20,8 @@ from orchestrator.evaluation.tuning.campaign import (
     write_tuned,
 )
 from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
+from orchestrator.executors import open_executor
+from orchestrator.extras import check_extra
 
 _DEFAULTS = Extent()
 
@@ -30,7 +32,7 @@ _DEFAULTS = Extent()
     "scenarios",
     required=True,
     multiple=True,
-    type=PATH,
+    type=SHIPPED_PATH,
     help="YAML file, or a folder of such; several times for several.",
 )
 @click.option("--policy", "policies", multiple=True, help="Only this one; several times for several.")
@@ -38,7 +40,8 @@ _DEFAULTS = Extent()
 @click.option("--traces", default=_DEFAULTS.traces, type=click.IntRange(1), help="Runs a trial.")
 @click.option("--requests", type=click.IntRange(1), help="Per run at most; default: as the scenarios say.")
 @click.option("--seed", default=_DEFAULTS.seed, type=click.IntRange(0), help="Of the trials.")
-@click.option("--processes", default=1, type=click.IntRange(1), help="Side by side.")
+@processes_option
+@dask_option
 @click.option("--restart", is_flag=True, help="Forget what an interrupted run has tried.")
 @click.option("--out", required=True, type=FILE, help="Where to write, as JSON.")
 def tune(
@@ -49,6 +52,7 @@ def tune(
     requests: int | None,
     seed: int,
     processes: int,
+    dask: str | None,
     restart: bool,
     out: Path,
 ) -> None:
@@ -62,17 +66,20 @@ def tune(
       slimsched tune --scenario scenarios/validation --out scenarios/tuned.json
     """
     began_s = time.monotonic()
-    paths = find_scenarios(scenarios)
+    check_extra("'slimsched tune'", "sim", "scipy")
+    paths = [path.absolute() for path in find_scenarios(scenarios)]
     chosen = policies or tuned_policies()
     check_tuned(chosen)
     extent = Extent(budget, traces, requests, seed)
     partial = out.with_name(out.name + ".partial")
     if restart:
         partial.unlink(missing_ok=True)
-    with counted_progress("tuning") as progress:
-        trials = run_campaign(paths, chosen, extent, partial, processes=processes, progress=progress)
+    with open_executor(processes=processes, dask=dask) as execute, counted_progress("tuning") as progress:
+        trials = run_campaign(paths, chosen, extent, partial, execute=execute, progress=progress)
     took_s = time.monotonic() - began_s
-    provenance = describe_tuning(scenarios, policies, extent, out, duration_s=took_s, processes=processes)
+    provenance = describe_tuning(
+        scenarios, policies, extent, out, duration_s=took_s, processes=None if dask else processes
+    )
     write_tuned(out, trials, provenance)
     partial.unlink()
     _print(trials)

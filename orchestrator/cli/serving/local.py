@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cli.options import FOLDER, PATH
+from orchestrator.cli.options import FOLDER, PATH, SHIPPED_PATH
 from orchestrator.embedded.emulation import parse_cpu_sets, parse_slowdowns
 from orchestrator.embedded.local_fleet import (
     FleetStatus,
@@ -19,6 +19,7 @@ from orchestrator.embedded.local_fleet import (
 )
 from orchestrator.embedded.local_state import default_state_directory
 from orchestrator.embedded.local_supervisor import FleetRequest
+from orchestrator.embedded.wheel import check_installation
 from orchestrator.errors import SlimError
 
 _ENCODED = ("name", "is_running", "grpc", "http", "metrics", "controller", "repository")
@@ -47,7 +48,10 @@ def local() -> None:
 @local.command()
 @click.option("--servers", type=click.IntRange(min=1), default=2, help="How many.")
 @click.option(
-    "--repository", type=PATH, default=Path("model_repository"), help="Triton model repository that all of them serve."
+    "--repository",
+    type=SHIPPED_PATH,
+    default=Path("model_repository"),
+    help="Triton model repository that all of them serve.",
 )
 @click.option("--slowdown", help="One emulated slow-down factor (>= 1) per server, such as 1,3.")
 @click.option("--cpus", help="One CPU list per server, such as '0;1' or '0-1;2,3'.")
@@ -85,6 +89,7 @@ def up(
         cpu_sets=parse_cpu_sets(cpus, servers) if cpus else (None,) * servers,
         start_timeout_s=timeout_s,
     )
+    check_installation()
     if fleet_copy is not None:
         check_copy_target(fleet_copy)
     console = Console()

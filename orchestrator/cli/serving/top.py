@@ -10,6 +10,7 @@ import click
 from orchestrator.cli.options import PATH
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError
+from orchestrator.extras import install_hint
 from orchestrator.top.events import watch
 
 
@@ -34,5 +35,5 @@ def top(fleet_path: Path | None, address: str | None, find: str) -> None:
     try:
         from orchestrator.top.app import Top
     except ModuleNotFoundError as exc:
-        raise ConfigError(f"top needs {exc.name}; install it with pip install 'slim-scheduler[top]'") from exc
+        raise ConfigError(f"'slimsched top' needs {exc.name}: {install_hint('top')}") from exc
     Top(partial(watch, found, find)).run()

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.cli.logs import logging_through
-from orchestrator.cli.options import FOLDER, PATH
+from orchestrator.cli.options import FOLDER, PATH, SHIPPED_PATH
 from orchestrator.cli.signals import watch_for_stop
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, load_fleet
 from orchestrator.config.environment import without_overrides
@@ -29,6 +29,7 @@ from orchestrator.embedded.first_request import describe_request
 from orchestrator.embedded.local_stack import LocalStack, complete_fleet, default_fleet, options_of
 from orchestrator.embedded.local_state import default_state_directory, prepare_directory
 from orchestrator.embedded.server import EmbeddedServer
+from orchestrator.embedded.wheel import check_installation
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.listening import bind_address
 from orchestrator.gateway.workers.file_watch import PERIOD_S, WatchedFiles
@@ -62,7 +63,7 @@ _SHOWN_LOGGERS = (
 @click.option("--slowdown", help="One emulated slow-down factor (>= 1) per server, such as 1,3, without --fleet.")
 @click.option(
     "--repository",
-    type=PATH,
+    type=SHIPPED_PATH,
     default=_REPOSITORY,
     help="Model repository of servers for which the fleet file names none.",
 )
@@ -96,6 +97,7 @@ def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repos
         fleet = default_fleet(slowdowns, repository.absolute())
     else:
         fleet = complete_fleet(load_fleet(fleet_path), repository.absolute())
+    check_installation()
     prepare_directory(state_dir)
     with (state_dir / "lock").open("w") as lock:
         try:

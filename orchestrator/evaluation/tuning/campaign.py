@@ -1,4 +1,4 @@
-"""Every policy on every scenario, all of its configurations on the same traces, over one process or some.
+"""Every policy on every scenario, all of its configurations on the same traces, on any executor.
 
 The score is the utility of orchestrator.simulation.utility, mean of the traces. All other figures are kept too, so
 that whoever compares can ask for the best at equal attainment and accuracy instead.
@@ -23,8 +23,8 @@ from typing import Any, Final
 
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.cases import load_case
-from orchestrator.evaluation.side_by_side import Progress, run_jobs
 from orchestrator.evaluation.tuning.space import BUCKETS, RANKS, SEARCHED, configurations
+from orchestrator.executors import Executor, Progress, run_here
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.journal import Journal, differences
 from orchestrator.reporting.outputs import write_file
@@ -138,13 +138,13 @@ def run_campaign(
     extent: Extent,
     partial: Path,
     *,
-    processes: int = 1,
+    execute: Executor = run_here,
     progress: Progress = lambda done, of: None,
 ) -> Trials:
     """Return what came of all; what the partial file holds already is not run again.
 
-    Files of scenarios are of different stems. The partial file is to be removed when the result is written. With one
-    process everything runs in this one. ``progress`` is called before the first job and after each.
+    Files of scenarios are of different stems. The partial file is to be removed when the result is written.
+    ``progress`` is called before the first job and after each.
 
     Raises:
         ConfigError: when a scenario or the partial file can't be used, or that is about something else.
@@ -173,7 +173,7 @@ def run_campaign(
         if journal.is_new:
             journal.write(binding)
         progress(len(jobs) - len(missing), len(jobs))
-        for count, (job, trials) in enumerate(run_jobs(run_job, missing, processes), len(jobs) - len(missing) + 1):
+        for count, (job, trials) in enumerate(execute(run_job, missing), len(jobs) - len(missing) + 1):
             done[job.path.stem, job.policy] = trials
             journal.write({"scenario": job.path.stem, "policy": job.policy, "trials": list(map(asdict, trials))})
             progress(count, len(jobs))
@@ -181,11 +181,18 @@ def run_campaign(
 
 
 def describe_tuning(
-    scenarios: Sequence[Path], policies: Sequence[str], extent: Extent, out: Path, *, duration_s: float, processes: int
+    scenarios: Sequence[Path],
+    policies: Sequence[str],
+    extent: Extent,
+    out: Path,
+    *,
+    duration_s: float,
+    processes: int | None,
 ) -> dict[str, Any]:
     """Return how a file of tuned policies came about, as JSON values: the command that makes it again, and what it did.
 
-    Scenarios (files and folders) and policies are those that were asked for; no policies: all.
+    Scenarios (files and folders) and policies are those that were asked for; no policies: all. ``processes`` are None
+    where a cluster ran it.
     """
     parts = ["slimsched tune", *(f"--scenario {s}" for s in scenarios), *(f"--policy {p}" for p in policies)]
     parts += [f"--{key} {value}" for key, value in asdict(extent).items() if value is not None]

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from orchestrator.errors import ConfigError
+from orchestrator.extras import check_extra
 from orchestrator.policies.knobs import Knob
 from orchestrator.policies.parsing import is_of_package, knobs_of
 from orchestrator.policies.registry import has_width_rule, parse_policy, policy_names
@@ -154,11 +155,10 @@ def _value(knob: Knob, part: float, searched: tuple[float, float] | None = None)
 
 
 def _sobol(dimensions: int, count: int, seed: Sequence[int]) -> list[list[float]]:
-    try:
-        import numpy as np
-        from scipy.stats import qmc
-    except ImportError:
-        raise ConfigError("tuning needs scipy; install it with pip install 'slim-scheduler[sim]'") from None
+    check_extra("tuning", "sim", "scipy")
+    import numpy as np
+    from scipy.stats import qmc
+
     if count < 1:
         return []
     # A power of two keeps the sequence balanced; the rest of it is left out.

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
+from orchestrator.extras import check_extra
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
 
 Steps = NDArray[np.int64]
@@ -146,11 +147,10 @@ def _reach(first: Steps, due: Steps, start: int, end: int) -> tuple[int, int]:
 
 
 def _solve(choices: Sequence[Planned], first: Steps, due: Steps, options: Mapping[str, float]) -> Clairvoyant:
-    try:
-        from scipy.optimize import Bounds, LinearConstraint, milp
-        from scipy.sparse import csr_array
-    except ImportError:
-        raise ConfigError("the clairvoyant needs scipy; install it with pip install 'slim-scheduler[sim]'") from None
+    check_extra("the clairvoyant", "sim", "scipy")
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array
+
     rows: list[int] = []
     columns: list[int] = []
     row_of: dict[tuple[int, int], int] = {}

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from orchestrator.errors import ConfigError
+from orchestrator.executors import Executor, run_here, run_in_order
 from orchestrator.policies.protocol import Policy
 from orchestrator.simulation.bounds.batch_control import BatchServer
 from orchestrator.simulation.bounds.clairvoyant import Clairvoyant, plan_window
@@ -94,6 +96,33 @@ class Window:
     bound: Clairvoyant
     earned: tuple[float, ...]
     requests: int
+
+
+def measure_windows(
+    settings: ScenarioSettings,
+    servers: Sequence[SimulatedServer],
+    policies: Sequence[Policy],
+    *,
+    requests: int,
+    windows: int,
+    execute: Executor = run_here,
+) -> list[Window]:
+    """Return what a clairvoyant and each policy earn of the first requests of as many traces, of seeds from 0 on.
+
+    Raises:
+        ConfigError: as ``plan_window``, when a clairvoyant can't plan for this fleet.
+    """
+    return run_in_order(execute, partial(_measure_one, settings, servers, policies, requests), range(windows))
+
+
+def _measure_one(
+    settings: ScenarioSettings,
+    servers: Sequence[SimulatedServer],
+    policies: Sequence[Policy],
+    requests: int,
+    seed: int,
+) -> Window:
+    return measure_window(settings, servers, policies, requests=requests, seed=seed)
 
 
 def measure_window(

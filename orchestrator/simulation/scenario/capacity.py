@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
+from orchestrator.extras import check_extra
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
 from orchestrator.snapshot import Family
 
@@ -174,10 +175,9 @@ def _constraints(
 
 
 def _linprog() -> Any:
-    try:
-        from scipy.optimize import linprog
-    except ImportError:
-        raise ConfigError("the fluid bound needs scipy; install it with pip install 'slim-scheduler[sim]'") from None
+    check_extra("the fluid bound", "sim", "scipy")
+    from scipy.optimize import linprog
+
     return linprog
 
 

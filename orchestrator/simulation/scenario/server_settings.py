@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from orchestrator.config.section import Name, Section
 from orchestrator.errors import ConfigError
 from orchestrator.profile.document import read_profile
+from orchestrator.shipped import find_shipped
 from orchestrator.simulation.scenario.fleet import (
     ONE_FAMILY,
     SimulatedModel,
@@ -54,7 +55,7 @@ class ServerSettings(Section):
     count: int = Field(default=1, ge=1, le=100_000)
     """How many of them."""
     profile: Path | None = None
-    """A profile.json, relative to the scenario's file; else ``widths`` or ``families``."""
+    """A profile.json, relative to the scenario's file, or one that ships; else ``widths`` or ``families``."""
     profile_server: str | None = None
     """Which server of the profile; None: its only one."""
     widths: dict[Percent, WidthSettings] | None = None
@@ -121,7 +122,7 @@ def _server(settings: ServerSettings, folder: Path) -> SimulatedServer:
         written = settings.families or {ONE_FAMILY: settings.widths or {}}
         models = [model for family, widths in sorted(written.items()) for model in _written(family, widths)]
         return SimulatedServer(ServerName(settings.name), tuple(models), settings.idle_w)
-    profile = read_profile(folder / settings.profile)
+    profile = read_profile(find_shipped(settings.profile, folder))
     names = ", ".join(s.name for s in profile.servers)
     if settings.profile_server is None and len(profile.servers) > 1:
         raise ConfigError(f"servers: {settings.name}: name one of the profile's servers in profile_server: {names}")

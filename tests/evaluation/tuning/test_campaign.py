@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from orchestrator.cli import main
 from orchestrator.evaluation.tuning import campaign
 from orchestrator.evaluation.tuning.campaign import FIRST_SEED, Extent, Job, Trial, best_of, run_job
+from orchestrator.executors import open_executor
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.simulation.results import summarise
 from orchestrator.simulation.scenario.settings import load_scenario
@@ -107,7 +108,8 @@ def test_an_interrupted_run_goes_on_where_it_was(
 def test_two_processes_find_the_same(scenarios: list[Path], tmp_path: Path) -> None:
     extent = Extent(budget=2, traces=1)
     alone = campaign.run_campaign(scenarios[:1], POLICIES, extent, tmp_path / "a")
-    assert campaign.run_campaign(scenarios[:1], POLICIES, extent, tmp_path / "b", processes=2) == alone
+    with open_executor(processes=2) as execute:
+        assert campaign.run_campaign(scenarios[:1], POLICIES, extent, tmp_path / "b", execute=execute) == alone
 
 
 def test_what_was_begun_about_something_else_is_not_gone_on_with(scenarios: list[Path], tmp_path: Path) -> None:

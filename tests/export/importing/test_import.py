@@ -482,7 +482,8 @@ def test_without_the_export_extra_it_says_what_to_install(tmp_path: Path) -> Non
         [sys.executable, "-c", BASE_INSTALL], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 1
-    assert "'import' needs the export extra (onnx is missing): pip install 'slim-scheduler[export]'" in done.stderr
+    hint = f"{sys.executable} -m pip install 'slim-scheduler[export]'"
+    assert f"'import' needs the export extra (onnx is missing): {hint}" in done.stderr
 
 
 def test_what_is_in_the_repository_stays_when_an_import_fails(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import tarfile
 import zipfile
 from importlib.metadata import version
@@ -13,6 +12,8 @@ from click.testing import CliRunner
 
 from orchestrator.cli import main
 from orchestrator.version import _commit
+from tests.packaging.builds import build
+from tools.build_package import SHIPPED
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,12 +25,6 @@ def git(folder: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-def build(folder: Path, what: str, out: Path) -> Path:
-    script = f"from setuptools import build_meta; build_meta.build_{what}({str(out)!r})"
-    subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, check=True)
-    return max(out.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-
-
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A repository with what a build of the package needs: small packages of the same names."""
@@ -37,8 +32,12 @@ def checkout(tmp_path: Path) -> Path:
     for package in ("orchestrator", "export", "tools"):
         (folder / package).mkdir(parents=True)
         (folder / package / "__init__.py").touch()
-    for file in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "tools/build_commit.py"):
+    for file in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "tools/build_package.py"):
         (folder / file).write_bytes((ROOT / file).read_bytes())
+    for name in SHIPPED:
+        file = folder / name / "one.py" if (ROOT / name).is_dir() else folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
     git(folder, "init", "-q")
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "All")

@@ -1,0 +1,23 @@
+"""What ships to try the project with: the demo's family and sample, scenarios, profiles and suites.
+
+A checkout has them in its root; a build puts them beside this module (``tools/build_package.py``). They are named by
+their path in the checkout, ``scenarios/two-unlike.yaml``, wherever a command runs, and what is in the working directory
+under that name goes first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+_BUILT: Final = Path(__file__).parent
+ROOT: Final = _BUILT if (_BUILT / "scenarios").is_dir() else _BUILT.parents[1]
+"""The folder that holds all of it."""
+_FOLDERS: Final = ("examples", "model_repository", "profiles", "scenarios")
+
+
+def find_shipped(path: Path, folder: Path = Path()) -> Path:
+    """Return a path relative to a folder, or, where nothing is there, what ships under the path, if anything does."""
+    beside = folder / path
+    is_name = not path.is_absolute() and path.parts[:1] and path.parts[0] in _FOLDERS
+    return ROOT / path if is_name and not beside.exists() and (ROOT / path).exists() else beside

@@ -1,0 +1,86 @@
+"""What campaigns find on a cluster is what they find here, to the bit, and a worker that dies changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from orchestrator.cli import main
+from orchestrator.evaluation import campaign as evaluations
+from orchestrator.evaluation.campaign import Records
+from orchestrator.evaluation.cases import Extent, plan_cases
+from orchestrator.evaluation.tuning import campaign as tunings
+from orchestrator.executors import Executor, open_executor, run_here
+from tests.evaluation.example_suites import write_suite
+from tests.executors.clusters import Cluster, open_cluster
+
+SCENARIO = Path(__file__).parents[2] / "scenarios" / "two-unlike.yaml"
+EXTENT = Extent(traces=2, validation_traces=1, seeds=3, requests=200)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with open_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["simulate", "--policy", "random", "--policy", "ppo-slim", "--seeds", "2", "--requests", "400"],
+        ["bounds", "--policy", "lert:slack", "--requests", "6", "--windows", "2"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_command_writes_the_same_file_with_dask_with_processes_and_alone(
+    command: list[str], cluster: Cluster, tmp_path: Path
+) -> None:
+    written = []
+    for at, more in enumerate(([], ["--processes", "2"], ["--dask", cluster.address])):
+        out = tmp_path / f"{at}.json"
+        run = CliRunner().invoke(main, [*command, "--scenario", str(SCENARIO), *more, "--out", str(out)])
+        assert run.exit_code == 0, run.output
+        written.append(out.read_bytes())
+    assert written[0] == written[1] == written[2]
+
+
+def test_a_suite_finds_the_same_figures(cluster: Cluster, tmp_path: Path) -> None:
+    cases = plan_cases("standard", ("random", "lert:slack", "ppo-slim"), write_suite(tmp_path / "scenarios"), EXTENT)
+
+    def run(execute: Executor, path: Path) -> dict[evaluations.CellKey, object]:
+        with Records(path, seeds=EXTENT.seeds, resume=False) as records:
+            evaluations.run_campaign(cases, records, seeds=EXTENT.seeds, execute=execute)
+        return {key: (result.runs, result.timeline) for key, result in records.results.items()}
+
+    with open_executor(dask=cluster.address) as execute:
+        there = run(execute, tmp_path / "there")
+    assert there == run(run_here, tmp_path / "here")
+
+
+def test_a_worker_that_is_killed_and_an_interruption_change_nothing_of_a_tuning(tmp_path: Path) -> None:
+    paths, policies = [SCENARIO], ("lert:slack", "control-limit", "nexus", "achq")
+    extent = tunings.Extent(budget=3, traces=1, requests=300)
+    alone = tunings.run_campaign(paths, policies, extent, tmp_path / "alone")
+
+    class InterruptedError(Exception):
+        pass
+
+    with open_cluster(tmp_path) as cluster, open_executor(dask=cluster.address) as execute:
+
+        def kill_then_interrupt(done: int, of: int) -> None:
+            if done == 1:
+                cluster.kill_worker()
+            if done == 2:
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            tunings.run_campaign(paths, policies, extent, tmp_path / "x", execute=execute, progress=kill_then_interrupt)
+        reported: list[int] = []
+        again = tunings.run_campaign(
+            paths, policies, extent, tmp_path / "x", execute=execute, progress=lambda done, of: reported.append(done)
+        )
+    assert reported == [2, 3, 4]
+    assert again == alone
