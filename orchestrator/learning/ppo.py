@@ -14,7 +14,8 @@ rule. What is validated and served are averages of the weights of late (``Candid
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -135,7 +136,6 @@ class Ppo:
         self._is_moving = False
         # With few candidates layers are so small that threads wait for each other longer than they work.
         torch.set_num_threads(1 if groups.lines < _MANY_LINES else groups.threads)
-        torch.set_flush_denormal(True)  # Adam's moments of weights that hardly matter take ten times as long else
         self._model = MaskablePPO(
             CandidatePolicy,
             None,  # type: ignore[arg-type]
@@ -192,7 +192,8 @@ class Ppo:
         assert isinstance(samples, Samples)
         samples.fill(observations, masks, actions, log_probs, advantages, (expected, returns))
         signal = self._signal(samples) if is_moving else 0.0
-        self._model.train()
+        with _flushed_denormals():
+            self._model.train()
         if is_moving:
             self.policy.average(self._settings.averaged)
         self.choices += len(actions)
@@ -260,3 +261,16 @@ class Ppo:
             found = torch.autograd.grad((chosen * advantages).mean(), list(net.parameters()))
             gradients.append(np.concatenate([g.numpy().ravel() for g in found]))
         return signal_to_noise(np.array(gradients, np.float64)) if count else 0.0
+
+
+@contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Let a step take numbers next to 0 for 0; Adam's moments of weights that hardly matter take ten times as long else.
+
+    It is a state of the whole process, in which others may compute something that needs them.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from orchestrator.config import RouterSettings
+from orchestrator.config import FleetSettings, RouterSettings
 from orchestrator.errors import ConfigError
 from orchestrator.policies.parsing import parse_policy
-from orchestrator.profile.document import Profile
+from orchestrator.profile.document import Profile, read_profile
 from orchestrator.simulation.results import summarise
 from orchestrator.simulation.scenario.fleet import SimulatedServer, server_from_profile, with_relative_qualities
 from orchestrator.simulation.scenario.settings import ScenarioSettings
@@ -26,6 +26,23 @@ from orchestrator.traffic.recorded import Recorded, TrafficFigures
 FEWEST = 100
 """Requests; fewer say nothing of a policy."""
 COMPARED = ("attainment_ratio", "accuracy", "mean_s", "p99_s")
+
+
+def replay_if_possible(
+    traffic: Recorded, policies: Sequence[str], fleet: FleetSettings, *, sample_ratio: float
+) -> tuple[dict[str, TrafficFigures], str]:
+    """Return what ``replay`` does with the profile of a fleet's router, or nothing and why that can't be.
+
+    Raises:
+        ConfigError: The profile can't be read.
+    """
+    if fleet.router.profile is None:
+        return {}, "the fleet file has no router.profile"
+    profile, names = read_profile(fleet.router.profile), [server.name for server in fleet.servers]
+    try:
+        return replay(traffic, policies, profile, fleet.router, servers=names, sample_ratio=sample_ratio), ""
+    except ConfigError as exc:
+        return {}, str(exc)
 
 
 def replay(

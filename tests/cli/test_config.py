@@ -44,7 +44,8 @@ def test_check_knows_every_policy_that_a_router_would_be_given(tmp_path: Path) -
     keys = {": ".join(line.split(": ")[1:3]) for line in result.output.splitlines()}
     policies = {"line 5: router.policy", "line 7: router.shadow_policy", "line 8: router.guard.fallback"}
     assert keys == {*policies, "line 6: router.seed"}
-    assert "unknown policy 'fastest'; known are ppo-slim, ppo-paper, which are learned; the rules" in result.output
+    known = "ppo-slim, ppo-paper, which are learned; fitted, which is what a file holds; the rules"
+    assert f"unknown policy 'fastest'; known are {known}" in result.output
     early = run("check", tmp_path, FILE + "  policy: ppo-slim\n  binding: early\n")
     assert (early.exit_code, "was trained to bind late" in early.output) == (1, True)
 

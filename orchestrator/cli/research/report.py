@@ -10,12 +10,11 @@ from orchestrator.cli.options import FOLDER, fleet_option
 from orchestrator.cli.research.output import wide_console
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError
-from orchestrator.profile.document import read_profile
 from orchestrator.reporting.outputs import check_folder, write_report
 from orchestrator.router.dispatch.decision_log import read_all
 from orchestrator.traffic.page import decided_mostly, render_report
-from orchestrator.traffic.recorded import TrafficFigures, read_traffic
-from orchestrator.traffic.replay import replay
+from orchestrator.traffic.recorded import read_traffic
+from orchestrator.traffic.replay import replay_if_possible
 
 _RIVALS = ("jsq", "lert", "lert:slack", "slackfit")
 _REMEDY = "give another --out"
@@ -37,20 +36,13 @@ def report(fleet_path: Path, family: str | None, policies: tuple[str, ...], out:
       slimsched report --fleet fleet.yaml --policy jsq --policy lert:slack --out reports
     """
     fleet = load_fleet(fleet_path)
-    router, log = fleet.router, fleet.router.decision_log
+    log = fleet.router.decision_log
     if log is None:
         raise ConfigError(f"no decisions are written: {fleet_path} has no router.decision_log; give it a directory")
     check_folder(out, _REMEDY)
     traffic = read_traffic(read_all(log.directory), family)
-    replayed: dict[str, TrafficFigures] = {}
-    no_replay = "the fleet file has no router.profile"
-    if router.profile is not None:
-        names, chosen = [server.name for server in fleet.servers], (decided_mostly(traffic), *(policies or _RIVALS))
-        profile = read_profile(router.profile)
-        try:
-            replayed = replay(traffic, chosen, profile, router, servers=names, sample_ratio=log.sample_ratio)
-        except ConfigError as exc:
-            no_replay = str(exc)
+    chosen = (decided_mostly(traffic), *(policies or _RIVALS))
+    replayed, no_replay = replay_if_possible(traffic, chosen, fleet, sample_ratio=log.sample_ratio)
     files = render_report(traffic, log.sample_ratio, replayed, no_replay)
     paths = write_report(out, files, _REMEDY)
     wide_console().print(files["traffic.md"], markup=False, highlight=False, soft_wrap=True)

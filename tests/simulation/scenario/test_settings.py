@@ -57,7 +57,7 @@ def test_servers_are_counted_and_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"colour": 1}, "unknown key colour; allowed here: name, servers, workload"),
+        ({"colour": 1}, "unknown key colour; allowed here: name, servers, families, workload"),
         ({"workload": {"load": 1}}, "unknown key workload.load; allowed here: kind, load_ratio"),
         ({"workload": {"load_ratio": 0}}, "workload.load_ratio: must be above 0, got 0"),
         ({"workload": {"cv2": math.nan}}, "workload.cv2: .*finite number"),
@@ -212,7 +212,7 @@ def test_the_fewest_joules_are_those_of_the_thriftiest_flows() -> None:
 def test_fleets_that_make_no_sense_are_refused() -> None:
     for fleet, problem in (
         ([], "fleet.servers is empty"),
-        ([SimulatedServer(ServerName("a"), ())], r"a has widths \[\]"),
+        ([SimulatedServer(ServerName("a"), ())], "a has no widths; give it one at least"),
         ([SimulatedServer(ServerName("a"), (single(), single()))], r"a has widths \[100, 100\]"),
     ):
         with pytest.raises(ConfigError, match=problem):

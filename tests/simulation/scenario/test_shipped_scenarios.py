@@ -22,7 +22,7 @@ def paths(folder: str) -> list[Path]:
     return found
 
 
-SEEN = [*paths("train"), *paths("validation"), *paths("validation/paper")]
+SEEN = [*paths("validation"), *paths("validation/paper")]
 SUITES = [*paths("test/paper"), *paths("test/standard"), *paths("test/generalisation")]
 
 
