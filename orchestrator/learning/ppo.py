@@ -265,7 +265,7 @@ class Ppo:
 
 @contextmanager
 def _flushed_denormals() -> Iterator[None]:
-    """Let a step take numbers next to 0 for 0; Adam's moments of weights that hardly matter take ten times as long else.
+    """Let numbers next to 0 be 0; with Adam's moments of weights that hardly matter steps take ten times as long else.
 
     It is a state of the whole process, in which others may compute something that needs them.
     """

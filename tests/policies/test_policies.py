@@ -280,7 +280,8 @@ def test_an_unknown_name_is_answered_with_every_policy_in_one_line() -> None:
     [
         (
             "fastest",
-            "unknown policy 'fastest'; known are ppo-slim, ppo-paper, which are learned; fitted, which is what a file holds; the rules random, ",
+            "unknown policy 'fastest'; known are ppo-slim, ppo-paper, which are learned; fitted, which is what a file "
+            "holds; the rules random, ",
         ),
         ("lert:0.25", "unknown width rule '0.25' in policy 'lert:0.25'; known: random"),
         ("lert:0", "unknown width rule '0'"),
