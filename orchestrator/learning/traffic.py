@@ -65,9 +65,7 @@ class Traffic:
         deadline_s = task.settings.objectives.deadline_ms / 1e3
         if recorded is not None:
             task = _at_recorded_rate(task, recorded)
-        workload = task.settings.workload
-        most_rps = capacity_rps(task.servers, width=workload.load_of_width)
-        self.rate_rps = workload.load_ratio * most_rps / workload.items
+        self.rate_rps = rate_of(task)
         per_deadline = self.rate_rps * deadline_s
         most = min(_MOST_REQUESTS, _MOST_DEADLINES * per_deadline)
         least = max(LEAST_REQUESTS, LEAST_DEADLINES * per_deadline)
@@ -114,10 +112,17 @@ class Traffic:
         )
 
 
+def rate_of(task: Task) -> float:
+    """Return how many requests a second a task has, on average."""
+    workload, least = task.settings.workload, task.settings.objectives.min_accuracy
+    most_rps = capacity_rps(task.servers, width=workload.load_of_width, min_accuracy=least)
+    return workload.load_ratio * most_rps / workload.items
+
+
 def _at_recorded_rate(task: Task, recorded: Recorded) -> Task:
     times_s = recorded.times_s
     rate_rps = (len(times_s) - 1) / float(times_s[-1] - times_s[0]) * recorded.items
-    load_ratio = rate_rps / capacity_rps(task.servers)
+    load_ratio = rate_rps / capacity_rps(task.servers, min_accuracy=task.settings.objectives.min_accuracy)
     changes = {"kind": "poisson", "file": None, "load_of_width": None, "items": recorded.items}
     settings = task.settings.with_workload(load_ratio=load_ratio, **changes)
     return Task(settings, task.servers, task.preference)

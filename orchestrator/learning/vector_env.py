@@ -17,9 +17,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from orchestrator.learning.objective import objective_weights
 from orchestrator.learning.ranges import Ranges
+from orchestrator.learning.traffic import rate_of
 from orchestrator.policies.learned import features as feat
 from orchestrator.simulation.rewards import Task
-from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.world_batch import WorldBatch
 
 
@@ -90,9 +90,7 @@ class FleetVecEnv(VecEnv):
     def _begin(self, world: int) -> None:
         seed = int(self._rng.integers(2**31))
         task = vary_load(self._task, seed)
-        workload = task.settings.workload
-        rate_rps = workload.load_ratio * capacity_rps(task.servers, width=workload.load_of_width) / workload.items
-        pace = max(1.0, rate_rps * task.settings.objectives.deadline_ms / 1e3)
+        pace = max(1.0, rate_of(task) * task.settings.objectives.deadline_ms / 1e3)
         self._weights[world] = objective_weights(task) / pace
         self._batch.load(world, task, seed)
 
