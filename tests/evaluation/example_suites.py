@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.evaluation.cases import Case, PolicyEntry
+from orchestrator.evaluation.cases import Case, PolicyEntry, load_case
 from orchestrator.evaluation.figures import FIGURES
 from orchestrator.evaluation.scores import UTILITY, ScenarioScores, Score
 from orchestrator.simulation.scenario.fleet import linear_model
-from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario
 from orchestrator.simulation.utility import Utility
 from tests.simulation.worlds import servers
 
@@ -32,6 +32,11 @@ servers:
 workload: {{kind: gamma, cv2: 4, load_ratio: {load}, requests: {requests}}}
 objectives: {{deadline_ms: 100}}
 """
+
+
+def digest_of(scenario: Path, requests: int = 300) -> str:
+    """Return what a cell says of its scenario."""
+    return digest_scenario(*load_case(scenario, requests))
 
 
 def write_suite(

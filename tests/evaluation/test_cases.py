@@ -10,7 +10,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.evaluation.cases import head_of, is_learned, make_entry, open_own_policy
 from orchestrator.evaluation.runs import Cell, run_cell
 from orchestrator.policies.learned.policy_file import PolicyFile, write_policy_file
-from tests.evaluation.example_suites import write_suite
+from tests.evaluation.example_suites import digest_of, write_suite
 from tests.policies.learned.test_policy import slim, trained
 
 
@@ -41,11 +41,13 @@ def test_a_learned_policy_runs_with_its_guard_and_tells_how_often_its_base_decid
     figures = {}
     for name, each in (("trusting", file), ("narrow", narrow)):
         entry = make_entry(name, f"ppo-slim:{written(tmp_path / f'{name}.npz', each)}")
-        result = run_cell(Cell("digest", scenario, 300, entry, 0, 2, True))
+        result = run_cell(Cell(digest_of(scenario), scenario, 300, entry, 0, 2, True))
         assert len(result.runs) == 1  # it draws no random numbers
         assert result.decision_s is not None
         figures[name] = result.runs[0].figures
-    base = run_cell(Cell("digest", scenario, 300, make_entry("b", "lert:slack"), 0, 1, False)).runs[0].figures
+    base = (
+        run_cell(Cell(digest_of(scenario), scenario, 300, make_entry("b", "lert:slack"), 0, 1, False)).runs[0].figures
+    )
     assert figures["trusting"]["fallback_ratio"] == 0
     assert figures["narrow"]["fallback_ratio"] is not None
     assert figures["narrow"]["fallback_ratio"] > 0.1

@@ -13,7 +13,7 @@ from orchestrator.evaluation.tuning.campaign import Extent, Job, run_job
 from orchestrator.evaluation.tuning.space import check_tuned, configurations, tuned_policies
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.snapshot import Width
-from tests.evaluation.example_suites import write_suite
+from tests.evaluation.example_suites import digest_of, write_suite
 from tests.policies.plugged import SAVER, install
 
 STATEFUL = """
@@ -44,16 +44,16 @@ def scenario(tmp_path: Path) -> Path:
 def test_a_suite_runs_it_and_times_no_decision_on_tables(scenario: Path) -> None:
     entry = make_entry("saver", "saver,share=0.25")
     assert entry.identity == "saver,share=0.25 saver_evaluated 1.0"  # another version decides otherwise
-    result = run_cell(Cell("digest", scenario, 300, entry, 0, 2, True))
+    result = run_cell(Cell(digest_of(scenario), scenario, 300, entry, 0, 2, True))
     assert len(result.runs) == 1  # it draws no random numbers
     assert result.decision_s is None
     assert result.timeline is not None
-    other = run_cell(Cell("digest", scenario, 300, make_entry("saver", "saver,share=1"), 0, 1, False))
+    other = run_cell(Cell(digest_of(scenario), scenario, 300, make_entry("saver", "saver,share=1"), 0, 1, False))
     assert other.runs[0].figures != result.runs[0].figures
 
 
 def test_each_run_has_one_of_its_own_that_remembers_nothing(scenario: Path) -> None:
-    cell = Cell("digest", scenario, 300, make_entry("counting", "counting"), 0, 2, False)
+    cell = Cell(digest_of(scenario), scenario, 300, make_entry("counting", "counting"), 0, 2, False)
     first, second = run_cell(cell), run_cell(cell)
     assert first.runs == second.runs
 

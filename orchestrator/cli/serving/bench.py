@@ -183,17 +183,15 @@ def bench(
             return await measure_parts(parts, load, senders=options.senders, progress=progress), samples
 
     found, samples = asyncio.run(run())
-    if any(measured.is_cut for measured in found):
-        console.print("interrupted; these are the figures of what was sent")
-    _say_metrics(console, samples)
-    by_name = {family.name: measured for family, measured in zip(asked, found, strict=True)}
+    _say_state(console, found, samples)
+    saved: dict[str, Any] = {"load": asdict(load)}
     if families:
+        by_name = dict(zip([family.name for family in asked], found, strict=True))
         _show_families(by_name, as_json=options.as_json)
-        saved = [{"family": name, **asdict(measured)} for name, measured in by_name.items()]
-        _save(options.out, {"load": asdict(load), "drift": [drift, drift_periods], "families": saved})
+        _save(options.out, {**saved, "drift": [drift, drift_periods], "families": _encode_families(by_name)})
         return
     _show(found[0].summary, found[0].senders_cores, as_json=options.as_json)
-    _save(options.out, {"load": asdict(load), "metric": samples[0].metric, **asdict(found[0])})
+    _save(options.out, {**saved, "metric": samples[0].metric, **asdict(found[0])})
 
 
 @bench.command("compare")
@@ -249,6 +247,13 @@ def _progress(console: Console, what: str, seconds: float) -> Iterator[Callable[
         yield lambda passed_s: bar.update(task, completed=passed_s)
 
 
+def _say_state(console: Console, found: Iterable[Measured], samples: Iterable[Sample]) -> None:
+    """Say whether it was interrupted, and what accuracy is."""
+    if any(measured.is_cut for measured in found):
+        console.print("interrupted; these are the figures of what was sent")
+    _say_metrics(console, samples)
+
+
 def _say_metrics(console: Console, samples: Iterable[Sample]) -> None:
     """Say once of each metric what accuracy is."""
     for metric in {sample.metric for sample in samples}:
@@ -300,6 +305,10 @@ def _show_families(found: Mapping[str, Measured], *, as_json: bool) -> None:
         cells = [_cell(getattr(summary, column), scale, form) for _, column, scale, form in _COLUMNS]
         table.add_row(name, f"{summary.requests:,}", *cells)
     wide_console().print(table)
+
+
+def _encode_families(found: Mapping[str, Measured]) -> list[dict[str, Any]]:
+    return [{"family": name, **asdict(measured)} for name, measured in found.items()]
 
 
 def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
