@@ -37,9 +37,9 @@ families:
 """
 SCENARIO = """
 name: every-kind
-families: {shapes: {}, text: {share: 0.2}, plates: {}}
+families: {shapes: {}, text: {share: 0.2, deadline_ms: 5000}, plates: {}}
 servers: [{name: one, profile: profile.json}]
-workload: {requests: 3000, drift_amplitude: 1.5}
+workload: {requests: 3000, load_ratio: 0.3, drift_amplitude: 1.5}
 """
 
 
