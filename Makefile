@@ -24,7 +24,7 @@ help:
 	@echo "make bench-resilience  the gateway when Tritons fail, in bursts and for long: docs/benchmarks/resilience.md, 40 minutes"
 	@echo "make bench-decisions   what one routing decision takes: docs/benchmarks/decisions.md, half a minute"
 	@echo "make bench-simulator   decisions a second in simulation: docs/benchmarks/simulator.md, two minutes"
-	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 10 minutes"
+	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 15 minutes"
 	@echo "make bench-real        every policy on real servers, quiet and beside other work: docs/benchmarks/real.md, an hour"
 	@echo "make bench-sharing     two gateways over one fleet against one: docs/benchmarks/sharing.md, some 8 minutes"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
@@ -96,6 +96,7 @@ bench-fidelity: $(VENV)/.everything
 	rm -rf build/fidelity
 	for session in 1 2; do $(BIN)/python -m benchmarks.fidelity --more || exit 1; done
 	$(BIN)/python -m benchmarks.fidelity
+	$(BIN)/python -m benchmarks.fidelity.matrix
 
 # Likewise, for an hour; it goes on where it was interrupted, with what build/real.jsonl has.
 bench-real: $(VENV)/.bench
