@@ -87,7 +87,7 @@ class Host:
     def status(self) -> dict[str, Any]:
         code, output = self.call("status", "--json")
         (page,) = json.loads(output)["servers"]
-        assert (code == 0) == (page["error"] is None)
+        assert (code == 1) == (page["error"] is not None)  # 3: it can be reached, and is in trouble
         found: dict[str, Any] = page
         return found
 
