@@ -139,7 +139,7 @@ async def share_fleet(
         stack.push_async_callback(background.stop)
         background.start("sharing the fleet", sharing.run)
         background.start("resolving peers", partial(_watch_names, names, links))
-        background.start("sending peers elsewhere", partial(_drain_when_ending, gateway, endpoint))
+        background.start("sending peers elsewhere", partial(_drain_when_ending, gateway, sharing, endpoint))
         yield
         has_ended.set()
         await sharing.hand_over(within_s=_TOLD_S)
@@ -178,9 +178,12 @@ def _divide_quotas(guard: Guard, own: GatewayName, reports: Mapping[GatewayName,
     guard.take_parts(parts_of(own, demands, guard.quotas))
 
 
-async def _drain_when_ending(gateway: Gateway, endpoint: PeerEndpoint) -> None:
-    """Send peers elsewhere once they know that this gateway ends: another one may listen at its address by now."""
-    while not gateway.is_ending:
+async def _drain_when_ending(gateway: Gateway, sharing: Sharing, endpoint: PeerEndpoint) -> None:
+    """Send peers elsewhere once they know that this gateway ends: another one may listen at its address by now.
+
+    Not where all end together: what this gateway drives until it has ended, nobody else does.
+    """
+    while not (gateway.is_ending and sharing.has_successor):
         await asyncio.sleep(_ENDING_LOOK_S)
     await asyncio.sleep(_TOLD_S)
     await endpoint.drain()

@@ -26,6 +26,7 @@ class GatewayReport(BaseModel):
         name: The gateway's name.
         instance: A number drawn at its start, by which two gateways of one name are told apart.
         is_ending: Whether it is to get no more servers, because it ends.
+        has_drained: Whether it has no callers of its own any more, and only waits for others to take its servers.
         backlog_items: The items that wait there or run on its servers.
         drives: The servers that it sends batches to.
         leaves: Those that it sends nothing to any more, and has not had the last answers of.
@@ -40,6 +41,7 @@ class GatewayReport(BaseModel):
     name: GatewayName
     instance: int
     is_ending: bool = False
+    has_drained: bool = False
     backlog_items: _Amount = 0.0
     drives: frozenset[ServerName] = frozenset()
     leaves: frozenset[ServerName] = frozenset()

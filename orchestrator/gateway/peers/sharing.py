@@ -113,6 +113,7 @@ class Sharing:
         self._ticked_s: float | None = None
         self._lenient_until_s = 0.0
         self._has_twin = False
+        self._has_drained = False
 
     async def run(self) -> None:
         """Look after the servers that this gateway drives."""
@@ -121,10 +122,19 @@ class Sharing:
             await asyncio.sleep(TICK_S)
 
     async def hand_over(self, *, within_s: float) -> None:
-        """Return once others have taken what this gateway drove, which ends; at once where there is nobody."""
+        """Return once others have taken what this gateway drove, which has drained; at once where nobody could."""
+        self._has_drained = True
         until_s = asyncio.get_running_loop().time() + within_s
-        while self._driving and self._living and asyncio.get_running_loop().time() < until_s:
+        while self._driving and self._has_taker() and asyncio.get_running_loop().time() < until_s:
             await asyncio.sleep(TICK_S / 2)
+
+    def _has_taker(self) -> bool:
+        return any(link.report is not None and not link.report.has_drained for link in self._living.values())
+
+    @property
+    def has_successor(self) -> bool:
+        """Whether another gateway goes on when this one has ended."""
+        return any(link.report is not None and not link.report.is_ending for link in self._living.values())
 
     async def leave(self) -> None:
         """Drive nothing any more, and let others have it at once; never raises."""
@@ -156,6 +166,7 @@ class Sharing:
             name=self.name,
             instance=self._instance,
             is_ending=self._is_ending(),
+            has_drained=self._has_drained,
             backlog_items=self._router.unfinished_items,
             drives=self._driving,
             leaves=frozenset(leaves),
@@ -230,7 +241,9 @@ class Sharing:
             self._router.drive(names)
 
     def _follow_plan(self, reports: Mapping[GatewayName, GatewayReport], *, now_s: float) -> None:
-        staying = {name: report for name, report in reports.items() if not report.is_ending} or reports
+        # Where all end together, those that still have callers take what the others have driven.
+        undrained = {name: report for name, report in reports.items() if not report.has_drained} or reports
+        staying = {name: report for name, report in undrained.items() if not report.is_ending} or undrained
         first = min(staying)
         if first != self.name:
             self._plan, self._intent = NOTHING, reports[first].plan

@@ -335,13 +335,6 @@ def test_a_second_gateway_is_told_that_the_address_is_taken(team: Team) -> None:
     assert "Traceback" not in done.stderr
 
 
-ENDS_TOGETHER = pytest.mark.xfail(
-    strict=False,
-    reason="workers that end together may leave a request without a driver until its deadline: 4 of some 5,500 got 504",
-)
-
-
-@ENDS_TOGETHER
 def test_under_load_it_drains_and_ends_well(team: Team) -> None:
     inputs = grpcclient.InferInput("pixels", [1, 1, 28, 28], "FP32")
     inputs.set_data_from_numpy(np.zeros((1, 1, 28, 28), np.float32))
@@ -412,7 +405,6 @@ def test_it_starts_before_any_triton_and_is_ready_once_one_comes(
             assert team.ask(INFER, BODY) == {200}
 
 
-@ENDS_TOGETHER
 def test_it_leaves_after_lame_duck_s_and_nothing_fails(tmp_path: Path, triton: EmbeddedServer) -> None:
     team = Team(tmp_path, triton, lame_duck_s=1.0)
     with team.running(), HttpLoad(team) as load:
