@@ -108,7 +108,7 @@ async def share_fleet(
     has_ended = asyncio.Event()
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        links = PeerLinks(GrpcPeerClient)
+        links = PeerLinks(GrpcPeerClient, lambda: sharing.report().encode())
         stack.push_async_callback(links.close)
         sharing = Sharing(
             place.name,
@@ -123,7 +123,7 @@ async def share_fleet(
         timeout_s = fleet.router.request_timeout_s
         gateway.share(sharing, Forwarder(sharing, timeout_s=timeout_s, on_hop=gateway.count_hop))
         endpoint = PeerEndpoint(
-            gateway.data_plane, fleet.gateway, lambda: sharing.report().encode(), place.listen, given or _unix(place)
+            gateway.data_plane, fleet.gateway, sharing.exchange, place.listen, given or _unix(place)
         )
         stack.callback(endpoint.stop)
         endpoint.bind()

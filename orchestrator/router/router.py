@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
@@ -43,6 +43,8 @@ from orchestrator.triton.families import Described, describe_models
 from orchestrator.triton.protocol_key import read_protocol_key
 
 log = logging.getLogger(__name__)
+
+_ELSEWHERE: Final = "what it could run on is driven by another gateway now; retry there"
 
 _SILENT = RouterObserver()
 
@@ -278,6 +280,7 @@ class Router:
         Raises:
             ConfigError: As for ``infer``.
             CapacityError: The queue is full.
+            ServerUnavailableError: Other gateways drive all that it could run on.
             DeadlineError: The deadline has passed as the request comes.
         """
         request = self._submit(items, options, sink, transit)
@@ -300,6 +303,8 @@ class Router:
         if math.isnan(deadline_ms) or deadline_ms == -math.inf:
             raise ConfigError(f"deadline_ms = {deadline_ms} is no time; give milliseconds from now")
         key, batch, is_single = self._admit(items, options)
+        if self._fleet.is_elsewhere(key):
+            raise ServerUnavailableError(_ELSEWHERE, executed=False)
         overload = self._settings.overload
         if has_own_deadline and overload.shed_late and deadline_ms <= 0:
             raise DeadlineError(
@@ -336,8 +341,7 @@ class Router:
         self._fleet.drive(servers)
         for key in filter(self._fleet.is_elsewhere, self._queues.keys()):
             for request in self._queues.take_all(key):
-                text = "what it could run on is driven by another gateway now; retry there"
-                request.give_up(ServerUnavailableError(text, executed=False))
+                request.give_up(ServerUnavailableError(_ELSEWHERE, executed=False))
 
     @property
     def unfinished_items(self) -> int:

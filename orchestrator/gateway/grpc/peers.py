@@ -36,13 +36,16 @@ _HEADER_BYTES: Final = 2**14
 
 
 class PeerEndpoint(Endpoint):
-    """Answers other gateways; ``given`` as in Endpoint. ``report`` returns what they are told of this one."""
+    """Answers other gateways.
+
+    ``exchange_reports`` takes a gateway's report and returns this one's, both as JSON; ``given`` as in Endpoint.
+    """
 
     def __init__(
         self,
         data_plane: DataPlane,
         settings: GatewaySettings,
-        report: Callable[[], bytes],
+        exchange_reports: Callable[[bytes], bytes],
         address: str,
         given: Sequence[socket.socket] | None = None,
     ) -> None:
@@ -56,7 +59,7 @@ class PeerEndpoint(Endpoint):
         self._send_budget = HeldBudget(int(clients.max_held_mib * _MIB), spares_one=True)
 
         async def answer_report(message: bytes, caller: Caller) -> bytes:
-            return report()
+            return exchange_reports(message)
 
         infer = f"/{SERVICE}/ModelInfer"
         unary: dict[str, UnaryHandler[Caller]] = {REPORT: answer_report, infer: data_plane.inference.call}

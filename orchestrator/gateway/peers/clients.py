@@ -6,7 +6,9 @@ A peer at ``unix:PATH`` is another worker of this gateway.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import socket
 from collections.abc import Sequence
 from typing import Any, Final
@@ -15,6 +17,7 @@ import aiohttp
 
 from orchestrator.errors import ServerUnavailableError
 from orchestrator.gateway.peers.leases import NoKeeperError
+from orchestrator.gateway.peers.links import PeerGoneError
 from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.channel import Dial, GrpcChannel
 from orchestrator.http2.grpc.wire import RpcError
@@ -26,6 +29,8 @@ REPORT: Final = "/slimsched.Gateway/Report"
 UNIX: Final = "unix:"
 _INFER: Final = f"/{SERVICE}/ModelInfer"
 _KEEPER_S: Final = 0.5
+_LEAVE_S: Final = 0.5
+_NOBODY: Final = tuple(os.strerror(number) for number in (errno.ECONNREFUSED, errno.ENOENT))  # no process listens
 
 
 class GrpcPeerClient:
@@ -36,9 +41,9 @@ class GrpcPeerClient:
         path = address.removeprefix(UNIX)
         self._channel = GrpcChannel(address) if path == address else GrpcChannel("worker:1", dial=_dial(path))
 
-    async def read_report(self) -> bytes:
-        """Return its report, as JSON; raises SlimError."""
-        return await self._call(REPORT, (b"",))
+    async def exchange_reports(self, own: bytes) -> bytes:
+        """Tell it this gateway's report and return its own, both as JSON; raises SlimError."""
+        return await self._call(REPORT, (own,))
 
     async def infer(self, parts: Sequence[Buffer]) -> bytes:
         """Return its answer to a ModelInferRequest, both serialised; raises SlimError."""
@@ -49,11 +54,13 @@ class GrpcPeerClient:
         try:
             return await self._channel.call(path, head, rest=rest)
         except RpcError as exc:
+            if exc.detail.endswith(_NOBODY):
+                raise PeerGoneError(f"{self._told_as}: {exc.detail}", executed=False) from exc
             raise translate_status(exc.status, exc.detail or "no reason given", self._told_as) from exc
 
     async def close(self) -> None:
-        """Let go of it, leaving what is under way."""
-        await self._channel.close(drain_s=0.0)
+        """Let go of it, once it has answered what is under way, or has had some time to."""
+        await self._channel.close(drain_s=_LEAVE_S)
 
 
 def _dial(path: str) -> Dial:

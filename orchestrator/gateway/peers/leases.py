@@ -55,19 +55,28 @@ class Lease:
         gateway: Who claims.
         keeper: Where; None where nobody keeps a record.
         is_idle: Returns whether the server has answered all that this gateway has sent.
+        on_change: Called when it was granted, lost or given up.
 
     Attributes:
         is_unkept: Whether nobody keeps a record, so that the plan alone decides.
     """
 
-    def __init__(self, gateway: GatewayName, keeper: Keeper | None, is_idle: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        gateway: GatewayName,
+        keeper: Keeper | None,
+        is_idle: Callable[[], bool],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self.is_unkept = keeper is None
         self._gateway = gateway
         self._keeper = keeper
         self._is_idle = is_idle
+        self._on_change = on_change
         self._term: int | None = None
         self._until_s = -math.inf
         self._is_wanted = False
+        self._is_free = False
         self._successor: GatewayName | None = None
         self._changed = asyncio.Event()
         self._told = ""
@@ -76,13 +85,18 @@ class Lease:
         """Return whether this gateway may drive the server, as far as records go."""
         return self.is_unkept or now_s < self._until_s
 
-    def want(self, driver: GatewayName | None) -> None:
-        """Note who is to drive the server by the plan."""
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the record still names this gateway, which is to drive the server no longer."""
+        return self._term is not None and not self._is_wanted
+
+    def want(self, driver: GatewayName | None, *, is_free: bool = True) -> None:
+        """Note who is to drive the server by the plan, and whether no other gateway says that it still does."""
         is_wanted = driver == self._gateway
         self._successor = None if is_wanted else driver
-        if is_wanted != self._is_wanted:
-            self._is_wanted = is_wanted
+        if is_wanted != self._is_wanted or (is_wanted and is_free and not self._is_free):
             self._changed.set()
+        self._is_wanted, self._is_free = is_wanted, is_free
 
     async def run(self) -> None:
         """Do so for ever; returns at once where there is no keeper."""
@@ -90,10 +104,13 @@ class Lease:
             return
         while True:
             self._changed.clear()
+            term = self._term
             if self._is_wanted:
                 await self._hold(self._keeper)
             elif self._term is not None and self._is_idle():
                 await self.give_up()
+            if self._term != term:
+                self._on_change()
             pause_s = RENEW_S if self._is_wanted or self._term is None else _DRAIN_LOOK_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
@@ -101,10 +118,11 @@ class Lease:
 
     async def give_up(self) -> None:
         """Give the server to who is to have it next, or to whoever claims it; never raises."""
-        term, self._term, self._until_s = self._term, None, -math.inf
-        if self._keeper is not None and term is not None:
+        self._until_s = -math.inf
+        if self._keeper is not None and self._term is not None:
             with contextlib.suppress(SlimError):  # then it expires
-                await self._keeper.release(self._gateway, term, self._successor)
+                await self._keeper.release(self._gateway, self._term, self._successor)
+        self._term = None
 
     async def _hold(self, keeper: Keeper) -> None:
         asked_s = asyncio.get_running_loop().time()

@@ -1,19 +1,21 @@
 """Links to the other gateways: what each said last, and requests that are passed on to it.
 
 A peer is found by its address, one of a list or of those that a host name stands for, and says itself what it is
-called. One that fails to answer gets no more requests until it answers again.
+called. One that fails to answer gets no more requests until it answers again. Who asks for a report tells its own, and
+does so at once when something in it changes that others wait for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 from orchestrator.background import BackgroundTasks, end_tasks
-from orchestrator.errors import PermanentError, SlimError
+from orchestrator.errors import PermanentError, ServerUnavailableError, SlimError
 from orchestrator.gateway.peers.report import GatewayReport
 from orchestrator.http2.flow import Buffer
 from orchestrator.snapshot import ServerName
@@ -26,11 +28,20 @@ ANSWER_S: Final = 0.5
 """Longest wait for its report."""
 
 
+class PeerGoneError(ServerUnavailableError):
+    """No process listens where a gateway did."""
+
+
 class PeerClient(Protocol):
     """The calls to one peer; GrpcPeerClient is the real one."""
 
-    async def read_report(self) -> bytes:
-        """Return its report, as JSON; raises SlimError."""
+    async def exchange_reports(self, own: bytes) -> bytes:
+        """Tell it this gateway's report and return its own, both as JSON.
+
+        Raises:
+            PeerGoneError: No process listens there.
+            SlimError: It does not answer.
+        """
         ...
 
     async def infer(self, parts: Sequence[Buffer]) -> bytes:
@@ -38,7 +49,7 @@ class PeerClient(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of it, leaving what is under way."""
+        """Let go of it; returns within a second."""
         ...
 
 
@@ -47,15 +58,17 @@ class PeerLink:
 
     Attributes:
         address: Where it is.
-        report: What it said last; None before the first time.
+        report: What it said last; None before the first time, and once it has gone.
         heard_s: When it said so, on the event loop's clock.
         was_asked: Whether it has answered, or failed to.
         is_answering: Whether it answered when it was last asked for anything.
         given_s: The work that was passed on to it, in seconds of its servers'.
     """
 
-    def __init__(self, address: str, client: PeerClient) -> None:
+    def __init__(self, address: str, client: PeerClient, own_report: Callable[[], bytes]) -> None:
         self.address = address
+        self._own_report = own_report
+        self._is_due = asyncio.Event()
         self.report: GatewayReport | None = None
         self.heard_s = -math.inf
         self.was_asked = False
@@ -68,22 +81,36 @@ class PeerLink:
     async def watch(self) -> None:
         """Ask it for ever how it is."""
         while True:
+            self._is_due.clear()
             await self.look()
-            await asyncio.sleep(LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._is_due.wait()
+
+    def ask_now(self) -> None:
+        """Ask it at once, or again once it has answered; what has changed here it is told by that."""
+        self._is_due.set()
+
+    def take(self, report: GatewayReport, *, at_s: float) -> None:
+        """Note what it said of itself."""
+        self.report, self.heard_s, self._sent_items = report, at_s, 0
+        self._capacity_rps = sum(report.load.capacities_rps.values())
 
     async def look(self) -> None:
         """Ask it how it is; never raises SlimError."""
         asked_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(ANSWER_S):
-                self.report = GatewayReport.decode(await self._client.read_report())
+                report = GatewayReport.decode(await self._client.exchange_reports(self._own_report()))
         except (SlimError, TimeoutError) as exc:
             if self.is_answering or (isinstance(exc, PermanentError) and not self.was_asked):
                 log.warning("peer %s does not answer: %s", self.address, exc or f"nothing within {ANSWER_S:g} s")
             self.is_answering = False
+            if isinstance(exc, PeerGoneError):
+                self.report = None
         else:
-            self.heard_s, self.is_answering, self._sent_items = asked_s, True, 0
-            self._capacity_rps = sum(self.report.load.capacities_rps.values())
+            self.is_answering = True
+            self.take(report, at_s=asked_s)
         self.was_asked = True
 
     def takes(self, servers: Collection[ServerName]) -> bool:
@@ -105,6 +132,7 @@ class PeerLink:
     def note_failure(self) -> None:
         """Pass nothing on to it until it has answered again."""
         self.is_answering = False
+        self.ask_now()
 
     async def close(self) -> None:
         """Let go of it."""
@@ -116,10 +144,12 @@ class PeerLinks:
 
     Args:
         connect: Returns the client of an address.
+        own_report: Returns what peers are told, as JSON.
     """
 
-    def __init__(self, connect: Callable[[str], PeerClient]) -> None:
+    def __init__(self, connect: Callable[[str], PeerClient], own_report: Callable[[], bytes]) -> None:
         self._connect = connect
+        self._own_report = own_report
         self._links: dict[str, tuple[PeerLink, asyncio.Task[None]]] = {}
         self._background = BackgroundTasks()
 
@@ -134,7 +164,7 @@ class PeerLinks:
             task.cancel()
             self._background.start("leaving peers", link.close)
         for address in sorted(set(addresses) - self._links.keys()):
-            link = PeerLink(address, self._connect(address))
+            link = PeerLink(address, self._connect(address), self._own_report)
             self._links[address] = link, self._background.start("asking peers", link.watch)
 
     async def until_asked(self) -> None:

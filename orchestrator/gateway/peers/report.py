@@ -6,7 +6,7 @@ host name depend on the order in which a gateway has met them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -48,6 +48,11 @@ class GatewayReport(BaseModel):
     capacities_rps: Mapping[ServerName, _Rate] = {}
     plan: Mapping[ServerName, GatewayName] = {}
     demands: Mapping[str, tuple[_Amount, _Amount, _Amount]] = {}
+
+    @property
+    def news(self) -> Hashable:
+        """What others wait for: peers are told at once when it changes."""
+        return self.is_ending, self.has_drained, self.drives, self.leaves, frozenset(self.plan.items())
 
     @property
     def load(self) -> GatewayLoad:

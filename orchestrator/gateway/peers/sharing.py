@@ -1,8 +1,9 @@
 """What this gateway drives, of a fleet that it shares with its peers, and who else can run a request.
 
-All is decided in ``tick``, some times a second, from what the peers said last and from the leases; requests only look
-at the result. A peer lives while it answers, and a second longer, so that one lost answer moves nothing. A gateway
-that stood still itself has heard nobody either, and believes for another second what it knew.
+All is decided in ``tick``, some times a second and whenever a peer or a lease has news, from what the peers said last
+and from the leases; requests only look at the result. A peer lives while it answers, and a second longer, so that one
+lost answer moves nothing; one whose host says that nobody listens there is gone at once. A gateway that stood still
+itself has heard nobody either, and believes for another second what it knew.
 
 Servers that nobody keeps a record of go from one gateway to another in two steps: the old driver stops and says so, and
 then the new one begins.
@@ -14,7 +15,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -114,6 +115,7 @@ class Sharing:
         self._lenient_until_s = 0.0
         self._has_twin = False
         self._has_drained = False
+        self._told: Hashable = None
 
     async def run(self) -> None:
         """Look after the servers that this gateway drives."""
@@ -124,6 +126,7 @@ class Sharing:
     async def hand_over(self, *, within_s: float) -> None:
         """Return once others have taken what this gateway drove, which has drained; at once where nobody could."""
         self._has_drained = True
+        self._refresh()
         until_s = asyncio.get_running_loop().time() + within_s
         while self._driving and self._has_taker() and asyncio.get_running_loop().time() < until_s:
             await asyncio.sleep(TICK_S / 2)
@@ -139,6 +142,7 @@ class Sharing:
     async def leave(self) -> None:
         """Drive nothing any more, and let others have it at once; never raises."""
         await self._background.stop()
+        self._ticked_s = None
         self._router.drive(())
         self._driving = frozenset()
         await asyncio.gather(*(lease.give_up() for _, lease, _ in self._leases.values()))
@@ -161,7 +165,11 @@ class Sharing:
 
     def report(self) -> GatewayReport:
         """Return what peers are told."""
-        leaves = {key for key, name in self._names.items() if key not in self._driving and self._router.has_sent(name)}
+        leaves = {
+            key
+            for key, name in self._names.items()
+            if key not in self._driving and (self._router.has_sent(name) or self._is_leaving(key))
+        }
         return GatewayReport(
             name=self.name,
             instance=self._instance,
@@ -174,6 +182,26 @@ class Sharing:
             plan=self._intent,
             demands=self._demands(),
         )
+
+    def exchange(self, body: bytes) -> bytes:
+        """Take the report of a peer that asks, and return this gateway's, both as JSON.
+
+        Raises:
+            PermanentError: What it says is no report; one of an earlier version says nothing.
+        """
+        if body:
+            self._hear(GatewayReport.decode(body))
+        return self.report().encode()
+
+    def _hear(self, report: GatewayReport) -> None:
+        for link in self._links():
+            if not link.is_answering:  # perhaps it is this one, and has just begun
+                link.ask_now()
+            elif link.report is not None and link.report.instance == report.instance:
+                has_news = link.report.news != report.news
+                link.take(report, at_s=asyncio.get_running_loop().time())
+                if has_news:
+                    self._refresh()
 
     def is_local(self, options: RequestOptions) -> bool:
         """Return whether a request is for this gateway's router: it has a server for it, or no gateway has one."""
@@ -223,13 +251,21 @@ class Sharing:
         driving = set()
         for key, (_, lease, _) in self._leases.items():
             driver = self._intent.get(key)
-            lease.want(driver)
+            lease.want(driver, is_free=key not in driven_elsewhere)
             if driver != self.name or not lease.is_held(now_s=now_s):
                 continue
             if not lease.is_unkept or key in self._driving or key not in driven_elsewhere:
                 driving.add(key)
         self._drive(frozenset(driving))
+        if (news := self.report().news) != self._told:
+            self._told = news
+            for link in self._links():
+                link.ask_now()
         self._on_reports(reports)
+
+    def _refresh(self) -> None:
+        if self._ticked_s is not None:  # else it has not begun, or has left
+            self.tick()
 
     def _drive(self, driving: frozenset[ServerName]) -> None:
         names = frozenset(self._names[key] for key in driving)
@@ -279,6 +315,9 @@ class Sharing:
         self._has_twin = has_twin
         return living
 
+    def _is_leaving(self, key: ServerName) -> bool:
+        return key in self._leases and self._leases[key][1].is_leaving
+
     def _is_idle(self, name: ServerName) -> bool:
         return not self._router.has_sent(name)
 
@@ -291,7 +330,7 @@ class Sharing:
         for key in servers.keys() - self._leases.keys():
             server = servers[key]
             name = ServerName(server.name)
-            lease = Lease(self.name, self._keeper_of(server), partial(self._is_idle, name))
+            lease = Lease(self.name, self._keeper_of(server), partial(self._is_idle, name), self._refresh)
             self._leases[key] = server, lease, self._background.start("claiming servers", lease.run)
         names = {key: ServerName(server.name) for key, server in servers.items()}
         if self._weighed_s is None or now_s - self._weighed_s >= _CAPACITY_S or names != self._names:

@@ -194,6 +194,8 @@ class Fleet:
 
     def is_elsewhere(self, key: BatchKey) -> bool:
         """Return whether servers answer what a key asks for, all of them driven by other routers."""
+        if self._driven is None:
+            return False
         suiting = [
             server
             for server in self.servers.values()

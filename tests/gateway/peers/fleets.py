@@ -13,7 +13,7 @@ from orchestrator.errors import ConnectionLostError, ServerUnavailableError, Sli
 from orchestrator.gateway.dataplane.exchange import Exchange, Form
 from orchestrator.gateway.peers.forwarding import Forwarder
 from orchestrator.gateway.peers.leases import NoKeeperError
-from orchestrator.gateway.peers.links import PeerLink, PeerLinks
+from orchestrator.gateway.peers.links import PeerGoneError, PeerLink, PeerLinks
 from orchestrator.gateway.peers.sharing import Sharing
 from orchestrator.gateway.protocol.family import FamilyModel, FamilyRequest, merge_widths
 from orchestrator.gateway.protocol.messages import pb
@@ -39,6 +39,7 @@ class Network:
         self.parted: set[frozenset[str]] = set()
         self.gateways: dict[str, SharedGateway] = {}
         self.dead: set[str] = set()
+        self.refusing: set[str] = set()
 
     def part(self, one: str, other: str) -> None:
         self.parted.add(frozenset((one, other)))
@@ -47,6 +48,8 @@ class Network:
         self.parted.clear()
 
     async def require(self, one: str, other: str) -> None:
+        if other in self.refusing:
+            raise PeerGoneError("failed to connect: Connection refused", executed=False)
         if one in self.dead or other in self.dead:
             raise ServerUnavailableError("failed to connect", executed=False)
         if frozenset((one, other)) in self.parted:
@@ -110,10 +113,10 @@ class FakePeer:
         self._caller = caller
         self._called = called
 
-    async def read_report(self) -> bytes:
+    async def exchange_reports(self, own: bytes) -> bytes:
         await asyncio.sleep(0.001)
         await self._network.require(self._caller, self._called)
-        return self._network.gateways[self._called].sharing.report().encode()
+        return self._network.gateways[self._called].sharing.exchange(own)
 
     async def infer(self, parts: Sequence[Buffer]) -> bytes:
         await self._network.require(self._caller, self._called)
@@ -190,7 +193,7 @@ class SharedFleet:
             self.holdings.setdefault(server.name, Holding(-10.0))
             return FakeKeeper(self.network, self.holdings, server.name, name)
 
-        links = PeerLinks(partial(FakePeer, self.network, name))
+        links = PeerLinks(partial(FakePeer, self.network, name), lambda: sharing.report().encode())
         sharing = Sharing(
             GatewayName(name),
             router,
@@ -215,7 +218,9 @@ class SharedFleet:
         await gateway.sharing.leave()
         self.network.dead.add(name)
 
-    def kill(self, name: str) -> None:
+    def kill(self, name: str, *, with_its_host: bool = True) -> None:
+        if not with_its_host:
+            self.network.refusing.add(name)
         self.network.dead.add(name)
         self._tasks[name].cancel()
         self.network.gateways[name].router.drive(())

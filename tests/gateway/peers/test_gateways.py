@@ -153,7 +153,7 @@ async def test_the_address_of_callers_is_no_address_of_a_peer(tmp_path: Path) ->
         assert member.gateway.grpc is not None
         client = GrpcPeerClient(member.gateway.grpc.address)
         with pytest.raises(Exception, match="there is no method"):
-            await client.read_report()
+            await client.exchange_reports(b"")
         await client.close()
         assert await member.calls.infer(item_request()) is not None
 

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from tests.fakes.servers import FakeServer
+from orchestrator.errors import ServerUnavailableError
+from tests.fakes.servers import FakeServer, item
 from tests.gateway.peers.fleets import SharedFleet, share_in_time, sharing_fleet
 
 pytestmark = pytest.mark.virtual_time
@@ -139,6 +140,13 @@ async def test_what_a_gateway_drove_that_was_killed_others_drive_soon(has_keeper
         assert has_one_driver_each(fleet)
 
 
+async def test_who_lives_takes_at_once_what_a_gateway_drove_whose_host_says_that_it_is_gone() -> None:
+    async with sharing_fleet(slow_servers(), 3) as fleet:
+        fleet.kill("gateway-1", with_its_host=False)
+        await asyncio.sleep(0.35)
+        assert has_one_driver_each(fleet)
+
+
 @pytest.mark.parametrize("has_keepers", [False, True])
 async def test_a_gateway_that_ends_gives_its_servers_away_before_and_one_that_comes_gets_some(
     has_keepers: bool,
@@ -200,3 +208,26 @@ async def test_two_gateways_of_one_name_are_told(caplog: pytest.LogCaptureFixtur
         other.sharing.name = one.sharing.name
         await asyncio.sleep(1.0)
     assert caplog.text.count("another gateway is called gateway-0 too; give each its own gateway.peers.name") >= 1
+
+
+async def test_what_comes_for_a_server_that_has_gone_to_another_is_refused_at_once() -> None:
+    async with sharing_fleet(slow_servers(1), 2) as fleet:
+        (driver,) = fleet.drivers()["gpu-0"]
+        (other,) = [gateway for gateway in fleet.gateways if gateway.name != driver]
+        began_s = asyncio.get_running_loop().time()
+        with pytest.raises(ServerUnavailableError, match="driven by another gateway") as refused:
+            await other.router.infer(item(1))
+        assert not refused.value.executed
+        assert asyncio.get_running_loop().time() == began_s
+
+
+@pytest.mark.parametrize("has_keepers", [False, True])
+async def test_a_server_goes_over_as_soon_as_its_last_driver_has_its_answers(has_keepers: bool) -> None:
+    """Nobody drives it meanwhile, and what comes for it waits: no longer than deadlines last."""
+    async with sharing_fleet(slow_servers(), 2, has_keepers=has_keepers) as fleet:
+        fleet.gateways[0].is_ending = True
+        undriven_s = 0.0
+        while fleet.drivers() != {server: ["gateway-1"] for server in fleet.servers}:
+            await asyncio.sleep(0.001)
+            undriven_s += 0.001 * any(not drivers for drivers in fleet.drivers().values())
+        assert undriven_s <= 0.03
