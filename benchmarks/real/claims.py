@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.real.cells import Cell
 from benchmarks.real.promises import WINDOW, Promises, windows_within, worst_points
-from benchmarks.real.results import Line, behind_best, by_cell
+from benchmarks.real.results import Line, behind_best, by_cell, by_widths
 from benchmarks.real.testbed import DEFAULT, FIXED, RULES
 from orchestrator.loadgen.comparison import mean_of
 from orchestrator.profile.margin import CONFIDENCE
@@ -26,6 +26,7 @@ _FITS_RATIO = 0.99
 def draw_claims(lines: Sequence[Line], promises: Sequence[Promises]) -> list[Claim]:
     """Return the claims, for a quiet machine and for one with other work."""
     claims = []
+    lines = by_widths(lines, {policy.rpartition(":")[2]: set_up for set_up, policy in FIXED.items()})
     for hogs, where in ((0, "on a quiet machine"), (1, "beside a process that takes a core")):
         own = [line for line in lines if line.cell.hogs == hogs]
         lasting = [line for line in own if not line.cell.is_burst]

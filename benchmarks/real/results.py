@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.real.cells import Cell
@@ -51,6 +51,29 @@ def by_cell(lines: Iterable[Line]) -> dict[tuple[Cell, int], dict[str, Line]]:
     found: dict[tuple[Cell, int], dict[str, Line]] = {}
     for line in lines:
         found.setdefault((line.cell, line.round), {})[line.set_up] = line
+    return found
+
+
+def by_widths(lines: Sequence[Line], fixed: Mapping[str, str]) -> list[Line]:
+    """Return the lines with answers counted for as much as their width is right on average.
+
+    So that it does not count which of the images a run happened to send: networks answer an image always the same. The
+    average is that of all answers of the set-up of ``fixed`` for the width, which are by percentage. Lines of other
+    widths stay.
+    """
+    right: dict[str, float] = {}
+    for width, set_up in fixed.items():
+        own = [(x.rate_rps * x.in_time, x.right_in_time / x.in_time) for x in lines if x.set_up == set_up and x.in_time]
+        answered = sum(weight for weight, _ in own)
+        if answered:
+            right[width] = sum(weight * accuracy for weight, accuracy in own) / answered
+    found = []
+    for line in lines:
+        if line.widths and line.widths.keys() <= right.keys():
+            accuracy = sum(right[width] * part for width, part in line.widths.items())
+            found.append(replace(line, accuracy=accuracy, right_in_time=accuracy * line.in_time))
+        else:
+            found.append(line)
     return found
 
 

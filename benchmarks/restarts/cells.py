@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from benchmarks.harness.run import Run
@@ -28,6 +28,7 @@ class Cell:
         how: How gateways are restarted.
         workers: Processes of each gateway.
         lame_duck_s: Of each gateway: seconds for which it says that it is not ready, and serves, before it leaves.
+        shares: Whether the gateways are peers, so that each Triton goes from one to another at every restart.
     """
 
     client: str
@@ -35,13 +36,14 @@ class Cell:
     how: str
     workers: int = 1
     lame_duck_s: float = 0.0
+    shares: bool = False
 
     def __str__(self) -> str:
         """Return it in words."""
         through = f" through {self.proxy}" if self.proxy else ""
         more = f", {self.workers} workers" if self.workers > 1 else ""
         duck = f", lame_duck_s {self.lame_duck_s:g}" if self.lame_duck_s else ""
-        return f"{self.client}{through}, {self.how}{more}{duck}"
+        return f"{self.client}{through}, {self.how}{more}{duck}{', sharing' if self.shares else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +93,27 @@ def list_cells() -> tuple[Cell, ...]:
         Cell("grpcio", name, how, lame_duck_s=LAME_DUCK_S if name in _NEED_NOTICE else 0.0)
         for name, how in product(PROXIES, HOWS)
     ]
-    return (*direct, *several, *through, *UNPROMISED)
+    one = (*direct, *several, *through)
+    sharing = [replace(cell, shares=True) for cell in one if cell.client == "grpcio" and cell.proxy != "nginx"]
+    return (*one, *sharing, *UNPROMISED)
 
 
 def draw_claims(results: Results) -> tuple[Claim, ...]:
     """Return how many calls failed for each client and balancer, and whether all were tried."""
     claims = []
     for name in (*CLIENTS, *PROXIES):
-        promised = [(cell, outcome) for cell, outcome in results.cells if cell not in UNPROMISED]
+        promised = [(cell, outcome) for cell, outcome in results.cells if cell not in UNPROMISED and not cell.shares]
         found = [outcome for cell, outcome in promised if name == (cell.proxy or cell.client)]
         if found:
             answered = sum(outcome.answered for outcome in found)
             text = f"calls of {answered:,} that failed, {'through' if name in PROXIES else 'of'} {name}"
             claims.append(Claim(text, float(sum(outcome.failed for outcome in found)), "", 0.0))
+    sharing = [outcome for cell, outcome in results.cells if cell.shares]
+    if sharing:
+        answered = sum(outcome.answered for outcome in sharing)
+        failed = sum(outcome.failed for outcome in sharing)
+        claims.append(
+            Claim(f"calls of {answered:,} that failed, at gateways that share a fleet", float(failed), "", 0.0)
+        )
     claims.append(Claim("clients and balancers that could not be tried", float(len(results.left_out)), "", 0.0))
     return tuple(claims)

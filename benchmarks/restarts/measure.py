@@ -43,9 +43,9 @@ async def run(repository: Path, folder: Path, modules: Path | None, wanted: Sequ
     message = folder / "message"
     message.write_bytes(_write_message())
     cells = [cell for cell in list_cells() if not wanted or any(word in str(cell) for word in wanted)]
-    for (workers, lame_duck_s), group in groupby(sorted(cells, key=_settings_of), _settings_of):
+    for (shares, workers, lame_duck_s), group in groupby(sorted(cells, key=_settings_of), _settings_of):
         settings = {"workers": workers, "lame_duck_s": lame_duck_s}
-        async with open_testbed(repository, folder, settings) as gateways:
+        async with open_testbed(repository, folder, settings, shares=shares) as gateways:
             for cell in group:
                 try:
                     outcome = await measure(cell, gateways, folder, modules, message)
@@ -92,8 +92,8 @@ async def measure(
     return Outcome(**json.loads(printed), restarts=restarts)
 
 
-def _settings_of(cell: Cell) -> tuple[int, float]:
-    return cell.workers, cell.lame_duck_s
+def _settings_of(cell: Cell) -> tuple[bool, int, float]:
+    return cell.shares, cell.workers, cell.lame_duck_s
 
 
 @asynccontextmanager

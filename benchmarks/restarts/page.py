@@ -19,6 +19,7 @@ _PROSE = (
     f"probe the health of gateways every {PROBE_PERIOD_S:g} s, nginx does not; `benchmarks/restarts/proxies.py` has "
     "their settings. Envoy connects again to a gateway that has sent it away until a probe fails, so gateways behind "
     f"it are given `lame_duck_s: {LAME_DUCK_S:g}`; what it loses without is measured too, and counts for no claim. "
+    "Gateways that share the fleet are peers: each Triton has one driver, and goes to the other gateway and back. "
     "Clients, balancers, gateways and Tritons share the processors, and a gateway that starts takes one of them."
 )
 
@@ -33,6 +34,7 @@ def make_page(results: Results) -> Iterator[Block]:
         "restarted by",
         "workers",
         "lame_duck_s",
+        "share",
         "restarts",
         "answered",
         "failed",
@@ -48,4 +50,6 @@ def make_page(results: Results) -> Iterator[Block]:
 
 def _row(cell: Cell, outcome: Outcome) -> tuple[str, ...]:
     counts = (outcome.restarts, f"{outcome.answered:,}", outcome.failed, f"{1e3 * outcome.longest_s:.0f}")
-    return (cell.client, cell.proxy, f"`{cell.how}`", str(cell.workers), f"{cell.lame_duck_s:g}", *map(str, counts))
+    shares = "yes" if cell.shares else ""
+    settings = (f"`{cell.how}`", str(cell.workers), f"{cell.lame_duck_s:g}", shares)
+    return (cell.client, cell.proxy, *settings, *map(str, counts))

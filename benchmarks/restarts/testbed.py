@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, render_fleet
+from orchestrator.config import FleetSettings, GatewaySettings, PeerSettings, ServerSettings, render_fleet
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.errors import ServerUnavailableError
@@ -20,6 +20,8 @@ from orchestrator.processes.child import ChildProcess
 
 FAMILY = "fashion"
 _SCRIPT = "from orchestrator.cli import main; main()"
+_PEER_HOSTS = ("127.0.0.2", "127.0.0.3")
+"""Workers listen for peers at ports side by side, which are free where nobody else listens."""
 _STOP_S = 40.0
 _ANSWERS_S = 60.0
 _COUNTED = f'slim_gateway_requests_total{{model="{FAMILY}",outcome="ok"'
@@ -93,9 +95,12 @@ class GatewayFixture:
 
 @asynccontextmanager
 async def open_testbed(
-    repository: Path, folder: Path, settings: Mapping[str, float]
+    repository: Path, folder: Path, settings: Mapping[str, float], *, shares: bool
 ) -> AsyncIterator[Sequence[GatewayFixture]]:
-    """Run two Tritons, and two gateways with some settings of their section, which serve; files go to a folder."""
+    """Run two Tritons, and two gateways with some settings of their section, which serve; files go to a folder.
+
+    With ``shares`` the gateways are peers.
+    """
     async with AsyncExitStack() as stack:
         servers = []
         for name in ("a", "b"):
@@ -107,10 +112,12 @@ async def open_testbed(
         environment = {**os.environ, "XDG_RUNTIME_DIR": runtime}
         gateways = []
         ports = choose_free_ports(6)
-        for first in (0, 3):
+        listens = [f"{host}:{port}" for host, port in zip(_PEER_HOSTS, choose_free_ports(2), strict=True)]
+        for first, listen in zip((0, 3), listens, strict=True):
             addresses = Addresses(*(f"{LOOPBACK}:{port}" for port in ports[first : first + 3]))
             fleet = folder / f"fleet-{first}.yaml"
-            gateway_settings = GatewaySettings.model_validate({**asdict(addresses), **settings})
+            peers = PeerSettings(listen=listen, addresses=tuple(listens), name=f"gateway-{first}") if shares else None
+            gateway_settings = GatewaySettings.model_validate({**asdict(addresses), **settings, "peers": peers})
             fleet.write_text(render_fleet(FleetSettings(servers=tuple(servers), gateway=gateway_settings)))
             gateway = GatewayFixture(addresses, fleet, environment)
             await gateway.start()

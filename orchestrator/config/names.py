@@ -24,6 +24,12 @@ def host_of(address: str) -> str:
     return address.rpartition(":")[0].strip("[]")
 
 
+def address_above(address: str, number: int) -> str:
+    """Return ``host:port`` with a port so much higher: where a worker of this number listens for peers."""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + number}"
+
+
 def is_name(host: str) -> bool:
     """Return whether a host has to be resolved."""
     try:

@@ -20,7 +20,7 @@ import aiohttp
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings
-from orchestrator.config.names import host_of, is_name
+from orchestrator.config.names import address_above, host_of, is_name
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.auth.callers import Guard
 from orchestrator.gateway.grpc.peers import PeerEndpoint
@@ -73,14 +73,9 @@ def place_of(settings: GatewaySettings, team: Team | None, *, host: str) -> Peer
         port = (settings.grpc or settings.http or "").rpartition(":")[2]
         return PeerPlace(GatewayName(f"{host}-{port}-{number}"), sockets[number], tuple(sockets))
     name = peers.name or host
-    addresses = tuple(_above(address, each) for address in peers.addresses for each in range(workers))
-    return PeerPlace(GatewayName(name if team is None else f"{name}-{number}"), _above(peers.listen, number), addresses)
-
-
-def _above(address: str, number: int) -> str:
-    """Return an address with a port so much higher."""
-    host, _, port = address.rpartition(":")
-    return f"{host}:{int(port) + number}"
+    addresses = tuple(address_above(address, each) for address in peers.addresses for each in range(workers))
+    own = GatewayName(name if team is None else f"{name}-{number}")
+    return PeerPlace(own, address_above(peers.listen, number), addresses)
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.grpc.aio as grpcaio
 
+from orchestrator.config import PeerSettings
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.triton.messages import SERVICE
 from tests.gateway.running import (
@@ -38,6 +39,7 @@ from tests.gateway.running import (
     wait_ended,
     write_repository,
 )
+from tests.ports import choose_free_ports
 from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
@@ -163,13 +165,15 @@ class NewConnections(Load):
                 self.ends.append(repr(exc))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "has_peers"), [(1, False), (2, False), (2, True)])
 def test_a_gateway_that_is_replaced_loses_no_request(
-    servers: list[EmbeddedServer], tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+    servers: list[EmbeddedServer], tmp_path: Path, workers: int, has_peers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    listen = f"127.0.0.1:{choose_free_ports(2)[0]}"  # and the port above, for the other worker
+    peers = PeerSettings(listen=listen, addresses=(listen,), name="gateway") if has_peers else None
     with tempfile.TemporaryDirectory() as directory:  # a short name: that of a Unix socket is bounded
         monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
-        process = start_gateway(tmp_path, servers, workers=workers)
+        process = start_gateway(tmp_path, servers, workers=workers, peers=peers)
         second = subprocess.run(
             [sys.executable, "-c", "from orchestrator.cli import main; main()", "gateway", "--fleet", process.path],
             capture_output=True, text=True, check=False, timeout=60,

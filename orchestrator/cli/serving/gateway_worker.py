@@ -49,8 +49,9 @@ async def _work(init: Mapping[str, Any], channel_end: socket.socket, handoff_end
     )
     await team.join()
     failure: str | None = None
+    sockets = {"peers": [socket.socket(fileno=descriptor) for descriptor in init["peers"]]}
     try:
-        async with open_gateway(fleet, path, team, requires_server=init["requires_server"]) as gateway:
+        async with open_gateway(fleet, path, team, requires_server=init["requires_server"], sockets=sockets) as gateway:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
             freeze_heap()
             team.serve(gateway)

@@ -15,9 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,7 +31,7 @@ from orchestrator.gateway.admin import AdminEndpoint
 from orchestrator.gateway.dataplane.fleet_statistics import FleetStatistics
 from orchestrator.gateway.dataplane.health import unready_reason
 from orchestrator.gateway.dataplane.model_index import ModelIndex
-from orchestrator.gateway.listening import Sockets
+from orchestrator.gateway.listening import Sockets, bind_address
 from orchestrator.gateway.metrics.gateway_metrics import (
     MEASURES,
     TASK_FAILURES,
@@ -41,6 +44,7 @@ from orchestrator.gateway.server import open_servers
 from orchestrator.gateway.workers.file_watch import watch
 from orchestrator.gateway.workers.fleet_updates import FollowedFleet
 from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor
+from orchestrator.gateway.workers.takeover import peer_addresses
 from orchestrator.gateway.workers.worker import BEAT_S, WorkerLaunch, WorkerRun
 from orchestrator.ownership import LEASE_S, Holding
 from orchestrator.processes.managed import ManagedProcess
@@ -92,6 +96,7 @@ class Supervisor:
             for number in range(settings.workers)
         ]
         self._runs: dict[int, WorkerRun] = {}  # those that take requests
+        self._peers: dict[str, Sequence[socket.socket]] = {}  # on which workers listen for other gateways
         self._holdings: dict[str, Holding] = {}  # which of them drives the server at an address
         self._ended = MetricSnapshot()  # what workers have counted that have ended
         self._background = BackgroundTasks()
@@ -111,12 +116,15 @@ class Supervisor:
             stack.push_async_callback(self._discovery.close, drain_s=_LAST_READING_S)
             if self.metrics is not None and self._has_own_admin:
                 stack.push_async_callback(self.metrics.stop)
+            stack.callback(self._close_peers)
             stack.push_async_callback(self._background.stop)
             stack.push_async_callback(self._stop_workers)
             stack.callback(self._distributor.close)
             for kind, address in (("grpc", self._settings.grpc), ("http", self._settings.http)):
                 if address is not None:
                     self._distributor.bind(kind, address, self._given.get(kind))
+            for kind, address in peer_addresses(self._settings).items():
+                self._peers[kind] = self._given.get(kind) or bind_address("gateway.peers.listen", address)
             if self.metrics is not None:
                 self.metrics.bind()
             await self._discovery.refresh()
@@ -156,7 +164,8 @@ class Supervisor:
     @property
     def sockets(self) -> Sockets:
         """What it listens on, once open."""
-        return {**self._distributor.sockets, **({} if self.metrics is None else {"metrics": self.metrics.sockets})}
+        metrics = {} if self.metrics is None else {"metrics": self.metrics.sockets}
+        return {**self._distributor.sockets, **metrics, **self._peers}
 
     @property
     def addresses(self) -> list[tuple[str, str]]:
@@ -178,6 +187,10 @@ class Supervisor:
 
     def _take(self, changes: ServerChanges) -> None:
         self._discovery.reconfigure(open_servers(changes.opened), map(ServerName, changes.closed))
+
+    def _close_peers(self) -> None:
+        for one in chain.from_iterable(self._peers.values()):
+            one.close()
 
     async def _start_workers(self) -> None:
         try:
@@ -216,6 +229,7 @@ class Supervisor:
             },
             distributor=self._distributor,
             on_change=self._note,
+            peers=list(self._peers.values())[number] if self._peers else (),
         )
 
     async def _answer(self, method: str, message: str) -> str:

@@ -21,6 +21,7 @@ from typing import Protocol, Self
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.config import GatewaySettings
+from orchestrator.config.names import address_above
 from orchestrator.embedded.local_state import default_state_directory, prepare_directory
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.listening import Sockets
@@ -39,6 +40,14 @@ def offer_path(directory: Path, addresses: Mapping[str, str]) -> Path:
     """Return where the gateway on some addresses offers its sockets; the first of gRPC and HTTP names it."""
     first = addresses.get("grpc") or addresses["http"]
     return directory / f"gateway-{first.replace(':', '_')}.sock"
+
+
+def peer_addresses(settings: GatewaySettings) -> dict[str, str]:
+    """Return where each worker listens for peers, by the kind of its sockets; nothing where there are no peers."""
+    if settings.peers is None:
+        return {}
+    kinds = ("peers" if number == 0 else f"peers-{number}" for number in range(settings.workers))
+    return {kind: address_above(settings.peers.listen, number) for number, kind in enumerate(kinds)}
 
 
 class Offer:
@@ -215,9 +224,9 @@ class Succession:
     """
 
     def __init__(self, settings: GatewaySettings, inherited: Sockets, *, replaces: bool) -> None:
-        peers = None if settings.peers is None or settings.workers > 1 else settings.peers.listen
-        given = (("grpc", settings.grpc), ("http", settings.http), ("metrics", settings.metrics), ("peers", peers))
-        self._addresses = {kind: address for kind, address in given if address is not None}
+        given = (("grpc", settings.grpc), ("http", settings.http), ("metrics", settings.metrics))
+        offered = {kind: address for kind, address in given if address is not None}
+        self._addresses = offered | peer_addresses(settings)
         _check_inherited(inherited, self._addresses)
         self._inherited = inherited
         self._replaces = replaces

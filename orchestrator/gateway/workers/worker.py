@@ -72,6 +72,7 @@ class WorkerRun(ChildProcess):
         answers: What it can ask the supervisor, by name.
         distributor: What gives it its connections.
         on_change: Called when it begins or ends to take requests, and when it can answer other families.
+        peers: The sockets on which it is to listen for other gateways, which outlive it.
 
     Attributes:
         is_up: Whether it takes requests.
@@ -89,13 +90,15 @@ class WorkerRun(ChildProcess):
         answers: Answers,
         distributor: ConnectionDistributor,
         on_change: Callable[[WorkerRun], None],
+        peers: Sequence[socket.socket] = (),
     ) -> None:
         self.number = number
         self.is_up = False
         self.served: frozenset[str] = frozenset()
         self.metrics = MetricSnapshot()
         self.heard_s = math.inf
-        self._init_message = dict(launch.init_message(number))
+        peers_fds = [one.fileno() for one in peers]
+        self._init_message = {**launch.init_message(number), "peers": peers_fds}
         self._distributor = distributor
         self._on_change = on_change
         self._answers: Answers = {
@@ -117,7 +120,7 @@ class WorkerRun(ChildProcess):
             launch.command(*descriptors),
             stop_s=stop_s,
             environment=launch.environment,
-            pass_fds=descriptors,
+            pass_fds=(*descriptors, *peers_fds),
             is_ready=self._has_come_up,
         )
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.real.cells import BURSTS, Cell, cells_of
 from benchmarks.real.claims import NARROWEST, draw_claims
 from benchmarks.real.page import make_page
-from benchmarks.real.results import Line, decode_line
+from benchmarks.real.results import Line, by_widths, decode_line
 from benchmarks.real.testbed import DEFAULT, FIXED, RULES
 from orchestrator.reporting.claim import Claim
 
@@ -52,6 +52,14 @@ def test_bursts_count_neither_as_cells_nor_as_loads_where_full_width_fits() -> N
     lines = [line(STEADY, name, 0.9) for name in names] + [line(BURST, name, 1.0) for name in names[1:]]
     lines.append(line(BURST, DEFAULT, 0.1))
     assert claim(lines, "behind the best rival of each").value == pytest.approx(0)
+
+
+def test_which_images_a_run_sent_decides_nothing() -> None:
+    names, other = [DEFAULT, *FIXED, *RULES], Cell("two unlike", 0, "steady", 0.3, 0.1)
+    lines = [replace(line(cell, name, 0.9), right_in_time=0.8) for cell in (STEADY, other) for name in names]
+    lucky = [replace(each, right_in_time=0.9) if each == lines[2] else each for each in lines]
+    assert claim(lucky, "behind the best rival of each").value == pytest.approx(0)
+    assert {round(each.right_in_time, 9) for each in by_widths(lucky, {"25": NARROWEST})} == {0.8}
 
 
 def test_a_cell_whose_senders_were_late_is_told_apart() -> None:

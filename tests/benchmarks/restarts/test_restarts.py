@@ -31,7 +31,8 @@ ILL = Outcome(answered=90, longest_s=0.5, errors={"UNAVAILABLE: gone": 9, "INTER
 
 
 def results(**spoiled: Outcome) -> Results:
-    return Results.begin(cells=tuple((cell, spoiled.get(cell.proxy or cell.client, WELL)) for cell in cells()))
+    ends = {cell: WELL if cell.shares else spoiled.get(cell.proxy or cell.client, WELL) for cell in cells()}
+    return Results.begin(cells=tuple(ends.items()))
 
 
 def test_every_client_and_balancer_meets_every_way_of_restarting() -> None:
@@ -39,6 +40,9 @@ def test_every_client_and_balancer_meets_every_way_of_restarting() -> None:
     assert met == {(name, how) for name in (*CLIENTS, *PROXIES) for how in HOWS}
     assert len(set(cells())) == len(cells())
     assert {cell.workers for cell in cells()} == {1, 2}
+    sharing = [cell for cell in cells() if cell.shares]
+    assert {(cell.proxy, cell.how) for cell in sharing} == {(n, how) for n in ("", "Envoy", "HAProxy") for how in HOWS}
+    assert {cell.workers for cell in sharing} == {1, 2}
 
 
 @pytest.mark.parametrize("name", [*CLIENTS, *PROXIES])
@@ -46,6 +50,12 @@ def test_one_failed_call_breaks_the_claim_of_its_client_alone(name: str) -> None
     broken = [claim.name for claim in draw_claims(results(**{name: ILL})) if not claim.is_met]
     assert len(broken) == 1
     assert name in broken[0]
+
+
+def test_a_call_that_fails_where_gateways_share_a_fleet_breaks_a_claim_of_its_own() -> None:
+    run = Results.begin(cells=tuple((cell, ILL if cell.shares else WELL) for cell in cells()))
+    (broken,) = [claim.name for claim in draw_claims(run) if not claim.is_met]
+    assert "share a fleet" in broken
 
 
 def test_what_is_not_promised_breaks_no_claim() -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import GatewaySettings, RouterSettings
+from orchestrator.config import GatewaySettings, PeerSettings, RouterSettings
 from orchestrator.errors import ConfigError
 from orchestrator.gateway import Gateway
-from orchestrator.gateway.workers.takeover import Offer, Succession, inherited_sockets, take_over
+from orchestrator.gateway.workers.takeover import Offer, Succession, inherited_sockets, peer_addresses, take_over
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
@@ -149,6 +149,14 @@ async def test_a_successor_that_fails_leaves_the_offer_to_the_next(
                 await replaced.wait()
             for one in taken.sockets["grpc"]:
                 one.close()
+
+
+def test_each_worker_has_sockets_of_its_own_for_peers() -> None:
+    peers = PeerSettings(listen="0.0.0.0:8083", addresses=("a:8083",))
+    assert peer_addresses(GatewaySettings()) == {}
+    assert peer_addresses(GatewaySettings(peers=peers)) == {"peers": "0.0.0.0:8083"}
+    several = GatewaySettings(peers=peers, workers=3)
+    assert peer_addresses(several) == {"peers": "0.0.0.0:8083", "peers-1": "0.0.0.0:8084", "peers-2": "0.0.0.0:8085"}
 
 
 def test_where_no_gateway_is_there_is_nothing_to_take(path: Path) -> None:
