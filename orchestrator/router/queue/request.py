@@ -155,6 +155,10 @@ class BatchKey:
     bound_to: tuple[ServerName, Width] | None = None
     avoid: frozenset[ServerName] = frozenset()
 
+    def allows(self, model: ServedModel) -> bool:
+        """Return whether a model of the family is one of those that may answer."""
+        return model.width in self.widths and model.accuracy >= self.min_accuracy
+
     def elsewhere(self, server: ServerName) -> BatchKey:
         """Return the key of the queue in which requests wait for another server than ``server``."""
         return replace(self, bound_to=None, avoid=self.avoid | {server})
