@@ -25,7 +25,7 @@ from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.evolution import PORTFOLIO, Evolved, evolve
 from orchestrator.learning.groups import Groups
 from orchestrator.learning.objective import FIGURES, objective_weights, run_policy
-from orchestrator.learning.ppo import Ppo, PpoSettings, Round
+from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
 from orchestrator.learning.traffic import Traffic
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.policy import LearnedPolicy
