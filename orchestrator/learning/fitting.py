@@ -32,6 +32,7 @@ from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import RULE, SLIM, PolicyFile, write_policy_file
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Policy
+from orchestrator.reporting.student import half_interval
 from orchestrator.simulation.scenario.settings import digest_scenario
 from orchestrator.simulation.scenario.trace import Trace
 
@@ -324,14 +325,9 @@ def _judge(
 
 def paired(own: NDArray[np.float64], other: NDArray[np.float64]) -> Difference:
     """Return the mean of the differences of two policies on the same windows, with its 95 % interval by Student's t."""
-    from scipy.stats import ttest_1samp
-
     differences = own - other
-    if not differences.std() > 0:  # all alike, as where both always decide the same
-        mean = float(differences.mean())
-        return Difference(mean, mean, mean)
-    interval = ttest_1samp(differences, 0.0).confidence_interval(0.95)
-    return Difference(float(differences.mean()), float(interval.low), float(interval.high))
+    mean, half = float(differences.mean()), half_interval(differences.tolist())
+    return Difference(mean, mean - half, mean + half)
 
 
 def identity(traffic: Traffic, settings: FitSettings) -> dict[str, Any]:
