@@ -33,6 +33,7 @@ from orchestrator.policies.learned.policy_file import RULE, SLIM, PolicyFile, wr
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Policy
 from orchestrator.reporting.student import half_interval
+from orchestrator.simulation.results import mean_of_known
 from orchestrator.simulation.scenario.settings import digest_scenario
 from orchestrator.simulation.scenario.trace import Trace
 
@@ -299,10 +300,7 @@ def _utilities(
 ) -> tuple[NDArray[np.float64], dict[str, float | None]]:
     """Return the utility of a policy on each trace, and the means of its figures."""
     runs = list(pool.map(lambda trace: run_policy(traffic.task, policy, trace), traces))
-    figures: dict[str, float | None] = {}
-    for name in ("utility", *FIGURES):
-        known = [run[name] for run in runs if run[name] is not None]
-        figures[name] = float(np.mean(known)) if len(known) == len(runs) else None  # type: ignore[arg-type]
+    figures = {name: mean_of_known([run[name] for run in runs]) for name in ("utility", *FIGURES)}
     return np.array([run["utility"] for run in runs], float), figures
 
 
