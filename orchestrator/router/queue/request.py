@@ -66,15 +66,12 @@ class ResponseSink(Protocol):
 
     def done(self) -> bool:
         """Return whether the outcome is there, or nobody wants to know any more."""
-        ...
 
     def set_result(self, answer: Answer, /) -> None:
         """Take the answer; only before it is done."""
-        ...
 
     def set_exception(self, error: Exception, /) -> None:
         """Take why there is no answer; only before it is done."""
-        ...
 
 
 class CallbackSink:
@@ -125,11 +122,9 @@ class WaitingPlace(Protocol):
     @property
     def key(self) -> BatchKey:
         """What all requests that wait there have in common."""
-        ...
 
     def drop(self, request: PendingRequest, /) -> None:
         """Count a request no more, because it waits here no longer."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
