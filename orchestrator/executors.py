@@ -37,7 +37,6 @@ class Executor(Protocol):
 
     def __call__(self, run: Callable[[Job], Result], jobs: Iterable[Job], /) -> Iterator[tuple[Job, Result]]:
         """Yield each job with its result as they come; ``run`` is a function that other processes can import."""
-        ...
 
 
 def run_here(run: Callable[[Job], Result], jobs: Iterable[Job], /) -> Iterator[tuple[Job, Result]]:

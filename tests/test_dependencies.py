@@ -19,8 +19,8 @@ SERVING = (
     "orchestrator.cli.serving.controller_daemon",
     "orchestrator.cli.serving.gateway",
     "orchestrator.cli.serving.gateway_worker",
-    "orchestrator.cli.serving.infer",
-    "orchestrator.cli.serving.status",
+    "orchestrator.cli.client.infer",
+    "orchestrator.cli.client.status",
     "orchestrator.policies.preparation",
     "orchestrator.router",
 )

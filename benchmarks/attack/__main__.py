@@ -34,7 +34,7 @@ from benchmarks.harness.command import (
 from benchmarks.harness.processes import list_children, read_held
 from benchmarks.harness.programs import run_gateway, run_python
 from benchmarks.harness.run import Run, page_head
-from benchmarks.resilience.testbed import Testbed, open_testbed
+from benchmarks.resilience.scenarios.testbed import Testbed, open_testbed
 from orchestrator.config import AuthSettings, load_fleet, render_fleet
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import choose_free_ports

@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 from benchmarks.harness.command import Benchmark, Scenario, out_option, repository_option, source_option
-from benchmarks.resilience.burst import run_burst
 from benchmarks.resilience.claims import draw_claims
-from benchmarks.resilience.faults import FAULTS
-from benchmarks.resilience.outage import run_outage
 from benchmarks.resilience.page import make_page
 from benchmarks.resilience.picture import draw_picture
 from benchmarks.resilience.results import Results
-from benchmarks.resilience.soak import run_soak
+from benchmarks.resilience.scenarios.burst import run_burst
+from benchmarks.resilience.scenarios.faults import FAULTS
+from benchmarks.resilience.scenarios.outage import run_outage
+from benchmarks.resilience.scenarios.soak import run_soak
 
 BURST, SOAK = "burst", "soak"
 SCENARIOS = (*FAULTS, BURST, SOAK)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from benchmarks.resilience.burst import BURSTS
 from benchmarks.resilience.results import Burst, Outage, Results, Soak
+from benchmarks.resilience.scenarios.burst import BURSTS
+from benchmarks.resilience.scenarios.soak import SUPERVISOR
 from benchmarks.resilience.slope import Slope, fit_slope
-from benchmarks.resilience.soak import SUPERVISOR
 from orchestrator.reporting.claim import Claim
 
 MIB = 2**20

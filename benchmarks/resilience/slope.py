@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-# Student's t at 97.5 %, by degrees of freedom; in between the smaller number, which gives the wider interval.
-_T975 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 8: 2.31, 10: 2.23, 15: 2.13, 20: 2.09, 30: 2.04}
-_T975_LIMIT = 2.04
+from orchestrator.reporting.student import quantile_95
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,5 +54,4 @@ def fit_slope(at_s: Sequence[float], values: Sequence[float], *, block_s: float)
     if freedom < 1:
         return Slope(per_s, math.inf)
     left = sum((b - y - per_s * (a - x)) ** 2 for a, b in zip(xs, ys, strict=True))
-    t = _T975[max(known for known in _T975 if known <= freedom)] if freedom <= 30 else _T975_LIMIT
-    return Slope(per_s, t * math.sqrt(left / freedom / spread))
+    return Slope(per_s, quantile_95(freedom) * math.sqrt(left / freedom / spread))

@@ -17,28 +17,28 @@ import click
 from orchestrator.errors import SlimError
 
 _COMMANDS = {
-    "bench": "orchestrator.cli.serving.bench:bench",
+    "bench": "orchestrator.cli.client.bench:bench",
     "bounds": "orchestrator.cli.research.bounds:bounds",
     "compile": "orchestrator.cli.serving.compile:compile_decisions",
     "config": "orchestrator.cli.serving.config:config",
     "controller": "orchestrator.cli.serving.controller:controller",
-    "demand": "orchestrator.cli.serving.status:demand",
+    "demand": "orchestrator.cli.client.status:demand",
     "demo": "orchestrator.cli.research.demo:demo",
     "evaluate": "orchestrator.cli.research.evaluate:evaluate",
     "gateway": "orchestrator.cli.serving.gateway:gateway",
-    "infer": "orchestrator.cli.serving.infer:infer",
+    "infer": "orchestrator.cli.client.infer:infer",
     "local": "orchestrator.cli.serving.local:local",
     "profile": "orchestrator.cli.research.profile:profile",
     "refit": "orchestrator.cli.research.refit:refit",
     "report": "orchestrator.cli.research.report:report",
     "simulate": "orchestrator.cli.research.simulate:simulate",
-    "status": "orchestrator.cli.serving.status:status",
+    "status": "orchestrator.cli.client.status:status",
     "token": "orchestrator.cli.serving.token:token",
-    "top": "orchestrator.cli.serving.top:top",
+    "top": "orchestrator.cli.client.top:top",
     "train-router": "orchestrator.cli.research.train_router:train_router",
     "tune": "orchestrator.cli.research.tune:tune",
     "up": "orchestrator.cli.serving.up:up",
-    "why": "orchestrator.cli.serving.why:why",
+    "why": "orchestrator.cli.client.why:why",
 }
 _ENTRY_POINTS = "slimsched.commands"
 

@@ -107,7 +107,7 @@ async def share_fleet(
         stack.push_async_callback(links.close)
         sharing = Sharing(
             place.name,
-            router,
+            router.share,
             servers=lambda: membership.servers,
             keeper_of=partial(_keeper_of, session, team),
             links=links,
@@ -124,7 +124,7 @@ async def share_fleet(
         endpoint.bind()
         await endpoint.start()
         gateway.peer_sockets = endpoint.sockets
-        router.drive(())  # nothing before it is known what others drive
+        router.share.drive(())  # nothing before it is known what others drive
         names = PeerNames(place.addresses)
         links.replace(await names.look_up(()))
         await links.until_asked()

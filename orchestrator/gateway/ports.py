@@ -20,19 +20,15 @@ class ServerStream(Protocol):
 
     async def send(self, message: bytes) -> None:
         """Send one serialised request, waiting while the server takes no more."""
-        ...
 
     async def finish(self) -> None:
         """Say that no more requests come."""
-        ...
 
     def answers(self) -> AsyncIterator[bytes]:
         """Yield the server's answers until it ends the stream."""
-        ...
 
     def abandon(self) -> None:
         """Let the stream end by itself."""
-        ...
 
 
 class Server(DiscoveredServer, Protocol):
@@ -40,11 +36,9 @@ class Server(DiscoveredServer, Protocol):
 
     async def call(self, method: str, message: bytes, metadata: Metadata = (), *, rest: Sequence[Buffer] = ()) -> bytes:
         """Return the answer to a unary call, given in parts where there are more; raises RefusedCallError."""
-        ...
 
     def open_stream(self, method: str, metadata: Metadata = ()) -> ServerStream:
         """Return a stream to the server that has begun."""
-        ...
 
 
 class Team(Protocol):
@@ -53,21 +47,16 @@ class Team(Protocol):
     @property
     def number(self) -> int:
         """Which of them this process is, from 0."""
-        ...
 
     @property
     def directory(self) -> str:
         """A directory for sockets between them, which nobody else can enter."""
-        ...
 
     def keeper(self, server: str) -> Keeper:
         """Return what keeps the record of who of them drives the server at an address."""
-        ...
 
     async def query_fleet(self, method: str, message: bytes) -> bytes:
         """Return the answer to a call about the whole fleet, which one of them gives for all; raises SlimError."""
-        ...
 
     def is_served(self, family: str) -> bool:
         """Return whether all of them can answer a family."""
-        ...

@@ -26,6 +26,7 @@ from orchestrator.learning.objective import run_policy
 from orchestrator.policies.protocol import Policy
 from orchestrator.policies.registry import parse_policy
 from orchestrator.simulation.rewards import Task
+from orchestrator.simulation.scenario.trace import Floats
 
 PORTFOLIO: Final = ("thrift", "lert:brownout", "slackfit-accuracy", "nexus", "model-switching", "lert:slack", "alert")
 """Rules that are tried; each binds late."""
@@ -79,49 +80,58 @@ def evolve(
         report: is called with the part of the time that is over and what was found.
         clock: in seconds.
     """
-    from cmaes import CMA
-
-    began_s, runs, number, known = clock(), 0, 0, list(history)
-    done: list[list[list[float]]] = []
-
-    def mean_utilities(specs: Sequence[str], traces: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        nonlocal runs, number
-        numbers = range(number, number + traces)
-        runs, number = runs + len(specs) * traces, number + traces
-        found = run_all(task, [parse_policy(spec) for spec in specs], [draw(n) for n in numbers], pool)
-        return np.asarray(found.mean(axis=1))
-
-    as_they_are = np.array(known[0][0]) if known else mean_utilities(portfolio, _TRIALS)
-    number = _TRIALS
-    done.append([as_they_are.tolist()])
+    began_s, known = clock(), list(history)
+    runner = _Runner(task, draw, pool)
+    as_they_are = runner.mean_utilities(portfolio, _TRIALS, known[0][0] if known else None)
+    done = [[as_they_are.tolist()]]
     rules = [portfolio[at] for at in np.argsort(-as_they_are)[:_EVOLVED]]
-    searches = []
-    for at, rule in enumerate(rules):
-        mean = np.resize(default_point(rule), max(2, len(default_point(rule))))  # CMA asks for two numbers at least
-        searches.append(CMA(mean=mean, sigma=_SIGMA, bounds=np.array([[0.0, 1.0]] * len(mean)), seed=seed + at))
+    searches = [_search(rule, seed + at) for at, rule in enumerate(rules)]
     while len(done) < 2 or len(done) < len(known) or clock() - began_s < seconds:
         generation: list[list[float]] = []
         for at, (rule, search) in enumerate(zip(rules, searches, strict=True)):
             points = [search.ask() for _ in range(search.population_size)]
-            if len(done) < len(known):
-                found = np.array(known[len(done)][at])
-                number += _TRACES
-            else:
-                found = mean_utilities([_spec_at(rule, point) for point in points], _TRACES)
+            specs = [_spec_at(rule, point) for point in points]
+            found = runner.mean_utilities(specs, _TRACES, known[len(done)][at] if len(done) < len(known) else None)
             search.tell([(point, -float(utility)) for point, utility in zip(points, found, strict=True)])
             generation.append(found.tolist())
         done.append(generation)
         keep(done)
         report(min(1.0, (clock() - began_s) / max(1e-9, seconds)), "")
     specs = [_spec_at(rule, search.mean) for rule, search in zip(rules, searches, strict=True)]
-    ending = mean_utilities(specs, 2 * _TRIALS)
+    ending = runner.mean_utilities(specs, 2 * _TRIALS)
     ranked = tuple(specs[at] for at in np.argsort(-ending))
-    return Evolved(ranked, dict(zip(portfolio, as_they_are.tolist(), strict=True)), runs, len(done) - 1)
+    return Evolved(ranked, dict(zip(portfolio, as_they_are.tolist(), strict=True)), runner.runs, len(done) - 1)
 
 
-def run_all(
-    task: Task, policies: Sequence[Policy], traces: Sequence[Any], pool: Executor
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+@dataclass(slots=True)
+class _Runner:
+    """Runs rules on traces that none has met before."""
+
+    task: Task
+    draw: DrawTrace
+    pool: Executor
+    runs: int = 0
+    traces: int = 0  # that were met so far
+
+    def mean_utilities(self, specs: Sequence[str], traces: int, known: Sequence[float] | None = None) -> Floats:
+        """Return the mean utility of each rule on the next traces; what is known of them already is not run."""
+        numbers = range(self.traces, self.traces + traces)
+        self.traces += traces
+        if known is not None:
+            return np.array(known)
+        self.runs += len(specs) * traces
+        found = run_all(self.task, [parse_policy(spec) for spec in specs], [self.draw(n) for n in numbers], self.pool)
+        return np.asarray(found.mean(axis=1))
+
+
+def _search(rule: str, seed: int) -> Any:
+    from cmaes import CMA
+
+    mean = np.resize(default_point(rule), max(2, len(default_point(rule))))  # CMA asks for two numbers at least
+    return CMA(mean=mean, sigma=_SIGMA, bounds=np.array([[0.0, 1.0]] * len(mean)), seed=seed)
+
+
+def run_all(task: Task, policies: Sequence[Policy], traces: Sequence[Any], pool: Executor) -> Floats:
     """Return the utility of each policy on each trace, float64 [policies, traces]."""
     jobs = [pool.submit(run_policy, task, policy, trace) for policy in policies for trace in traces]
     found = [job.result()["utility"] or 0.0 for job in jobs]

@@ -25,13 +25,15 @@ from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.evolution import PORTFOLIO, Evolved, evolve
 from orchestrator.learning.groups import Groups
 from orchestrator.learning.objective import FIGURES, objective_weights, run_policy
-from orchestrator.learning.ppo import Ppo, PpoSettings, Round
+from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
 from orchestrator.learning.traffic import Traffic
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import RULE, SLIM, PolicyFile, write_policy_file
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Policy
+from orchestrator.reporting.student import half_interval
+from orchestrator.simulation.results import mean_of_known
 from orchestrator.simulation.scenario.settings import digest_scenario
 from orchestrator.simulation.scenario.trace import Trace
 
@@ -129,13 +131,13 @@ def fit(traffic: Traffic, settings: FitSettings, folder: RunFolder, *, report: R
         if "evolution" in settings.learners:
             evolved = _evolve(traffic, settings, folder, pool, lambda part, text: report(part / shares, text))
         base = PORTFOLIO[0] if evolved is None else max(evolved.portfolio, key=lambda rule: evolved.portfolio[rule])
-        rounds: list[Round] = []
-        learned, choices = None, 0
+        learned: PolicyFile | None = None
+        rounds: tuple[Round, ...] = ()
+        choices = 0
         if _PPO in settings.learners:
             first = (len(settings.learners) - 1) / shares
-            learned, choices = _learn(
-                traffic, settings, folder, base, rounds, pool, lambda part, text: report(first + part / shares, text)
-            )
+            learning = _Learning(traffic, settings, folder, base, pool)
+            learned, rounds, choices = learning.run(lambda part, text: report(first + part / shares, text))
         policies: list[tuple[str, str, Policy, PolicyFile | None]] = [("in force", settings.present, present, None)]
         for origin, specs in (("rule", PORTFOLIO), ("evolution", evolved.specs if evolved else ())):
             for spec in specs:
@@ -146,7 +148,7 @@ def fit(traffic: Traffic, settings: FitSettings, folder: RunFolder, *, report: R
         candidates = _judge(traffic, policies, pool)
         report(1.0, "")
     promoted, why = promote(candidates)
-    return Fit(candidates, promoted, why, evolved, tuple(rounds), choices, time.monotonic() - began_s)
+    return Fit(candidates, promoted, why, evolved, rounds, choices, time.monotonic() - began_s)
 
 
 def promote(candidates: Sequence[Candidate]) -> tuple[Candidate | None, str]:
@@ -194,88 +196,93 @@ def _evolve(
     return found
 
 
-def _learn(
-    traffic: Traffic,
-    settings: FitSettings,
-    folder: RunFolder,
-    base: str,
-    rounds: list[Round],
-    pool: ThreadPoolExecutor,
-    report: Report,
-) -> tuple[PolicyFile, int]:
-    """Return what PPO has validated best, and from how many choices it learned."""
-    state, began_s = folder.read_state(), time.monotonic()
-    spent_s = 0.0 if state is None else float(state["seconds"])
-    weights = objective_weights(traffic.task)
-    per_deadline = max(1.0, traffic.rate_rps * traffic.task.settings.objectives.deadline_ms / 1e3)
-    groups = Groups(
-        traffic.task,
-        traffic.fit,
-        base=base,
-        replicas=settings.ppo.replicas,
-        segment=settings.ppo.segment,
-        choices=settings.ppo.choices,
-        threads=settings.threads,
-        seed=settings.seed + (0 if state is None else int(state["choices"])),
-    )
-    scale = per_deadline * float(weights.max())
-    ppo = Ppo(groups, weights, scale=scale, settings=settings.ppo, seed=settings.seed, log=folder.path / "log")
-    if state is not None:
-        ppo.restore(state)
-    choosing = traffic.choosing()
-    kept_s = validated_s = time.monotonic()
-    best, best_utility = _export(ppo, base, settings), -np.inf
-    if state is not None and state["best"]:
-        best = replace(best, weights={name: tensor.numpy() for name, tensor in state["best"].items()})
-        best_utility = float(state["best_utility"])
+class _Learning:
+    """PPO as it learns on top of a rule, and what it has validated best; it goes on from what the folder has kept."""
 
-    def keep() -> None:
+    def __init__(
+        self, traffic: Traffic, settings: FitSettings, folder: RunFolder, base: str, pool: ThreadPoolExecutor
+    ) -> None:
+        self._traffic, self._settings, self._folder, self._base, self._pool = traffic, settings, folder, base, pool
+        state, self._began_s = folder.read_state(), time.monotonic()
+        self._spent_s = 0.0 if state is None else float(state["seconds"])
+        self._groups = Groups(
+            traffic.task,
+            traffic.fit,
+            base=base,
+            replicas=settings.ppo.replicas,
+            segment=settings.ppo.segment,
+            choices=settings.ppo.choices,
+            threads=settings.threads,
+            seed=settings.seed + (0 if state is None else int(state["choices"])),
+        )
+        weights = objective_weights(traffic.task)
+        per_deadline = max(1.0, traffic.rate_rps * traffic.task.settings.objectives.deadline_ms / 1e3)
+        scale = per_deadline * float(weights.max())
+        log = folder.path / "log"
+        self._ppo = Ppo(self._groups, weights, scale=scale, settings=settings.ppo, seed=settings.seed, log=log)
+        if state is not None:
+            self._ppo.restore(state)
+        self._choosing = traffic.choosing()
+        self._best, self._best_utility = self._export(), -np.inf
+        if state is not None and state["best"]:
+            weights_of = {name: tensor.numpy() for name, tensor in state["best"].items()}
+            self._best, self._best_utility = replace(self._best, weights=weights_of), float(state["best_utility"])
+
+    def run(self, report: Report) -> tuple[PolicyFile, tuple[Round, ...], int]:
+        """Return what was validated best, the rounds, and how many choices were learned from, once the time is over."""
+        rounds: list[Round] = []
+        kept_s = validated_s = time.monotonic()
+        try:
+            while not rounds or self._part < 1:
+                rounds.append(self._ppo.round())
+                report(self._part, "")
+                if time.monotonic() - validated_s > _VALIDATE_EVERY_S:
+                    self._validate(rounds[-1], report)
+                    validated_s = time.monotonic()
+                if time.monotonic() - kept_s > _KEEP_EVERY_S:
+                    self._keep()
+                    kept_s = time.monotonic()
+            self._validate(rounds[-1], report)
+            self._keep()
+        finally:
+            self._ppo.close()
+            self._groups.close()
+        return self._best, tuple(rounds), self._ppo.choices
+
+    @property
+    def _elapsed_s(self) -> float:
+        return self._spent_s + time.monotonic() - self._began_s
+
+    @property
+    def _part(self) -> float:
+        return min(1.0, self._elapsed_s / max(1e-9, self._settings.seconds))
+
+    def _validate(self, last: Round, report: Report) -> None:
+        """Judge the network as it is, and remember it where it is best."""
+        file = self._export()
+        utility = float(np.mean(_utilities(self._traffic, LearnedPolicy(file), self._choosing, self._pool)[0]))
+        if utility > self._best_utility:
+            self._best, self._best_utility = file, utility
+        said = f"{last.explained:.0%} of variance explained, gradient signal/noise {last.signal:+.2f}"
+        found = f"ppo: {self._ppo.choices:,} choices, utility {utility:.4f}, best {self._best_utility:.4f}; {said}"
+        report(self._part, found)
+
+    def _keep(self) -> None:
         import torch
 
-        elapsed_s = spent_s + time.monotonic() - began_s
-        tensors = {name: torch.as_tensor(array) for name, array in best.weights.items()}
-        folder.write_state({**ppo.state(), "seconds": elapsed_s, "best": tensors, "best_utility": best_utility})
+        tensors = {name: torch.as_tensor(array) for name, array in self._best.weights.items()}
+        best = {"best": tensors, "best_utility": self._best_utility}
+        self._folder.write_state({**self._ppo.state(), "seconds": self._elapsed_s, **best})
 
-    def validate() -> None:
-        nonlocal best, best_utility
-        file = _export(ppo, base, settings)
-        utility = float(np.mean(_utilities(traffic, LearnedPolicy(file), choosing, pool)[0]))
-        if utility > best_utility:
-            best, best_utility = file, utility
-        explained, signal = rounds[-1].explained, rounds[-1].signal
-        said = f"{explained:.0%} of variance explained, gradient signal/noise {signal:+.2f}"
-        report(_part(), f"ppo: {ppo.choices:,} choices, utility {utility:.4f}, best {best_utility:.4f}; {said}")
-
-    def _part() -> float:
-        return min(1.0, (spent_s + time.monotonic() - began_s) / max(1e-9, settings.seconds))
-
-    try:
-        while not rounds or _part() < 1:
-            rounds.append(ppo.round())
-            report(_part(), "")
-            if time.monotonic() - validated_s > _VALIDATE_EVERY_S:
-                validate()
-                validated_s = time.monotonic()
-            if time.monotonic() - kept_s > _KEEP_EVERY_S:
-                keep()
-                kept_s = time.monotonic()
-        validate()
-        keep()
-    finally:
-        ppo.close()
-        groups.close()
-    return best, ppo.choices
-
-
-def _export(ppo: Ppo, base: str, settings: FitSettings) -> PolicyFile:
-    return PolicyFile(
-        SLIM,
-        base,
-        ppo.export_weights(),
-        *ppo.ranges.known(),
-        strength=settings.ppo.strength,
-        provenance={"settings": asdict(settings), "choices": ppo.choices, **_versions()},
-    )
+    def _export(self) -> PolicyFile:
+        return PolicyFile(
+            SLIM,
+            self._base,
+            self._ppo.export_weights(),
+            *self._ppo.ranges.known(),
+            strength=self._settings.ppo.strength,
+            provenance={"settings": asdict(self._settings), "choices": self._ppo.choices, **_versions()},
+        )
 
 
 def _rule_file(spec: str) -> PolicyFile:
@@ -293,10 +300,7 @@ def _utilities(
 ) -> tuple[NDArray[np.float64], dict[str, float | None]]:
     """Return the utility of a policy on each trace, and the means of its figures."""
     runs = list(pool.map(lambda trace: run_policy(traffic.task, policy, trace), traces))
-    figures: dict[str, float | None] = {}
-    for name in ("utility", *FIGURES):
-        known = [run[name] for run in runs if run[name] is not None]
-        figures[name] = float(np.mean(known)) if len(known) == len(runs) else None  # type: ignore[arg-type]
+    figures = {name: mean_of_known([run[name] for run in runs]) for name in ("utility", *FIGURES)}
     return np.array([run["utility"] for run in runs], float), figures
 
 
@@ -319,14 +323,9 @@ def _judge(
 
 def paired(own: NDArray[np.float64], other: NDArray[np.float64]) -> Difference:
     """Return the mean of the differences of two policies on the same windows, with its 95 % interval by Student's t."""
-    from scipy.stats import ttest_1samp
-
     differences = own - other
-    if not differences.std() > 0:  # all alike, as where both always decide the same
-        mean = float(differences.mean())
-        return Difference(mean, mean, mean)
-    interval = ttest_1samp(differences, 0.0).confidence_interval(0.95)
-    return Difference(float(differences.mean()), float(interval.low), float(interval.high))
+    mean, half = float(differences.mean()), half_interval(differences.tolist())
+    return Difference(mean, mean - half, mean + half)
 
 
 def identity(traffic: Traffic, settings: FitSettings) -> dict[str, Any]:

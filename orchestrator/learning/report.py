@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.learning.fitting import Candidate, Fit, FitSettings
-from orchestrator.learning.ppo import Round
+from orchestrator.learning.ppo.training import Round
 from orchestrator.learning.traffic import CHOOSING, WINDOWS, Traffic
 from orchestrator.simulation.scenario.settings import digest_scenario
 

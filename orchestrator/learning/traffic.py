@@ -12,9 +12,7 @@ when the first and the last request of each queue arrived; those between are tak
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from orchestrator.errors import ConfigError
+from orchestrator.router.dispatch.decision_log import files_in, read_file
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.scenario.trace import Floats, Trace, draw_trace
@@ -147,7 +146,7 @@ def read_arrivals(path: Path, *, family: str | None = None) -> Recorded:
     """
     if not path.is_dir() and ".jsonl" not in path.name:
         return Recorded(np.asarray(read_times(path)), str(path))
-    files = sorted(path.glob("decisions-*.jsonl*")) if path.is_dir() else [path]
+    files = files_in(path) if path.is_dir() else [path]
     if not files:
         raise ConfigError(f"{path} holds no decisions-*.jsonl; set router.decision_log, or give a file of timestamps")
     logs = [_read_log(file, family) for file in files]
@@ -164,7 +163,13 @@ def _read_log(path: Path, family: str | None) -> Recorded:
     turns: set[int] = set()
     servers: set[str] = set()
     items: list[int] = []
-    for number, record in _records(path):
+    unread: int | None = None
+    for number, record in read_file(path):
+        if unread is not None:  # the last line alone may be cut
+            raise ConfigError(f"{path}, line {unread}: no JSON object; give the decision log as it was written")
+        if record is None:
+            unread = number
+            continue
         if family is not None and record.get("family") != family:
             continue
         try:
@@ -194,20 +199,3 @@ def _arrivals_of(record: dict[str, Any]) -> Floats:
     age_s = float(queue["head_age_s"] or 0.0)
     last_age_s = min(age_s, max(0.0, age_s + float(queue["head_slack_s"]) - float(queue["tail_slack_s"])))
     return np.linspace(at_s - age_s, at_s - last_age_s, max(2, waited))[:sent]
-
-
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the records of a log with their lines; the last line may be cut."""
-    try:
-        lines: Sequence[str] = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"can't read the decision log {path} ({exc})") from exc
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except ValueError as exc:
-            if number == len(lines):
-                return
-            raise ConfigError(f"{path}, line {number}: no JSON; give the decision log as it was written") from exc
-        if isinstance(record, dict):
-            yield number, record

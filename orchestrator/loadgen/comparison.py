@@ -11,12 +11,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from orchestrator.loadgen.plan import Load
 from orchestrator.loadgen.records import Summary
 from orchestrator.loadgen.run import Measured
 from orchestrator.loadgen.target import SetUp
+from orchestrator.reporting.student import half_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +74,7 @@ class Mean:
 
 def mean_of(values: Sequence[float]) -> Mean:
     """Return the mean of at least one value, with the interval of Student's t."""
-    value = float(np.mean(values))
-    if len(values) < 2:
-        return Mean(value, -np.inf, np.inf)
-    half = _T_95[min(len(values), len(_T_95)) - 2] * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    value, half = sum(values) / len(values), half_interval(values)
     return Mean(value, value - half, value + half)
 
 
@@ -112,7 +108,3 @@ def standings(results: Sequence[Result], figures: Sequence[str]) -> list[Standin
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
-"""Two-sided 95 % quantiles of Student's t, of 1 degree of freedom and so on; those of more are a little smaller."""

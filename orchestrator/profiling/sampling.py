@@ -13,10 +13,8 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.reporting.student import half_interval
 from orchestrator.snapshot import ModelName, ServerName
-
-_T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)
-"""Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom; beyond them 2.1 errs to the safe side."""
 
 BURSTS_S = 0.15
 """Time spent on bursts in a visit where load is measured too; a batch size has four visits and more."""
@@ -126,12 +124,7 @@ def is_settled(visits: Sequence[Visit], sampling: Sampling) -> bool:
 def precision(visits: Sequence[Visit]) -> float:
     """Return half the 95 % interval of the mean latency over the mean, by batch means; infinite below two visits."""
     means_s = [math.fsum(visit.latencies_s) / len(visit.latencies_s) for visit in visits]
-    if len(means_s) < 2:
-        return math.inf
-    mean_s = math.fsum(means_s) / len(means_s)
-    variance = math.fsum((each_s - mean_s) ** 2 for each_s in means_s) / (len(means_s) - 1)
-    quantile = _T_95[min(len(means_s) - 2, len(_T_95) - 1)]
-    return quantile * math.sqrt(variance / len(means_s)) / mean_s
+    return half_interval(means_s) / (math.fsum(means_s) / len(means_s))
 
 
 def plan_round(

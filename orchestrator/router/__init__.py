@@ -9,6 +9,7 @@ from orchestrator.router.queue.request_queue import Backlog
 from orchestrator.router.queue.trace import Trace, draw_id
 from orchestrator.router.router import Router, connect_triton
 from orchestrator.router.servers.membership import ResolvedNames, addresses_to_use, resolve_host
+from orchestrator.router.share import FleetShare
 
 __all__ = [
     "Answer",
@@ -16,6 +17,7 @@ __all__ = [
     "CallbackSink",
     "FamilyOverview",
     "FleetOverview",
+    "FleetShare",
     "ResolvedNames",
     "RetryBudget",
     "Router",

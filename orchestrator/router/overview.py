@@ -8,15 +8,18 @@ see the same fleet, so what they say is merged by taking the worst of each serve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.config import RouterSettings
+from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.router.dispatch.deciders import Deciders
+from orchestrator.router.dispatch.dispatcher import Dispatcher
+from orchestrator.router.queue.request_queue import Backlog, RequestQueues
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.fleet import Fleet
-from orchestrator.snapshot import ServedModel
+from orchestrator.snapshot import ServedModel, ServerName
 
 _FAMILIES_A_TURN = 20  # of the event loop: a thousandth of a second where each has 4 widths on 8 servers
 
@@ -172,10 +175,10 @@ def _describe_server(server: ServerConnection, now_s: float) -> ServerOverview:
 def _describe_width(fleet: Fleet, width: int, served: list[tuple[ServerConnection, ServedModel]]) -> WidthOverview:
     times_s, joules = [], []
     for server, model in served:
-        per_item_s, fixed_s = fleet.latency.line(server.name, model, server.models_of(model.family))
+        per_item_s, fixed_s = fleet.times.latency.line(server.name, model, server.models_of(model.family))
         if per_item_s + fixed_s > 0:  # 0 is a guess about what has never run
             times_s.append(per_item_s + fixed_s)
-        if (line := fleet.energy.line(server.name, model.name)) is not None:
+        if (line := fleet.times.energy.line(server.name, model.name)) is not None:
             joules.append(line.of_batch(1))
     return WidthOverview(
         width=width,
@@ -184,4 +187,63 @@ def _describe_width(fleet: Fleet, width: int, served: list[tuple[ServerConnectio
         instances=sum(model.instances for _, model in served),
         item_s=min(times_s, default=None),
         item_j=min(joules, default=None),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInspection:
+    """One server as a router sees it.
+
+    Attributes:
+        is_healthy: Whether it answered when it was last asked, and is not ejected.
+        is_suspect: Whether it has an overdue batch, and has answered nothing since that was sent.
+        awaited_batches: The number of batches sent to it whose answers are awaited.
+        calls: The number of calls under way to it, those that nobody waits for any more included.
+    """
+
+    is_healthy: bool
+    is_suspect: bool
+    awaited_batches: int
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouterInspection:
+    """What a router holds at one moment: for tests, and for whoever looks for what is stuck.
+
+    Attributes:
+        batches_under_way: The number of batches that were sent and have not ended, those given up included.
+        batches_given_up: The number of batches under way that nobody waits for any more.
+        policies: The names of the policy, of its fallback and of the shadow policy, which is empty where there is none.
+        latency: What batches are expected to take, from all that was observed so far.
+        energy: What batches cost in joules, as far as the profile knows.
+    """
+
+    backlog: Backlog
+    batches_under_way: int
+    batches_given_up: int
+    servers: Mapping[ServerName, ServerInspection]
+    suspects: frozenset[ServerName]
+    policies: tuple[str, str, str]
+    latency: LatencyTable
+    energy: EnergyTable
+
+
+def inspect_router(queues: RequestQueues, dispatcher: Dispatcher, fleet: Fleet) -> RouterInspection:
+    """Return what a router of these parts holds now."""
+    guarded, shadow = dispatcher.deciders.policies[False], dispatcher.deciders.shadow
+    return RouterInspection(
+        backlog=replace(queues.backlog),
+        batches_under_way=dispatcher.sender.under_way,
+        batches_given_up=dispatcher.sender.given_up,
+        servers={
+            name: ServerInspection(
+                server.health.is_healthy, server.health.is_suspect, len(server.in_flight), server.calls
+            )
+            for name, server in fleet.servers.items()
+        },
+        suspects=fleet.suspects,
+        policies=(guarded.policy.name, guarded.fallback.name, "" if shadow is None else shadow.policy.name),
+        latency=fleet.times.latency,
+        energy=fleet.times.energy,
     )

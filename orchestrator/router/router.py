@@ -12,30 +12,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError, DeadlineError, ServerUnavailableError
 from orchestrator.http2.grpc.channel import ConnectionPool
-from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.dispatch.compilation import prepare_decisions
 from orchestrator.router.dispatch.deciders import make_deciders
 from orchestrator.router.dispatch.dispatcher import Dispatcher
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.overview import FleetOverview, describe_fleet
+from orchestrator.router.overview import FleetOverview, RouterInspection, describe_fleet, inspect_router
 from orchestrator.router.queue.admission import Admissions, Admitted
 from orchestrator.router.queue.overload import Shedder
 from orchestrator.router.queue.request import Answer, CallbackSink, Items, PendingRequest, ResponseSink, Transit
-from orchestrator.router.queue.request_queue import Backlog, RequestQueues
+from orchestrator.router.queue.request_queue import RequestQueues
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.membership import Connect, Membership, Resolve, resolve_host
+from orchestrator.router.servers.outages import describe_outage, describe_servers
 from orchestrator.router.servers.profile_priors import ProfileStarts
+from orchestrator.router.share import ELSEWHERE, FleetShare
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.discovery import ModelDiscovery
@@ -43,8 +43,6 @@ from orchestrator.triton.families import Described, describe_models
 from orchestrator.triton.protocol_key import read_protocol_key
 
 log = logging.getLogger(__name__)
-
-_ELSEWHERE: Final = "what it could run on is driven by another gateway now; retry there"
 
 _SILENT = RouterObserver()
 
@@ -76,46 +74,12 @@ def connect_triton(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class ServerInspection:
-    """One server as a router sees it.
-
-    Attributes:
-        is_healthy: Whether it answered when it was last asked, and is not ejected.
-        is_suspect: Whether it has an overdue batch, and has answered nothing since that was sent.
-        awaited_batches: The number of batches sent to it whose answers are awaited.
-        calls: The number of calls under way to it, those that nobody waits for any more included.
-    """
-
-    is_healthy: bool
-    is_suspect: bool
-    awaited_batches: int
-    calls: int
-
-
-@dataclass(frozen=True, slots=True)
-class RouterInspection:
-    """What a router holds at one moment: for tests, and for whoever looks for what is stuck.
-
-    Attributes:
-        batches_under_way: The number of batches that were sent and have not ended, those given up included.
-        batches_given_up: The number of batches under way that nobody waits for any more.
-        policies: The names of the policy, of its fallback and of the shadow policy, which is empty where there is none.
-    """
-
-    backlog: Backlog
-    batches_under_way: int
-    batches_given_up: int
-    servers: Mapping[ServerName, ServerInspection]
-    suspects: frozenset[ServerName]
-    policies: tuple[str, str, str]
-
-
 class Router:
     """Routes inference requests over servers, of which it is given the clients; an async context manager.
 
     Attributes:
         membership: Which servers there are now; None for a router that was not made by ``from_fleet``.
+        share: Which of them it drives, where several gateways share them.
 
     Example:
         async with Router.from_fleet(load_fleet(Path("fleet.yaml"))) as router:
@@ -138,7 +102,10 @@ class Router:
         self._observer = observer
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
         self._queues = RequestQueues(settings.family_weights)
-        self._shedder = Shedder(settings, self._queues, observer, self._fleet.describe, self._fleet.outage)
+        self.share = FleetShare(self._fleet, self._queues)
+        connections = self._fleet.servers
+        describe, outage = partial(describe_servers, connections), partial(describe_outage, connections)
+        self._shedder = Shedder(settings, self._queues, observer, describe, outage)
         self._dispatcher = Dispatcher(settings, self._queues, self._fleet, self._shedder, observer)
         self._admissions = Admissions()
         self._closing = False
@@ -304,7 +271,7 @@ class Router:
             raise ConfigError(f"deadline_ms = {deadline_ms} is no time; give milliseconds from now")
         key, batch, is_single = self._admit(items, options)
         if self._fleet.is_elsewhere(key):
-            raise ServerUnavailableError(_ELSEWHERE, executed=False)
+            raise ServerUnavailableError(ELSEWHERE, executed=False)
         overload = self._settings.overload
         if has_own_deadline and overload.shed_late and deadline_ms <= 0:
             raise DeadlineError(
@@ -332,40 +299,6 @@ class Router:
             raise
         return request
 
-    def drive(self, servers: Collection[ServerName] | None) -> None:
-        """Send batches to these servers only from now on, of several gateways that share a fleet; None: to all.
-
-        What was sent to others is awaited, and what was bound to them is bound anew. What waits and only they can run
-        fails as not executed, so that whoever asked can ask elsewhere. All are asked what they serve.
-        """
-        self._fleet.drive(servers)
-        for key in filter(self._fleet.is_elsewhere, self._queues.keys()):
-            for request in self._queues.take_all(key):
-                request.give_up(ServerUnavailableError(_ELSEWHERE, executed=False))
-
-    @property
-    def unfinished_items(self) -> int:
-        """The items that wait here, or run on the servers that this router drives."""
-        driven = self._fleet.driven().values()
-        return self.backlog.items + sum(batch.items for server in driven for batch in server.in_flight)
-
-    def capacities_rps(self) -> Mapping[ServerName, float]:
-        """Return the items a second of each server, driven or not, in full batches; above 0."""
-        return self._fleet.capacities_rps()
-
-    def has_sent(self, name: ServerName) -> bool:
-        """Return whether a server has a batch of this router's that it has not answered."""
-        server = self._fleet.servers.get(name)
-        return server is not None and bool(server.in_flight)
-
-    def suiting(self, options: RequestOptions) -> Sequence[ServerName]:
-        """Return the servers that answer and have a width that a request allows, whoever drives them."""
-        return self._fleet.suiting(options)
-
-    def drives_for(self, options: RequestOptions) -> bool:
-        """Return whether this router drives a server that answers and has a width that a request allows."""
-        return self._fleet.drives_for(options)
-
     def models(self, family: str | None = None) -> tuple[ServedModel, ...]:
         """Return one model for each width that some server serves, ascending.
 
@@ -374,37 +307,9 @@ class Router:
         """
         return self._fleet.models(family)
 
-    @property
-    def backlog(self) -> Backlog:
-        """What waits in the queue now."""
-        return self._queues.backlog
-
-    @property
-    def latency(self) -> LatencyTable:
-        """What batches are expected to take, from all that was observed so far."""
-        return self._fleet.latency
-
-    @property
-    def energy(self) -> EnergyTable:
-        """What batches cost in joules, as far as the profile knows."""
-        return self._fleet.energy
-
     def inspect(self) -> RouterInspection:
         """Return what the router holds now."""
-        guarded, shadow = self._dispatcher.deciders.policies[False], self._dispatcher.deciders.shadow
-        return RouterInspection(
-            backlog=replace(self._queues.backlog),
-            batches_under_way=self._dispatcher.sender.under_way,
-            batches_given_up=self._dispatcher.sender.given_up,
-            servers={
-                name: ServerInspection(
-                    server.health.is_healthy, server.health.is_suspect, len(server.in_flight), server.calls
-                )
-                for name, server in self._fleet.servers.items()
-            },
-            suspects=self._fleet.suspects,
-            policies=(guarded.policy.name, guarded.fallback.name, "" if shadow is None else shadow.policy.name),
-        )
+        return inspect_router(self._queues, self._dispatcher, self._fleet)
 
     async def describe(self) -> FleetOverview:
         """Return what is known of the fleet and of who decides; of many families it takes several turns of the loop."""
@@ -427,7 +332,7 @@ class Router:
             return [(server.name, m) for server in servers for m in server.served if m.family == family]
 
         served = [server.served for server in servers]
-        admitted = self._admissions.admit(items, options, served, offered, self._fleet.energy)
+        admitted = self._admissions.admit(items, options, served, offered, self._fleet.times.energy)
         if self._closing:
             raise ServerUnavailableError("the router is closing", executed=False)
         return admitted

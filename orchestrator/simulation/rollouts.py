@@ -5,7 +5,7 @@ on the way; Python is back when all worlds of a batch have come to a time. So ch
 network cost, and threads that collect from batches of their own run side by side.
 
 A rollout ends at a time and not after a number of choices, because worlds that share a trace are compared moment by
-moment (orchestrator.learning.advantages), and worlds in which less is chosen must not look further ahead.
+moment (orchestrator.learning.ppo.advantages), and worlds in which less is chosen must not look further ahead.
 
 Actions are drawn from the softmax of the allowed scores, by uniform draws that the caller brings. With the same network
 and draws a world is what the reference, one step at a time, makes of it; a test compares them choice by choice.

@@ -115,8 +115,8 @@ def test_the_router_starts_from_it(taken: Path, fleet_path: Path) -> None:
         async with Router.from_fleet(fleet) as router:
             (name,) = router.served_by()
             models = router.models()
-            assert all(router.energy.line(name, model.name) for model in models)
-            return [router.latency.line(name, model, models) for model in models]
+            assert all(router.inspect().energy.line(name, model.name) for model in models)
+            return [router.inspect().latency.line(name, model, models) for model in models]
 
     expected = [(model.line.per_item_s, model.line.fixed_s) for model in server.models]
     assert [pytest.approx(line, rel=1e-3, abs=1e-9) for line in expected] == asyncio.run(lines())

@@ -145,7 +145,7 @@ class LiveRun:
         named = {ServerName(name): server for name, server in fakes(self._families).items()}
         async with Router(self._settings, named, observer=RouterObserver()) as router:
             await asyncio.sleep(1)
-            self.known = router.latency
+            self.known = router.inspect().latency
             began_s = asyncio.get_running_loop().time()
             calls = [asyncio.create_task(self._call(router, at, began_s)) for at in range(len(self._trace.arrived_s))]
             self.outcomes = await asyncio.gather(*calls)

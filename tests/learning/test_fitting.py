@@ -19,7 +19,7 @@ from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.fitting import Candidate, Difference, FitSettings, fit, identity, paired, promote
 from orchestrator.learning.groups import Groups
 from orchestrator.learning.objective import objective_weights, run_policy
-from orchestrator.learning.ppo import Ppo, PpoSettings, Round
+from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
 from orchestrator.learning.report import describe_fit
 from orchestrator.learning.tasks import given_traffic
 from orchestrator.learning.traffic import Traffic
@@ -96,7 +96,7 @@ def test_ppo_finds_out_that_the_base_is_wrong() -> None:
 
 
 def test_an_actor_whose_baseline_explains_too_little_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.learning.ppo.EXPLAINED", 1.1)
+    monkeypatch.setattr("orchestrator.learning.ppo.training.EXPLAINED", 1.1)
     ppo, rounds = explored(costly_traffic(), 2, choices=512)
     assert not any(each.is_moving or each.signal for each in rounds)
     assert all((weight == 0).all() for name, weight in ppo.export_weights().items() if name.startswith("out"))

@@ -207,7 +207,7 @@ async def play(scenario: Scenario) -> None:
         if not scenario.close_early:
             _, lost = await asyncio.wait(asked, timeout=300)
             assert not lost, "some were never answered"
-            backlog = router.backlog
+            backlog = router.inspect().backlog
             assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
     _, lost = await asyncio.wait(asked, timeout=300)
     assert not lost, "some were never answered"
@@ -236,7 +236,7 @@ def check_outcomes(scenario: Scenario, outcomes: list[Any]) -> None:
 
 
 def check_nothing_is_left(router: Router, ledger: Ledger) -> None:
-    backlog = router.backlog
+    backlog = router.inspect().backlog
     assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
     assert ledger.under_way == 0
     assert router.inspect().batches_under_way == 0

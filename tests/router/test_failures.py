@@ -268,7 +268,7 @@ async def test_families_on_one_server_keep_their_own_times() -> None:
             return await super().infer_batch(model, batch)
 
     async with routed({"a": TwoFamilies()}, policy="lert:slack", overload={"shed_late": False}) as router:
-        assert len(router.latency.fits) == 8
+        assert len(router.inspect().latency.fits) == 8
         assert (await router.infer(item(0), family="fashion", deadline_ms=50)).width == 100
         assert (await router.infer(item(0), family="big", deadline_ms=400)).width == 25
 

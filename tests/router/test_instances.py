@@ -56,7 +56,7 @@ async def test_all_instances_are_kept_busy_and_each_batch_is_observed_at_its_own
     server = ParallelServer({100: 3})
     router = await answer_all("lert", server)
     assert server.most_held == {100: 4}
-    per_item_s, fixed_s = router.latency.line(ServerName("a"), server.models[0], server.models)
+    per_item_s, fixed_s = router.inspect().latency.line(ServerName("a"), server.models[0], server.models)
     assert per_item_s == pytest.approx(0.01, rel=0.01)
     assert fixed_s == pytest.approx(0.002, rel=0.05)
 

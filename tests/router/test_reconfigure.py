@@ -117,12 +117,12 @@ async def test_a_server_that_moves_is_another_machine_of_the_same_name() -> None
     first, second = FakeServer(per_item_s=0.001), FakeServer(per_item_s=0.2)
     async with routed(fleet_of({"a": "127.0.0.1:1"}), {"127.0.0.1:1": first, "127.0.0.1:2": second}) as router:
         await router.infer(item(0))
-        quick = router.latency.line(ServerName("a"), first.models[3], first.models)
+        quick = router.inspect().latency.line(ServerName("a"), first.models[3], first.models)
         router.reconfigure(fleet_of({"a": "127.0.0.1:2"}))
         answer = await router.infer(item(4), deadline_ms=10_000)
         assert right(answer, 4)
         assert second.batches
-        assert router.latency.line(ServerName("a"), first.models[3], first.models)[0] > 50 * quick[0]
+        assert router.inspect().latency.line(ServerName("a"), first.models[3], first.models)[0] > 50 * quick[0]
 
 
 async def test_a_fleet_in_which_nobody_answers_is_taken_and_waited_for() -> None:

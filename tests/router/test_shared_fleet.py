@@ -17,10 +17,10 @@ pytestmark = pytest.mark.virtual_time
 async def test_a_router_sends_to_the_servers_that_it_drives_and_to_no_other() -> None:
     servers = {name: FakeServer() for name in "abc"}
     async with routed(servers) as router:
-        router.drive([ServerName("b"), ServerName("not-there-yet")])
+        router.share.drive([ServerName("b"), ServerName("not-there-yet")])
         answers = await asyncio.gather(*(router.infer(item(n)) for n in range(200)))
         assert {answer.server for answer in answers} == {"b"}
-        router.drive(None)
+        router.share.drive(None)
         answers = await asyncio.gather(*(router.infer(item(n)) for n in range(200)))
         assert {answer.server for answer in answers} == set("abc")
 
@@ -33,22 +33,21 @@ async def test_a_server_that_goes_to_another_gateway_finishes_what_it_has_and_no
         under_way = servers["a"].in_flight
         assert under_way
         sent = len(servers["a"].batches) + under_way
-        router.drive([ServerName("b")])
+        router.share.drive([ServerName("b")])
         answers = await asyncio.gather(*calls)
         assert len(answers) == 100
         assert len(servers["a"].batches) == sent
 
 
-async def test_a_router_that_drives_nothing_refuses_what_has_a_deadline_with_the_reason() -> None:
+@pytest.mark.parametrize("deadline_ms", [None, 50])
+async def test_a_router_that_drives_nothing_refuses_at_once_whatever_the_deadline(deadline_ms: float | None) -> None:
     async with routed({"a": FakeServer()}) as router:
-        router.drive([])
-        with pytest.raises(ServerUnavailableError, match="a is driven by another gateway"):
-            await router.infer(item(1), deadline_ms=50)
-        waiting = asyncio.create_task(router.infer(item(2)))
-        await asyncio.sleep(0.2)
-        assert not waiting.done()
-        router.drive([ServerName("a")])
-        assert (await waiting).server == "a"
+        router.share.drive([])
+        with pytest.raises(ServerUnavailableError, match="driven by another gateway now") as refused:
+            await router.infer(item(1), deadline_ms=deadline_ms)
+        assert not refused.value.executed
+        router.share.drive([ServerName("a")])
+        assert (await router.infer(item(2), deadline_ms=deadline_ms)).server == "a"
 
 
 async def test_what_waits_for_servers_that_others_drive_now_is_given_back_whatever_its_deadline() -> None:
@@ -56,7 +55,7 @@ async def test_what_waits_for_servers_that_others_drive_now_is_given_back_whatev
     async with routed(servers, deadline_ms=10_000) as router:
         calls = [asyncio.create_task(router.infer(item(n))) for n in range(40)]
         await asyncio.sleep(0.015)
-        router.drive([])
+        router.share.drive([])
         ends = await asyncio.gather(*calls, return_exceptions=True)
         given_back = [end for end in ends if isinstance(end, ServerUnavailableError)]
         assert given_back
@@ -66,11 +65,11 @@ async def test_what_waits_for_servers_that_others_drive_now_is_given_back_whatev
 
 async def test_what_a_router_has_to_do_is_what_waits_and_what_runs_on_the_servers_that_it_drives() -> None:
     async with routed({name: FakeServer() for name in "ab"}) as router:
-        router.drive([ServerName("a")])
+        router.share.drive([ServerName("a")])
         calls = [asyncio.create_task(router.infer(item(n), deadline_ms=5000)) for n in range(50)]
         await asyncio.sleep(0.01)
-        assert router.unfinished_items == 50
-        assert router.capacities_rps().keys() == {"a", "b"}
-        assert (router.has_sent(ServerName("a")), router.has_sent(ServerName("b"))) == (True, False)
+        assert router.share.unfinished_items == 50
+        assert router.share.capacities_rps().keys() == {"a", "b"}
+        assert (router.share.has_sent(ServerName("a")), router.share.has_sent(ServerName("b"))) == (True, False)
         await asyncio.gather(*calls)
-        assert router.unfinished_items == 0
+        assert router.share.unfinished_items == 0

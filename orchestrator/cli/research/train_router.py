@@ -67,7 +67,7 @@ def train_router(
     """
     with learning_installed():
         from orchestrator.learning import fitting, tasks
-        from orchestrator.learning.paper import train_paper
+        from orchestrator.learning.ppo.paper import train_paper
     from orchestrator.policies.learned.policy_file import write_policy_file
 
     traffic = tasks.given_traffic(scenario, profile, arrivals, deadline_ms=deadline_ms)

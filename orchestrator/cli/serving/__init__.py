@@ -1,1 +1,1 @@
-"""Commands that serve, and that look at what serves."""
+"""Commands that serve, and what they need: tokens, a fleet file that is checked, code that is compiled."""

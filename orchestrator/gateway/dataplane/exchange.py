@@ -49,7 +49,6 @@ class Note(Protocol):
 
     def __call__(self, outcome: str, decision: Decision = ("", "", None), answer: Answer | None = None) -> None:
         """Do so, once; the answer is that of this gateway's own router."""
-        ...
 
 
 class Exchange(Generic[ResponseT]):
@@ -183,4 +182,3 @@ class Ask(Protocol):
         self, request: Sequence[Buffer], options: RequestOptions, *, items: int, elapsed_s: float
     ) -> bytes | None:
         """Return an answer; None for none."""
-        ...

@@ -45,20 +45,16 @@ class Watched(Protocol):
 
     async def read_metrics(self) -> MetricSnapshot:
         """Return what all its processes have counted."""
-        ...
 
     async def read_overview(self) -> FleetOverview | None:
         """Return what all its routers know; None while there is none."""
-        ...
 
     @property
     def servers(self) -> tuple[ServerSettings, ...]:
         """The servers of its fleet now."""
-        ...
 
     def unready_reason(self) -> str | None:
         """Return why no requests are to be sent to it; None when they are."""
-        ...
 
 
 class StatusFeed:

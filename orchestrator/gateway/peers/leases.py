@@ -37,15 +37,12 @@ class Keeper(Protocol):
             NoKeeperError: Nobody keeps the record.
             ServerUnavailableError: Whoever keeps it can't be asked.
         """
-        ...
 
     async def renew(self, gateway: GatewayName, term: int) -> bool:
         """Return whether the term goes on; raises as ``claim``."""
-        ...
 
     async def release(self, gateway: GatewayName, term: int, successor: GatewayName | None) -> None:
         """End a term, and begin the successor's if there is one; raises as ``claim``."""
-        ...
 
 
 class Lease:

@@ -42,15 +42,12 @@ class PeerClient(Protocol):
             PeerGoneError: No process listens there.
             SlimError: It does not answer.
         """
-        ...
 
     async def infer(self, parts: Sequence[Buffer]) -> bytes:
         """Return its answer to a ModelInferRequest, both serialised; raises SlimError."""
-        ...
 
     async def close(self) -> None:
         """Let go of it; returns within a second."""
-        ...
 
 
 class PeerLink:

@@ -17,7 +17,7 @@ import math
 import random
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.config import ServerSettings
@@ -26,6 +26,7 @@ from orchestrator.gateway.peers.links import PeerLink
 from orchestrator.gateway.peers.report import GatewayReport
 from orchestrator.ownership import APART_S, NOTHING, GatewayName, plan_drivers
 from orchestrator.request_options import RequestOptions
+from orchestrator.router import FleetShare
 from orchestrator.snapshot import ServerName
 
 log = logging.getLogger(__name__)
@@ -36,41 +37,12 @@ SILENT_S: Final = 1.0
 _CAPACITY_S: Final = 2.0  # between two looks at the servers' capacities, which take long where there are many models
 
 
-class SharedRouter(Protocol):
-    """What is needed of a router; orchestrator.router.Router is the real one."""
-
-    @property
-    def unfinished_items(self) -> int:
-        """The items that wait here or run."""
-        ...
-
-    def capacities_rps(self) -> Mapping[ServerName, float]:
-        """Return the items a second of each server."""
-        ...
-
-    def drive(self, servers: Collection[ServerName] | None) -> None:
-        """Send batches to these servers only."""
-        ...
-
-    def has_sent(self, name: ServerName) -> bool:
-        """Return whether a server has a batch that it has not answered."""
-        ...
-
-    def suiting(self, options: RequestOptions) -> Sequence[ServerName]:
-        """Return the servers that could run a request."""
-        ...
-
-    def drives_for(self, options: RequestOptions) -> bool:
-        """Return whether it drives one of these."""
-        ...
-
-
 class Sharing:
     """One gateway of several; ``run`` goes on until it is cancelled, then ``leave``.
 
     Args:
         name: This gateway's, which no other has.
-        router: Whose servers are shared out.
+        share: What the router drives.
         servers: Returns the servers as they are now.
         keeper_of: Returns who keeps the record of a server's driver; None when nobody does.
         links: Returns the links to peers as they are now.
@@ -82,7 +54,7 @@ class Sharing:
     def __init__(
         self,
         name: GatewayName,
-        router: SharedRouter,
+        share: FleetShare,
         *,
         servers: Callable[[], Sequence[ServerSettings]],
         keeper_of: Callable[[ServerSettings], Keeper | None],
@@ -93,7 +65,7 @@ class Sharing:
     ) -> None:
         self.name = name
         self._instance = random.getrandbits(53)  # a name, no secret
-        self._router = router
+        self._share = share
         self._servers = servers
         self._keeper_of = keeper_of
         self._links = links
@@ -143,7 +115,7 @@ class Sharing:
         """Drive nothing any more, and let others have it at once; never raises."""
         await self._background.stop()
         self._ticked_s = None
-        self._router.drive(())
+        self._share.drive(())
         self._driving = frozenset()
         await asyncio.gather(*(lease.give_up() for _, lease, _ in self._leases.values()))
 
@@ -168,14 +140,14 @@ class Sharing:
         leaves = {
             key
             for key, name in self._names.items()
-            if key not in self._driving and (self._router.has_sent(name) or self._is_leaving(key))
+            if key not in self._driving and (self._share.has_sent(name) or self._is_leaving(key))
         }
         return GatewayReport(
             name=self.name,
             instance=self._instance,
             is_ending=self._is_ending(),
             has_drained=self._has_drained,
-            backlog_items=self._router.unfinished_items,
+            backlog_items=self._share.unfinished_items,
             drives=self._driving,
             leaves=frozenset(leaves),
             capacities_rps=self._capacities_rps,
@@ -205,7 +177,7 @@ class Sharing:
 
     def is_local(self, options: RequestOptions) -> bool:
         """Return whether a request is for this gateway's router: it has a server for it, or no gateway has one."""
-        return self._router.drives_for(options) or not self._router.suiting(options)
+        return self._share.drives_for(options) or not self._share.suiting(options)
 
     def choose(self, options: RequestOptions, avoid: Collection[PeerLink] = ()) -> PeerLink | None:
         """Return the peer that can run a request; None while none can.
@@ -213,7 +185,7 @@ class Sharing:
         Several have turns by how much they can do, but for those that had clearly more to do when they were last asked.
         Always the one with the least would be wrong: what is known of it is older than its queue.
         """
-        names = self._router.suiting(options)
+        names = self._share.suiting(options)
         keys = {self._keys[name] for name in names if name in self._keys}
         suiting = [link for link in self._living.values() if link not in avoid and link.takes(keys)]
         if len(suiting) <= 1:
@@ -233,7 +205,7 @@ class Sharing:
     def backlog_s(self) -> float:
         """How long the servers that this gateway drives take for what it has."""
         capacity_rps = sum(self._capacities_rps.get(key, 0.0) for key in self._driving)
-        return self._router.unfinished_items / capacity_rps if capacity_rps else math.inf
+        return self._share.unfinished_items / capacity_rps if capacity_rps else math.inf
 
     # --- what it drives ---
 
@@ -274,7 +246,7 @@ class Sharing:
         self._driving = driving
         if names != self._driven_names:
             self._driven_names = names
-            self._router.drive(names)
+            self._share.drive(names)
 
     def _follow_plan(self, reports: Mapping[GatewayName, GatewayReport], *, now_s: float) -> None:
         # Where all end together, those that still have callers take what the others have driven.
@@ -319,7 +291,7 @@ class Sharing:
         return key in self._leases and self._leases[key][1].is_leaving
 
     def _is_idle(self, name: ServerName) -> bool:
-        return not self._router.has_sent(name)
+        return not self._share.has_sent(name)
 
     def _look_at_servers(self, now_s: float) -> None:
         servers = {ServerName(server.grpc): server for server in self._servers()}
@@ -335,7 +307,7 @@ class Sharing:
         names = {key: ServerName(server.name) for key, server in servers.items()}
         if self._weighed_s is None or now_s - self._weighed_s >= _CAPACITY_S or names != self._names:
             self._weighed_s = now_s
-            known_rps = self._router.capacities_rps()
+            known_rps = self._share.capacities_rps()
             self._capacities_rps = {key: known_rps[name] for key, name in names.items() if name in known_rps}
         self._names = names
         self._keys = {name: key for key, name in names.items()}

@@ -202,11 +202,9 @@ class Replaceable(Protocol):
     @property
     def sockets(self) -> Sockets:
         """What it listens on."""
-        ...
 
     def say_unready(self) -> None:
         """Let its end begin at once, without ``lame_duck_s``."""
-        ...
 
 
 class Succession:

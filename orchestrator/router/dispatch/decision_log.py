@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class DecisionLog:
         self._uniforms = random.Random(run_id)
         try:
             settings.directory.mkdir(parents=True, exist_ok=True)
-            files = sorted(settings.directory.glob("decisions-*.jsonl*"), key=lambda path: path.stat().st_mtime)
+            files = sorted(files_in(settings.directory), key=lambda path: path.stat().st_mtime)
             for path in files[: max(0, len(files) + 1 - settings.files)]:
                 path.unlink(missing_ok=True)
             self._file: _File | None = _File(
@@ -186,14 +187,10 @@ def find_decision(directory: Path, decision_id: str) -> Record:
     if not run_id or not run_id.isalnum():
         raise ConfigError(f"{decision_id!r} is no decision's id; answers tell it, such as a93a3a-17")
     path = _file_of(directory, run_id)
-    for line in _lines(path.with_name(f"{path.name}.1"), path):
-        if f'"id":"{decision_id}"' in line:
-            try:
-                record: Record = json.loads(line)
-            except ValueError:  # cut off when a process was killed
-                continue
-            if record["id"] == decision_id:
-                return record
+    for line in chain(_lines(path.with_name(f"{path.name}.1")), _lines(path)):
+        record = _parse(line) if f'"id":"{decision_id}"' in line else None
+        if record is not None and record["id"] == decision_id:
+            return record
     raise ConfigError(
         f"no decision {decision_id} in {path}; it was not sampled (router.decision_log.sample_ratio), has been rotated "
         "away, or its group has not ended"
@@ -206,16 +203,26 @@ def read_all(directory: Path) -> Iterator[Record]:
     Raises:
         ConfigError: The directory or a file can't be read.
     """
-    files = sorted(directory.glob("decisions-*.jsonl*"), reverse=True)  # of a router the older file first
+    files = files_in(directory)
     if not files:
         raise ConfigError(f"no decisions are in router.decision_log.directory = {directory}")
-    for line in _lines(*files):
-        try:
-            record = json.loads(line)
-        except ValueError:  # cut off when a process was killed
-            continue
-        if isinstance(record, dict) and {"id", "at", "family", "outcome"} <= record.keys():
+    for _, record in (found for file in files for found in read_file(file)):
+        if record is not None and {"id", "at", "family", "outcome"} <= record.keys():
             yield record
+
+
+def files_in(directory: Path) -> list[Path]:
+    """Return the files that routers have written there, of a router the older one first."""
+    return sorted(directory.glob("decisions-*.jsonl*"), reverse=True)
+
+
+def read_file(path: Path) -> Iterator[tuple[int, Record | None]]:
+    """Yield the decisions in a file with the numbers of their lines; None for a line that is none, as one that was cut.
+
+    Raises:
+        ConfigError: The file can't be read.
+    """
+    return ((number, _parse(line)) for number, line in enumerate(_lines(path), start=1))
 
 
 def read_newest(directory: Path, count: int) -> list[Record]:
@@ -231,11 +238,8 @@ def read_newest(directory: Path, count: int) -> list[Record]:
     except OSError:  # or one was just rotated away; it is asked again soon
         return []
     for line in (line for end in ends for line in end.splitlines()[-count - _NO_RECORDS :]):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and {"id", "at", "outcome"} <= record.keys():
+        record = _parse(line)
+        if record is not None and {"id", "at", "outcome"} <= record.keys():
             found.append(record)
     return sorted(found, key=lambda record: -record["at"])[:count]
 
@@ -246,12 +250,20 @@ def _read_end(path: Path) -> str:
         return file.read(_END_BYTES).decode(errors="replace")
 
 
-def _lines(*paths: Path) -> Iterator[str]:
-    for path in paths:
-        try:
-            with path.open(encoding="utf-8", errors="replace") as file:
-                yield from file
-        except FileNotFoundError:
-            continue
-        except OSError as exc:
-            raise ConfigError(f"can't read {path} ({exc.strerror})") from exc
+def _parse(line: str) -> Record | None:
+    """Return the record in a line; None when there is none, because it was cut off when a process was killed."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            yield from file
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise ConfigError(f"can't read {path} ({exc.strerror})") from exc

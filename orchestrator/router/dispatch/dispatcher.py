@@ -39,6 +39,7 @@ from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.fleet import Fleet
+from orchestrator.router.servers.outages import describe_stale
 from orchestrator.snapshot import BatchInFlight, Family, ModelName, ServerName, ServerState, Width
 
 _EARLY_S = 1e-5  # timers may fire a little early, and a policy asked too early would hold again
@@ -200,7 +201,7 @@ class Dispatcher:
         key, servers = queue.key, self._fleet.servers
         may_wait = self._longest_run_s(key.family) == math.inf
         states = [server.state(key.family, self._bound_items(server), may_wait=may_wait) for server in servers.values()]
-        tables = self._tables.update(key.family, states, self._fleet.latency, self._fleet.energy)
+        tables = self._tables.update(key.family, states, self._fleet.times.latency, self._fleet.times.energy)
         state = queue.state(head)
         if expected := self._expected_items():
             state = replace(state, items=state.items + expected)
@@ -219,7 +220,7 @@ class Dispatcher:
 
     def _is_idle(self, server: ServerConnection) -> bool:
         """Return whether a server has nothing to do, as far as is known, or is being tried just now."""
-        return not server.held() or self._fleet.is_tried(server.name)
+        return not server.held() or self._fleet.incidents.is_tried(server.name)
 
     def _is_any_idle(self) -> bool:
         """Return whether some server is idle, between decisions: what has just been answered may still be held."""
@@ -247,7 +248,7 @@ class Dispatcher:
                 candidate_set,
                 queue.key.family,
                 is_idle=not any([server.in_flight for server in self._fleet.servers.values()]),
-                stale=self._fleet.stale(candidate_set, now_s=candidate_set.situation.now_s),
+                stale=describe_stale(self._fleet.servers, candidate_set, self._fleet.settings.stale_after_s),
                 decisions=self._log,
             )
         except PermanentError as exc:
@@ -307,7 +308,7 @@ class Dispatcher:
         if model is None or (free := server.free_batches(model, may_wait=longest_s == math.inf)) == 0:
             return False
         items = min(items, model.max_batch_size)
-        per_item_s, fixed_s = self._fleet.latency.line(server.name, model, server.models_of(queue.key.family))
+        per_item_s, fixed_s = self._fleet.times.latency.line(server.name, model, server.models_of(queue.key.family))
         if longest_s < math.inf and per_item_s > 0:
             items = max(1, min(items, int((longest_s - fixed_s) / per_item_s)))
         elif items >= queue.items:
@@ -316,7 +317,7 @@ class Dispatcher:
         sent = BatchInFlight(model.name, sum([r.items for r in requests]), asyncio.get_running_loop().time())
         allowed_s = requests[0].deadline_s - requests[0].arrived_s
         self._queues.turns.charge(model.family, per_item_s * sent.items + fixed_s, allowed_s, now_s=sent.sent_s)
-        energy = self._fleet.energy.line(server.name, model.name)
+        energy = self._fleet.times.energy.line(server.name, model.name)
         if decided is not None:
             for request in requests:
                 request.policy = decided.policy
@@ -347,11 +348,11 @@ class Dispatcher:
         """Note that a batch was answered; the fleet learns how long it took, and policies what became of it."""
         observing = self.deciders.observing
         siblings = batch.server.models_of(batch.key.family) if observing else ()
-        per_item_s, fixed_s = self._fleet.latency.line(batch.server.name, batch.model, siblings)
-        took_s = self._fleet.finish(batch.server, batch.sent, now_s=now_s)
+        per_item_s, fixed_s = self._fleet.times.latency.line(batch.server.name, batch.model, siblings)
+        took_s = self._fleet.times.finish(batch.server, batch.sent, now_s=now_s)
         if batch.expected_s > 0:
             ratio = (now_s - batch.sent.sent_s) / batch.expected_s
-            self._fleet.judge(batch.server, batch.model.name, ratio, batch.margin)
+            self._fleet.times.judge(batch.server, batch.model.name, ratio, batch.margin)
         tables = self._tables.of(batch.key.family)
         if not observing or batch.server.name not in tables.names or batch.model.width not in tables.widths:
             return  # nobody wants to know, or it is of a server that has left

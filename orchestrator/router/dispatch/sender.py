@@ -150,7 +150,7 @@ class Sender:
         """Return what happens to a batch that is not answered, and when; the first of it last."""
         settings = self._fleet.settings
         stages: list[tuple[float, Callable[[Batch], None]]] = [(settings.group_timeout_s, self._on_stalled)]
-        expected_s = self._fleet.work_s(batch.server, batch.model.name)
+        expected_s = self._fleet.times.work_s(batch.server, batch.model.name)
         overdue_s = overdue_after_s(expected_s, settings.retries)
         if overdue_s is not None and overdue_s < settings.group_timeout_s:
             again_s = min(settings.group_timeout_s, overdue_s + _LOOK_AGAIN_S)
@@ -171,7 +171,7 @@ class Sender:
         act(batch)
 
     def _on_overdue(self, batch: Batch) -> None:
-        self._fleet.note_overdue(batch.server, batch.model.name, batch.sent.sent_s)
+        self._fleet.incidents.note_overdue(batch.server, batch.model.name, batch.sent.sent_s)
         batch.is_overdue = True
         for request in batch.requests:
             request.overdue += 1
@@ -260,7 +260,7 @@ class Sender:
 
     def _retry(self, batch: Batch, error: SlimError) -> None:
         """Send the requests of a batch that failed again, or fail them, and note what it says of the server."""
-        self._fleet.note_failure(batch.server, batch.model, batch.sent.sent_s, error)
+        self._fleet.incidents.note_failure(batch.server, batch.model, batch.sent.sent_s, error)
         key = batch.key.elsewhere(batch.server.name)
         for request in batch.requests:
             if request.is_over:
@@ -282,7 +282,8 @@ class Sender:
         if request.attempts > 1 or not _is_finite(request.batch) or _is_finite(outputs):
             return False
         key = batch.key.elsewhere(batch.server.name)
-        is_doubted = self._fleet.doubt(batch.server, batch.model)  # or one client could use up the budget of retries
+        # Or one client could use up the budget of retries.
+        is_doubted = self._fleet.incidents.doubt(batch.server, batch.model)
         if not is_doubted or self._judge(request, key, Cause.FAILED, repeatable=True) is not Verdict.SEND_AGAIN:
             return False
         self._observer.on_retry(batch.server.name)
@@ -313,7 +314,7 @@ class Sender:
             max_attempts=settings.max_attempts,
             others=request.under_way - ended + (1 if request.is_queued else 0),
             slack_s=request.deadline_s - now_s if request.has_own_deadline else None,
-            elsewhere_s=self._fleet.elsewhere_s(key, request.items),
+            elsewhere_s=self._fleet.times.elsewhere_s(key, request.items),
         )
         if verdict is not Verdict.SEND_AGAIN:
             return verdict

@@ -25,7 +25,6 @@ class Watched(Protocol):
     @property
     def is_over(self) -> bool:
         """Whether it is answered, so that its time does not matter any more."""
-        ...
 
 
 T = TypeVar("T", bound=Watched)

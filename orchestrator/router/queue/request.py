@@ -66,15 +66,12 @@ class ResponseSink(Protocol):
 
     def done(self) -> bool:
         """Return whether the outcome is there, or nobody wants to know any more."""
-        ...
 
     def set_result(self, answer: Answer, /) -> None:
         """Take the answer; only before it is done."""
-        ...
 
     def set_exception(self, error: Exception, /) -> None:
         """Take why there is no answer; only before it is done."""
-        ...
 
 
 class CallbackSink:
@@ -125,11 +122,9 @@ class WaitingPlace(Protocol):
     @property
     def key(self) -> BatchKey:
         """What all requests that wait there have in common."""
-        ...
 
     def drop(self, request: PendingRequest, /) -> None:
         """Count a request no more, because it waits here no longer."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +149,10 @@ class BatchKey:
     preference: Preference | None = None
     bound_to: tuple[ServerName, Width] | None = None
     avoid: frozenset[ServerName] = frozenset()
+
+    def allows(self, model: ServedModel) -> bool:
+        """Return whether a model of the family is one of those that may answer."""
+        return model.width in self.widths and model.accuracy >= self.min_accuracy
 
     def elsewhere(self, server: ServerName) -> BatchKey:
         """Return the key of the queue in which requests wait for another server than ``server``."""

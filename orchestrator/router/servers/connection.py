@@ -46,7 +46,6 @@ class ServerClient(Protocol):
 
     async def served_models(self) -> tuple[ServedModel, ...]:
         """Return what the server serves; raises SlimError when it does not answer."""
-        ...
 
     def infer_batch(
         self, model: ServedModel, batch: Tensors, *, metadata: tuple[tuple[str, str], ...] = ()
@@ -56,11 +55,9 @@ class ServerClient(Protocol):
         A future costs the router less than a coroutine, for which it has to make a task. ``metadata`` goes with the
         call; there is none but for what is traced.
         """
-        ...
 
     async def close(self, *, drain_s: float = 10.0) -> None:
         """Release the connection, after waiting at most so long for what is under way."""
-        ...
 
 
 class StalledServerError(ServerUnavailableError):

@@ -112,24 +112,13 @@ def measure_windows(
     Raises:
         ConfigError: as ``plan_window``, when a clairvoyant can't plan for this fleet.
     """
-    return run_in_order(execute, partial(_measure_one, settings, servers, policies, requests), range(windows))
-
-
-def _measure_one(
-    settings: ScenarioSettings,
-    servers: Sequence[SimulatedServer],
-    policies: Sequence[Policy],
-    requests: int,
-    seed: int,
-) -> Window:
-    return measure_window(settings, servers, policies, requests=requests, seed=seed)
+    return run_in_order(execute, partial(measure_window, settings, servers, policies, requests), range(windows))
 
 
 def measure_window(
     settings: ScenarioSettings,
     servers: Sequence[SimulatedServer],
     policies: Sequence[Policy],
-    *,
     requests: int,
     seed: int,
 ) -> Window:

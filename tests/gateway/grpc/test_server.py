@@ -425,8 +425,8 @@ async def test_joules_are_told_and_bounded_where_they_are_known() -> None:
     async with open_world() as world, grpc.aio.insecure_channel(world.grpc) as channel:
         calls = RawCalls(channel)
         line = EnergyLine(per_item_j=0.25, fixed_j=0.5, source=EnergySource.ESTIMATED)
-        fleet = world.router._fleet
-        fleet.energy = EnergyTable({(name, m.name): line for name, ms in world.router.served_by().items() for m in ms})
+        times = world.router._fleet.times
+        times.energy = EnergyTable({(name, m.name): line for name, ms in world.router.served_by().items() for m in ms})
         response = await calls.infer(item_request(items=2, parameters={"slim_max_joules": 0.5}))
         assert response.parameters["slim_energy_j"].double_param == pytest.approx(1.0)
         status, detail = await calls.refused("ModelInfer", item_request(parameters={"slim_max_joules": 0.5}))

@@ -415,11 +415,11 @@ async def test_metrics_show_what_waits() -> None:
         for server in world.servers.values():
             server.per_item_s = 3600.0
         inferences = [asyncio.create_task(world.router.infer(np.ones((1, 2, 2), np.float32))) for _ in range(9)]
-        while not world.router.backlog.items:  # what is in flight already waits no more
+        while not world.router.inspect().backlog.items:  # what is in flight already waits no more
             await asyncio.sleep(0.01)
             inferences.append(asyncio.create_task(world.router.infer(np.ones((1, 2, 2), np.float32))))
         await asyncio.sleep(0.01)
-        waiting = world.router.backlog.requests
+        waiting = world.router.inspect().backlog.requests
         metrics = await read_metrics(world)
         assert metrics["slim_router_queue_requests"] == metrics["slim_router_queue_items"] == waiting > 0
         assert metrics["slim_router_queue_bytes"] == 16 * waiting

@@ -196,7 +196,7 @@ class SharedFleet:
         links = PeerLinks(partial(FakePeer, self.network, name), lambda: sharing.report().encode())
         sharing = Sharing(
             GatewayName(name),
-            router,
+            router.share,
             servers=lambda: settings,
             keeper_of=keeper_of,
             links=links,
@@ -223,7 +223,7 @@ class SharedFleet:
             self.network.refusing.add(name)
         self.network.dead.add(name)
         self._tasks[name].cancel()
-        self.network.gateways[name].router.drive(())
+        self.network.gateways[name].router.share.drive(())
 
     def drivers(self) -> dict[str, list[str]]:
         """Return who sends to each server, by their routers."""

@@ -211,7 +211,7 @@ async def test_every_policy_binds_early_or_late_as_set(policy: str, binding: str
             assert not (binding == "late" and is_bound)
             if binding == "early" and policy not in ("nexus", "control-limit"):  # which wait for a batch
                 bound = [queued for name in servers for queued in router._queues.bound_items(ServerName(name))]
-                assert sum(items for _, _, items in bound) == router.backlog.items
+                assert sum(items for _, _, items in bound) == router.inspect().backlog.items
         answers = await asyncio.gather(*calls)
     assert all(isinstance(answer, Answer) and right(answer, n) for n, answer in enumerate(answers))
     assert {answer.policy for answer in answers} == {policy}

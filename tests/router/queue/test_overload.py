@@ -79,7 +79,7 @@ async def test_a_burst_narrows_widths_before_anything_is_shed_and_nobody_waits_p
         assert np.mean([outcome.width for _, _, outcome in busy]) < 80
         # Five times what even the narrowest answers: the rest is shed, before its deadline.
         flood = await burst(router, rate_rps=5 * narrow_rps, seconds=4)
-        backlog = router.backlog
+        backlog = router.inspect().backlog
     answers = [(began_s, outcome) for began_s, _, outcome in flood if isinstance(outcome, Answer)]
     refused = [(wait_s, outcome) for _, wait_s, outcome in flood if isinstance(outcome, CapacityError)]
     assert len(answers) + len(refused) == len(flood)
@@ -404,7 +404,7 @@ async def test_what_was_given_up_leaves_no_tensor_behind() -> None:
             await asyncio.sleep(0)
         assert router._queues.entries < 200
         assert router._shedder.watched < 200
-        assert router.backlog.items == 1
+        assert router.inspect().backlog.items == 1
         await asyncio.gather(first, waiting)
 
 

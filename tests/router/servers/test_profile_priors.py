@@ -37,8 +37,8 @@ async def test_what_has_an_entry_starts_from_it_and_is_not_warmed_up() -> None:
     async with router_of(server, 25, 100) as router:
         assert server.batches == []
         narrow, wide = router.models()
-        assert router.latency.line(A, wide, (narrow, wide)) == pytest.approx((0.01, 0.002))
-        line = router.energy.line(A, wide.name)
+        assert router.inspect().latency.line(A, wide, (narrow, wide)) == pytest.approx((0.01, 0.002))
+        line = router.inspect().energy.line(A, wide.name)
         assert line is not None
         assert (line.per_item_j, line.fixed_j) == pytest.approx((0.1, 0.5))
         assert line.source is EnergySource.ESTIMATED
@@ -50,7 +50,7 @@ async def test_what_has_none_is_warmed_up_and_costs_unknown_joules(caplog: pytes
     with caplog.at_level(logging.WARNING):
         async with router_of(server, 100) as router:
             assert {width for width, _ in server.batches} == {25}
-            assert router.energy.line(A, router.models()[0].name) is None
+            assert router.inspect().energy.line(A, router.models()[0].name) is None
     assert "no entry for model fashion_w025 on server a" in caplog.text
 
 
@@ -59,7 +59,7 @@ async def test_entries_for_other_weights_are_ignored_with_one_warning(caplog: py
     with caplog.at_level(logging.WARNING):
         async with router_of(server, 25, 100) as router:
             assert {width for width, _ in server.batches} == {25, 100}
-            assert router.energy.lines == {}
+            assert router.inspect().energy.lines == {}
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2
     assert all("is not the served ffffffffffff…" in message for message in messages)
@@ -69,7 +69,7 @@ async def test_observations_of_the_same_weights_outlive_an_absence_and_those_of_
     starts = ProfileStarts(profile_of(server_profile("a", model_profile(100))))
     model = server_with().models[1]
     async with Router(SETTINGS, {A: server_with()}) as router:
-        latency, energy, _ = starts.begin(A, model, router.latency, router.energy)
+        latency, energy, _ = starts.begin(A, model, router.inspect().latency, router.inspect().energy)
     observed = latency.observe(A, model.name, 1, 9.0)
     again, energy, has_entry = starts.begin(A, model, observed, energy)
     assert has_entry
@@ -86,7 +86,7 @@ async def test_a_machine_slower_than_its_profile_is_noticed_from_its_answers() -
         for _ in range(16):
             await router.infer(item(3))
         narrow, wide = router.models()
-        slope_s, start_s = router.latency.line(A, wide, (narrow, wide))
+        slope_s, start_s = router.inspect().latency.line(A, wide, (narrow, wide))
         assert slope_s + start_s == pytest.approx(0.036, rel=0.2)
 
 
@@ -105,9 +105,9 @@ async def test_the_fleet_file_names_the_profile_and_the_emulation_must_fit(
     async with Router(SETTINGS, {A: server_with()}) as router:
         model = server_with().models[1]
         fitting, other = (ProfileStarts.from_fleet(fleet(path, emulated_slowdown=s)) for s in (3, 8))
-        assert fitting.begin(A, model, router.latency, router.energy)[2]
+        assert fitting.begin(A, model, router.inspect().latency, router.inspect().energy)[2]
         with caplog.at_level(logging.WARNING):
-            assert not other.begin(A, model, router.latency, router.energy)[2]
+            assert not other.begin(A, model, router.inspect().latency, router.inspect().energy)[2]
     assert "taken with the emulated slow-down 3, the server has 8" in caplog.text
 
 

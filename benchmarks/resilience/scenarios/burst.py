@@ -19,9 +19,9 @@ from benchmarks.harness.command import Say
 from benchmarks.harness.processes import read_cpu, read_held
 from benchmarks.harness.programs import run_python
 from benchmarks.resilience.clients.plan import Plan, Replies, Stretch
-from benchmarks.resilience.outage import Sending, write_images
 from benchmarks.resilience.results import Burst, Phase
-from benchmarks.resilience.testbed import Testbed, open_testbed
+from benchmarks.resilience.scenarios.outage import Sending, write_images
+from benchmarks.resilience.scenarios.testbed import Testbed, open_testbed
 from benchmarks.resilience.time_bins import OVERDUE, REFUSED, sum_time_bins
 from orchestrator.errors import PermanentError
 

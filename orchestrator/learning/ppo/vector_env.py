@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from orchestrator.learning.objective import objective_weights
-from orchestrator.learning.ranges import Ranges
+from orchestrator.learning.ppo.ranges import Ranges
 from orchestrator.learning.traffic import rate_of
 from orchestrator.policies.learned import features as feat
 from orchestrator.simulation.rewards import Task

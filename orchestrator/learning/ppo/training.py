@@ -28,15 +28,15 @@ from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from stable_baselines3.common.logger import Logger, configure
 
-from orchestrator.learning.advantages import (
+from orchestrator.learning.groups import Groups
+from orchestrator.learning.ppo.advantages import (
     estimate_advantages,
     explained_variance,
     signal_to_noise,
     subtract_baselines,
 )
-from orchestrator.learning.groups import Groups
-from orchestrator.learning.networks import CandidatePolicy
-from orchestrator.learning.ranges import Ranges
+from orchestrator.learning.ppo.networks import CandidatePolicy
+from orchestrator.learning.ppo.ranges import Ranges
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.network import Floats32
 from orchestrator.simulation.rollouts import Rollout

@@ -18,8 +18,8 @@ from benchmarks.harness.command import Say
 from benchmarks.harness.processes import Held, list_children, read_held
 from benchmarks.harness.programs import last_lines, run_python
 from benchmarks.resilience.results import Rest, Soak, SoakProcess
-from benchmarks.resilience.testbed import Testbed, open_testbed
-from benchmarks.resilience.watching import read_metrics
+from benchmarks.resilience.scenarios.testbed import Testbed, open_testbed
+from benchmarks.resilience.scenarios.watching import read_metrics
 from orchestrator.errors import PermanentError
 
 WORKERS = 2

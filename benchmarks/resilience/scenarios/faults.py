@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanag
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.resilience.testbed import FAMILY, ServerFixture
+from benchmarks.resilience.scenarios.testbed import FAMILY, ServerFixture
 from orchestrator.triton.client import TritonClient
 
 STOPPED_S, RUNS_S = 0.18, 0.02

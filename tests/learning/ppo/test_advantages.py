@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from orchestrator.learning.advantages import (
+from orchestrator.learning.ppo.advantages import (
     estimate_advantages,
     explained_variance,
     signal_to_noise,

@@ -20,11 +20,11 @@ import onnxruntime
 from benchmarks.harness.command import Say
 from benchmarks.harness.programs import last_lines, run_python
 from benchmarks.resilience.clients.plan import PLAN, REPLIES, Plan, Replies, Stretch
-from benchmarks.resilience.faults import FAULTS
 from benchmarks.resilience.results import Outage
-from benchmarks.resilience.testbed import FAMILY, Testbed, open_testbed
+from benchmarks.resilience.scenarios.faults import FAULTS
+from benchmarks.resilience.scenarios.testbed import FAMILY, Testbed, open_testbed
+from benchmarks.resilience.scenarios.watching import read_metrics
 from benchmarks.resilience.time_bins import sum_time_bins
-from benchmarks.resilience.watching import read_metrics
 from orchestrator.errors import PermanentError
 from orchestrator.loadgen.sample import load_sample
 

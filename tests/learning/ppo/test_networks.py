@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from orchestrator.learning.networks import CandidatePolicy, ScoringNet
+from orchestrator.learning.ppo.networks import CandidatePolicy, ScoringNet
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS
 from orchestrator.policies.learned.network import new_hidden, pack, score

@@ -17,8 +17,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from orchestrator.errors import ConfigError
 from orchestrator.learning.objective import run_policy
+from orchestrator.learning.ppo.vector_env import FleetVecEnv
 from orchestrator.learning.traffic import Traffic
-from orchestrator.learning.vector_env import FleetVecEnv
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.network import Floats32
 from orchestrator.policies.learned.policy import LearnedPolicy

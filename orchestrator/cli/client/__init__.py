@@ -1,0 +1,1 @@
+"""Commands that call what serves, or look at what it did."""

@@ -1,0 +1,1 @@
+"""PPO, of ppo-slim (``training``) and of ppo-paper (``paper``), by stable-baselines3."""
