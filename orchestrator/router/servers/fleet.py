@@ -21,7 +21,7 @@ from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.request import BatchKey, blank_batch
+from orchestrator.router.queue.request import BatchKey
 from orchestrator.router.servers.connection import ServerClient, ServerConnection
 from orchestrator.router.servers.ejection import plan_ejections
 from orchestrator.router.servers.health import TimedRun
@@ -30,6 +30,7 @@ from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.router.servers.watch import ServerWatch
 from orchestrator.snapshot import BatchInFlight, Family, ModelName, ServedModel, ServerName, Width
 from orchestrator.triton.infer_wire import Tensors
+from orchestrator.triton.trial_items import blank_batch
 
 log = logging.getLogger(__name__)
 
