@@ -72,6 +72,14 @@ _EXAMPLE = (
     help="Usual shape of an item where an input has free dims.",
 )
 @click.option(
+    "--fill",
+    "fills",
+    multiple=True,
+    metavar="INPUT=VALUE",
+    help="What the item has instead of zeros that warm-up, probes and profiles run: a number, random (0..1), or the "
+    ".npy file of an item.",
+)
+@click.option(
     "--preprocessing",
     metavar="KEY=VALUE,...",
     help="What an image file goes through: resize (of the shorter side), colours (RGB, BGR, L), layout (CHW, HWC), "
@@ -93,6 +101,7 @@ def import_(
     output: str | None,
     renames: tuple[str, ...],
     shapes: tuple[str, ...],
+    fills: tuple[str, ...],
     preprocessing: str | None,
     labels_file: Path | None,
     repository: Path,
@@ -106,17 +115,21 @@ def import_(
     files = {width: Path(path) for width, path in _by_width("--variant", variants).items()}
     from export.importing.family import Order, prove_import, useless_widths, write_import
     from export.importing.preprocessing import parse_preprocessing
+    from export.importing.trial import read_fill
     from export.repository.model_config import Device, Tuning
     from export.repository.model_files import require_writable
 
     require_writable(repository)
+    filled = {name: read_fill(name, text) for name, text in _pairs("--fill", fills).items()}
+    shown = {name: shape for name, (_, shape) in filled.items() if shape is not None}
     order = Order(
         family=family,
         files=files,
         quality=_quality(files, qualities, data, metric, output),
         tuning=Tuning(Device(device), **tuning),
         renames=_pairs("--rename", renames),
-        shapes={name: _shape(name, text) for name, text in _pairs("--shape", shapes).items()},
+        shapes={**shown, **{name: _shape(name, text) for name, text in _pairs("--shape", shapes).items()}},
+        fills={name: fill for name, (fill, _) in filled.items()},
         labels=_labels(labels_file),
         output=output,
         preprocessing="" if preprocessing is None else parse_preprocessing(preprocessing),

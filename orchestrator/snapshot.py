@@ -15,6 +15,8 @@ ModelName = NewType("ModelName", str)
 """A model's name in Triton; a model is one width of one family."""
 Width = NewType("Width", int)
 """Width ratio in whole percent, 1 to 100."""
+Fill = float | str | tuple[float | str, ...]
+"""Values of an input: one for all elements, one for each, or the word ``random``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class ServedModel:
         is_batching: Whether its tensors have a batch dimension; where they don't, a request is one item.
         usual_item: The shapes of a usual item's inputs, in their order; empty when nobody said, and then only inputs
             without sides that may vary have one.
+        fills: What a usual item has instead of zeros, by input in their order; empty when nobody said.
     """
 
     name: ModelName
@@ -91,6 +94,7 @@ class ServedModel:
     is_batching: bool = True
     preprocessing: Preprocessing | None = None
     usual_item: tuple[tuple[int, ...], ...] = ()
+    fills: tuple[Fill | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

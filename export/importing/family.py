@@ -15,10 +15,11 @@ from export.importing.labelled_data import LabelledData, answers, load_labelled
 from export.importing.metrics import Metric, measure
 from export.importing.preprocessing import require_image
 from export.importing.trial import (
+    choose_fills,
+    fills_of,
     first_item,
     item_shapes,
     prove_answers,
-    prove_blank,
     prove_converted,
     sample,
     sample_of_data,
@@ -30,6 +31,7 @@ from export.repository.imported_config import GIVEN, ImportedIdentity, render_im
 from export.repository.model_config import LABELS_FILE, Tuning, model_name
 from export.repository.model_files import CONFIG_FILE, MODEL_FILE, Files, write_models
 from export.repository.signature import FREE, Signature
+from export.repository.trial_item import Fills
 from export.width import Width
 
 Qualities = Mapping[Width, float]
@@ -54,6 +56,7 @@ class Order:
         tuning: How the variants are to run; its ``max_batch_size`` is an upper limit, 0 serves them unbatched.
         renames: New names of inputs and outputs, by old ones.
         shapes: An item's shape for inputs with free dims, without the batch dimension where there is one.
+        fills: What the item has instead of zeros that the models are tried on, by input; empty where that is found out.
         labels: Class names; empty where there are none.
         output: The output that labels and metric are about; None where there is one only.
         preprocessing: What an image file goes through, as JSON; empty when nothing is said of it.
@@ -65,6 +68,7 @@ class Order:
     tuning: Tuning = field(default_factory=Tuning)
     renames: Mapping[str, str] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    fills: Fills = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     output: str | None = None
     preprocessing: str = ""
@@ -100,19 +104,22 @@ def prove_import(order: Order) -> Iterator[ImportedModel]:
         data = load_labelled(order.quality.data, signature.inputs, batching=batching)
     given = {**(shapes_of_data(data, batching=batching) if data else {}), **order.shapes}
     shapes = item_shapes(signature, given, batching=batching)
-    feed = sample_of_data(data, batching=batching) if data else sample(signature.inputs, shapes, batching=batching)
+    shown = sample_of_data(data, batching=batching) if data else {}
+    known = fills_of(first_item(shown, batching=batching))
+    fills = choose_fills(variants, shapes, order.fills, known, batching=batching)
+    feed = shown or sample(signature.inputs, shapes, fills, batching=batching)
     items = {t.name: shapes[t.name] for t in signature.served(batching=batching).inputs if FREE in t.dims}
     scored = _scored_output(order, signature)
     for variant in variants:
         prove_answers(variant, feed, batching=batching)
         prove_converted(variant, feed)
-        prove_blank(variant, shapes, batching=batching)
         quality, metric = _quality(order, variant, data, batching=batching)
         identity = ImportedIdentity(
             family=order.family,
             width=variant.width,
             signature=signature.served(batching=batching),
             items=items,
+            fills=fills,
             labels=order.labels,
             scored=scored,
             accuracy=quality,
@@ -187,6 +194,7 @@ def _scored_output(order: Order, signature: Signature) -> str | None:
 
 def _files(identity: ImportedIdentity, tuning: Tuning, variant: Variant) -> Files:
     files = {CONFIG_FILE: render_imported(identity, tuning).encode(), MODEL_FILE: variant.model}
+    files |= identity.warmup_files().values()
     if identity.labels:
         files[LABELS_FILE] = "".join(f"{' '.join(label.split())}\n" for label in identity.labels).encode()
     return files

@@ -7,17 +7,18 @@ differently at another batch size, and networks that are quantised at run time d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.errors import VariantError
+from export.errors import VariantError, one_line
 from export.importing.labelled_data import LabelledData, run
 from export.importing.variant import Variant
-from export.repository.signature import FREE, Signature, Tensor, blank, fits
+from export.repository.signature import FREE, Signature, Tensor, fits
+from export.repository.trial_item import MOST_VALUES, RANDOM, Fill, Fills, make_feed
 from export.repository.verification import MAX_OPSET
 
 TOGETHER = 3
@@ -58,17 +59,16 @@ def shapes_of_data(data: LabelledData, *, batching: bool) -> dict[str, tuple[int
     return {name: (*lead, *array.shape[1:]) for name, array in data.inputs.items()}
 
 
-def sample(inputs: tuple[Tensor, ...], shapes: Mapping[str, tuple[int, ...]], *, batching: bool) -> Feed:
+def sample(inputs: tuple[Tensor, ...], shapes: Mapping[str, tuple[int, ...]], fills: Fills, *, batching: bool) -> Feed:
     """Return made-up items for a graph: ``TOGETHER`` in a batch, or one where it does not batch.
 
-    Numbers with a fraction are in 0..1 and random, the same in each call; of integers only 0 is sure to be an index.
+    What is not filled is random where it has a fraction, the same in each call; of integers only 0 is likely an index.
     """
     random = np.random.default_rng(0)
-    feed = {}
-    for tensor in inputs:
-        shape = (TOGETHER, *shapes[tensor.name]) if batching else shapes[tensor.name] if tensor.dims else ()
-        made = blank(tensor, shape)
-        feed[tensor.name] = random.random(shape).astype(made.dtype) if made.dtype.kind == "f" else made
+    feed = make_feed(inputs, shapes, fills, batch=TOGETHER if batching else None)
+    for name, made in feed.items():
+        if made.dtype.kind == "f" and fills.get(name, RANDOM) == RANDOM:
+            feed[name] = random.random(made.shape).astype(made.dtype)
     return feed
 
 
@@ -103,18 +103,70 @@ def prove_converted(variant: Variant, feed: Feed) -> None:
             )
 
 
-def prove_blank(variant: Variant, shapes: Mapping[str, tuple[int, ...]], *, batching: bool) -> None:
-    """Run an item of zeros, as warm-up and a router's probes do; raises VariantError when the model can't."""
-    lead = (1,) if batching else ()
-    inputs = variant.signature.inputs
-    feed = {t.name: blank(t, (*lead, *shapes[t.name]) if t.dims else ()) for t in inputs}
+def fills_of(item: Feed) -> Fills:
+    """Return the values of an item; none where there are too many of them to be told one by one."""
+    if any(array.size > MOST_VALUES for array in item.values()):
+        return {}
+    return {name: tuple(array.flatten().tolist()) for name, array in item.items()}
+
+
+def choose_fills(
+    variants: Sequence[Variant], shapes: Mapping[str, tuple[int, ...]], given: Fills, known: Fills, *, batching: bool
+) -> Fills:
+    """Return what the item has instead of zeros that warm-up, probes and profiles run.
+
+    That is what is given, else the first that all variants can run of zeros, an item that is known, random numbers
+    where there are fractions, and ones. Raises VariantError when a variant can't run what is left.
+    """
+    inputs = variants[0].signature.inputs
+    unknown = sorted(given.keys() - {tensor.name for tensor in inputs})
+    if unknown:
+        raise VariantError(f"--fill {unknown[0]}: is no input; they are {', '.join(t.name for t in inputs)}")
+    randoms: Fills = {t.name: RANDOM for t in inputs if t.dtype.kind == "f"}
+    ones: Fills = {t.name: "1" if t.dtype.kind == "O" else 1 for t in inputs}
+    tried = [given] if given else [{}, *([known] if known else []), randoms, ones]
+    for fills in tried:
+        try:
+            for variant in variants:
+                feed = make_feed(variant.signature.inputs, shapes, fills, batch=1 if batching else None)
+                run(variant, feed)
+            return fills
+        except VariantError as exc:
+            failure = exc
+        except ValueError as exc:
+            raise VariantError(f"--fill: {exc}; give what fits") from exc
+    what = "what --fill says" if given else "an item of zeros, of random numbers or of ones"
+    variant_name, _, reason = str(failure).partition(": ")
+    raise VariantError(
+        f"{variant_name}: can't run {what}, and warm-up, a router's probes and profiles need an item; "
+        f"give one with --fill {inputs[0].name}=NUMBER or --fill {inputs[0].name}=FILE.npy ({reason})"
+    ) from failure
+
+
+def read_fill(name: str, text: str) -> tuple[Fill, tuple[int, ...] | None]:
+    """Return what ``--fill`` says of an input, and the shape of its item where that is said: a number, a word, a file.
+
+    Raises VariantError for a file that can't be read or has too many values.
+    """
+    if not text.endswith(".npy"):
+        for kind in (int, float):
+            try:
+                return kind(text), None
+            except ValueError:
+                continue
+        return text, None
     try:
-        run(variant, feed)
-    except VariantError as exc:
+        array = np.load(text, allow_pickle=False)
+    except (OSError, ValueError) as exc:
         raise VariantError(
-            f"{variant.label}: can't run an item of zeros, which warm-up and a router's probes send; "
-            f"export it so that it can ({str(exc).removeprefix(variant.label + ': ')})"
+            f"--fill {name}={text}: can't read it ({one_line(exc)}); give an array of numpy.save"
         ) from exc
+    if array.size > MOST_VALUES:
+        raise VariantError(
+            f"--fill {name}={text}: has {array.size} values, and at most {MOST_VALUES} fit into a config; "
+            f"give a number or {RANDOM}"
+        )
+    return tuple(array.flatten().tolist()), array.shape
 
 
 def prove_answers(variant: Variant, feed: Feed, *, batching: bool) -> None:

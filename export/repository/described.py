@@ -84,7 +84,7 @@ def verify_described(
         content = (folder / MODEL_FILE).read_bytes()
     except OSError as exc:
         return model, [], [f"has no {MODEL_FILE} that can be read here ({exc.strerror}); it was not run"]
-    errors = list(run_model(content, config, {}, remedy=_REMEDY))
+    errors = list(run_model(content, config, {}, {}, remedy=_REMEDY))
     sha256 = config.parameters["slim.sha256"].string_value if "slim.sha256" in config.parameters else ""
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         errors.append(f"{MODEL_FILE} has not the sha256 {sha256[:12]}… that {CONFIG_FILE} says; {_REMEDY}")

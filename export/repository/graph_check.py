@@ -10,13 +10,15 @@ from tritonclient.grpc import model_config_pb2
 
 from export.errors import RepositoryError, one_line
 from export.repository.model_files import CONFIG_FILE, MODEL_FILE
-from export.repository.signature import FREE, Signature, Tensor, blank, config_signature, fill, fits, graph_signature
+from export.repository.signature import FREE, Signature, Tensor, config_signature, fill, fits, graph_signature
+from export.repository.trial_item import Fills, make_feed
 
 
 def run_model(
     model: bytes,
     config: model_config_pb2.ModelConfig,
     items: Mapping[str, tuple[int, ...]],
+    fills: Fills,
     *,
     remedy: str,
     is_finite: bool = False,
@@ -28,6 +30,7 @@ def run_model(
         config: Its configuration.
         items: An item's shape for inputs with free dims, without the batch dimension where it batches; a graph of which
             such a shape is unknown is not run.
+        fills: What an item has instead of zeros, by input.
         remedy: What to do about what is found.
         is_finite: Whether blank items must give finite numbers.
     """
@@ -54,7 +57,7 @@ def run_model(
         return
     for batch in (1, 3) if batching else (None,):
         lead = () if batch is None else (batch,)
-        feed = {t.name: blank(t, (*lead, *shapes[t.name]) if t.dims else ()) for t in graph.inputs}
+        feed = make_feed(graph.inputs, shapes, fills, batch=batch)
         try:
             outputs = session.run([tensor.name for tensor in declared.outputs], feed)
         except Exception as exc:

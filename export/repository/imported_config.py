@@ -2,7 +2,8 @@
 
 ``slim.source`` tells it from what was trained and exported here, ``slim.metric`` says what ``slim.accuracy`` is. Where
 an input has free dims besides the batch, ``slim.item`` has the shapes of the item that ``slim.flops`` was counted for
-and that warm-up runs. Nothing is assumed of layout, so the inputs have no ``format``.
+and that warm-up runs. What that item has instead of zeros, where the network can't run these, is ``slim.fill``. Nothing
+is assumed of layout, so the inputs have no ``format``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
 
 from tritonclient.grpc import model_config_pb2
 
@@ -24,6 +26,7 @@ from export.repository.model_config import (
     render_text,
 )
 from export.repository.signature import FREE, Signature, Tensor, config_signature, fill
+from export.repository.trial_item import Fills, read_fills, render_fills, warmup_files
 from export.width import Width
 
 SOURCE = "slim.source"
@@ -40,6 +43,7 @@ class ImportedIdentity:
         family: The name of the family; all its variants have the same.
         signature: Inputs and outputs as served, without the batch dimension where it batches.
         items: An item's shape for each input that has free dims, by name.
+        fills: What an item has instead of zeros, by input.
         labels: Class names; the index is the class. Empty where there are no classes.
         scored: The output that the labels belong to; None without labels.
         accuracy: The quality by the metric, of any scale, larger is better; rounded to six digits.
@@ -57,6 +61,7 @@ class ImportedIdentity:
     flops: int
     sha256: str
     items: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    fills: Fills = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     scored: str | None = None
     preprocessing: str = ""
@@ -66,11 +71,24 @@ class ImportedIdentity:
         """The model's name in Triton, ``plates_w030``."""
         return model_name(self.family, self.width)
 
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of an item for each input."""
+        return {tensor.name: fill(tensor, self.items.get(tensor.name)) for tensor in self.signature.inputs}
+
+    def warmup_files(self) -> Mapping[str, tuple[str, bytes]]:
+        """Return path and content of the warm-up file of each input that is filled, by input.
+
+        Raises ValueError for a fill that its input does not take.
+        """
+        return warmup_files(self.signature.inputs, self.shapes, self.fills)
+
     def fingerprint(self) -> str:
         """Return a hash over all values, hexadecimal."""
         values = asdict(self) | {"accuracy": render_quality(self.accuracy)}
-        if not self.preprocessing:
-            del values["preprocessing"]  # so that configs without it stay what they were
+        for later in ("preprocessing", "fills"):
+            if not values[later]:
+                del values[later]  # so that configs without it stay what they were
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -94,7 +112,9 @@ def to_protobuf(identity: ImportedIdentity, tuning: Tuning) -> model_config_pb2.
             )
             if tensor.name == identity.scored and declared is config.output:
                 message.label_filename = LABELS_FILE
-    add_warmup(config, {t.name: fill(t, identity.items.get(t.name)) for t in identity.signature.inputs})
+    add_warmup(
+        config, identity.shapes, {name: PurePosixPath(path).name for name, (path, _) in identity.warmup_files().items()}
+    )
     for key, value in _parameters(identity).items():
         config.parameters[key].string_value = value
     return config
@@ -117,6 +137,8 @@ def _parameters(identity: ImportedIdentity) -> dict[str, str]:
     }
     if identity.items:
         values["slim.item"] = json.dumps({name: list(shape) for name, shape in sorted(identity.items.items())})
+    if identity.fills:
+        values["slim.fill"] = render_fills(identity.fills)
     if identity.labels:
         values["slim.labels"] = json.dumps(identity.labels, ensure_ascii=True)
     if identity.preprocessing:
@@ -134,7 +156,7 @@ def read_imported(config: model_config_pb2.ModelConfig) -> ImportedIdentity:
         items = {name: tuple(map(int, shape)) for name, shape in json.loads(values.get("slim.item", "{}")).items()}
         signature = config_signature(config)
         _require_items(signature.inputs, items)
-        return ImportedIdentity(
+        identity = ImportedIdentity(
             family=values["slim.family"],
             width=Width(int(values["slim.width"])),
             signature=signature,
@@ -143,10 +165,13 @@ def read_imported(config: model_config_pb2.ModelConfig) -> ImportedIdentity:
             flops=int(values["slim.flops"]),
             sha256=values["slim.sha256"],
             items=items,
+            fills=read_fills(values.get("slim.fill", "{}")),
             labels=tuple(json.loads(values.get("slim.labels", "[]"))),
             scored=next((output.name for output in config.output if output.label_filename), None),
             preprocessing=values.get("slim.preprocessing", ""),
         )
+        identity.warmup_files()  # whether every input takes its fill
+        return identity
     except KeyError as exc:
         raise RepositoryError(f"the parameter {exc.args[0]} is missing; import it anew") from exc
     except (ValueError, TypeError, AttributeError) as exc:

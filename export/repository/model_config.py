@@ -325,11 +325,14 @@ def _backend_parameters(tuning: Tuning) -> dict[str, str]:
     return {"cudnn_conv_algo_search": "1", "arena_extend_strategy": "1"}
 
 
-def add_warmup(config: model_config_pb2.ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def add_warmup(
+    config: model_config_pb2.ModelConfig, shapes: Mapping[str, tuple[int, ...]], files: Mapping[str, str] | None = None
+) -> None:
     """Run the smallest and the largest batch before an instance serves: the one compiles, the other allocates.
 
     The shapes are an item's, for each declared input, without the batch dimension where the model batches. Numbers
-    with a fraction are random; of integers, which may be indices, only 0 is sure to be in range.
+    with a fraction are random; of integers, which may be indices, only 0 is sure to be in range. ``files`` has the name
+    of a file with an item for inputs that have other values.
     """
     for size in sorted({1, config.max_batch_size or 1}):
         warmup = config.model_warmup.add(name=f"batch_{size}", batch_size=size, count=WARM_UP_RUNS)
@@ -337,7 +340,9 @@ def add_warmup(config: model_config_pb2.ModelConfig, shapes: Mapping[str, tuple[
             tensor = warmup.inputs[declared.name]
             tensor.data_type = declared.data_type
             tensor.dims.extend(shapes[declared.name])
-            if declared.data_type in _FRACTIONS:
+            if files and declared.name in files:
+                tensor.input_data_file = files[declared.name]
+            elif declared.data_type in _FRACTIONS:
                 tensor.random_data = True
             else:
                 tensor.zero_data = True

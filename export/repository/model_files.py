@@ -31,6 +31,8 @@ from export.errors import RepositoryError
 
 CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "1/model.onnx"
+WARMUP_FILE = "warmup/item_{}"
+"""Of an input, by its place, because its name may be none of a file; only some models have any."""
 
 Files = Mapping[str, bytes]
 """What a model folder holds, by path relative to it."""
@@ -94,7 +96,8 @@ def _is_other(target: Path, files: Files) -> bool:
     """Return whether a model folder holds something else than ``files``; refuse one that holds somebody else's."""
     found = read_model(target)
     empty = [str(p.relative_to(target)) for p in target.rglob("*") if p.is_dir() and not any(p.iterdir())]
-    foreign = sorted((found.keys() | set(empty)) - files.keys())
+    older = {WARMUP_FILE.format(place) for place in range(len(found))}  # that another import may have written
+    foreign = sorted((found.keys() | set(empty)) - files.keys() - older)
     if foreign:
         raise RepositoryError(
             f"{target} holds {foreign[0]}, which no export wrote; move it away or choose another --family"

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
@@ -147,26 +147,34 @@ def _verify_files(
     folder: Path, config: ModelConfig, identity: Identity | ImportedIdentity, remedy: str
 ) -> tuple[list[str], list[str]]:
     """Return errors and notes about the files of a model that was written here."""
+    imported = identity if isinstance(identity, ImportedIdentity) else None
+    warmups = dict(imported.warmup_files().values()) if imported else {}
     try:
-        errors, notes = _compare_labels(folder, identity.labels, remedy) + _find_foreign(folder), []
+        errors, notes = _compare_labels(folder, identity.labels, remedy) + _find_foreign(folder, warmups), []
+        errors += [
+            f"{path} is not the item that {CONFIG_FILE} says; {remedy}"
+            for path, raw in warmups.items()
+            if _read(folder / path) != raw
+        ]
         model = _read(folder / MODEL_FILE)
     except RepositoryError as exc:
         return [str(exc)], []
     sha256 = hashlib.sha256(model).hexdigest()
     if sha256 != identity.sha256:
         errors.append(f"{MODEL_FILE} has sha256 {sha256[:12]}…, {CONFIG_FILE} says {identity.sha256[:12]}…; {remedy}")
-    items = identity.items if isinstance(identity, ImportedIdentity) else {}
-    errors += run_model(model, config, items, remedy=remedy, is_finite=isinstance(identity, Identity))
+    items, fills = (imported.items, imported.fills) if imported else ({}, {})
+    errors += run_model(model, config, items, fills, remedy=remedy, is_finite=imported is None)
     limit = _check_versions(model)
     if limit is None:
         notes.append("IR and opset were not checked: needs the export extra")
     return errors + (limit or []), notes
 
 
-def _find_foreign(folder: Path) -> list[str]:
+def _find_foreign(folder: Path, warmups: Collection[str]) -> list[str]:
     """Report what no export writes; a second version above all, because Triton serves the highest."""
-    files = sorted(read_model(folder).keys() - {CONFIG_FILE, LABELS_FILE, MODEL_FILE})
-    versions = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != "1")
+    files = sorted(read_model(folder).keys() - {CONFIG_FILE, LABELS_FILE, MODEL_FILE, *warmups})
+    known = {"1", *(PurePosixPath(path).parts[0] for path in warmups)}
+    versions = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in known)
     found = files or versions
     return [f"holds {found[0]}, which no export wrote and Triton may serve; move it away"] if found else []
 

@@ -11,8 +11,10 @@ to what it did not use, and a family that had the servers for itself owes nobody
 
 A batch that was sent can't be called back, so turns alone don't help who comes when all servers hold full batches. A
 family that takes more than its share of all servers, while others have lately used theirs, may therefore have no
-batches waiting at servers, and none that runs for longer than a part of the time that the others' requests have. What
-that costs in throughput it pays itself.
+batches waiting at servers, and none that runs for longer than a part of the time that the others' requests have. So may
+one that takes less, if it has far more time than others: whoever has as little keeps batches short for its own sake,
+but one that has two seconds would fill a server for all of another's tenth of a second. It has a right to the time, not
+to have it at once. What that costs in throughput it pays itself.
 
 What is known of each family stands in a table, [field, family], of lists in a live router and of an array in the
 simulator, which compiles the functions of such a table; therefore none of them calls another.
@@ -35,6 +37,8 @@ RECENT_S = 5.0
 """Time after its last batch for which a family counts as one that uses the servers."""
 LONGEST_PART = 0.25
 """Part of another family's time to its deadline that a batch may take which that family has to wait for."""
+PATIENT = 2.5
+"""Times as much as another's that the time of a family is which can well do with short batches."""
 
 WEIGHT: Final = 0  # above 0
 VIRTUAL_S: Final = 1
@@ -85,7 +89,8 @@ def charge(turns: Turns, family: int, run_s: float, allowed_s: float, now_s: flo
 def longest_run_s(turns: Turns, families: int, family: int, servers: float, now_s: float) -> float:
     """Return how long a batch of a family may run on one of so many servers, and then none may wait there.
 
-    Infinite for a family that has lately had no more than its share of the servers, and where no other used any.
+    Infinite where no other has lately used any, and for a family that had no more than its share of the servers and
+    has no more than ``PATIENT`` times the time of the others.
     """
     others, least_allowed_s = 0.0, math.inf
     for other in range(families):
@@ -96,7 +101,9 @@ def longest_run_s(turns: Turns, families: int, family: int, servers: float, now_
         return math.inf
     used = turns[USED_SERVERS][family] * math.exp((turns[USED_AT_S][family] - now_s) / USE_S)
     weight = turns[WEIGHT][family]
-    return math.inf if used <= servers * weight / (weight + others) else LONGEST_PART * least_allowed_s
+    has_more = used > servers * weight / (weight + others)
+    is_patient = turns[ALLOWED_S][family] > PATIENT * least_allowed_s
+    return LONGEST_PART * least_allowed_s if has_more or is_patient else math.inf
 
 
 class FamilyTurns:

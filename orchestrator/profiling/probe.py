@@ -17,11 +17,11 @@ from typing import Protocol
 from orchestrator.background import end_tasks
 from orchestrator.errors import ConfigError
 from orchestrator.profiling.sampling import Sampling, Visit, Window
-from orchestrator.router.queue.request import blank_batch
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.snapshot import ServedModel
 from orchestrator.telemetry import Reading, Telemetry
 from orchestrator.triton.infer_wire import Tensors
+from orchestrator.triton.trial_items import blank_batch
 
 INTEGRATED = "nvml-power-integrated"
 POLL_S = 0.1

@@ -23,9 +23,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.config.families import FamilySettings, PreprocessingSettings
-from orchestrator.snapshot import Family, ModelName, Preprocessing, ServedModel, TensorSpec, Width
+from orchestrator.snapshot import Family, Fill, ModelName, Preprocessing, ServedModel, TensorSpec, Width
 from orchestrator.triton.infer_wire import NUMPY_TYPES
 from orchestrator.triton.messages import ModelConfig, data_type_name
+from orchestrator.triton.trial_items import blank_batch, read_fills
 from orchestrator.validation import describe_problems, join_problems
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _REMEDY = "correct its config.pbtxt, export it again, or describe it under 'fami
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What of a model no Triton knows, as in ``ServedModel``; of its usual item the shapes that are known, by input."""
+    """What of a model no Triton knows, as in ``ServedModel``; of its usual item what is known, by input."""
 
     family: Family
     width: Width
@@ -45,6 +46,7 @@ class Identity:
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     usual_item: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    fills: Mapping[str, Fill] = field(default_factory=dict)
 
 
 Described = Mapping[str, Identity]
@@ -124,6 +126,7 @@ def read_identity(parameters: Mapping[str, str]) -> Identity | None:
         labels=read_labels(parameters.get("slim.labels", "[]")),
         preprocessing=read_preprocessing(parameters.get("slim.preprocessing")),
         usual_item=_read_shapes(parameters.get("slim.item", "{}")),
+        fills=read_fills(parameters.get("slim.fill", "{}")),
     )
 
 
@@ -172,7 +175,7 @@ def as_served(config: ModelConfig, identity: Identity) -> ServedModel:
     if not config.input or not config.output:
         raise ValueError(f"it has {len(config.input)} inputs and {len(config.output)} outputs, and needs one of each")
     inputs = tuple(map(read_spec, config.input))
-    return ServedModel(
+    served = ServedModel(
         name=ModelName(config.name),
         family=identity.family,
         width=identity.width,
@@ -187,7 +190,11 @@ def as_served(config: ModelConfig, identity: Identity) -> ServedModel:
         preprocessing=identity.preprocessing,
         is_batching=config.max_batch_size > 0,
         usual_item=_shapes_of(inputs, identity.usual_item),
+        fills=tuple(identity.fills.get(spec.name) for spec in inputs) if identity.fills else (),
     )
+    if served.fills:
+        blank_batch(served, 1)  # whether each input takes what it is filled with
+    return served
 
 
 def read_spec(tensor: Any) -> TensorSpec:

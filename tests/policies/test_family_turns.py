@@ -58,11 +58,20 @@ def test_nobody_saves_up_and_nobody_owes() -> None:
 def test_who_has_more_than_its_share_may_hold_up_others_for_a_part_of_their_time() -> None:
     turns = FamilyTurns()
     for step in range(100):  # cats have 1.5 servers of 2, dogs 0.2
-        turns.charge(CATS, 0.15, 0.4, now_s=step / 10)
+        turns.charge(CATS, 0.15, 0.1, now_s=step / 10)
         turns.charge(DOGS, 0.02, 0.08, now_s=step / 10)
     assert turns.longest_run_s(CATS, 2, now_s=10.0) == pytest.approx(LONGEST_PART * 0.08)
     assert turns.longest_run_s(DOGS, 2, now_s=10.0) == math.inf
     assert turns.longest_run_s(CATS, 4, now_s=10.0) == math.inf, "of four servers that is not more than half"
+    assert turns.longest_run_s(CATS, 2, now_s=30.0) == math.inf, "nobody else has used any lately"
+
+
+def test_who_has_far_more_time_than_another_may_hold_it_up_for_a_part_of_its_time_within_its_share_too() -> None:
+    turns = FamilyTurns()
+    turns.charge(CATS, 0.1, 2.0, now_s=0.0)
+    turns.charge(DOGS, 0.1, 0.08, now_s=0.0)
+    assert turns.longest_run_s(CATS, 2, now_s=0.0) == pytest.approx(LONGEST_PART * 0.08)
+    assert turns.longest_run_s(DOGS, 2, now_s=0.0) == math.inf
     assert turns.longest_run_s(CATS, 2, now_s=30.0) == math.inf, "nobody else has used any lately"
 
 

@@ -70,6 +70,18 @@ async def test_ten_times_too_much_of_one_family_costs_another_no_answer(calm_ms:
     assert any(answer is not None for answer in flood), "and gets what the other leaves"
 
 
+@pytest.mark.parametrize("flood_ms", [50, 100])
+async def test_a_flood_of_five_thousand_a_second_costs_no_answer_that_has_50_ms(flood_ms: float) -> None:
+    fleet = {"a": server(0.027, 0.0012), "b": server(0.036, 0.0018)}
+    async with routed(fleet, queue_limit=1000) as router:
+        alone = await ask(router, "calm", 2 * CALM_RPS, 2.0, 50)
+        beside, flood = await asyncio.gather(
+            ask(router, "calm", 2 * CALM_RPS, 2.0, 50), ask(router, "flood", 5000.0, 2.0, flood_ms)
+        )
+    assert share_in_time(beside) >= share_in_time(alone) - 0.02
+    assert share_in_time(flood) < 0.2, "it is a flood"
+
+
 async def test_a_flood_neither_waits_at_servers_nor_sends_what_runs_for_long_beside_another_family() -> None:
     fleet = servers()
     async with routed(fleet, queue_limit=1000) as router:

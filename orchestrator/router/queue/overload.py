@@ -130,7 +130,7 @@ def take_late(
 
 def comes_too_late(queue: RequestQueue, request: PendingRequest) -> bool:
     """Return whether a request that has just been put into a queue can't have its turn in time."""
-    if not request.has_own_deadline or request.attempts or queue.key.bound_to is not None:
+    if not request.has_own_deadline or request.attempts:
         return False
     most_rps, allowed_s = queue.estimate.most_rps, request.deadline_s - request.arrived_s
     # No more goes before it than waits, which is known at once.
@@ -251,7 +251,12 @@ class Shedder:
         self._observer.on_shed(reason, request.items)
 
     def _watch(self, queue: RequestQueue, request: PendingRequest) -> None:
-        """See to it that a request in the queue is refused in time, or at once when its time can't come."""
+        """See to it that a request in the queue is refused in time, or at once when its time can't come.
+
+        One that was bound has come before, and is watched.
+        """
+        if queue.key.bound_to is not None:
+            return
         if comes_too_late(queue, request):
             self.shed(request, Shed.LATE, "what waits before it takes longer than its deadline leaves")
             return

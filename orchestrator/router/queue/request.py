@@ -298,30 +298,3 @@ def as_batch(items: Items, model: ServedModel) -> tuple[Tensors, bool]:
                 "give as many of each"
             )
     return (tuple(array[np.newaxis] for array in arrays) if is_single else arrays), is_single
-
-
-def blank_batch(model: ServedModel, items: int) -> Tensors | None:
-    """Return a batch of zeros, or of empty text, for a model, of its usual item; None when that is open."""
-    shapes = model.usual_item or tuple(spec.shape for spec in model.inputs)
-    if any(side < 1 for shape in shapes for side in shape):
-        return None
-    return tuple(_blank(spec.datatype, (items, *shape)) for spec, shape in zip(model.inputs, shapes, strict=True))
-
-
-def golden_batch(model: ServedModel, items: int) -> Tensors | None:
-    """Return the item of golden probes ``items`` times; None as ``blank_batch``.
-
-    Its values are spread over 0..1 without order, so that every weight has its part in the answer; an item of zeros
-    would not show one first layer from another. Whole numbers stay 0, but for bytes, which are mostly of an image:
-    others may be indices or lengths, and what is out of range makes a sound network fail.
-    """
-    blank = blank_batch(model, items)
-    for array in blank or ():
-        if array.dtype.kind == "f" or array.dtype == np.uint8:
-            values = np.random.default_rng(0).random(array.shape[1:])
-            array[:] = values * 255 if array.dtype == np.uint8 else values
-    return blank
-
-
-def _blank(datatype: str, shape: tuple[int, ...]) -> Array:
-    return np.full(shape, b"", object) if datatype == "BYTES" else np.zeros(shape, NUMPY_TYPES[datatype])

@@ -12,13 +12,13 @@ from orchestrator.background import BackgroundTasks
 from orchestrator.config import RouterSettings
 from orchestrator.errors import CapacityError, DeadlineError, ServerUnavailableError, SlimError, TransientError
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.request import blank_batch
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.ejection import plan_ejections
 from orchestrator.router.servers.probing import Prober
 from orchestrator.router.servers.service_times import ServiceTimes
 from orchestrator.snapshot import ModelName, ServedModel, ServerName
 from orchestrator.triton.infer_wire import Tensors
+from orchestrator.triton.trial_items import blank_batch
 
 log = logging.getLogger(__name__)
 

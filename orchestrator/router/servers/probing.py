@@ -38,11 +38,12 @@ import numpy as np
 from orchestrator.config import ProbeSettings
 from orchestrator.errors import SlimError, WrongAnswerError
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.request import Array, golden_batch
+from orchestrator.router.queue.request import Array
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.watch import trial_sizes
 from orchestrator.snapshot import BatchInFlight, ServedModel, ServerName, TensorSpec
 from orchestrator.triton.infer_wire import Tensors
+from orchestrator.triton.trial_items import golden_batch
 
 log = logging.getLogger(__name__)
 

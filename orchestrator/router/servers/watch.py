@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from orchestrator.errors import ServerUnavailableError, SlimError
-from orchestrator.router.queue.request import blank_batch
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.snapshot import ModelName, ServedModel
+from orchestrator.triton.trial_items import blank_batch
 
 log = logging.getLogger(__name__)
 

@@ -66,10 +66,9 @@ def _go_on(world: World, source: int) -> None:
     state[sim.IS_CHANGED] = 1
     if source == ARRIVAL:
         state[sim.NEXT_ARRIVAL] += 1
-        if state[sim.ROUTER_HOST] < 0:
-            shedding.arrive(world, int(state[sim.NEXT_ARRIVAL]) - 1)
-        else:
-            state[sim.IS_CHANGED] = was_due  # it has to be read first
+        # A busy router has to read it first, and who finds the queue full changes nothing.
+        if state[sim.ROUTER_HOST] >= 0 or not shedding.arrive(world, int(state[sim.NEXT_ARRIVAL]) - 1):
+            state[sim.IS_CHANGED] = was_due
         return
     if source == FROM_HOST:
         state[sim.IS_CHANGED] = was_due
@@ -196,21 +195,25 @@ def _end_turn(world: World) -> None:
     for entry in range(int(state[sim.ANSWERS_READ]), int(state[sim.ANSWERS_TURN])):
         server, slot = turns.answered_batch(world, entry)
         state[sim.CHANGES] += 1
+        state[sim.IS_CHANGED] = 1
         if slot >= 0:
             servers.answer_batch(world, server, slot)
             _serve_bound(world, server)
     state[sim.ANSWERS_READ] = state[sim.ANSWERS_TURN]
     for request in range(int(state[sim.NEXT_UNREAD]), int(state[sim.TURN_END])):
         world.requests[sim.DUE_S][request] = world.requests[sim.DEADLINE_S][request] - state[sim.LAG_S]
-        shedding.arrive(world, request)
+        if shedding.arrive(world, request):
+            state[sim.IS_CHANGED] = 1
     state[sim.NEXT_UNREAD] = state[sim.TURN_END]
-    state[sim.IS_CHANGED] = 1
 
 
 @compiled
 def _decide(world: World) -> bool:
     """Ask the policy until it holds or nothing waits, of each family; return whether it has to be asked outside."""
     state = world.state
+    if state[sim.BINDS_EARLY] != 0 and state[sim.FAMILIES] > 1:  # a family may have batches wait again as time goes by
+        for server in range(world.fleet.server_count):
+            _serve_bound(world, server)
     while True:
         family = queue.next_turn(world)
         if family < 0:

@@ -29,12 +29,13 @@ _longest_service_s = compiled(queue_rules.longest_service_s)
 
 
 @compiled
-def arrive(world: World, request: int) -> None:
-    """Let a request wait, in place of less important ones if need be, or give it up."""
+def arrive(world: World, request: int) -> bool:
+    """Let a request wait, in place of less important ones if need be, or give it up; return whether there was room."""
     if _make_room(world, request):
         enqueue(world, request)
-    else:
-        give_up(world, request, sim.SHED)
+        return True
+    give_up(world, request, sim.SHED)
+    return False
 
 
 @compiled

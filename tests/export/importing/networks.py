@@ -71,6 +71,20 @@ def shifted_lookup() -> onnx.ModelProto:
     )
 
 
+def stretched_lookup() -> onnx.ModelProto:
+    """y = table[20 x - 20] over int64 [batch, 1] and a table of ten: ones can be run, and zeros can't."""
+    return build_model(
+        [
+            helper.make_node("Mul", ["x", "by"], ["stretched"]),
+            helper.make_node("Sub", ["stretched", "by"], ["index"]),
+            helper.make_node("Gather", ["table", "index"], ["y"]),
+        ],
+        [("x", TensorProto.INT64, ["batch", 1])],
+        [("y", TensorProto.INT64, ["batch", 1])],
+        {"by": np.array([20], np.int64), "table": np.arange(10)},
+    )
+
+
 def save(model: onnx.ModelProto, path: Path) -> Path:
     onnx.save(model, path)
     return path

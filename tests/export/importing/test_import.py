@@ -26,7 +26,6 @@ from tests.export.importing.networks import (
     running_sum,
     save,
     save_items,
-    shifted_lookup,
     slimsched_import,
 )
 from tests.triton.onnx_models import build_model, identity
@@ -221,15 +220,6 @@ def test_what_a_first_dim_is_is_found_out_by_running_it(tmp_path: Path) -> None:
     result = slimsched_import(*arguments, "--max-batch-size", 0, "--shape", "x=5,2")
     assert result.exit_code == 0, result.output
     assert_clean(repository)
-
-
-def test_a_model_that_can_not_run_zeros_is_refused_because_warm_up_would_keep_it_from_loading(tmp_path: Path) -> None:
-    np.savez(tmp_path / "test.npz", x=np.full((4, 1), 25), labels=np.full(4, 0))
-    result = slimsched_import(
-        "--family", "a", "--variant", f"30={save(shifted_lookup(), tmp_path / 'shifted.onnx')}",
-        "--data", tmp_path / "test.npz", "--metric", "top-1", "--repository", tmp_path / "models",
-    )  # fmt: skip
-    assert_refused(result, "can't run an item of zeros, which warm-up and a router's probes send", tmp_path / "models")
 
 
 def break_file(path: Path) -> None:

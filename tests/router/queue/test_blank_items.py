@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from orchestrator.router.queue.request import blank_batch, golden_batch
 from orchestrator.snapshot import TensorSpec
+from orchestrator.triton.trial_items import blank_batch, golden_batch
 from tests.fakes.servers import served_model
 
 FREE = replace(served_model(50), inputs=(TensorSpec("x", "FP32", (3, -1)), TensorSpec("text", "BYTES", (-1,))))
