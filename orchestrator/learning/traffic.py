@@ -6,7 +6,7 @@ faults and all else are drawn anew for each window. A scenario of a synthetic sh
 so its parts are of seeds that no other part has.
 
 What is recorded is a file of timestamps, or the decision log of a router that wrote down every decision. A log knows
-when the first and the last request of each queue arrived; those between are taken to have come evenly.
+when each request arrived that was sent; what was refused for load before that is not in it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.router.dispatch.decision_log import files_in, read_file
+from orchestrator.router.dispatch.decision_log import REJECTED, arrivals_of, files_in, read_file
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.scenario.trace import Floats, Trace, draw_trace
@@ -159,43 +159,34 @@ def read_arrivals(path: Path, *, family: str | None = None) -> Recorded:
 
 
 def _read_log(path: Path, family: str | None) -> Recorded:
-    times_s: list[Floats] = []
-    turns: set[int] = set()
+    times_s: list[float] = []
+    numbers: set[int] = set()
     servers: set[str] = set()
     items: list[int] = []
     unread: int | None = None
-    for number, record in read_file(path):
+    for line, record in read_file(path):
         if unread is not None:  # the last line alone may be cut
             raise ConfigError(f"{path}, line {unread}: no JSON object; give the decision log as it was written")
         if record is None:
-            unread = number
-            continue
-        if family is not None and record.get("family") != family:
+            unread = line
             continue
         try:
-            turns.add(int(record["turn"]))
+            numbers.add(int(record["id"].rpartition("-")[2]))
+            if family is not None and record["family"] != family:
+                continue
             servers.update(str(candidate["server"]) for candidate in record["candidates"])
-            if record["choice"] is not None:
-                items.append(max(1, int(record["queue"]["head_items"])))
-                times_s.append(_arrivals_of(record))
-        except (KeyError, TypeError, ValueError) as exc:
-            raise ConfigError(f"{path}, line {number}: no decision ({type(exc).__name__} {exc})") from exc
+            if record["outcome"]["error"] in (None, REJECTED):  # what failed was sent again, and is there again
+                arrived_s = arrivals_of(record)
+                times_s += arrived_s
+                items += [max(1, int(record["queue"]["head_items"]))] * len(arrived_s)
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise ConfigError(f"{path}, line {line}: no decision ({type(exc).__name__} {exc})") from exc
     if not times_s:
         return Recorded(np.zeros(0), str(path), frozenset(servers))
-    part = len(turns) / (max(turns) - min(turns) + 1)
+    part = len(numbers) / (max(numbers) - min(numbers) + 1)
     if part < _LEAST_LOGGED:
         raise ConfigError(
             f"{path} holds {part:.0%} of the decisions, so arrivals are missing; record with "
             "router.decision_log.sample_ratio: 1, or give a file of timestamps"
         )
-    return Recorded(np.concatenate(times_s), str(path), frozenset(servers), int(np.median(items)))
-
-
-def _arrivals_of(record: dict[str, Any]) -> Floats:
-    """Return when the requests of a batch arrived: its head, and evenly towards the end of the queue."""
-    queue, at_s = record["queue"], float(record["at"])
-    each = max(1, int(queue["head_items"]))
-    sent, waited = max(1, round(record["choice"]["items"] / each)), max(1, round(queue["items"] / each))
-    age_s = float(queue["head_age_s"] or 0.0)
-    last_age_s = min(age_s, max(0.0, age_s + float(queue["head_slack_s"]) - float(queue["tail_slack_s"])))
-    return np.linspace(at_s - age_s, at_s - last_age_s, max(2, waited))[:sent]
+    return Recorded(np.array(times_s), str(path), frozenset(servers), int(np.median(items)))

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
+from orchestrator.router.dispatch.decision_log import Record, arrivals_of
 
 Floats = NDArray[np.float64]
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,17 +86,14 @@ def read_traffic(records: Iterable[Record], family: str | None = None) -> Record
 def _requests(record: Record) -> Iterable[tuple[float, ...]]:
     """Yield, of each request of a batch, what the arrays of ``Recorded`` hold."""
     outcome, choice = record["outcome"], record["choice"]
-    chosen: Record = next(
+    chosen: Mapping[str, Any] = next(
         (c for c in record["candidates"] if (c["server"], c["width"]) == (choice["server"], choice["width"])), {}
     )
-    first, age_s = outcome["requests"][0], record["queue"].get("head_age_s")
-    # The head had waited for so long when it was decided on; it is sent then, or later where it was bound early.
-    sent_unix_s = record["at"] + (0.0 if age_s is None else max(0.0, first["queue_s"] - age_s))
     energy_j, accuracy = chosen.get("energy_j"), chosen.get("accuracy", np.nan)
-    for request in outcome["requests"]:
+    for arrived_unix_s, request in zip(arrivals_of(record), outcome["requests"], strict=True):
         part = request["items"] / outcome["items"]
         yield (
-            sent_unix_s - request["queue_s"],
+            arrived_unix_s,
             request["items"],
             request["latency_s"],
             request.get("deadline_s", np.nan),

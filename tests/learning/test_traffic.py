@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,8 @@ from orchestrator.learning.traffic import (
 )
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.trace import Trace
+from tests.fakes.servers import FakeServer, item
+from tests.router.test_router import routed
 from tests.simulation.test_world_batch import task
 
 
@@ -89,14 +92,18 @@ def test_too_few_arrivals_are_refused_with_how_many_are_needed() -> None:
         Traffic(fleet(), recorded(needed - 600))
 
 
-def decision(at_s: float, turn: int, *, sent: int = 2, queued: int = 4, servers: tuple[str, ...] = ("s0", "s1")) -> Any:
+def decision(
+    at_s: float, number: int, *, family: str = "f", error: str | None = None, servers: tuple[str, ...] = ("s0", "s1")
+) -> Any:
+    """A decision about two requests, the first of which waits for 0.3 s and the second for 0.1 s."""
+    requests = [{"items": 1, "queue_s": 0.3}, {"items": 1, "queue_s": 0.1}]
     return {
+        "id": f"a0-{number}",
         "at": at_s,
-        "turn": turn,
-        "family": "f",
-        "choice": {"server": servers[0], "width": 25, "items": sent} if sent else None,
-        "queue": {"items": queued, "head_items": 1, "head_age_s": 0.3, "head_slack_s": 0.7, "tail_slack_s": 1.0},
+        "family": family,
+        "queue": {"head_items": 1, "head_age_s": 0.3},
         "candidates": [{"server": server} for server in servers],
+        "outcome": {"error": error} if error == "rejected" else {"error": error, "requests": requests},
     }
 
 
@@ -108,11 +115,10 @@ def log_of(folder: Path, records: list[Any], name: str = "decisions-a.jsonl", en
 
 def test_a_decision_log_says_when_requests_arrived(tmp_path: Path) -> None:
     records = [decision(1000.0 + number, number) for number in range(5)]
-    path = log_of(tmp_path, [*records, decision(1005.0, 5, sent=0)], end='{"at": 10')  # a hold, and a line that was cut
+    path = log_of(tmp_path, records, end='{"at": 10')  # a line that was cut
     found = read_arrivals(path)
     assert len(found.times_s) == 10
-    # The head came 0.3 s before, the last of four just now, those between evenly.
-    np.testing.assert_allclose(found.times_s[:4], [999.7, 999.8, 1000.7, 1000.8])
+    np.testing.assert_allclose(found.times_s[:4], [999.7, 999.9, 1000.7, 1000.9])
     assert found.servers == {"s0", "s1"}
     log_of(tmp_path, records, name="decisions-b.jsonl.1")
     assert len(read_arrivals(tmp_path).times_s) == 20
@@ -121,8 +127,33 @@ def test_a_decision_log_says_when_requests_arrived(tmp_path: Path) -> None:
     assert read_arrivals(times).times_s.tolist() == [0.5, 1.5, 1.75]
 
 
+def test_what_was_sent_again_arrived_once_and_what_was_rejected_arrived(tmp_path: Path) -> None:
+    errors = (None, "socket closed", "rejected")
+    found = read_arrivals(log_of(tmp_path, [decision(1000.0 + n, n, error=error) for n, error in enumerate(errors)]))
+    np.testing.assert_allclose(found.times_s, [999.7, 999.9, 1001.7])
+
+
+def test_a_log_of_two_families_is_whole_for_each_of_them(tmp_path: Path) -> None:
+    path = log_of(tmp_path, [decision(1000.0 + n, n, family="fg"[n % 3 == 0]) for n in range(30)])
+    assert len(read_arrivals(path, family="f").times_s) == 40
+    assert len(read_arrivals(path, family="g").times_s) == 20
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("policy", ["jsq", "lert:slack"])
+async def test_every_request_of_a_router_is_in_its_log_whenever_its_policy_binds(tmp_path: Path, policy: str) -> None:
+    settings = {"directory": tmp_path, "sample_ratio": 1.0}
+    servers = {"a": FakeServer(), "b": FakeServer(per_item_s=0.01)}
+    gaps_s = np.random.default_rng(1).exponential(0.002, 200)
+    async with routed(servers, policy=policy, decision_log=settings) as router, asyncio.TaskGroup() as tasks:
+        for gap_s in gaps_s:
+            await asyncio.sleep(gap_s)
+            tasks.create_task(router.infer(item(0), deadline_ms=10_000))
+    assert len(read_arrivals(tmp_path).times_s) == 200
+
+
 def test_a_log_that_lacks_decisions_or_is_none_is_refused(tmp_path: Path) -> None:
-    few = log_of(tmp_path, [decision(float(turn), turn) for turn in range(0, 500, 100)])
+    few = log_of(tmp_path, [decision(float(number), number) for number in range(0, 500, 100)])
     with pytest.raises(ConfigError, match=r"holds 1% of the decisions.*sample_ratio: 1"):
         read_arrivals(few)
     with pytest.raises(ConfigError, match="line 1: no decision"):
@@ -137,9 +168,9 @@ def test_a_log_that_lacks_decisions_or_is_none_is_refused(tmp_path: Path) -> Non
 
 
 def test_the_log_of_another_fleet_is_named_as_such(tmp_path: Path) -> None:
-    own = [decision(float(turn), turn) for turn in range(5)]
+    own = [decision(float(n), n) for n in range(5)]
     check_fleet(read_arrivals(log_of(tmp_path, own)), fleet())
-    strange = [decision(float(turn), turn, servers=("s0", "elsewhere")) for turn in range(5)]
+    strange = [decision(float(n), n, servers=("s0", "elsewhere")) for n in range(5)]
     with pytest.raises(ConfigError, match="another fleet: it decided about elsewhere, the profile knows s0, s1"):
         check_fleet(read_arrivals(log_of(tmp_path, strange)), fleet())
     check_fleet(recorded(10), fleet())  # timestamps are of any fleet

@@ -8,13 +8,16 @@ from click.testing import CliRunner
 from orchestrator.cli import main
 from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
+from orchestrator.policies.circuit_breaker import Fault
 from orchestrator.policies.parsing import knobs_of, parse_own_policy, parse_policy
 from orchestrator.policies.protocol import Binding
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.router import RouterObserver
 from orchestrator.router.dispatch.deciders import make_deciders
 from orchestrator.simulation.policy_contract import check_policy
+from tests.fakes.servers import FakeServer, item
 from tests.policies.plugged import SAVER, install
+from tests.router.test_router import right, routed
 
 SCENARIO = str(Path(__file__).parents[2] / "scenarios" / "two-unlike.yaml")
 
@@ -51,6 +54,22 @@ def test_it_keeps_to_the_contract_and_runs_in_the_simulator_and_behind_the_route
     assert "saver,share=1" in result.output
     deciders = make_deciders(RouterSettings(policy="saver", shadow_policy="saver,share=1"), RouterObserver())
     assert deciders.policies[False].policy.name == "saver"
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    ("does", "fault"), [("raise ZeroDivisionError", Fault.RAISED), ("time.sleep(0.1)", Fault.SLOW)]
+)
+async def test_one_that_raises_or_is_slow_costs_no_answer(
+    does: str, fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SAVER.replace("free = [", f"{does}\n        free = [", 1)
+    install(tmp_path, f"ill_{fault.name.lower()}", f"import time\n{source}", {"ill": "Saver"})
+    monkeypatch.syspath_prepend(tmp_path)
+    async with routed({"a": FakeServer()}, policy="ill", guard={"policy_time_budget_ms": 20}) as router:
+        answers = [await router.infer(item(n)) for n in range(2)]  # who decides for the first time may take longer
+    assert all(right(answer, n) for n, answer in enumerate(answers))
+    assert answers[1].policy == RouterSettings().guard.fallback
 
 
 @pytest.mark.usefixtures("saver")

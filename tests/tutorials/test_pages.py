@@ -67,3 +67,11 @@ def test_what_the_page_on_an_own_policy_says_works(checkout: Path, monkeypatch: 
 
 def test_what_the_page_on_evaluations_says_works(checkout: Path) -> None:
     assert run(DOCS / "tutorials" / "reading-an-evaluation.md", checkout) == 2
+
+
+def test_what_the_page_on_a_trained_router_says_works(checkout: Path) -> None:
+    patient = {"--deadline-ms 40 --seconds": "--deadline-ms 10000 --seconds"}  # a busy machine sheds, and logs no shed
+    try:
+        assert run(DOCS / "tutorials" / "own-router.md", checkout, replaced=patient) == 12
+    finally:
+        execute("slimsched local down --state-dir state", checkout)

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
+REJECTED = "rejected"
+"""The error in the outcome of a request that the policy gave up."""
 _MIB = 2**20
 _NEWEST_FILES = 8
 _END_BYTES = 2**18
@@ -179,6 +181,20 @@ def outcome_of(batch: Batch, *, now_s: float, error: str | None) -> Record:
             for request in batch.requests
         ],
     }
+
+
+def arrivals_of(record: Record) -> list[float]:
+    """Return when each request of a batch arrived, in seconds since 1970; of a rejected one when that did.
+
+    The record is one that was written, and the order is that of its outcome. Of requests that were bound early only the
+    first one's decision is in it, yet all of them are in its outcome.
+    """
+    age_s, requests = record["queue"].get("head_age_s"), record["outcome"].get("requests")
+    if requests is None:
+        return [float(record["at"] - (age_s or 0.0))]
+    # The head had waited for so long when it was decided on; it is sent then, or later where it was bound early.
+    sent_unix_s = record["at"] + (0.0 if age_s is None else max(0.0, requests[0]["queue_s"] - age_s))
+    return [float(sent_unix_s - request["queue_s"]) for request in requests]
 
 
 def find_decision(directory: Path, decision_id: str) -> Record:

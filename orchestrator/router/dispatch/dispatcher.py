@@ -31,7 +31,7 @@ from orchestrator.policies.queue_rules import slack_used
 from orchestrator.profile.fit import EnergyTable, LatencyFit, LatencyTable
 from orchestrator.router.dispatch.batch import Batch, part_of
 from orchestrator.router.dispatch.deciders import Decided, make_deciders
-from orchestrator.router.dispatch.decision_log import DecisionLog
+from orchestrator.router.dispatch.decision_log import REJECTED, DecisionLog
 from orchestrator.router.dispatch.sender import Sender
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.overload import Shed, Shedder, describe_lack, estimate, take_late
@@ -261,7 +261,7 @@ class Dispatcher:
             case Reject(reason):
                 self._shedder.shed(head, Shed.REJECTED, f"policy {decided.policy} gave it up: {reason}")
                 if self._log is not None and decided.record is not None:
-                    self._log.write(decided.record, self._new_id(), {"error": "rejected"})
+                    self._log.write(decided.record, self._new_id(), {"error": REJECTED})
                 return True
             case Dispatch(chosen) if decided.binding is Binding.LATE:
                 server = self._fleet.servers[chosen.server]
