@@ -135,7 +135,7 @@ async def _round(number: int, gateways: Mapping[str, tuple[AsyncClient, int]], r
     """Return what each gateway did in turns, the first of which is not counted."""
     took_s, cpu_s = dict.fromkeys(gateways, 0.0), dict.fromkeys(gateways, 0.0)
     for block in range(_BLOCKS + 1):
-        for way in gateways if block % 2 == 0 else reversed(gateways):
+        for way in gateways if block % 2 == 0 else reversed([*gateways]):
             client, pid = gateways[way]
             before = read_cpu({way: pid})
             await _ask(client, requests)

@@ -2,7 +2,7 @@
 
 Importing this module registers it, and so does naming the module: ``gymnasium.make("orchestrator.fleet_env:slim-
 scheduler/Fleet-v0")``. The world is the one that policies are trained and evaluated in (``simulation.world_batch``);
-training ours goes over many worlds at once (``learning.vector_env``), which this leaves out.
+training ours goes over many worlds at once (``learning.ppo.vector_env``), which this leaves out.
 """
 
 from __future__ import annotations
