@@ -33,7 +33,7 @@ servers:
   widths:
     25: {accuracy: 0.90, item_ms: 1, group_ms: 2}
     100: {accuracy: 0.94, item_ms: 7, group_ms: 2}
-workload: {kind: mmpp, load_ratio: 0.5, requests: 400}
+workload: {kind: mmpp, load_ratio: 0.3, requests: 400}
 objectives: {deadline_ms: 40}
 """
 

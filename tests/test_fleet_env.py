@@ -1,7 +1,11 @@
-"""The environment of Gymnasium: its contract, its seeds and its rewards."""
+"""The environment of Gymnasium: its contract, its seeds, its rewards, and that an algorithm of others learns in it."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from orchestrator.fleet_env import ID, FleetEnv  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 SCENARIO = ROOT / "scenarios" / "two-unlike.yaml"
+EXAMPLE = ROOT / "examples" / "fleet-env" / "learn.py"
 
 
 def play(env: Any, choose: Any, seed: int) -> tuple[float, dict[str, Any]]:
@@ -65,3 +70,18 @@ def test_a_scenario_of_ones_own_is_taken_or_refused_in_words(tmp_path: Path) -> 
     assert env.observation_space.contains(env.reset(seed=1)[0])
     with pytest.raises(ConfigError, match="can't read the scenario"):
         FleetEnv(tmp_path / "none.yaml")
+
+
+def test_the_example_learns_more_than_chance_and_any_single_action_on_fresh_arrivals() -> None:
+    pytest.importorskip("sb3_contrib", reason="learning needs sb3-contrib: pip install 'slim-scheduler[learn]'")
+    command = [sys.executable, str(EXAMPLE), "8192"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}  # of so small a network threads only wait for each other
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    earned = {name: float(value) for name, value in re.findall(r"(.+): (-?[0-9.]+)", done.stdout)}
+    assert earned["learned"] > earned["at random"] + 0.15
+    assert earned["learned"] > earned["one action"] + 0.05
+
+
+def test_the_page_shows_the_example_as_it_is() -> None:
+    assert f"```python\n{EXAMPLE.read_text()}```" in (ROOT / "docs" / "learning.md").read_text()
