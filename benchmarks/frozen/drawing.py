@@ -106,7 +106,9 @@ def _machines(rng: Rng, least: int, most: int) -> list[Values]:
     count = int(rng.integers(least, most, endpoint=True))
     among = _CLASSES[int(rng.integers(len(_CLASSES)))]
     classes = rng.choice(among, size=min(count, int(rng.integers(1, 3, endpoint=True))), replace=False)
-    cuts = np.sort(rng.choice(np.arange(1, count), size=len(classes) - 1, replace=False)) if len(classes) > 1 else []
+    cuts: list[int] = []
+    if len(classes) > 1:
+        cuts = sorted(rng.choice(np.arange(1, count), size=len(classes) - 1, replace=False).tolist())
     counts = np.diff([0, *cuts, count])
     return [{"name": f"{c}-", "count": int(n), "profile": f"{c}.json"} for c, n in zip(classes, counts, strict=True)]
 
@@ -144,7 +146,7 @@ def _days(rng: Rng, is_few: bool) -> Values:
 
 
 def _crowd(rng: Rng, is_few: bool) -> Values:
-    shape = {"factor": _short(rng.uniform(2, 6)), "begins": 0.4, "lasts": _short(rng.uniform(0.05, 0.2))}
+    shape: Values = {"factor": _short(rng.uniform(2, 6)), "begins": 0.4, "lasts": _short(rng.uniform(0.05, 0.2))}
     return _world(rng, is_few, kind="flash-crowd", **shape)
 
 
@@ -222,7 +224,7 @@ def _tenants(rng: Rng, is_few: bool) -> Values:
     servers = []
     for server in range(int(rng.integers(2, 3, endpoint=True))):
         slow, watts = 1.0 if not server else _log(rng, 1, 5), _log(rng, 10, 40)
-        families = {}
+        own: Values = {}
         for name, low, high, item_ms in zip(names, least, most, cost, strict=True):
             widths = {}
             for width, factor, part in ((25, 1.0, 0.0), (50, 2.5, 0.6), (100, 7.0, 1.0)):
@@ -230,9 +232,11 @@ def _tenants(rng: Rng, is_few: bool) -> Values:
                 widths[width] = {"accuracy": _short(accuracy), "item_ms": _short(ms), "group_ms": _short(slow)} | {
                     "item_mj": _short(ms * watts), "group_mj": _short(slow * watts), "sigma": 0.1
                 }  # fmt: skip
-            families[name] = widths
-        servers.append({"name": f"s{server}", "idle_w": _short(watts / 2), "families": families})
-    families = {name: {"share": _short(rng.uniform(0.5, 3)), "weight": _short(rng.uniform(0.5, 3))} for name in names}
+            own[name] = widths
+        servers.append({"name": f"s{server}", "idle_w": _short(watts / 2), "families": own})
+    families: Values = {
+        name: {"share": _short(rng.uniform(0.5, 3)), "weight": _short(rng.uniform(0.5, 3))} for name in names
+    }
     families["one"]["deadline_ms"] = _short(deadline_ms * rng.uniform(0.3, 0.8))
     families[names[-1]]["min_accuracy"] = _short(float(least[-1]) + 0.01)
     return {

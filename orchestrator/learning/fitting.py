@@ -41,6 +41,8 @@ _PPO: Final = "ppo"
 
 Report = Callable[[float, str], None]
 """Called with the part of the work that is done, and a line of text or none."""
+Clock = Callable[[], float]
+"""Returns seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,17 @@ class Fit:
     seconds: float
 
 
-def fit(traffic: Traffic, settings: FitSettings, folder: RunFolder, *, report: Report = lambda part, text: None) -> Fit:
+def fit(
+    traffic: Traffic,
+    settings: FitSettings,
+    folder: RunFolder,
+    *,
+    report: Report = lambda part, text: None,
+    clock: Clock = time.monotonic,
+) -> Fit:
     """Return what evolution and PPO make of some traffic, and whether it is better than what is in force.
+
+    Both have their time by ``clock``; by processor time it is the same beside other work.
 
     Raises:
         ConfigError: when the policy in force or the state in the folder can't be used.
@@ -127,14 +138,21 @@ def fit(traffic: Traffic, settings: FitSettings, folder: RunFolder, *, report: R
     with ThreadPoolExecutor(settings.threads, thread_name_prefix="fit") as pool:
         evolved: Evolved | None = None
         if "evolution" in settings.learners:
-            evolved = _evolve(traffic, settings, folder, pool, lambda part, text: report(part / shares, text))
+            evolved = _evolve(traffic, settings, folder, pool, lambda part, text: report(part / shares, text), clock)
         base = PORTFOLIO[0] if evolved is None else max(evolved.portfolio, key=lambda rule: evolved.portfolio[rule])
         rounds: list[Round] = []
         learned, choices = None, 0
         if _PPO in settings.learners:
             first = (len(settings.learners) - 1) / shares
             learned, choices = _learn(
-                traffic, settings, folder, base, rounds, pool, lambda part, text: report(first + part / shares, text)
+                traffic,
+                settings,
+                folder,
+                base,
+                rounds,
+                pool,
+                lambda part, text: report(first + part / shares, text),
+                clock,
             )
         policies: list[tuple[str, str, Policy, PolicyFile | None]] = [("in force", settings.present, present, None)]
         for origin, specs in (("rule", PORTFOLIO), ("evolution", evolved.specs if evolved else ())):
@@ -166,15 +184,20 @@ def write_promoted(path: Path, promoted: Candidate) -> None:
 
 
 def _evolve(
-    traffic: Traffic, settings: FitSettings, folder: RunFolder, pool: ThreadPoolExecutor, report: Report
+    traffic: Traffic,
+    settings: FitSettings,
+    folder: RunFolder,
+    pool: ThreadPoolExecutor,
+    report: Report,
+    clock: Clock,
 ) -> Evolved:
     kept = folder.read("evolution") or {"history": [], "seconds": 0.0}
-    began_s = time.monotonic()
+    began_s = clock()
     kept_s = began_s
 
     def keep(history: list[list[list[float]]]) -> None:
         nonlocal kept_s
-        now_s = time.monotonic()
+        now_s = clock()
         spent_s = kept["seconds"] + now_s - began_s
         if now_s - kept_s > _KEEP_EVERY_S or spent_s >= settings.seconds:
             kept_s = now_s
@@ -189,6 +212,7 @@ def _evolve(
         history=kept["history"],
         keep=keep,
         report=report,
+        clock=clock,
     )
     report(1.0, f"evolution: {found.specs[0]}, after {found.generations} generations, {found.runs:,} runs")
     return found
@@ -202,9 +226,10 @@ def _learn(
     rounds: list[Round],
     pool: ThreadPoolExecutor,
     report: Report,
+    clock: Clock,
 ) -> tuple[PolicyFile, int]:
     """Return what PPO has validated best, and from how many choices it learned."""
-    state, began_s = folder.read_state(), time.monotonic()
+    state, began_s = folder.read_state(), clock()
     spent_s = 0.0 if state is None else float(state["seconds"])
     weights = objective_weights(traffic.task)
     per_deadline = max(1.0, traffic.rate_rps * traffic.task.settings.objectives.deadline_ms / 1e3)
@@ -223,7 +248,7 @@ def _learn(
     if state is not None:
         ppo.restore(state)
     choosing = traffic.choosing()
-    kept_s = validated_s = time.monotonic()
+    kept_s = validated_s = clock()
     best, best_utility = _export(ppo, base, settings), -np.inf
     if state is not None and state["best"]:
         best = replace(best, weights={name: tensor.numpy() for name, tensor in state["best"].items()})
@@ -232,7 +257,7 @@ def _learn(
     def keep() -> None:
         import torch
 
-        elapsed_s = spent_s + time.monotonic() - began_s
+        elapsed_s = spent_s + clock() - began_s
         tensors = {name: torch.as_tensor(array) for name, array in best.weights.items()}
         folder.write_state({**ppo.state(), "seconds": elapsed_s, "best": tensors, "best_utility": best_utility})
 
@@ -247,18 +272,18 @@ def _learn(
         report(_part(), f"ppo: {ppo.choices:,} choices, utility {utility:.4f}, best {best_utility:.4f}; {said}")
 
     def _part() -> float:
-        return min(1.0, (spent_s + time.monotonic() - began_s) / max(1e-9, settings.seconds))
+        return min(1.0, (spent_s + clock() - began_s) / max(1e-9, settings.seconds))
 
     try:
         while not rounds or _part() < 1:
             rounds.append(ppo.round())
             report(_part(), "")
-            if time.monotonic() - validated_s > _VALIDATE_EVERY_S:
+            if clock() - validated_s > _VALIDATE_EVERY_S:
                 validate()
-                validated_s = time.monotonic()
-            if time.monotonic() - kept_s > _KEEP_EVERY_S:
+                validated_s = clock()
+            if clock() - kept_s > _KEEP_EVERY_S:
                 keep()
-                kept_s = time.monotonic()
+                kept_s = clock()
         validate()
         keep()
     finally:
