@@ -9,7 +9,7 @@ WORKERS ?= 2
 TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SOURCES := export orchestrator benchmarks tools tests examples deploy
 
-.PHONY: help demo test check lint compiled integration docs images containers release bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real bench-sharing bench-tracing fuzz attack format clean
+.PHONY: help demo test check lint compiled integration docs images containers release bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real bench-frozen bench-sharing bench-tracing fuzz attack format clean
 
 help:
 	@echo "make demo    the default among its rivals on two real Tritons: reports/demo.html, two minutes (no GPU, no torch)"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench-simulator   decisions a second in simulation: docs/benchmarks/simulator.md, two minutes"
 	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 15 minutes"
 	@echo "make bench-real        every policy on real servers, quiet and beside other work: docs/benchmarks/real.md, an hour"
+	@echo "make bench-frozen      policies fitted to each frozen scenario: docs/evaluation/evaluation-frozen.md, an hour of processor time"
 	@echo "make bench-sharing     two gateways over one fleet against one: docs/benchmarks/sharing.md, some 8 minutes"
 	@echo "make bench-tracing     a gateway that traces 1 % against one that traces none: docs/benchmarks/tracing.md, 4 minutes"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
@@ -102,6 +103,10 @@ bench-fidelity: $(VENV)/.everything
 # Likewise, for an hour; it goes on where it was interrupted, with what build/real.jsonl has.
 bench-real: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.real --out docs/benchmarks
+
+# It goes on where it was interrupted, with what reports/frozen has.
+bench-frozen: $(VENV)/.everything
+	$(BIN)/python -m benchmarks.frozen
 
 bench-sharing: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.sharing --out docs/benchmarks

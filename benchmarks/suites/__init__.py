@@ -47,6 +47,11 @@ class ProjectSuite:
     claims: Callable[[Sequence[ScenarioScores]], Iterable[Claim]]
     sections: Callable[[Sequence[ScenarioScores]], dict[str, Any]]
 
+    @property
+    def command(self) -> str:
+        """What runs it."""
+        return f"slimsched evaluate --suite {self.name}"
+
     def draw_claims(self, scenarios: Sequence[ScenarioScores]) -> tuple[Claim, ...]:
         """Return the claims, held against what was found."""
         return tuple(self.claims(scenarios))

@@ -69,7 +69,7 @@ def make_page(suite: Suite, document: Mapping[str, Any], pictures: Mapping[str, 
     blocks: list[Block] = [
         Heading(1, f"Evaluation: {name}"),
         Text(
-            f"{suite.purpose} Written by `slimsched evaluate --suite {name}`; the same numbers are in "
+            f"{suite.purpose} Written by `{suite.command}`; the same numbers are in "
             f"[evaluation-{name}.json](evaluation-{name}.json), the method is in [evaluation.md](../evaluation.md)."
         ),
         Text(_extent(document)),

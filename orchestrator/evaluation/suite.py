@@ -34,6 +34,10 @@ class Suite(Protocol):
         """A sentence that says what it asks."""
 
     @property
+    def command(self) -> str:
+        """What runs it."""
+
+    @property
     def policies(self) -> tuple[str, ...]:
         """The specs of the policies that meet, in the order of tables."""
 

@@ -43,6 +43,8 @@ _PPO: Final = "ppo"
 
 Report = Callable[[float, str], None]
 """Called with the part of the work that is done, and a line of text or none."""
+Clock = Callable[[], float]
+"""Returns seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,17 @@ class Fit:
     seconds: float
 
 
-def fit(traffic: Traffic, settings: FitSettings, folder: RunFolder, *, report: Report = lambda part, text: None) -> Fit:
+def fit(
+    traffic: Traffic,
+    settings: FitSettings,
+    folder: RunFolder,
+    *,
+    report: Report = lambda part, text: None,
+    clock: Clock = time.monotonic,
+) -> Fit:
     """Return what evolution and PPO make of some traffic, and whether it is better than what is in force.
+
+    Both have their time by ``clock``; by processor time it is the same beside other work.
 
     Raises:
         ConfigError: when the policy in force or the state in the folder can't be used.
@@ -129,14 +140,14 @@ def fit(traffic: Traffic, settings: FitSettings, folder: RunFolder, *, report: R
     with ThreadPoolExecutor(settings.threads, thread_name_prefix="fit") as pool:
         evolved: Evolved | None = None
         if "evolution" in settings.learners:
-            evolved = _evolve(traffic, settings, folder, pool, lambda part, text: report(part / shares, text))
+            evolved = _evolve(traffic, settings, folder, pool, lambda part, text: report(part / shares, text), clock)
         base = PORTFOLIO[0] if evolved is None else max(evolved.portfolio, key=lambda rule: evolved.portfolio[rule])
         learned: PolicyFile | None = None
         rounds: tuple[Round, ...] = ()
         choices = 0
         if _PPO in settings.learners:
             first = (len(settings.learners) - 1) / shares
-            learning = _Learning(traffic, settings, folder, base, pool)
+            learning = _Learning(traffic, settings, folder, base, pool, clock)
             learned, rounds, choices = learning.run(lambda part, text: report(first + part / shares, text))
         policies: list[tuple[str, str, Policy, PolicyFile | None]] = [("in force", settings.present, present, None)]
         for origin, specs in (("rule", PORTFOLIO), ("evolution", evolved.specs if evolved else ())):
@@ -168,15 +179,20 @@ def write_promoted(path: Path, promoted: Candidate) -> None:
 
 
 def _evolve(
-    traffic: Traffic, settings: FitSettings, folder: RunFolder, pool: ThreadPoolExecutor, report: Report
+    traffic: Traffic,
+    settings: FitSettings,
+    folder: RunFolder,
+    pool: ThreadPoolExecutor,
+    report: Report,
+    clock: Clock,
 ) -> Evolved:
     kept = folder.read("evolution") or {"history": [], "seconds": 0.0}
-    began_s = time.monotonic()
+    began_s = clock()
     kept_s = began_s
 
     def keep(history: list[list[list[float]]]) -> None:
         nonlocal kept_s
-        now_s = time.monotonic()
+        now_s = clock()
         spent_s = kept["seconds"] + now_s - began_s
         if now_s - kept_s > _KEEP_EVERY_S or spent_s >= settings.seconds:
             kept_s = now_s
@@ -191,6 +207,7 @@ def _evolve(
         history=kept["history"],
         keep=keep,
         report=report,
+        clock=clock,
     )
     report(1.0, f"evolution: {found.specs[0]}, after {found.generations} generations, {found.runs:,} runs")
     return found
@@ -200,10 +217,17 @@ class _Learning:
     """PPO as it learns on top of a rule, and what it has validated best; it goes on from what the folder has kept."""
 
     def __init__(
-        self, traffic: Traffic, settings: FitSettings, folder: RunFolder, base: str, pool: ThreadPoolExecutor
+        self,
+        traffic: Traffic,
+        settings: FitSettings,
+        folder: RunFolder,
+        base: str,
+        pool: ThreadPoolExecutor,
+        clock: Clock,
     ) -> None:
         self._traffic, self._settings, self._folder, self._base, self._pool = traffic, settings, folder, base, pool
-        state, self._began_s = folder.read_state(), time.monotonic()
+        self._clock = clock
+        state, self._began_s = folder.read_state(), clock()
         self._spent_s = 0.0 if state is None else float(state["seconds"])
         self._groups = Groups(
             traffic.task,
@@ -231,17 +255,17 @@ class _Learning:
     def run(self, report: Report) -> tuple[PolicyFile, tuple[Round, ...], int]:
         """Return what was validated best, the rounds, and how many choices were learned from, once the time is over."""
         rounds: list[Round] = []
-        kept_s = validated_s = time.monotonic()
+        kept_s = validated_s = self._clock()
         try:
             while not rounds or self._part < 1:
                 rounds.append(self._ppo.round())
                 report(self._part, "")
-                if time.monotonic() - validated_s > _VALIDATE_EVERY_S:
+                if self._clock() - validated_s > _VALIDATE_EVERY_S:
                     self._validate(rounds[-1], report)
-                    validated_s = time.monotonic()
-                if time.monotonic() - kept_s > _KEEP_EVERY_S:
+                    validated_s = self._clock()
+                if self._clock() - kept_s > _KEEP_EVERY_S:
                     self._keep()
-                    kept_s = time.monotonic()
+                    kept_s = self._clock()
             self._validate(rounds[-1], report)
             self._keep()
         finally:
@@ -251,7 +275,7 @@ class _Learning:
 
     @property
     def _elapsed_s(self) -> float:
-        return self._spent_s + time.monotonic() - self._began_s
+        return self._spent_s + self._clock() - self._began_s
 
     @property
     def _part(self) -> float:

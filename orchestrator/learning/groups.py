@@ -92,7 +92,7 @@ class Groups:
     def _arrange(self, batch: RolloutBatch, last: Rollout) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Let each group begin as one; return until when each world is to run."""
         until = np.full(batch.worlds, self._segment)
-        if not last.counts.any():
+        if not last.counts.any() and not last.ended.any():  # it is the first one
             return until
         for first in range(0, batch.worlds, self.replicas):
             group = slice(first, first + self.replicas)

@@ -136,11 +136,23 @@ def test_a_fit_promotes_what_is_better_and_says_what_all_candidates_did(tmp_path
     assert np.mean(figures) == pytest.approx(made.promoted.figures["utility"])  # type: ignore[arg-type]
 
 
-def test_where_nothing_is_better_the_policy_in_force_stays(tmp_path: Path) -> None:
+def without_choice(deadline_ms: float = 60.0) -> Traffic:
     """A fleet of one server and one width leaves nothing to choose."""
     made = costly_width(count=1)
-    made = Task(made.settings, tuple(replace(s, models=s.models[:1]) for s in made.servers), made.preference)
-    traffic = Traffic(made, None)
+    objectives = made.settings.objectives.model_copy(update={"deadline_ms": deadline_ms})
+    settings = made.settings.model_copy(update={"objectives": objectives})
+    return Traffic(Task(settings, tuple(replace(s, models=s.models[:1]) for s in made.servers), made.preference), None)
+
+
+def test_ppo_ends_as_its_base_where_nothing_can_be_chosen() -> None:
+    ppo, rounds = explored(without_choice(deadline_ms=2.0), 3)
+    assert [each.choices for each in rounds] == [0, 0, 0]
+    assert ppo.choices == 0
+    assert all((weight == 0).all() for name, weight in ppo.export_weights().items() if name.startswith("out"))
+
+
+def test_where_nothing_is_better_the_policy_in_force_stays(tmp_path: Path) -> None:
+    traffic = without_choice()
     settings = replace(SETTINGS, present="lert:slack", learners=("evolution",))
     found = fit(traffic, settings, RunFolder(tmp_path, {}, resume=False))
     assert found.promoted is None or found.promoted.better_by.value < 0.05  # how long to hold may still matter

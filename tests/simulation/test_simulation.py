@@ -70,7 +70,7 @@ def fleets(draw: st.DrawFn) -> list[SimulatedServer]:
 @st.composite
 def scenarios(draw: st.DrawFn, requests: int = 60) -> ScenarioSettings:
     workload = {
-        "kind": draw(st.sampled_from(("poisson", "gamma", "mmpp", "ramp", "diurnal", "flash-crowd"))),
+        "kind": draw(st.sampled_from(("poisson", "gamma", "mmpp", "self-similar", "ramp", "diurnal", "flash-crowd"))),
         "items": draw(st.integers(1, 2)),
     }
     objectives = {

@@ -174,10 +174,12 @@ class Ppo:
         self._model.logger.close()
 
     def round(self) -> Round:
-        """Collect a rollout and update."""
+        """Collect a rollout and update, if there was anything to choose."""
         began_s = time.perf_counter()
         rollouts = self._groups.collect(self.policy.scoring.export_weights(), self._settings.strength)
         collected_s = time.perf_counter() - began_s
+        if not any(rollout.counts.any() for rollout in rollouts):  # nothing to learn from
+            return Round(0, 0.0, 0.0, 0.0, self._is_moving, 0.0, collected_s, collected_s)
         parts = [self._prepare(rollout) for rollout in rollouts]
         observations, masks, actions, log_probs, advantages, expected, returns = (
             np.concatenate(arrays) for arrays in zip(*parts, strict=True)

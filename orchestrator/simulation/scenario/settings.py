@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,8 @@ from orchestrator.simulation.scenario.popularity import mean_shares
 from orchestrator.simulation.scenario.server_settings import ServerSettings, servers_of
 from orchestrator.snapshot import Family
 
+_TAIL: Final = 1.4
+"""Of self-similar arrivals; Hurst's parameter is (3 - 1.4) / 2 = 0.8, as it was found of traffic in networks."""
 Shares = dict[Annotated[int, Field(ge=1, le=1000)], Annotated[float, Field(gt=0)]]
 
 
@@ -49,7 +51,7 @@ class FamilySettings(Section):
 class WorkloadSettings(Section):
     """When requests arrive and what they bring."""
 
-    kind: Literal["poisson", "gamma", "mmpp", "ramp", "diurnal", "flash-crowd", "replay"] = "poisson"
+    kind: Literal["poisson", "gamma", "mmpp", "self-similar", "ramp", "diurnal", "flash-crowd", "replay"] = "poisson"
     """Shape of the arrivals; see orchestrator.simulation.scenario.workloads."""
     load_ratio: float = Field(default=0.7, gt=0, le=100)
     """Items a second over the fleet's fluid capacity; above 1 not all can be served for good."""
@@ -68,9 +70,9 @@ class WorkloadSettings(Section):
     cv2: float = Field(default=4.0, ge=0, le=1000)
     """Of gamma gaps: squared coefficient of variation."""
     rates: tuple[float, ...] = Field(default=(0.5, 2.0), min_length=1)
-    """Of an MMPP, relative to each other; of a ramp the first and the last."""
+    """Of an MMPP or self-similar arrivals, relative to each other; of a ramp the first and the last."""
     sojourn_requests: float = Field(default=500.0, gt=0)
-    """Of an MMPP: how many requests a state lasts, on average."""
+    """Likewise: how many requests a state lasts, on average."""
     amplitude: float = Field(default=0.8, ge=0, le=1)
     """Of a diurnal rate."""
     periods: float = Field(default=2.0, gt=0)
@@ -102,6 +104,8 @@ class WorkloadSettings(Section):
             return workloads.gamma(self.cv2)
         if self.kind == "mmpp":
             return workloads.mmpp(self.rates, self.sojourn_requests)
+        if self.kind == "self-similar":
+            return workloads.mmpp(self.rates, self.sojourn_requests, tail=_TAIL)
         if self.kind == "ramp":
             return workloads.ramp(self.rates[0], self.rates[1])
         if self.kind == "diurnal":

@@ -5,6 +5,8 @@ stretched to that. So one scenario is as hard on a fleet of fast machines as on 
 
 - Poisson; Gamma renewal with a squared coefficient of variation (CV² = 1 is Poisson; as AlpaServe and SuperServe use).
 - MMPP: a Markov chain of rates with exponential sojourns and uniform jumps; Poisson within a state.
+- Self-similar: the same with Pareto sojourns of infinite variance, so that bursts are as uneven on any scale of time
+  (Willinger et al., SIGCOMM'95).
 - Ramp: a rate that rises linearly from one level to another; its acceleration is the difference over the time.
 - Diurnal: 1 + A·sin(2πt/P); flash crowd: a level, and a multiple of it for a while. Both by inverting the cumulative
   rate at the times of a Poisson process, which is exact and as quick as thinning.
@@ -38,10 +40,11 @@ def gamma(cv2: float) -> Shape:
     return draw
 
 
-def mmpp(rates: tuple[float, ...], sojourn: float) -> Shape:
+def mmpp(rates: tuple[float, ...], sojourn: float, *, tail: float | None = None) -> Shape:
     """Poisson arrivals at the rate of a state, which lasts ``sojourn`` mean gaps on average and then jumps.
 
-    ``rates`` are relative to each other; each state is as likely as any.
+    ``rates`` are relative to each other; each state is as likely as any. Sojourns are exponential, or Pareto of an
+    exponent ``tail`` above 1.
     """
     levels = np.asarray(rates) / np.mean(rates)
 
@@ -51,7 +54,10 @@ def mmpp(rates: tuple[float, ...], sojourn: float) -> Shape:
         while True:
             jumps = rng.integers(1, len(levels), states) if len(levels) > 1 else np.zeros(states, int)
             sequence = (rng.integers(len(levels)) + np.cumsum(jumps)) % len(levels)
-            lasting = rng.exponential(sojourn, states)
+            if tail is None:
+                lasting = rng.exponential(sojourn, states)
+            else:
+                lasting = sojourn * (1 - 1 / tail) * (1 + rng.pareto(tail, states))
             cumulative = np.concatenate([[0.0], np.cumsum(lasting * levels[sequence])])
             arrivals = np.cumsum(rng.exponential(1.0, count))
             if cumulative[-1] >= arrivals[-1]:
@@ -140,6 +146,7 @@ def _invert(arrivals: Times, times: Times, cumulative: Times) -> Times:
     """Return when the cumulative rate reaches each of ``arrivals``; beyond its end it goes on at its last slope."""
     beyond = arrivals > cumulative[-1]
     found = np.interp(arrivals, cumulative, times)
-    slope = (times[-1] - times[-2]) / (cumulative[-1] - cumulative[-2])
-    found[beyond] = times[-1] + (arrivals[beyond] - cumulative[-1]) * slope
+    if beyond.any():  # else the last slope may be endless, as that of a state without requests
+        slope = (times[-1] - times[-2]) / (cumulative[-1] - cumulative[-2])
+        found[beyond] = times[-1] + (arrivals[beyond] - cumulative[-1]) * slope
     return np.asarray(found)

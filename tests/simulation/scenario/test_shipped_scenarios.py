@@ -24,6 +24,7 @@ def paths(folder: str) -> list[Path]:
 
 SEEN = [*paths("validation"), *paths("validation/paper")]
 SUITES = [*paths("test/paper"), *paths("test/standard"), *paths("test/generalisation")]
+FROZEN = paths("test/frozen")  # tests/benchmarks/frozen says what they are
 
 
 def profiles(path: Path) -> set[Path]:
@@ -50,8 +51,8 @@ def test_each_can_be_drawn_and_is_small_enough_to_run_many_times(path: Path) -> 
 
 def test_nothing_that_is_reported_was_seen_in_training_or_validation() -> None:
     seen = [what_is_asked(path) for path in SEEN]
-    reported = [what_is_asked(path) for path in SUITES]
-    for at, (path, asked) in enumerate(zip(SUITES, reported, strict=True)):
+    reported = [what_is_asked(path) for path in [*SUITES, *FROZEN]]
+    for at, (path, asked) in enumerate(zip([*SUITES, *FROZEN], reported, strict=True)):
         assert asked not in seen, path
         assert asked not in reported[:at], path
 
@@ -80,7 +81,7 @@ def test_each_load_of_the_paper_has_a_sister_of_another_load_and_deadline() -> N
 
 
 def test_held_out_machines_are_in_the_generalisation_suite_only() -> None:
-    used = {path: {p.name for p in profiles(path)} & HELD_OUT for path in [*SEEN, *SUITES]}
+    used = {path: {p.name for p in profiles(path)} & HELD_OUT for path in [*SEEN, *SUITES, *FROZEN]}
     assert set().union(*used.values()) == HELD_OUT
     assert {path.parent.name for path, names in used.items() if names} == {"generalisation"}
 

@@ -53,6 +53,25 @@ def test_an_mmpp_is_poisson_within_a_state_and_bursty_over_all() -> None:
     assert busy == pytest.approx(90, rel=0.2)
 
 
+def test_states_without_requests_are_times_without_any() -> None:
+    gaps = np.diff(drawn(workloads.mmpp((0.0, 2.0), 200)))
+    assert gaps.max() > 100 * gaps.mean()
+
+
+def test_self_similar_arrivals_stay_uneven_when_they_are_averaged_over_longer_times() -> None:
+    def slope(tail: float | None) -> float:
+        """Return how the logarithm of the counts' relative variance falls with that of the length of time."""
+        found = []
+        for seed in range(8):
+            times = drawn(workloads.mmpp((0.0, 2.0), 20, tail=tail), seed=seed)
+            counts = [np.histogram(times, bins=np.arange(0, times[-1], width))[0] for width in (4.0, 64.0)]
+            found.append(np.diff([np.log(c.var() / c.mean() ** 2) for c in counts])[0] / np.log(16))
+        return float(np.mean(found))
+
+    assert slope(None) == pytest.approx(-1.0, abs=0.15)  # independent in the long run
+    assert slope(1.4) == pytest.approx(2 * 0.8 - 2, abs=0.2)  # by Hurst's parameter
+
+
 def test_rates_over_time_are_those_of_the_shape() -> None:
     def thirds(shape: Shape) -> list[float]:
         times = drawn(shape)

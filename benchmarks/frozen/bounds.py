@@ -1,0 +1,69 @@
+"""What no policy can do better than, at the rate of each moment.
+
+The fluid bound at a mean rate (orchestrator.simulation.scenario.capacity) promises what a crowd makes impossible. So
+the time of a trace is cut into pieces of ten deadlines. What arrives in a piece is served in it and in one deadline
+behind it, or it is late; so the fleet has that much time for it, and earns at the most what it could earn in that time
+were work a fluid. Where more arrives than can be served, the rest earns nothing. Pieces lend each other their time at
+their ends, and failures and throttling are left out, so the bound is on the safe side. Between the rates at which the
+linear programme is solved the earnings are taken to be straight, which they nearly are.
+
+Several families have none, because their shares differ from moment to moment, and neither have servers on a host whose
+recorded times are other than what the fleet says.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.evaluation.scores import ScenarioScores
+from orchestrator.simulation.results import WARM_UP_RATIO
+from orchestrator.simulation.scenario.capacity import capacity_rps, most_utility
+from orchestrator.simulation.scenario.settings import eligible_fleet
+from orchestrator.simulation.scenario.trace import draw_trace
+
+_PIECE: Final = 10.0  # deadlines
+_RATES: Final = 100  # at which the programme is solved
+_ROUNDING: Final = 1e-9
+
+Floats = NDArray[np.float64]
+
+
+def bound_of_moments(scenario: ScenarioScores) -> float | None:
+    """Return the most utility that a policy could have over a scenario's traces, on average; None: it has no bound."""
+    settings, workload = scenario.settings, scenario.settings.workload
+    price = scenario.utility_scale.joule_price * workload.items
+    idle_w = [server.idle_w for server in scenario.fleet]
+    if settings.families or settings.hosts or (price and None in idle_w):
+        return None
+    idle = price * sum(w or 0.0 for w in idle_w)
+    taken = eligible_fleet(settings, scenario.fleet)
+    rates_rps = capacity_rps(taken) * (1 - _ROUNDING) * np.arange(1, _RATES + 1) / _RATES
+    found = [most_utility(taken, float(rate), price=price) for rate in rates_rps]
+    if any(most is None for most in found):
+        return None
+    # Idle power is paid whatever is served; the rest is what is earned in a second at a rate.
+    earned = np.array([rate * (most or 0.0) + idle for rate, most in zip(rates_rps, found, strict=True)])
+    table = np.concatenate([[0.0], rates_rps]), np.concatenate([[0.0], np.maximum.accumulate(earned)])
+    bounds = []
+    for seed in scenario.case.traces:
+        arrived_s = draw_trace(settings, scenario.fleet, seed).arrived_s
+        counted_s = arrived_s[int(WARM_UP_RATIO * len(arrived_s)) :]
+        bounds.append(earned_a_request(counted_s, scenario.deadline_s, workload.items, table, idle=idle))
+    return float(np.mean(bounds))
+
+
+def earned_a_request(
+    arrived_s: Floats, deadline_s: float, items: int, earned: tuple[Floats, Floats], *, idle: float
+) -> float:
+    """Return the most that an item of requests could earn, on average.
+
+    ``earned`` are rates of items a second, ascending, and what can be earned in a second at the most where so many
+    come; ``idle`` is what a second costs whatever is done.
+    """
+    piece_s, lasts_s = _PIECE * deadline_s, float(arrived_s[-1] - arrived_s[0])
+    counts = np.bincount(((arrived_s - arrived_s[0]) / piece_s).astype(int)) * items
+    most = np.interp(counts / (piece_s + deadline_s), *earned) * (piece_s + deadline_s)
+    return float((most.sum() - idle * lasts_s) / counts.sum())

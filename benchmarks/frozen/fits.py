@@ -1,0 +1,112 @@
+"""What evolution and PPO make of each scenario, each with the same processor time on one core, kept as they come.
+
+It is what ``slimsched train-router --scenario`` does, with the best single policy in force. Its traces, to learn from,
+to choose by and to prove oneself on, are of other seeds than those of the judgement.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ConfigError
+from orchestrator.evaluation.cases import Case
+from orchestrator.learning.checkpoints import RunFolder
+from orchestrator.learning.fitting import FitSettings, fit, write_promoted
+from orchestrator.learning.tasks import given_traffic
+from orchestrator.policies.learned.policy_file import SLIM
+from orchestrator.policies.tables.compiled import SOURCE_DIGEST
+from orchestrator.reporting.journal import Journal, differences
+
+_REMEDY = "remove it to begin anew"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What came of a fit; policies by their specs.
+
+    Attributes:
+        evolution: The best rule that was evolved.
+        ppo: What PPO made of the best rule as it is; the policy in force where there are several families, of which it
+            can't learn.
+        fitted: What was promoted, or the policy in force.
+        origin: "evolution", "ppo", "rule" or "in force".
+        generations, runs: Of evolution.
+        choices: That PPO learned from.
+        seconds: That all of it took by the clock.
+    """
+
+    evolution: str
+    ppo: str
+    fitted: str
+    origin: str
+    generations: int
+    runs: int
+    choices: int
+    seconds: float
+
+
+def fit_all(
+    cases: Sequence[Case], present: str, *, seconds: float, folder: Path, say: Callable[[str], None]
+) -> Mapping[str, Fitted]:
+    """Return what was fitted to the scenario of each case, by its stem.
+
+    What a folder holds already of fits with the same policy in force, time and code is not done again.
+
+    Raises:
+        ConfigError: when it holds others.
+    """
+    found: dict[str, Fitted] = {}
+    binding = {"present": present, "seconds": seconds, "code": SOURCE_DIGEST}
+    digests = {case.stem: case.digest for case in cases}
+
+    def replay(number: int, values: dict[str, Any]) -> None:
+        if number > 1:
+            stem, digest = values.pop("scenario"), values.pop("digest")
+            if digests.get(stem) == digest:
+                found[stem] = Fitted(**values)
+            return
+        for key, was, now in differences(values, binding):
+            raise ConfigError(f"{path} was begun with {key} = {was}, now it is {now}; {_REMEDY}")
+
+    path = folder / "fits.jsonl"
+    with Journal(path, replay, remedy=_REMEDY) as journal:
+        if journal.is_new:
+            journal.write(binding)
+        for case in cases:
+            if case.stem in found:
+                continue
+            fitted = found[case.stem] = _fit(case, present, seconds, folder)
+            journal.write({"scenario": case.stem, "digest": case.digest, **asdict(fitted)})
+            say(f"{case.stem}: {fitted.origin} {fitted.fitted}; {fitted.runs:,} runs, {fitted.choices:,} choices")
+    return found
+
+
+def _fit(case: Case, present: str, seconds: float, folder: Path) -> Fitted:
+    traffic = given_traffic(case.path, None, None)
+    learners = ("evolution",) if traffic.task.settings.families else ("evolution", "ppo")
+    settings = FitSettings(present, seconds=seconds, threads=1, learners=learners)
+    run = RunFolder(folder / "run" / case.stem, {}, resume=True, restart=False)
+    run.end()  # a fit that was interrupted begins anew, so that its budget is what it says
+    result = fit(traffic, settings, run, clock=time.process_time)
+    run.end()
+    assert result.evolved is not None
+    ppo, promoted = present, result.promoted
+    for learned in (candidate for candidate in result.candidates if candidate.origin == "ppo"):
+        file = folder / f"{case.stem}.npz"
+        write_promoted(file, learned)
+        ppo = f"{SLIM}:{file}"
+    spec = present if promoted is None else ppo if promoted.origin == "ppo" else promoted.spec
+    return Fitted(
+        evolution=result.evolved.specs[0],
+        ppo=ppo,
+        fitted=spec,
+        origin="in force" if promoted is None else promoted.origin,
+        generations=result.evolved.generations,
+        runs=result.evolved.runs,
+        choices=result.choices,
+        seconds=round(result.seconds, 1),
+    )

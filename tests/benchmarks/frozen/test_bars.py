@@ -1,0 +1,122 @@
+"""The bars of the frozen test, each on scores that are written out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from benchmarks.frozen.bars import (
+    EVOLUTION,
+    FITTED,
+    PPO,
+    best_single,
+    frozen_claims,
+    is_ahead_of_all,
+    joules_less,
+    share_of_gap,
+    worst_loss,
+)
+from benchmarks.suites.policies import FALLBACK
+from orchestrator.evaluation.scores import ScenarioScores, Score
+from orchestrator.reporting.claim import Claim
+from tests.evaluation.example_suites import scenario_scores, score
+
+SINGLE, DEFAULT = "thrift", "lert:brownout"
+NOISE = [0.002, -0.002, 0.001, -0.001, 0.002, -0.002, 0.001, -0.001]
+
+
+def policy(label: str, utility: float, *, in_time: float = 0.99, accuracy: float = 0.8, joules: float = 0.5) -> Score:
+    values = [utility + noise for noise in NOISE]
+    return score(label, utility=values, attainment_ratio=in_time, accuracy=accuracy, joules_per_answer=joules)
+
+
+def scenario(
+    stem: str, fitted: float, *, ppo: float = 0.7, joules: float = 0.5, in_time: float = 0.99
+) -> ScenarioScores:
+    return scenario_scores(
+        stem,
+        [
+            policy(SINGLE, 0.70),
+            policy(FALLBACK, 0.68),
+            policy(EVOLUTION, 0.72),
+            policy(PPO, ppo),
+            policy(FITTED, fitted, joules=joules, in_time=in_time),
+        ],
+    )
+
+
+def worlds(*losses: float) -> list[ScenarioScores]:
+    return [
+        scenario_scores(f"w{at}", [policy(DEFAULT, 0.5 * (1 - loss)), policy(FALLBACK, 0.5)])
+        for at, loss in enumerate(losses)
+    ]
+
+
+def claims(
+    tests: Sequence[ScenarioScores], *, bound: float | None = 0.74, losses: Sequence[float] = (0.0,)
+) -> dict[str, Claim]:
+    found = frozen_claims(tests, SINGLE, {t.case.stem: bound for t in tests}, worlds(*losses), DEFAULT)
+    names = ("mean", "better", "worst", "in time", "gap", "joules", "ppo", "behind", "small", "drawn")
+    return dict(zip(names, found, strict=True))
+
+
+def test_what_is_better_everywhere_and_frugal_meets_every_bar() -> None:
+    found = claims([scenario(stem, 0.725, ppo=0.73, joules=0.4) for stem in "abc"])
+    assert all(claim.is_met for claim in found.values()), [c.name for c in found.values() if not c.is_met]
+    assert found["mean"].value == pytest.approx(0.025)
+    assert found["mean"].interval is not None
+    assert found["gap"].value == pytest.approx(0.025 / 0.04)
+
+
+def test_each_bar_is_missed_by_what_it_is_about() -> None:
+    good = [scenario(stem, 0.73, ppo=0.73, joules=0.4) for stem in "abc"]
+    missed = {
+        "mean": claims([scenario(stem, 0.714) for stem in "abc"]),
+        "better": claims([*good, scenario("d", 0.70)]),
+        "worst": claims([*good, *good, scenario("d", 0.697)]),
+        "in time": claims([scenario(stem, 0.73, in_time=0.98) for stem in "abc"]),
+        "gap": claims(good, bound=0.8),
+        "joules": claims([*good[:1], *(scenario(stem, 0.73) for stem in "defg")]),
+        "ppo": claims([scenario(stem, 0.73, ppo=0.709) for stem in "abc"]),
+        "behind": claims([scenario(stem, 0.73, ppo=0.717) for stem in "abc"]),
+        "small": claims([*good[:1], *(scenario(stem, 0.73, ppo=0.72) for stem in "def")]),
+        "drawn": claims(good, losses=(0.0, 0.03)),
+    }
+    for name, found in missed.items():
+        assert not found[name].is_met, name
+    assert found["drawn"].note == "in w1, of 2 worlds"
+
+
+def test_the_best_single_policy_has_the_most_mean_utility_and_is_the_same_everywhere() -> None:
+    calm = scenario_scores("calm", [policy("a", 0.9), policy("b", 0.8), policy("c", 0.99)])
+    wild = scenario_scores("wild", [policy("a", 0.3), policy("b", 0.5)])
+    assert [label for label, _ in best_single([calm, wild])] == ["b", "a"]
+
+
+def test_a_gap_that_is_none_has_no_share() -> None:
+    own = scenario("a", 0.72)
+    assert share_of_gap(own, SINGLE, None) is None
+    assert share_of_gap(own, SINGLE, 0.701) is None
+    assert share_of_gap(own, SINGLE, 0.74) == pytest.approx(0.5)
+
+
+def test_joules_count_on_equal_terms_only() -> None:
+    assert joules_less(scenario("a", 0.7, joules=0.4), SINGLE) == pytest.approx(0.2)
+    assert joules_less(scenario("a", 0.7, joules=0.4, in_time=0.98), SINGLE) is None
+
+
+def test_ahead_of_all_is_surely_ahead_of_each() -> None:
+    assert is_ahead_of_all(scenario("a", 0.7, ppo=0.73), PPO)
+    assert not is_ahead_of_all(scenario("a", 0.7, ppo=0.72), PPO)  # of evolution it is not
+    unsure = [0.74 if at % 4 else 0.69 for at in range(8)]
+    tests = scenario_scores(
+        "a", [policy(SINGLE, 0.72), score(PPO, utility=unsure, accuracy=1.0, joules_per_answer=0.1)]
+    )
+    assert not is_ahead_of_all(tests, PPO)
+
+
+def test_the_worst_loss_is_that_of_the_world_where_most_is_lost() -> None:
+    loss = worst_loss(worlds(0.01, 0.05, -0.1), DEFAULT)
+    assert loss == (pytest.approx(0.05), "w1")
+    assert worst_loss([], DEFAULT) is None
