@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 
 from export.errors import CheckpointError, ExportError, RepositoryError
@@ -85,9 +86,17 @@ def prove_family(
 
 
 def useless_widths(models: list[ProvenModel]) -> list[str]:
-    """Return a sentence on each width that costs as much as a wider one, so that nothing is gained by it."""
+    """Return a sentence on each width that nothing is gained by: it costs as much as a wider one, or is no better."""
     by_width = sorted((model.identity for model in models), key=lambda identity: identity.width)
-    return [
+    best, found = by_width[0], []
+    for identity in by_width[1:]:
+        if identity.accuracy <= best.accuracy:
+            found.append(
+                f"width {render_ratio(identity.width)} is right for {identity.accuracy:.2%}, no more than "
+                f"{render_ratio(best.width)} with {best.accuracy:.2%}: routers have no use for it"
+            )
+        best = max(best, identity, key=attrgetter("accuracy"))
+    return found + [
         f"width {render_ratio(narrow.width)} takes {narrow.flops / 1e6:.4g} MFLOPs, no less than "
         f"{render_ratio(wide.width)}: a width has to slice weights, not mask them"
         for narrow, wide in pairwise(by_width)

@@ -72,6 +72,10 @@ def verify_described(
     Raises RepositoryError when a router would take it for no model of a family.
     """
     model = _read_described(config)
+    if config.model_transaction_policy.decoupled:
+        raise RepositoryError("it is decoupled, and a router takes models that answer each request once")
+    if config.HasField("sequence_batching"):
+        raise RepositoryError("it batches sequences, whose requests belong to one server; a router gives each its own")
     if config.backend != "onnxruntime":
         return (
             model,

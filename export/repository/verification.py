@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,6 +31,7 @@ from export.repository.imported_config import ImportedIdentity, read_imported
 from export.repository.model_config import LABELS_FILE, Identity, Tuning, parse_config, read_identity, to_protobuf
 from export.repository.model_files import CONFIG_FILE, MODEL_FILE, leftovers, read_model
 from export.repository.signature import Signature, config_signature
+from export.width import Width
 
 MAX_IR = 10
 MAX_OPSET = 20
@@ -214,17 +216,29 @@ def _check_versions(model: bytes) -> list[str] | None:
 
 
 def _verify_families(models: Sequence[VerifiedModel]) -> list[Finding]:
-    """Report widths that do not belong to their siblings: same family, other inputs, outputs or classes."""
+    """Report widths that do not belong to their siblings: other inputs, outputs or classes than most, or a width twice.
+
+    Among equals the narrowest counts, as for a router; of a width that is there twice the first by name.
+    """
     findings = []
-    known = [(model, model.identity) for model in models if model.identity]
-    for model, identity in known:
-        widest, wide = max(((m, i) for m, i in known if i.family == identity.family), key=lambda found: found[1].width)
-        if (model.signature, identity.labels) != (widest.signature, wide.labels):
-            message = (
-                f"is an orphan: it has other inputs, outputs or labels than {widest.name}; "
-                "make the family anew or remove it"
-            )
-            findings.append(Finding(model.name, Severity.ERROR, message))
+    families: dict[str, list[tuple[VerifiedModel, AnyIdentity]]] = {}
+    for model in models:
+        if model.identity:
+            families.setdefault(model.identity.family, []).append((model, model.identity))
+    for known in families.values():
+        known.sort(key=lambda found: found[1].width)
+        kinds = Counter((model.signature, identity.labels) for model, identity in known)
+        usual = max(kinds, key=kinds.__getitem__)
+        typical = next(model for model, identity in known if (model.signature, identity.labels) == usual)
+        first: dict[Width, str] = {}
+        for model, identity in known:
+            if (model.signature, identity.labels) != usual:
+                problem = f"is an orphan: it has other inputs, outputs or labels than {typical.name}"
+            elif (twin := first.setdefault(identity.width, model.name)) != model.name:
+                problem = f"has the width of {twin}, and a router takes one of them"
+            else:
+                continue
+            findings.append(Finding(model.name, Severity.ERROR, f"{problem}; make the family anew or remove it"))
     return findings
 
 

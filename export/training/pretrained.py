@@ -29,22 +29,24 @@ from export.width import Width, width_key
 State = Mapping[str, torch.Tensor]
 
 _FULL = Width(100)
-_WIDTH = re.compile(r"\bw\d{3}\b")
+_WIDTH = re.compile(r"w\d{3}")
 
 
 def start_from(path: Path, network: SlimmableNetwork, name: str, task: Task) -> str:
     """Put the weights in a file into a new network and return, in a sentence, what was done.
 
-    The name is the network's. The file is of ``torch.save``: a state dict, one under ``state_dict`` or ``model``, or a
-    checkpoint of ours with the full width. Raises CheckpointError when it is none of these or does not fit.
+    The name is the network's. What belongs to one width has a part in its name that is the width, ``w050`` or ``50``,
+    or stays new. The file is of ``torch.save``: a state dict, one under ``state_dict`` or ``model``, or a checkpoint of
+    ours with the full width. Raises CheckpointError when it is none of these or does not fit.
     """
     full = make_network(name, (_FULL,), task)
-    taken, is_classifier_new = _match(_read_state(path), full.state_dict(), task, path)
+    taken, is_classifier_new = _match(_tensors(read_tensors(path), path), full.state_dict(), task, path)
     full.load_state_dict({**full.state_dict(), **taken})
     groups = getattr(full, "channel_groups", None)
     if groups is not None:
         sort_channels(groups())
-    network.load_state_dict(_spread(full.state_dict(), network.state_dict()))
+    spread, new = _spread(full.state_dict(), network.state_dict())
+    network.load_state_dict(spread)
     return (
         f"Started from {path}, "
         + (
@@ -52,7 +54,8 @@ def start_from(path: Path, network: SlimmableNetwork, name: str, task: Task) -> 
             if groups
             else f"channels in their order, because {name} has no channel_groups"
         )
-        + (", with a new classifier." if is_classifier_new else ".")
+        + (", with a new classifier" if is_classifier_new else "")
+        + (f"; {len(new)} tensors of narrower widths are new, {new[0]} among them." if new else ".")
     )
 
 
@@ -63,12 +66,6 @@ def trained_elsewhere(path: Path, name: str, widths: tuple[Width, ...], images: 
     """
     state = _tensors(read_tensors(path), path)
     return Checkpoint(name, widths, images, state, epoch=0, settings={}, history=())
-
-
-def _read_state(path: Path) -> State:
-    """Return the tensors of the full width alone."""
-    state = _tensors(read_tensors(path), path)
-    return {k: v for k, v in state.items() if all(width == width_key(_FULL) for width in _WIDTH.findall(k))}
 
 
 def _tensors(values: Mapping[str, Any], path: Path) -> State:
@@ -88,7 +85,9 @@ def _match(state: State, wanted: State, task: Task, path: Path) -> tuple[dict[st
     """Return tensors under the wanted names, and whether those of the classifier are left out."""
     # Old files have no counts of batches, which matter in no network that was trained.
     source, target = ({k: v for k, v in s.items() if not k.endswith("num_batches_tracked")} for s in (state, wanted))
-    if target.keys() != source.keys():
+    if target.keys() <= source.keys():  # more are those of narrower widths
+        source = {key: source[key] for key in target}
+    else:
         if len(source) != len(target):
             raise CheckpointError(
                 f"{path} has {len(source)} tensors and the network at full width {len(target)}, "
@@ -109,11 +108,28 @@ def _match(state: State, wanted: State, task: Task, path: Path) -> tuple[dict[st
     return taken, len(taken) < len(target)
 
 
-def _spread(full: State, target: State) -> dict[str, torch.Tensor]:
-    """Return the state of all widths: of each tensor the leading part of the full width's, where there is one."""
-    spread = {}
+def _spread(full: State, target: State) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Return the state of all widths, and the names of what is new in it.
+
+    Of each tensor it has the leading part of the full width's, where there is one.
+    """
+    spread, new = {}, []
     for key, tensor in target.items():
-        source = full.get(_WIDTH.sub(width_key(_FULL), key))
-        fits = source is not None and source.ndim == tensor.ndim and all(map(int.__ge__, source.shape, tensor.shape))
-        spread[key] = source[tuple(slice(side) for side in tensor.shape)] if source is not None and fits else tensor
-    return spread
+        source = _at_full_width(key, full)
+        if source is not None and source.ndim == tensor.ndim and all(map(int.__ge__, source.shape, tensor.shape)):
+            spread[key] = source[tuple(slice(side) for side in tensor.shape)]
+        else:
+            spread[key] = tensor
+            new.append(key)
+    return spread, new
+
+
+def _at_full_width(key: str, full: State) -> torch.Tensor | None:
+    """Return a tensor's counterpart of the full width: its own, or where a part of its name is a width, that one's."""
+    parts = key.split(".")
+    names = [key]
+    for index, part in enumerate(parts):
+        if part.isdecimal() or _WIDTH.fullmatch(part):
+            wide = str(int(_FULL)) if part.isdecimal() else width_key(_FULL)
+            names.append(".".join((*parts[:index], wide, *parts[index + 1 :])))
+    return next((full[name] for name in names if name in full), None)

@@ -7,7 +7,7 @@ what the router needs beside that (inputs, outputs, largest batch, instances) ev
 A model that looks meant for a family and is none is a misfit: it is passed through like any other model, and its
 reason is told, because otherwise it would look as if it were not there. A family's widths take the same inputs and give
 outputs of the same names and types, else a caller's request would be right for one width and wrong for another; those
-that differ from most are misfits too.
+that differ from most are misfits too, and so is one whose width another model of its server has.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from pydantic import ValidationError
@@ -237,16 +238,23 @@ def interfaces_of(models: Iterable[ServedModel]) -> list[tuple[Family, Width, In
     return [(model.family, model.width, interface_of(model)) for model in models]
 
 
-def describe_oddity(family: Family, interface: Interface, chosen: Mapping[Family, Interface]) -> str:
-    """Return why a model with another interface than the one chosen for its family is none of it."""
-    return f"it {interface}, while family {family} {chosen[family]}; {_REMEDY}"
-
-
 def find_misfits(models: Iterable[ServedModel], chosen: Mapping[Family, Interface]) -> dict[str, str]:
-    """Return why models are none of their family, by name, for those that differ from most."""
-    found = {model.name: (model.family, interface_of(model)) for model in models}
-    return {
-        name: describe_oddity(family, interface, chosen)
-        for name, (family, interface) in found.items()
-        if interface != chosen[family]
-    }
+    """Return why models of one server are none of their family, by name."""
+    return misfits_among(((model.name, model.family, model.width, interface_of(model)) for model in models), chosen)
+
+
+def misfits_among(
+    models: Iterable[tuple[ModelName, Family, Width, Interface]], chosen: Mapping[Family, Interface]
+) -> dict[str, str]:
+    """Return the same of models of one server that are known by so much: they differ from most, or have a twin.
+
+    Of several of one width the first by name counts.
+    """
+    misfits: dict[str, str] = {}
+    first: dict[tuple[Family, Width], ModelName] = {}
+    for name, family, width, interface in sorted(models, key=itemgetter(0)):
+        if interface != chosen[family]:
+            misfits[name] = f"it {interface}, while family {family} {chosen[family]}; {_REMEDY}"
+        elif (twin := first.setdefault((family, width), name)) != name:
+            misfits[name] = f"it is width {width} of family {family}, as {twin} is; {_REMEDY}"
+    return misfits

@@ -34,8 +34,8 @@ from orchestrator.triton.families import (
     Interface,
     as_served,
     choose_interfaces,
-    describe_oddity,
     interface_of,
+    misfits_among,
     read_identity,
 )
 from orchestrator.triton.messages import ModelConfig
@@ -296,14 +296,13 @@ def _make_entry(name: str, config: ModelConfig, identity: Identity) -> Repositor
 
 
 def _find_odd(parsed: Iterable[_Parsed]) -> dict[str, str]:
-    """Return why models take or give something else than most of their family, by name."""
-    known = [(one.entry.model, one.interface) for one in parsed if one.entry is not None and one.interface is not None]
-    chosen = choose_interfaces(((model.family, model.width, interface) for model, interface in known), {})
-    return {
-        model.name: describe_oddity(model.family, interface, chosen)
-        for model, interface in known
-        if interface != chosen[model.family]
-    }
+    """Return why models take or give something else than most of their family, or are twins, by name."""
+    known = [
+        (one.entry.model.name, one.entry.model.family, one.entry.model.width, one.interface)
+        for one in parsed
+        if one.entry is not None and one.interface is not None
+    ]
+    return misfits_among(known, choose_interfaces((each[1:] for each in known), {}))
 
 
 def _weigh(entry: RepositoryEntry, folder: Path, stamp: tuple[int, int]) -> RepositoryEntry:

@@ -8,7 +8,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from orchestrator.config.families import FamilySettings, PreprocessingSettings
-from orchestrator.snapshot import Preprocessing, ServedModel, TensorSpec
+from orchestrator.snapshot import ModelName, Preprocessing, ServedModel, TensorSpec
 from orchestrator.triton.families import (
     Misfit,
     choose_interfaces,
@@ -186,3 +186,12 @@ def test_a_width_that_takes_something_else_than_most_is_a_misfit_and_what_was_ch
         "the narrowest goes first"
     )
     assert find_misfits(even, choose_interfaces(interfaces_of(even), chosen)).keys() == {odd.name}
+
+
+def test_of_two_models_of_one_width_on_a_server_the_second_by_name_is_a_misfit() -> None:
+    model = read_width(config(50), {})
+    assert isinstance(model, ServedModel)
+    twins = [replace(model, name=ModelName(name)) for name in ("b", "a")]
+    misfits = find_misfits(twins, choose_interfaces(interfaces_of(twins), {}))
+    assert misfits.keys() == {"b"}
+    assert "it is width 50 of family fashion, as a is" in misfits["b"]

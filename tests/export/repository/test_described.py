@@ -65,10 +65,38 @@ def test_a_description_that_a_router_does_not_take_is_told(
 
 
 def test_one_of_other_inputs_is_no_sibling(tmp_path: Path) -> None:
-    describe(tmp_path, "plus", plus("100"))
-    describe(tmp_path, "two", plus("50"), onnx_models.add_and_subtract())
+    """Most are right, and among equals the narrowest is, as for a router."""
+    describe(tmp_path, "plus", plus("50"))
+    describe(tmp_path, "two", plus("100"), onnx_models.add_and_subtract())
+    (error,) = verify_repository(tmp_path).findings
+    assert error.model == "two"
+    describe(tmp_path, "three", plus("25"), onnx_models.add_and_subtract())
+    (error,) = verify_repository(tmp_path).findings
+    assert error.model == "plus"
+    assert "is an orphan: it has other inputs, outputs or labels than three" in error.message
+
+
+def test_a_width_that_is_there_twice_is_told(tmp_path: Path) -> None:
+    for name in ("other", "plus"):
+        describe(tmp_path, name, plus("50"))
+    (error,) = verify_repository(tmp_path).findings
+    assert (error.model, error.severity) == ("plus", Severity.ERROR)
+    assert "has the width of other, and a router takes one of them" in error.message
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"extra": "model_transaction_policy { decoupled: true }"}, "it is decoupled"),
+        ({"batching": "sequence_batching { max_sequence_idle_microseconds: 5000000 }"}, "it batches sequences"),
+    ],
+)
+def test_what_a_router_takes_for_no_model_of_a_family_is_none(
+    more: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    describe(tmp_path, "plus", plus("50"), **more)
     (error,) = errors_of(verify_repository(tmp_path))
-    assert "is an orphan: it has other inputs, outputs or labels than plus" in error
+    assert message in error
 
 
 def test_a_graph_that_does_not_fit_its_configuration_is_told(tmp_path: Path) -> None:

@@ -58,6 +58,37 @@ def test_a_checkpoint_of_several_widths_gives_its_full_width(tmp_path: Path) -> 
         torch.testing.assert_close(network(pixels, FULL), lively_network()(pixels, FULL), atol=1e-4, rtol=1e-4)
 
 
+class Own(torch.nn.Module):
+    """A network of somebody else: its norms are named by the width, with something in front or not."""
+
+    def __init__(self, widths: tuple[Width, ...], task: Task, before: str) -> None:
+        super().__init__()
+        self.first = torch.nn.Parameter(torch.randn(16, task.shape[0], 3, 3))
+        self.norms = torch.nn.ModuleDict(
+            {f"{before}{w}": torch.nn.ModuleList([torch.nn.BatchNorm2d(16 * w // 100)]) for w in widths}
+        )
+        self.classifier = torch.nn.Linear(16, task.classes)
+
+
+@pytest.mark.parametrize("before", ["", "percent"])
+def test_a_checkpoint_of_ones_own_network_gives_narrow_norms_too_where_their_names_say_the_width(
+    before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.training.pretrained.make_network", lambda name, widths, task: Own(widths, task, before))
+    trained = Own(WIDTHS, toy_task(), before)
+    enliven(trained)
+    torch.save(trained.state_dict(), tmp_path / "own.pt")
+    network = Own(WIDTHS, toy_task(), before)
+    said = start_from(tmp_path / "own.pt", network, "own:make", toy_task())
+    state, narrow = network.state_dict(), f"norms.{before}{WIDTHS[0]}.0.running_mean"
+    if before:
+        assert said.endswith(f"tensors of narrower widths are new, norms.{before}{WIDTHS[0]}.0.weight among them.")
+        assert torch.equal(state[narrow], torch.zeros(len(state[narrow])))
+    else:
+        assert "new" not in said
+        assert torch.equal(state[narrow], trained.state_dict()["norms.100.0.running_mean"][: len(state[narrow])])
+
+
 def test_a_classifier_of_other_classes_is_left_new(tmp_path: Path) -> None:
     torch.save({"state_dict": lively_network(widths=(FULL,), classes=9).state_dict()}, tmp_path / "nine.pt")
     network = make_network("slimresnet-tiny", WIDTHS, toy_task())
