@@ -188,8 +188,9 @@ def test_other_labels_are_found(text: str, message: str, repository: Path) -> No
 
 def test_a_model_in_another_folder_is_found(repository: Path) -> None:
     shutil.copytree(repository / NAME, repository / "toys_w050")
-    (error,) = findings_of(repository, Severity.ERROR)
+    error, twin = findings_of(repository, Severity.ERROR)
     assert f"names the model '{NAME}'" in error
+    assert f"has the width of {NAME}" in twin
 
 
 def test_models_of_others_are_left_alone(repository: Path) -> None:
