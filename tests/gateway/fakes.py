@@ -235,10 +235,11 @@ async def open_world(
     metrics = GatewayMetrics()
     # A busy machine is no silent server.
     discovery = ModelDiscovery({ServerName(name): triton for name, triton in tritons.items()}, timeout_s=30.0)
-    async with (
-        Router(routing, {ServerName(n): s for n, s in servers.items()}, observer=metrics.router) as opened,
-        Gateway(settings, opened, discovery, metrics=metrics) as gate,
-    ):
+    opened = Router(routing, {ServerName(n): s for n, s in servers.items()}, observer=metrics.router)
+    gate = Gateway(
+        settings, opened, discovery, metrics=metrics
+    )  # before the router opens, as the first one takes a while
+    async with opened, gate:
         watching = asyncio.create_task(discovery.watch(0.05))
         try:
             yield World(servers, tritons, gate, opened)
