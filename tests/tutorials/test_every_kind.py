@@ -125,7 +125,7 @@ def ask_and_measure(folder: Path, address: str) -> None:
     assert {model.family for model in profiled.models} == set(FAMILIES)
 
     (folder / "scenario.yaml").write_text(scenario_of(profiled))
-    simulate = "slimsched simulate --scenario scenario.yaml --policy lert --alone --out simulated.json"
+    simulate = "slimsched simulate --scenario scenario.yaml --policy lert:brownout --alone --out simulated.json"
     do(folder, simulate)
     (simulated,) = json.loads((folder / "simulated.json").read_text())["results"]
     assert {family["name"] for family in simulated["families"]} == set(FAMILIES)
