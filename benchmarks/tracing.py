@@ -96,7 +96,7 @@ class Results(Run):
 @click.command()
 @repository_option
 @out_option
-@click.option("--rounds", type=click.IntRange(2), default=6, show_default=True)
+@click.option("--rounds", type=click.IntRange(2), default=36, show_default=True)
 @click.option("--requests", type=click.IntRange(CONCURRENCY), default=1000, show_default=True, help="Of each turn.")
 @source_option
 def main(repository: Path, out: Path, rounds: int, requests: int, source: Path | None) -> None:

@@ -19,6 +19,9 @@ from benchmarks.resilience.__main__ import BENCHMARK as RESILIENCE
 from benchmarks.restarts.cells import Results as Restarts
 from benchmarks.restarts.cells import draw_claims as draw_restart_claims
 from benchmarks.restarts.page import make_page as make_restarts_page
+from benchmarks.tracing import Results as Tracing
+from benchmarks.tracing import draw_claims as draw_tracing_claims
+from benchmarks.tracing import make_page as make_tracing_page
 from orchestrator.reporting.blocks import Block, render_markdown
 from orchestrator.reporting.claim import Claim
 
@@ -34,7 +37,16 @@ Make = Callable[[Any], Iterable[Block]]
         for each in (CONTROLLER, RESILIENCE)
     ]
     + [("overhead", Overhead, "rows", draw_rows, make_page)]
-    + [("restarts", Restarts, "claims", draw_restart_claims, make_restarts_page)],
+    + [("restarts", Restarts, "claims", draw_restart_claims, make_restarts_page)]
+    + [
+        (
+            "tracing",
+            Tracing,
+            "claims",
+            lambda run: list(draw_tracing_claims(run)),
+            lambda run: make_tracing_page(run, list(draw_tracing_claims(run))),
+        )
+    ],
 )
 def test_a_committed_run_is_whole(stem: str, kind: type[Run], key: str, draw: Draw, make: Make) -> None:
     document = json.loads((FOLDER / f"{stem}.json").read_text())
