@@ -246,7 +246,7 @@ def export(
 ) -> None:
     """Cut each width out of CHECKPOINT, prove that its ONNX graph computes the same, and write the models."""
     parsed = parse_widths(widths)
-    from export.family import default_family, prove_family, useless_widths, write_family
+    from export.family import default_family, describe_useless, prove_family, write_family
     from export.repository.model_config import Device, Tuning, model_name
     from export.repository.model_files import require_writable
     from export.training.checkpoint import load_checkpoint
@@ -272,7 +272,7 @@ def export(
         for model in prove_family(loaded, parsed, images, family=family, tuning=Tuning(Device(device), **tuning)):
             models.append(model)
             progress.advance(task)
-    for warning in useless_widths(models):
+    for warning in describe_useless(models):
         click.echo(f"Warning: {warning}", err=True)
     changed = write_family(models, repository)
     console.print(_export_table(models, changed, f"{repository}: {len(images)} test images compared"))

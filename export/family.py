@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from operator import attrgetter
 from pathlib import Path
 
 from export.errors import CheckpointError, ExportError, RepositoryError
@@ -24,7 +23,7 @@ from export.repository.model_files import CONFIG_FILE, MODEL_FILE, Files, write_
 from export.repository.verification import Finding, Severity, Verification
 from export.training.checkpoint import Checkpoint
 from export.training.datasets import ImageSet
-from export.width import Width, render_ratio
+from export.width import Width, render_ratio, useless_widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +84,15 @@ def prove_family(
         yield ProvenModel(identity, files, parity)
 
 
-def useless_widths(models: list[ProvenModel]) -> list[str]:
+def describe_useless(models: list[ProvenModel]) -> list[str]:
     """Return a sentence on each width that nothing is gained by: it costs as much as a wider one, or is no better."""
     by_width = sorted((model.identity for model in models), key=lambda identity: identity.width)
-    best, found = by_width[0], []
-    for identity in by_width[1:]:
-        if identity.accuracy <= best.accuracy:
-            found.append(
-                f"width {render_ratio(identity.width)} is right for {identity.accuracy:.2%}, no more than "
-                f"{render_ratio(best.width)} with {best.accuracy:.2%}: routers have no use for it"
-            )
-        best = max(best, identity, key=attrgetter("accuracy"))
-    return found + [
+    accuracy = {identity.width: identity.accuracy for identity in by_width}
+    return [
+        f"width {render_ratio(width)} is right for {accuracy[width]:.2%}, no more than {render_ratio(better)} with "
+        f"{accuracy[better]:.2%}: routers have no use for it"
+        for width, better in useless_widths(accuracy).items()
+    ] + [
         f"width {render_ratio(narrow.width)} takes {narrow.flops / 1e6:.4g} MFLOPs, no less than "
         f"{render_ratio(wide.width)}: a width has to slice weights, not mask them"
         for narrow, wide in pairwise(by_width)

@@ -20,7 +20,7 @@ from rich.table import Table
 from export.cli import ExportCommand
 from export.errors import VariantError
 from export.limits import MAX_BATCH_SIZE, MAX_INSTANCES, MAX_QUEUE_DELAY_US, MAX_THREADS
-from export.width import Width, parse_percent
+from export.width import Width, parse_percent, useless_widths
 
 if TYPE_CHECKING:
     from export.importing.family import ImportedModel, Measurement, Qualities
@@ -113,7 +113,7 @@ def import_(
     Nothing is written unless every variant loads, takes and gives the same, and has a quality.
     """
     files = {width: Path(path) for width, path in _by_width("--variant", variants).items()}
-    from export.importing.family import Order, prove_import, useless_widths, write_import
+    from export.importing.family import Order, prove_import, write_import
     from export.importing.preprocessing import parse_preprocessing
     from export.importing.trial import read_fill
     from export.repository.model_config import Device, Tuning
@@ -143,10 +143,11 @@ def import_(
             progress.advance(task)
     changed = write_import(models, repository)
     console.print(_import_table(models, changed, f"{repository}"))
-    for useless, better in useless_widths([model.identity for model in models]):
+    made = {model.identity.width: model.identity for model in models}
+    for width, better in useless_widths({width: identity.accuracy for width, identity in made.items()}).items():
         click.echo(
-            f"Warning: {useless.name} has quality {useless.accuracy:g}, no better than {better.name} with "
-            f"{better.accuracy:g}; it costs memory for nothing: remove it from the repository",
+            f"Warning: {made[width].name} has quality {made[width].accuracy:g}, no better than {made[better].name} "
+            f"with {made[better].accuracy:g}; it costs memory for nothing: remove it from the repository",
             err=True,
         )
 

@@ -6,6 +6,7 @@ and friends. Here a width is a whole percentage: hashable, orderable and printab
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal, DecimalException
 from itertools import pairwise
 from typing import NewType
@@ -52,6 +53,18 @@ def parse_percent(text: str) -> Width:
 def render_ratio(width: Width) -> str:
     """Return the ratio as text, ``0.25`` for ``Width(25)``."""
     return f"{width / 100:.2f}"
+
+
+def useless_widths(qualities: Mapping[Width, float]) -> dict[Width, Width]:
+    """Return the widths that are no better than a narrower one, which costs less, each with the best of those."""
+    found: dict[Width, Width] = {}
+    best: Width | None = None
+    for width, quality in sorted(qualities.items()):
+        if best is None or quality > qualities[best]:
+            best = width
+        else:
+            found[width] = best
+    return found
 
 
 def width_key(width: Width) -> str:

@@ -136,17 +136,6 @@ def write_import(models: Sequence[ImportedModel], repository: Path) -> dict[str,
     return write_models(repository, {model.identity.name: model.files for model in models})
 
 
-def useless_widths(identities: Sequence[ImportedIdentity]) -> list[tuple[ImportedIdentity, ImportedIdentity]]:
-    """Return the variants that are no better than a narrower one, each with the best of those."""
-    ordered = sorted(identities, key=lambda identity: identity.width)
-    found = []
-    for index, identity in enumerate(ordered):
-        best = max(ordered[:index], key=lambda other: other.accuracy, default=None)
-        if best is not None and identity.accuracy <= best.accuracy:
-            found.append((identity, best))
-    return found
-
-
 def _require_used(order: Order, variants: Sequence[Variant]) -> None:
     """Raise VariantError for a name that no variant had to be renamed: it was a slip."""
     names = {t.name for v in variants for t in (*v.signature.inputs, *v.signature.outputs)}

@@ -9,9 +9,9 @@ from export.errors import CheckpointError, ExportError, RepositoryError
 from export.family import (
     ProvenModel,
     default_family,
+    describe_useless,
     prove_family,
     render_labels,
-    useless_widths,
     verify_against,
     write_family,
 )
@@ -117,16 +117,16 @@ def test_a_width_that_costs_as_much_as_a_wider_one_is_told(proven: list[ProvenMo
         replace(model, identity=replace(model.identity, accuracy=accuracy))
         for model, accuracy in zip(proven, (0.8, 0.9), strict=True)
     )
-    assert useless_widths([narrow, full]) == []
+    assert describe_useless([narrow, full]) == []
     costly = replace(narrow, identity=replace(narrow.identity, flops=full.identity.flops))
-    (said,) = useless_widths([full, costly])
+    (said,) = describe_useless([full, costly])
     assert said.startswith("width 0.25 takes ") and " MFLOPs, no less than 1.00: a width has to slice weights" in said
 
 
 def test_a_wider_width_that_is_right_no_more_often_is_told(proven: list[ProvenModel]) -> None:
     narrow, full = proven
     worse = replace(full, identity=replace(full.identity, accuracy=narrow.identity.accuracy))
-    (said,) = useless_widths([worse, narrow])
+    (said,) = describe_useless([worse, narrow])
     assert said.startswith("width 1.00 is right for ") and said.endswith(": routers have no use for it")
     assert "no more than 0.25 with" in said
 

@@ -36,8 +36,8 @@ def build_rows(fleet: Fleet, head: QueueHead, rows: Table, scratch: Scratch) -> 
 
     Servers without room are included, marked so: waiting for a fast one may beat a slow one that is idle. A row must
     have the accuracy that the head asks for, take the head whole and cost no more joules than it may; what is unknown
-    may be any number of joules, so it is no row then. Nor is a width that is less accurate than a narrower row of the
-    same server: it would take longer for less. Servers to avoid are left out unless there are no others, and
+    may be any number of joules, so it is no row then. Nor is a width that is no more accurate than a narrower row of
+    the same server: it would take longer for nothing. Servers to avoid are left out unless there are no others, and
     what they hold is then no work that the others would have to wait for. ``rows`` has room for every server and width.
     """
     count = int(0.0)  # a literal 0 would have Numba compile what it is given to twice
@@ -77,7 +77,7 @@ def _server_rows(fleet: Fleet, server: int, head: QueueHead, rows: Table, scratc
     best = -math.inf  # the most accuracy of the narrower rows
     for width in range(fleet.widths):
         model = server * fleet.columns + width
-        if head.allowed[width] == 0 or not _is_eligible(models, model, query) or models[col.ACCURACY][model] < best:
+        if head.allowed[width] == 0 or not _is_eligible(models, model, query) or models[col.ACCURACY][model] <= best:
             continue
         best = models[col.ACCURACY][model]
         instances = models[col.INSTANCES][model]

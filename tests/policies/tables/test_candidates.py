@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import export.width
+from orchestrator.config.families import FamilySettings
 from orchestrator.decision import Candidate
 from orchestrator.profile.fit import LatencyFit, LatencyTable
 from orchestrator.snapshot import BatchInFlight, ModelName, QueueState, ServerName, ServerState, Width
@@ -48,16 +50,30 @@ def build(
     return {(c.server, c.width): c for c in found}
 
 
-def test_a_width_that_is_less_accurate_than_a_narrower_one_is_none_unless_it_is_asked_for() -> None:
+@pytest.mark.parametrize("less", [0.001, 0.0])
+def test_a_width_that_is_no_more_accurate_than_a_narrower_one_is_none_unless_it_is_asked_for(less: float) -> None:
     models = [served_model(width) for width in (25, 50, 75, 100)]
-    models[2] = dataclasses.replace(models[2], accuracy=models[1].accuracy - 0.001)
+    models[2] = dataclasses.replace(models[2], accuracy=models[1].accuracy - less)
     one = ServerState(A, tuple(models))
     latency = LatencyTable({})
     assert {width for _, width in build([one], queue(), latency)} == {25, 50, 100}
     asked = dataclasses.replace(queue(), allowed_widths=(Width(75),))
     assert {width for _, width in build([one], asked, latency)} == {75}
-    without = ServerState(A, (models[0], models[2]))  # the better narrower one is not served here, or is dead
+    without = ServerState(A, (models[0], models[2]))  # the narrower one that is as good is not served here, or is dead
     assert {width for _, width in build([without], queue(), latency)} == {25, 75}
+
+
+@given(st.tuples(*[st.sampled_from([0.5, 0.6, 0.7, 0.8])] * 4))
+def test_decisions_import_and_fleet_file_agree_on_which_widths_are_useless(qualities: tuple[float, ...]) -> None:
+    quality = dict(zip(map(int, WIDTHS), qualities, strict=True))
+    variants = [{"width": width, "model": f"m{width}", "quality": value} for width, value in quality.items()]
+    useless = {variant.width for variant in FamilySettings.model_validate({"name": "a", "variants": variants}).useless}
+    assert useless == set(
+        export.width.useless_widths({export.width.Width(width): value for width, value in quality.items()})
+    )
+    models = tuple(dataclasses.replace(served_model(width), accuracy=value) for width, value in quality.items())
+    rows = build([ServerState(A, models)], queue(), LatencyTable({}))
+    assert {int(width) for _, width in rows} == quality.keys() - useless
 
 
 def test_expected_times_of_an_idle_server() -> None:
