@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,13 +12,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
+from rich.console import Console
 
+from orchestrator.background import end_tasks
+from orchestrator.cli.serving import up as up_command
 from orchestrator.config import (
     ControllerSettings,
     FleetSettings,
@@ -26,8 +31,12 @@ from orchestrator.config import (
     load_fleet,
     render_fleet,
 )
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from orchestrator.errors import SlimError
+from orchestrator.triton.client import TritonClient
 from tests.cli.test_real_commands import MARK, marked_processes
-from tests.ports import choose_free_ports
+from tests.embedded.slow_models import write_slow_model
+from tests.ports import choose_free_ports, with_ports
 
 pytestmark = pytest.mark.integration
 
@@ -39,13 +48,13 @@ SCRIPT = "from orchestrator.cli import main; main()"
 class Up:
     """The command in the background, all of whose processes carry a mark."""
 
-    def __init__(self, directory: Path, *, workers: int = 1) -> None:
+    def __init__(self, directory: Path, *, workers: int = 1, repository: Path = ROOT / "model_repository") -> None:
         self.mark = uuid.uuid4().hex
         self.log = directory / "up.log"
         self.state = directory / "state"
         self.grpc, self.http, self.metrics, triton = (f"127.0.0.1:{port}" for port in choose_free_ports(4))
         self.path = directory / "fleet.yaml"
-        server = ServerSettings(name="one", grpc=triton, repository=ROOT / "model_repository")
+        server = ServerSettings(name="one", grpc=triton, repository=repository)
         gateway = GatewaySettings(grpc=self.grpc, http=self.http, metrics=self.metrics, workers=workers)
         controller = ControllerSettings(period_s=0.5)
         self.path.write_text(render_fleet(FleetSettings(servers=(server,), gateway=gateway, controller=controller)))
@@ -55,13 +64,13 @@ class Up:
         return ["-c", SCRIPT, "up", "--fleet", str(self.path), "--state-dir", str(self.state)]
 
     @contextmanager
-    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+    def running(self, *, until: str = "Ctrl-C ends all of it") -> Iterator[subprocess.Popen[bytes]]:
         with self.log.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, *self.arguments], cwd=ROOT, env={**os.environ, MARK: self.mark}, stderr=log
             )
         try:
-            self.wait_said("Ctrl-C ends all of it")
+            self.wait_said(until)
             yield process
         finally:
             if process.poll() is None:
@@ -144,6 +153,59 @@ def test_it_answers_restarts_what_dies_and_ends_without_a_trace(tmp_path: Path) 
         assert process.wait(WAIT_S) == 0, up.said()
     assert up.said().rstrip().endswith("all is down")
     up.wait_gone()
+
+
+def test_a_model_that_loads_for_long_is_named_and_waited_for_and_a_bad_one_beside_it_is_told(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    slow = {"slim.family": "slow", "slim.width": "100", "slim.accuracy": "0.9"}
+    loading = write_slow_model(repository, "slow", slow)
+    broken = write_slow_model(repository, "broken", slow | {"slim.width": "50"})
+    for name in ("go", "fail"):
+        (broken / name).touch()
+    up = Up(tmp_path, repository=repository)
+    with up.running(until="tritonserver loads slow, for"):
+        assert "Ctrl-C ends all of it" not in up.said()
+        (loading / "go").touch()
+        up.wait_said("try it:")
+        assert "model broken of " in up.said() and "is not served: " in up.said()
+        assert "no weights here" in up.said()
+    up.wait_gone()
+
+
+async def test_while_nothing_is_served_it_is_said_what_the_tritons_load_or_why_they_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up_command, "_TELL_WAITING_S", 0.2)
+    loading = write_slow_model(tmp_path, "slow")
+    options = with_ports(EmbeddedOptions(models=(), exit_timeout_s=1))
+    nobody, gateway = (f"127.0.0.1:{port}" for port in choose_free_ports(2))
+    console = Console(file=StringIO(), width=400)
+
+    async def wait_told(what: str) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while what not in console.file.getvalue():  # type: ignore[attr-defined]
+                await asyncio.sleep(0.05)
+
+    async with EmbeddedServer(tmp_path, options) as server:
+        here = server.grpc_address
+        fleet = FleetSettings(
+            servers=(ServerSettings(name="one", grpc=here), ServerSettings(name="two", grpc=nobody)),
+            gateway=GatewaySettings(http=gateway),
+        )
+        telling = asyncio.create_task(up_command._tell_first_request(fleet, console))
+        await wait_told("nothing is served after ")
+        await wait_told(" s: one loads nothing, two does not answer (")
+        async with TritonClient(here) as triton:
+            asked = asyncio.create_task(triton.load_model("slow"))
+            await wait_told(": one loads slow, two does not answer (")
+            for name in ("fail", "go"):
+                (loading / name).touch()
+            with pytest.raises(SlimError, match="no weights here"):
+                await asked
+        await wait_told(": one slow failed (")
+        assert not telling.done()
+        await end_tasks(telling)
+    assert "no weights here" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_it_follows_its_fleet_file(tmp_path: Path) -> None:

@@ -9,39 +9,19 @@ import pytest
 
 from orchestrator.embedded import server as embedded
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from tests.embedded.slow_models import write_slow_model
 from tests.ports import with_ports
 
 pytestmark = pytest.mark.integration
 
 START_S = 15.0
-CONFIG = """
-backend: "python"
-max_batch_size: 0
-input { name: "x" data_type: TYPE_FP32 dims: [1] }
-output { name: "x" data_type: TYPE_FP32 dims: [1] }
-"""
-MODEL = """
-import os, time
-import triton_python_backend_utils as pb
-
-class TritonPythonModel:
-    def initialize(self, arguments):
-        while not os.path.exists(os.path.join(arguments["model_repository"], "go")):
-            time.sleep(0.01)
-
-    def execute(self, requests):
-        return [pb.InferenceResponse([pb.get_input_tensor_by_name(each, "x")]) for each in requests]
-"""
 
 
 async def test_a_model_that_loads_for_longer_than_the_time_to_start_is_waited_for_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "TELL_LOADING_S", 0.5)  # how long it waits beyond, and how often it says so
-    folder = tmp_path / "slow"
-    (folder / "1").mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(CONFIG)
-    (folder / "1" / "model.py").write_text(MODEL)
+    folder = write_slow_model(tmp_path, "slow")
     server = EmbeddedServer(tmp_path, with_ports(EmbeddedOptions(start_timeout_s=START_S)))
 
     async def let_go() -> None:

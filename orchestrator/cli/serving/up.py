@@ -51,6 +51,7 @@ _REPOSITORY = Path("model_repository")
 _SHOWN_LOGGERS = (
     "orchestrator.cli",
     "orchestrator.embedded.local_stack",
+    "orchestrator.embedded.server",
     "orchestrator.gateway.workers.file_watch",
     "orchestrator.processes",
     "orchestrator.router.dispatch.compilation",

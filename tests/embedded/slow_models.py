@@ -1,0 +1,40 @@
+"""Models that load for as long as a test wants, in Triton's own python backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+CONFIG = """
+backend: "python"
+default_model_filename: "model.py"
+max_batch_size: 0
+input { name: "x" data_type: TYPE_FP32 dims: [1] }
+output { name: "y" data_type: TYPE_FP32 dims: [1] }
+instance_group { count: 1 kind: KIND_CPU }
+"""
+MODEL = """
+import os, time
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def initialize(self, arguments):
+        while not os.path.exists(os.path.join(arguments["model_repository"], "go")):
+            time.sleep(0.01)
+        if os.path.exists(os.path.join(arguments["model_repository"], "fail")):
+            raise ValueError("no weights here")
+
+    def execute(self, requests):
+        x = [pb.get_input_tensor_by_name(each, "x").as_numpy() for each in requests]
+        return [pb.InferenceResponse([pb.Tensor("y", each)]) for each in x]
+"""
+
+
+def write_slow_model(repository: Path, name: str, parameters: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of a model that loads until that has a file ``go``, and then fails if it has one ``fail``."""
+    folder = repository / name
+    (folder / "1").mkdir(parents=True)
+    lines = [f'parameters {{ key: "{k}" value {{ string_value: "{v}" }} }}\n' for k, v in (parameters or {}).items()]
+    (folder / "config.pbtxt").write_text(CONFIG + "".join(lines))
+    (folder / "1" / "model.py").write_text(MODEL)
+    return folder
