@@ -25,21 +25,24 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Generic, Protocol, Self, TypeVar
 
 from orchestrator.background import end_tasks
+from orchestrator.config import FleetSettings
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import Family, ServedModel, ServerName
-from orchestrator.triton.client import READY, IndexEntry, read_index
+from orchestrator.triton.client import READY, IndexEntry, TritonClient, read_index
 from orchestrator.triton.errors import RefusedCallError
 from orchestrator.triton.families import (
     Described,
     Interface,
     Misfit,
     choose_interfaces,
+    describe_models,
     find_misfits,
     interfaces_of,
     read_width,
 )
 from orchestrator.triton.messages import parse_answer, pb
+from orchestrator.triton.protocol_key import read_protocol_key
 
 log = logging.getLogger(__name__)
 
@@ -373,6 +376,23 @@ class ModelDiscovery(Generic[S]):
         await end_tasks(*leaving)
         servers = [*(server.server for server in self.servers), *leaving.values()]
         await asyncio.gather(*(server.close(drain_s=drain_s) for server in servers), return_exceptions=True)
+
+
+async def find_misfits_of_fleet(fleet: FleetSettings, *, timeout_s: float) -> dict[str, Mapping[str, str] | None]:
+    """Ask each Triton of a fleet which of its models look meant for a family and are none; return why, by server.
+
+    Of one that does not answer it is None. What is found is logged, as by any discovery.
+    """
+    clients = {
+        ServerName(server.name): TritonClient(
+            server.grpc, timeout_s=timeout_s, protocol_key=read_protocol_key(server.protocol_key_file)
+        )
+        for server in fleet.servers
+    }
+    described = describe_models(fleet.families)
+    async with ModelDiscovery(clients, timeout_s=timeout_s, described=described) as discovery:
+        await discovery.refresh()
+        return {server.name: server.misfits if server.problem is None else None for server in discovery.servers}
 
 
 async def _close_when_idle(server: DiscoveredServer) -> None:

@@ -264,7 +264,8 @@ def test_status_as_json_has_an_entry_a_server(answering: Path) -> None:
     assert result.exit_code == 1
     here, away, without = json.loads(result.output)["servers"]
     assert (here["server"], here["error"], here["steps"], len(here["models"])) == ("gpu-0", None, 312, 4)
-    assert (away["server"], set(away)) == ("gpu-1", {"server", "error"})
+    assert (away["server"], set(away)) == ("gpu-1", {"server", "error", "misfits"})
+    assert away["misfits"] is None, "nobody is there to be asked"
     assert "no controller answers" in away["error"]
     assert "no controller address in fleet.yaml" in without["error"]
     assert call("status", "--config", answering, "--json", "--server", "gpu-0").exit_code == 3

@@ -7,6 +7,7 @@ and count nothing. The numbers of an item are as many as its caller likes, so no
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper
 from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from orchestrator.cli import main
 from orchestrator.config import FleetSettings, GatewaySettings, RouterSettings, ServerSettings, render_fleet
 from orchestrator.config.families import FamilySettings
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
@@ -104,6 +107,22 @@ async def test_models_without_a_batch_dimension_are_served_one_by_one(fleet: Fle
         answers = await asyncio.gather(*(router.infer(item, family="alone", width=Width(100)) for _ in range(5)))
         assert {tuple(answer.outputs["scaled"].tolist()) for answer in answers} == {(3.0, 6.0)}
         assert {answer.batch for answer in answers} == {1}
+
+
+def test_status_tells_who_is_of_no_family_where_no_controller_runs(fleet: FleetSettings, tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(render_fleet(fleet))
+    shown = CliRunner().invoke(main, ["status", "--fleet", str(path)])
+    assert shown.exit_code == 1, shown.output
+    text = " ".join(shown.output.split())
+    assert "s controller no controller address in fleet.yaml" in text
+    assert "left out bad: slim.width 'half' is no whole percentage from 1 to 100; correct its config.pbtxt" in text
+    assert (
+        "odd: it takes x FP32 [4] and gives y FP32, with a batch dimension, while family plates takes numbers" in text
+    )
+    assert text.count("odd: ") == 1, "it is shown and not logged as well"
+    (server,) = json.loads(CliRunner().invoke(main, ["status", "--fleet", str(path), "--json"]).output)["servers"]
+    assert sorted(server["misfits"]) == ["bad", "odd"]
 
 
 def tensors(inputs: dict[str, Any]) -> list[Any]:

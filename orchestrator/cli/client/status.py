@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,17 @@ import click
 from rich.console import Console, Group, RenderableType
 
 from orchestrator.cli.options import fleet_option
-from orchestrator.config import ServerSettings, load_fleet
+from orchestrator.config import FleetSettings, ServerSettings, load_fleet
 from orchestrator.controller.demands import MAX_HOLD_S
 from orchestrator.controller.status.client import fetch_status, send_demand
 from orchestrator.controller.status.document import parse_page
 from orchestrator.controller.status.view import find_troubles, render_status, render_unreachable
 from orchestrator.errors import ConfigError, SlimError
+from orchestrator.triton import discovery
 
 _UNREACHABLE, _IN_TROUBLE = 1, 3  # 2 is what misuse of a command ends with
 _Answer = dict[str, Any] | SlimError
+_Misfits = Mapping[str, Mapping[str, str] | None]
 
 
 @click.command()
@@ -31,6 +36,9 @@ _Answer = dict[str, Any] | SlimError
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=3.0)
 def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: float | None, timeout_s: float) -> None:
     """Show what every server's controller knows, wants and did.
+
+    Of a server whose controller does not answer, or that has none, its Triton says which models are left out of their
+    families.
 
     Exits with 1 when a controller can't be reached; the others are shown all the same. Exits with 3 when all answer
     and one is in trouble: its Triton can't be observed, a notice stands, a model has failed or has a config in
@@ -46,10 +54,10 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
     fleet = load_fleet(fleet_path)
     servers = fleet.servers if server_name is None else (fleet.server(server_name),)
     if watch_s is not None:
-        _watch(servers, watch_s, timeout_s)
+        _watch(fleet, servers, watch_s, timeout_s)
         return
     answers = _ask(servers, timeout_s)
-    _print(servers, answers, as_json=as_json)
+    _print(servers, answers, _ask_tritons(fleet, answers, timeout_s), as_json=as_json)
     raise click.exceptions.Exit(_exit_status(answers))
 
 
@@ -94,6 +102,14 @@ def _ask(servers: tuple[ServerSettings, ...], timeout_s: float) -> list[_Answer]
         return list(pool.map(ask, servers))
 
 
+def _ask_tritons(fleet: FleetSettings, answers: list[_Answer], timeout_s: float) -> _Misfits:
+    """Return what the fleet's Tritons say of misfits where a controller says nothing."""
+    if not any(isinstance(answer, SlimError) for answer in answers):
+        return {}
+    logging.getLogger(discovery.__name__).addHandler(logging.NullHandler())  # it is shown, and need not be logged
+    return asyncio.run(discovery.find_misfits_of_fleet(fleet, timeout_s=timeout_s))
+
+
 def _exit_status(answers: list[_Answer]) -> int:
     pages = [parse_page(answer) for answer in answers if not isinstance(answer, SlimError)]
     if len(pages) < len(answers):
@@ -101,35 +117,37 @@ def _exit_status(answers: list[_Answer]) -> int:
     return _IN_TROUBLE if any(find_troubles(page, now_unix_s=time.time()) for page in pages) else 0
 
 
-def _print(servers: tuple[ServerSettings, ...], answers: list[_Answer], *, as_json: bool) -> None:
+def _print(servers: tuple[ServerSettings, ...], answers: list[_Answer], misfits: _Misfits, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"servers": [_encode(*pair) for pair in zip(servers, answers, strict=True)]}, indent=2))
+        shown = [_encode(server, answer, misfits) for server, answer in zip(servers, answers, strict=True)]
+        click.echo(json.dumps({"servers": shown}, indent=2))
     else:
-        Console().print(_render(servers, answers))
+        Console().print(_render(servers, answers, misfits))
 
 
-def _encode(server: ServerSettings, answer: _Answer) -> dict[str, Any]:
+def _encode(server: ServerSettings, answer: _Answer, misfits: _Misfits) -> dict[str, Any]:
     if isinstance(answer, SlimError):
-        return {"server": server.name, "error": str(answer)}
+        return {"server": server.name, "error": str(answer), "misfits": misfits[server.name]}
     return {**answer, "error": None}
 
 
-def _render(servers: tuple[ServerSettings, ...], answers: list[_Answer]) -> RenderableType:
+def _render(servers: tuple[ServerSettings, ...], answers: list[_Answer], misfits: _Misfits) -> RenderableType:
     parts: list[RenderableType] = []
     for server, answer in zip(servers, answers, strict=True):
         if isinstance(answer, SlimError):
-            parts.append(render_unreachable(server.name, str(answer)))
+            parts.append(render_unreachable(server.name, str(answer), misfits[server.name]))
         else:
             parts.append(render_status(parse_page(answer), now_unix_s=time.time()))
         parts.append("")
     return Group(*parts[:-1])
 
 
-def _watch(servers: tuple[ServerSettings, ...], watch_s: float, timeout_s: float) -> None:
+def _watch(fleet: FleetSettings, servers: tuple[ServerSettings, ...], watch_s: float, timeout_s: float) -> None:
     console = Console()
     try:
         while True:
-            shown = _render(servers, _ask(servers, timeout_s))
+            answers = _ask(servers, timeout_s)
+            shown = _render(servers, answers, _ask_tritons(fleet, answers, timeout_s))
             console.clear()  # only after the answers are there, and nothing where the output is no terminal
             console.print(shown)
             time.sleep(watch_s)

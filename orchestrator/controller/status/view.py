@@ -60,9 +60,9 @@ def find_troubles(status: ControllerStatus, *, now_unix_s: float) -> list[str]:
     ]
 
 
-def render_unreachable(server: str, reason: str) -> RenderableType:
-    """Return the section of a server whose controller says nothing."""
-    return Group(Text(server, style="bold"), _grid([("controller", reason, "bold red")]))
+def render_unreachable(server: str, reason: str, misfits: Mapping[str, str] | None = None) -> RenderableType:
+    """Return the section of a server whose controller says nothing, with what its Triton says of misfits."""
+    return Group(Text(server, style="bold"), _grid([("controller", reason, "bold red"), *_left_out(misfits or {})]))
 
 
 def render_plan(status: ControllerStatus) -> RenderableType:
@@ -184,13 +184,16 @@ def _count(number: int, noun: str) -> str:
 
 
 def _warnings(status: ControllerStatus) -> list[Line]:
-    left_out = [("left out", f"{model}: {reason}", "bold yellow") for model, reason in status.misfits.items()]
     refusals = [("refused", say_refusal(refusal, status.family), "yellow") for refusal in status.refusals]
     return [
-        *left_out,
+        *_left_out(status.misfits),
         *refusals,
         *(("notice", say_notice(notice, status.family), "bold yellow") for notice in status.notices),
     ]
+
+
+def _left_out(misfits: Mapping[str, str]) -> list[Line]:
+    return [("left out", f"{model}: {reason}", "bold yellow") for model, reason in misfits.items()]
 
 
 def _grid(rows: list[Line]) -> Table:

@@ -113,6 +113,11 @@ def test_a_model_that_is_left_out_is_shown_with_the_reason() -> None:
 
 def test_a_controller_that_does_not_answer_is_shown_as_such() -> None:
     assert show(render_unreachable("gpu-2", "no controller answers")) == ["gpu-2", "controller  no controller answers"]
+    assert show(render_unreachable("gpu-2", "no controller answers", {"odd": "it is decoupled"})) == [
+        "gpu-2",
+        "controller  no controller answers",
+        "left out    odd: it is decoupled",
+    ]
 
 
 def test_power_and_energy_are_shown_with_their_source() -> None:
