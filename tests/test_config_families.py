@@ -55,3 +55,20 @@ def test_a_family_and_a_model_are_described_once() -> None:
 def test_a_variant_that_is_no_better_than_a_narrower_one_is_useless(quality: float, useless: list[Any]) -> None:
     (family,) = parse_fleet(FLEET.replace("0.61", str(quality))).families
     assert [variant.width for variant in family.useless] == useless
+
+
+def test_a_family_says_what_a_usual_item_is_and_is_written_as_it_was_read() -> None:
+    said = "  item: {ids: [7], mask: [7]}\n  fill: {ids: 25, mask: [1, 1, 1, 1, 0, 0, 0.5], noise: random}\n"
+    fleet = parse_fleet(FLEET + said)
+    (family,) = fleet.families
+    assert family.item == {"ids": (7,), "mask": (7,)}
+    assert family.fill == {"ids": 25, "mask": (1, 1, 1, 1, 0, 0, 0.5), "noise": "random"}
+    assert parse_fleet(render_fleet(fleet)) == fleet
+
+
+@pytest.mark.parametrize(
+    "said", ["item: {x: [0]}", "item: {x: big}", "fill: {x: .nan}", "fill: {x: {y: 1}}", "fill: 1"]
+)
+def test_a_usual_item_that_makes_no_sense_is_refused_with_its_key(said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"families\[0\].{said[:4]}"):
+        parse_fleet(f"{FLEET}  {said}\n")

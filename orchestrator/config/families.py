@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from orchestrator.config.section import Name, Section
 from orchestrator.snapshot import Preprocessing
+
+_Value = int | float | str
 
 
 class VariantSettings(Section):
@@ -39,6 +41,17 @@ class PreprocessingSettings(Section):
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0,), min_length=1, max_length=3)
     """What is divided by in the end: a value, or one for each channel."""
 
+    @model_validator(mode="after")
+    def _has_a_value_a_channel(self) -> PreprocessingSettings:
+        channels = 1 if self.colours == "L" else 3
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels):
+                raise ValueError(
+                    f"{key} has {len(values)} values and colours {self.colours} has {channels}; give one, or one for "
+                    "each channel"
+                )
+        return self
+
     def value(self) -> Preprocessing:
         """Return it as the value that readers of images take."""
         return Preprocessing(**self.model_dump())
@@ -54,6 +67,12 @@ class FamilySettings(Section):
     """The names of the classes of the first output, in their order."""
     preprocessing: PreprocessingSettings | None = None
     """What an image file goes through; None: it is of the input's size and becomes 0..1."""
+    item: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(default_factory=dict)
+    """Shapes of a usual item's inputs, by name, without a batch dimension; needed where sides vary. Warm-up, probes and
+    profiles run that item, as they do with ``slim.item`` in a config."""
+    fill: dict[str, _Value | tuple[_Value, ...]] = Field(default_factory=dict)
+    """What that item has instead of zeros, by input, for networks that can't run zeros: a value for all elements,
+    ``random`` for numbers in 0..1, or a list with each element's; as ``slim.fill`` in a config."""
 
     @field_validator("variants")
     @classmethod

@@ -32,7 +32,9 @@ from orchestrator.validation import describe_problems, join_problems
 
 log = logging.getLogger(__name__)
 
-_REMEDY = "correct its config.pbtxt, export it again, or describe it under 'families' in the fleet file"
+REMEDY = "correct its config.pbtxt, export it again, or describe it under 'families' in the fleet file"
+
+DESCRIBED_REMEDY = "correct what 'families' in the fleet file says of it, or take it out there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,37 +80,48 @@ class Interface:
 
 def describe_models(families: Iterable[FamilySettings]) -> Described:
     """Return what the fleet file says of each model that it describes, without variants that are useless."""
-    described = {}
+    described: dict[str, Identity] = {}
     for family in families:
+        described |= describe_family(family)
         for variant in family.useless:
+            del described[variant.model]
             log.warning(
-                "model %s is left out of family %s: its quality %g is not above that of a narrower variant",
+                "model %s is left out of family %s: its quality %g is no better than that of a narrower variant",
                 variant.model,
                 family.name,
                 variant.quality,
             )
-        prepared = None if family.preprocessing is None else family.preprocessing.value()
-        about: dict[str, Any] = {"labels": family.labels, "preprocessing": prepared}
-        for variant in (one for one in family.variants if one not in family.useless):
-            width, quality = Width(variant.width), variant.quality
-            described[variant.model] = Identity(Family(family.name), width, quality, **about)
     return described
+
+
+def describe_family(family: FamilySettings) -> dict[str, Identity]:
+    """Return what the fleet file says of each model of a family."""
+    prepared = None if family.preprocessing is None else family.preprocessing.value()
+    about: dict[str, Any] = {"labels": family.labels, "preprocessing": prepared}
+    about |= {"usual_item": family.item, "fills": family.fill}
+    return {
+        variant.model: Identity(Family(family.name), Width(variant.width), variant.quality, **about)
+        for variant in family.variants
+    }
 
 
 def read_width(config: ModelConfig, described: Described) -> ServedModel | Misfit | None:
     """Return the width that a model is, None when it is not meant for any family; the fleet file goes first."""
     parameters = {key: value.string_value for key, value in config.parameters.items()}
+    known = described.get(config.name)
     try:
-        identity = described.get(config.name) or read_identity(parameters)
+        identity = known or read_identity(parameters)
         return None if identity is None else as_served(config, identity)
     except ValueError as exc:
-        return Misfit(config.name, f"{exc}; {_REMEDY}")
+        return Misfit(config.name, f"{exc}; {DESCRIBED_REMEDY if known else REMEDY}")
 
 
 def read_identity(parameters: Mapping[str, str]) -> Identity | None:
     """Return what a config says of itself, None when nothing; raises ValueError when that makes no sense."""
     if "slim.family" not in parameters:
         return None
+    if not parameters["slim.family"]:
+        raise ValueError("slim.family is empty")
     for key in ("slim.width", "slim.accuracy"):
         if key not in parameters:
             raise ValueError(f"it has slim.family and lacks {key}")
@@ -176,6 +189,9 @@ def as_served(config: ModelConfig, identity: Identity) -> ServedModel:
     if not config.input or not config.output:
         raise ValueError(f"it has {len(config.input)} inputs and {len(config.output)} outputs, and needs one of each")
     inputs = tuple(map(read_spec, config.input))
+    for key, about in (("slim.item", identity.usual_item), ("slim.fill", identity.fills)):
+        if unknown := sorted(about.keys() - {spec.name for spec in inputs}):
+            raise ValueError(f"{key} is about {unknown[0]!r}, and the inputs are {', '.join(t.name for t in inputs)}")
     served = ServedModel(
         name=ModelName(config.name),
         family=identity.family,
@@ -254,7 +270,7 @@ def misfits_among(
     first: dict[tuple[Family, Width], ModelName] = {}
     for name, family, width, interface in sorted(models, key=itemgetter(0)):
         if interface != chosen[family]:
-            misfits[name] = f"it {interface}, while family {family} {chosen[family]}; {_REMEDY}"
+            misfits[name] = f"it {interface}, while family {family} {chosen[family]}; {REMEDY}"
         elif (twin := first.setdefault((family, width), name)) != name:
-            misfits[name] = f"it is width {width} of family {family}, as {twin} is; {_REMEDY}"
+            misfits[name] = f"it is width {width} of family {family}, as {twin} is; {REMEDY}"
     return misfits

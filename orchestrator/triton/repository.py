@@ -29,6 +29,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.planner.host import Batching, RepositoryModel
 from orchestrator.snapshot import ModelName
 from orchestrator.triton.families import (
+    DESCRIBED_REMEDY,
     Described,
     Identity,
     Interface,
@@ -240,7 +241,8 @@ def _parse(name: str, text: str, stamp: tuple[int, int], described: Described) -
         config = text_format.Parse(text, ModelConfig())
         return _parse_described(name, config, stamp, identity) if identity else _parse_own(name, config, stamp)
     except (ConfigError, text_format.ParseError, ValueError) as exc:
-        misfit = f"{CONFIG_FILE} of model {name}: {' '.join(str(exc).split())}; {EXPORT_AGAIN}"
+        remedy = DESCRIBED_REMEDY if identity else EXPORT_AGAIN
+        misfit = f"{CONFIG_FILE} of model {name}: {' '.join(str(exc).split())}; {remedy}"
         return _Parsed(stamp, None, "", "", misfit)
 
 

@@ -9,6 +9,7 @@ the model's warm-up runs, see ``export.repository.trial_item``, which writes the
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,10 +60,14 @@ def make_item(spec: TensorSpec, shape: tuple[int, ...], fill: Fill | None) -> ND
         raise ValueError(f"slim.fill has {str(fill)[:40]!r} for {spec.name!r}, which takes {spec.datatype}")
     if len(values) not in (1, item.size):
         raise ValueError(f"slim.fill has {len(values)} values for {spec.name!r}, whose item is {list(shape)}")
-    try:
-        item.flat[:] = [value.encode() for value in values] if spec.datatype == "BYTES" else values
-    except (OverflowError, ValueError):
-        raise ValueError(f"slim.fill has a value for {spec.name!r} that is none of {spec.datatype}") from None
+    if item.dtype.kind in "biu":
+        least, most = (0, 1) if item.dtype.kind == "b" else (np.iinfo(item.dtype).min, np.iinfo(item.dtype).max)
+        for value in values:
+            if not (math.isfinite(value) and value == int(value) and least <= value <= most):
+                raise ValueError(
+                    f"slim.fill has {value!r} for {spec.name!r}, which takes {spec.datatype}: {least} to {most}"
+                )
+    item.flat[:] = [value.encode() for value in values] if spec.datatype == "BYTES" else values
     return item
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -17,6 +18,7 @@ from orchestrator.triton.families import (
     interfaces_of,
     read_width,
 )
+from orchestrator.triton.trial_items import blank_batch
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 
@@ -138,7 +140,7 @@ def test_a_variant_that_is_no_better_than_a_narrower_one_is_left_out_and_told(
     variants = [{"width": w, "model": f"m{w}", "quality": q} for w, q in ((10, 0.5), (50, 0.4), (90, 0.6))]
     family = FamilySettings.model_validate({"name": "plates", "variants": variants})
     assert describe_models([family]).keys() == {"m10", "m90"}
-    assert "model m50 is left out of family plates: its quality 0.4 is not above" in caplog.text
+    assert "model m50 is left out of family plates: its quality 0.4 is no better" in caplog.text
 
 
 def test_what_an_image_goes_through_is_read_from_the_config_or_the_fleet_file() -> None:
@@ -167,6 +169,26 @@ def test_a_config_says_what_a_usual_item_is_and_an_item_that_its_input_does_not_
         misfit = read_width(said, {})
         assert isinstance(misfit, Misfit)
         assert reason in misfit.reason
+
+
+def test_the_fleet_file_says_what_a_usual_item_is_and_one_that_the_inputs_do_not_take_is_told() -> None:
+    said = config()
+    said.name = "small"
+    said.input[0].dims[:] = [1, -1, 2]
+    family = described().model_copy(update={"item": {"pixels": (1, 3, 2)}, "fill": {"pixels": 0.5}})
+    model = read_width(said, describe_models([family]))
+    assert isinstance(model, ServedModel)
+    (batch,) = blank_batch(model, 2) or ()
+    np.testing.assert_array_equal(batch, np.full((2, 1, 3, 2), 0.5, np.float32))
+    for update, reason in [
+        ({"fill": {"pixels": "word"}}, "slim.fill has 'word' for 'pixels', which takes FP32"),
+        ({"fill": {"image": 1}}, "slim.fill is about 'image', and the inputs are pixels"),
+        ({"item": {"pixels": (3,)}}, "slim.item has [3] for 'pixels', which takes [1, -1, 2]"),
+    ]:
+        misfit = read_width(said, describe_models([family.model_copy(update=update)]))
+        assert isinstance(misfit, Misfit)
+        assert reason in misfit.reason
+        assert misfit.reason.endswith("; correct what 'families' in the fleet file says of it, or take it out there")
 
 
 def test_a_width_that_takes_something_else_than_most_is_a_misfit_and_what_was_chosen_stays_among_equals() -> None:

@@ -18,6 +18,7 @@ from export.repository.trial_item import RANDOM, Fill, make_item
 from export.repository.verification import verify_repository
 from orchestrator.cli.research.profile import profile
 from orchestrator.config import FleetSettings, ProbeSettings, RouterSettings, ServerSettings, render_fleet
+from orchestrator.config.families import FamilySettings
 from orchestrator.embedded.server import EmbeddedOptions
 from orchestrator.profile.document import read_profile
 from orchestrator.router import Router
@@ -32,6 +33,7 @@ from tests.export.importing.networks import (
     slimsched_import,
     stretched_lookup,
 )
+from tests.triton.onnx_models import write_model
 from tests.tritons import Tritons
 
 
@@ -162,11 +164,23 @@ def test_a_config_whose_fill_makes_no_sense_is_a_misfit(tmp_path: Path, text: st
     assert "slim.fill" in found.reason
 
 
+def described_lookup(folder: Path) -> tuple[Path, tuple[FamilySettings, ...]]:
+    """Return a repository with a model of no family, and what a fleet file says of it."""
+    write_model(folder / "models", "a_w030", shifted_lookup())
+    said = {"name": "a", "variants": [{"width": 30, "model": "a_w030", "quality": 1}], "fill": {"x": 25}}
+    return folder / "models", (FamilySettings.model_validate(said),)
+
+
 @pytest.mark.integration
+@pytest.mark.parametrize("said_by", ["config", "fleet file"])
 def test_a_network_that_takes_no_zeros_is_warmed_up_probed_and_profiled(
-    tmp_path: Path, tritons: Tritons, caplog: pytest.LogCaptureFixture
+    said_by: str, tmp_path: Path, tritons: Tritons, caplog: pytest.LogCaptureFixture
 ) -> None:
-    repository = import_lookup(tmp_path, "--fill", "x=25", "--max-batch-size", 4)
+    families: tuple[FamilySettings, ...] = ()
+    if said_by == "config":
+        repository = import_lookup(tmp_path, "--fill", "x=25", "--max-batch-size", 4)
+    else:
+        repository, families = described_lookup(tmp_path)
 
     async def ask(fleet: FleetSettings) -> None:
         async with Router.from_fleet(fleet) as router:
@@ -176,7 +190,8 @@ def test_a_network_that_takes_no_zeros_is_warmed_up_probed_and_profiled(
 
     with tritons.running(repository, EmbeddedOptions(exit_timeout_s=3)) as server, caplog.at_level(logging.WARNING):
         router = RouterSettings(deadline_ms=10_000, probes=ProbeSettings(period_s=0.2))
-        fleet = FleetSettings(servers=(ServerSettings(name="s", grpc=server.grpc_address),), router=router)
+        servers = (ServerSettings(name="s", grpc=server.grpc_address),)
+        fleet = FleetSettings(servers=servers, router=router, families=families)
         asyncio.run(ask(fleet))
         assert not [record for record in caplog.records if "a_w030" in record.getMessage()]
         (tmp_path / "fleet.yaml").write_text(render_fleet(fleet))
