@@ -10,6 +10,8 @@ from click.testing import CliRunner, Result
 from orchestrator.cli import main
 from tests.evaluation.example_suites import write_suite
 
+ROOT = Path(__file__).parents[2]
+
 
 def evaluate(root: Path, out: Path, *more: str, suite: str = "standard") -> Result:
     command = ["evaluate", "--suite", suite, "--scenarios", str(root), "--out", str(out), "--jobs", "1"]
@@ -60,6 +62,25 @@ def test_a_suite_ends_in_a_document_and_a_page_that_say_the_same(tmp_path: Path)
     assert not re.search(
         r'(?:src|href)="(?!evaluation-|\.\./|#)', web.replace('xmlns:xlink="', "")
     )  # whole in one file
+
+
+def test_each_of_several_families_whose_popularity_drifts_is_reported(tmp_path: Path) -> None:
+    root, out = tmp_path / "scenarios", tmp_path / "out"
+    text = (ROOT / "scenarios" / "three-families.yaml").read_text()
+    assert "drift_amplitude: 2" in text and "requests: 50000" in text
+    for folder in (root / "test" / "standard", root / "validation"):
+        folder.mkdir(parents=True)
+        (folder / "three.yaml").write_text(text.replace("requests: 50000", "requests: 2000"))
+    policies = ("random", "lert:slack", "nexus", "thrift", "ppo-slim")
+    run = evaluate(root, out, *(word for policy in policies for word in ("--policy", policy)))
+    assert run.exit_code == 0, run.output
+    (scenario,) = json.loads((out / "evaluation-standard.json").read_text())["scenarios"]
+    in_time = {policy["policy"]: policy["in_time_of_families"] for policy in scenario["policies"]}
+    assert in_time.keys() == set(policies)
+    for families in in_time.values():
+        assert families.keys() == {"plates", "signs", "faces"}
+        assert all(0 <= ratio <= 1 for ratio in families.values())
+    assert all(in_time["lert:slack"][name] > in_time["random"][name] for name in ("plates", "signs", "faces"))
 
 
 def test_suite_paper_is_held_against_both_readings_of_random_on_test_scenarios_alone(tmp_path: Path) -> None:
