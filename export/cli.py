@@ -22,7 +22,7 @@ from rich.table import Table
 
 from export.errors import ExportError
 from export.limits import MAX_BATCH_SIZE, MAX_INSTANCES, MAX_QUEUE_DELAY_US, MAX_THREADS
-from export.width import parse_widths, render_ratio
+from export.width import Width, parse_widths, render_ratio
 
 if TYPE_CHECKING:
     from export.family import ProvenModel
@@ -307,17 +307,22 @@ def _export_table(models: list[ProvenModel], changed: dict[str, bool], title: st
     epilog=_example("slimsched verify model_repository --checkpoint runs/fashion/model.pt"),
 )
 @click.argument("repository", type=_PATH)
+@click.option("--fleet", "fleet_path", type=_PATH, help="A fleet file whose 'families' describe models in it.")
 @_network
 @click.option("--checkpoint", type=_PATH, help="Compare with this network too; needs the export extra.")
 @_data_dir
-def verify(repository: Path, network: str | None, checkpoint: Path | None, data_dir: Path) -> None:
+def verify(
+    repository: Path, fleet_path: Path | None, network: str | None, checkpoint: Path | None, data_dir: Path
+) -> None:
     """Check the models in REPOSITORY: hashes, configurations, shapes, and with --checkpoint what they compute.
 
-    A model is judged by where it came from: exported here, imported, or described by hand.
+    A model is judged by where it came from: exported here, imported, or described by hand, in its configuration or in
+    the fleet file.
     """
+    from export.repository.routing import DescribedFleet, read_fleet
     from export.repository.verification import Severity, verify_repository
 
-    verification = verify_repository(repository)
+    verification = verify_repository(repository, read_fleet(fleet_path) if fleet_path else DescribedFleet())
     findings = list(verification.findings)
     if checkpoint is not None:
         from export.family import verify_against
@@ -343,7 +348,7 @@ def _verify_table(verification: Verification, findings: list[Finding]) -> Table:
         table.add_row(
             model.name,
             model.origin or "-",
-            render_ratio(known.width) if known else "-",
+            render_ratio(Width(known.width)) if known else "-",
             f"{known.accuracy:g}" if known else "-",
             f"{known.flops / 1e6:.2f}" if known and known.flops is not None else "-",
             str(severities.count("error")),

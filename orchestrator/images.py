@@ -27,7 +27,7 @@ def read_image(
     file is no image, can't be read or has the wrong size.
     """
     wanted = preprocessing or Preprocessing(colours="L" if spec.shape[:1] == (1,) else "RGB")
-    height, width = _size_of(spec, wanted)
+    height, width = image_size(spec, wanted)
     image = _open(path, "L" if wanted.colours == "L" else "RGB")
     if preprocessing is not None and preprocessing.resize is not None:
         image = _cut(image, preprocessing.resize, (width, height), path)
@@ -49,7 +49,7 @@ def read_image(
     return np.ascontiguousarray(values, _PIXELS[spec.datatype]).reshape(spec.shape)
 
 
-def _size_of(spec: TensorSpec, wanted: Preprocessing) -> tuple[int, int]:
+def image_size(spec: TensorSpec, wanted: Preprocessing) -> tuple[int, int]:
     """Return height and width of the images that an input takes; raises ConfigError when it takes none."""
     shape = spec.shape[1:] if len(spec.shape) == 4 and spec.shape[0] == 1 else spec.shape  # without a batch dimension
     channels = 1 if wanted.colours == "L" else 3

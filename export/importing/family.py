@@ -13,7 +13,7 @@ from pathlib import Path
 from export.errors import VariantError
 from export.importing.labelled_data import LabelledData, answers, load_labelled
 from export.importing.metrics import Metric, measure
-from export.importing.preprocessing import require_image
+from export.importing.preprocessing import require_fit
 from export.importing.trial import (
     choose_fills,
     fills_of,
@@ -95,8 +95,6 @@ def prove_import(order: Order) -> Iterator[ImportedModel]:
     variants = [read_variant(width, path, order.renames) for width, path in sorted(order.files.items())]
     _require_used(order, variants)
     signature = _common_signature(variants)
-    if order.preprocessing:
-        require_image(signature)
     batching = order.tuning.max_batch_size > 0 and signature.is_batchable()
     tuning = order.tuning if batching else replace(order.tuning, max_batch_size=0)
     data = None
@@ -109,6 +107,8 @@ def prove_import(order: Order) -> Iterator[ImportedModel]:
     fills = choose_fills(variants, shapes, order.fills, known, batching=batching)
     feed = shown or sample(signature.inputs, shapes, fills, batching=batching)
     items = {t.name: shapes[t.name] for t in signature.served(batching=batching).inputs if FREE in t.dims}
+    if order.preprocessing:
+        require_fit(order.preprocessing, signature.served(batching=batching), items)
     scored = _scored_output(order, signature)
     for variant in variants:
         prove_answers(variant, feed, batching=batching)

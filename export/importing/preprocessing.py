@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 from export.errors import VariantError
+from export.repository.routing import require_image
 from export.repository.signature import Signature
 
 _CHOICES: Final = {"colours": ("RGB", "BGR", "L"), "layout": ("CHW", "HWC")}
@@ -30,11 +32,13 @@ def parse_preprocessing(text: str) -> str:
     return json.dumps(found, sort_keys=True)
 
 
-def require_image(signature: Signature) -> None:
-    """Raise VariantError when no image file can be what models take."""
-    if len(signature.inputs) != 1:
-        names = ", ".join(tensor.name for tensor in signature.inputs)
-        raise VariantError(f"--preprocessing: there are the inputs {names}, and an image is one; leave it out")
+def require_fit(text: str, signature: Signature, items: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise VariantError when what ``slim.preprocessing`` makes of an image file is not what models take as an item."""
+    inputs = [(t.name, t.data_type.removeprefix("TYPE_"), items.get(t.name, t.dims)) for t in signature.inputs]
+    try:
+        require_image(text, inputs)
+    except ValueError as exc:
+        raise VariantError(f"--preprocessing {text}: {exc}; correct it or leave it out") from exc
 
 
 def _value(key: str, text: str) -> Any:

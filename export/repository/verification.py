@@ -6,7 +6,8 @@ by hand, which an operator may do, a check that could not be made here, or a fol
 
 A model is judged by where it came from. Of one that was exported or imported here everything is known, so everything
 is compared (``export.repository.edits`` finds edits by hand). One that somebody else described with ``slim.*``
-parameters is held against what it says and against what a router needs of it, and no more.
+parameters is held against what it says. All are read as a router reads them, and beside each other judged as it judges
+them (``export.repository.routing``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -24,14 +25,14 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.errors import RepositoryError
 from export.repository import imported_config
-from export.repository.described import DescribedModel, Origin, judge_origin, verify_described
+from export.repository.described import Origin, judge_origin, verify_described
 from export.repository.edits import find_edits
 from export.repository.graph_check import run_model
 from export.repository.imported_config import ImportedIdentity, read_imported
 from export.repository.model_config import LABELS_FILE, Identity, Tuning, parse_config, read_identity, to_protobuf
 from export.repository.model_files import CONFIG_FILE, MODEL_FILE, leftovers, read_model
-from export.repository.signature import Signature, config_signature
-from export.width import Width
+from export.repository.routing import DescribedFleet, DescribedModel, Routed, judge_siblings, read_routed
+from export.width import Width, useless_widths
 
 MAX_IR = 10
 MAX_OPSET = 20
@@ -39,6 +40,7 @@ _EXPORT_ANEW = "export it anew"
 _IMPORT_ANEW = "import it anew"
 
 
+_NO_FLEET = DescribedFleet()
 AnyIdentity = Identity | ImportedIdentity | DescribedModel
 
 
@@ -65,17 +67,13 @@ class VerifiedModel:
     All but the name are None for a model that is of no family or can't be read.
 
     Attributes:
-        signature: Inputs and outputs by name, as its configuration declares them.
+        routed: What a router makes of its configuration.
     """
 
     name: str
     identity: AnyIdentity | None = None
     origin: Origin | None = None
-    signature: Signature | None = None
-
-
-_Verified = tuple[AnyIdentity, list[str], list[str]]
-"""What a model is, errors and notes."""
+    routed: Routed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +84,11 @@ class Verification:
     findings: tuple[Finding, ...]
 
 
-def verify_repository(repository: Path) -> Verification:
-    """Check every model against its own files; raises RepositoryError when there is no repository to check."""
+def verify_repository(repository: Path, fleet: DescribedFleet = _NO_FLEET) -> Verification:
+    """Check every model against its own files, and what a fleet file says of them.
+
+    Raises RepositoryError when there is no repository to check.
+    """
     try:
         folders = sorted(path for path in repository.iterdir() if path.is_dir() and path not in leftovers(repository))
     except OSError as exc:
@@ -97,9 +98,12 @@ def verify_repository(repository: Path) -> Verification:
         Finding(path.name, Severity.NOTE, "left by a crashed export; the next export removes it")
         for path in leftovers(repository)
     ]
+    for name, missing in fleet.missing(repository).items():
+        message = f"is not here, and the fleet file describes it as width {missing.width} of family {missing.family}"
+        findings.append(Finding(name, Severity.ERROR, f"{message}; add it, or correct 'families' there"))
     for folder in folders:
         try:
-            model, found = _verify_model(folder)
+            model, found = _verify_model(folder, fleet.models.get(folder.name))
         except RepositoryError as exc:
             model, found = VerifiedModel(folder.name), [Finding(folder.name, Severity.ERROR, str(exc))]
         models.append(model)
@@ -110,26 +114,50 @@ def verify_repository(repository: Path) -> Verification:
     return Verification(tuple(models), tuple(findings))
 
 
-def _verify_model(folder: Path) -> tuple[VerifiedModel, list[Finding]]:
+def _verify_model(folder: Path, described: DescribedModel | None) -> tuple[VerifiedModel, list[Finding]]:
+    if described is not None and not (folder / CONFIG_FILE).exists():
+        note = Finding(folder.name, Severity.NOTE, f"has no {CONFIG_FILE}, which Triton makes up; it was not checked")
+        return VerifiedModel(folder.name, described, Origin.DESCRIBED), [note]
     text = _read(folder / CONFIG_FILE).decode(errors="replace")
     try:
         config = parse_config(text)
-        origin = judge_origin(config, text)
+        origin = judge_origin(config, text) if described is None else Origin.DESCRIBED
         if origin is None:
             note = Finding(folder.name, Severity.NOTE, "is not a slimmable model; not checked")
             return VerifiedModel(folder.name), [note]
-        verify = verify_described if origin is Origin.DESCRIBED else partial(_verify_written, origin)
-        identity, errors, notes = verify(folder, config, text)
+        routed = read_routed(folder.name, config, described)
+        identity, errors, notes = _verify_by_origin(origin, routed, folder, config, text)
     except RepositoryError as exc:
         raise RepositoryError(f"{CONFIG_FILE}: {exc}") from exc
     if config.name != folder.name and (config.name or origin is not Origin.DESCRIBED):  # Triton takes the folder's
         errors.append(f"{CONFIG_FILE} names the model {config.name!r}; Triton refuses it in this folder")
     findings = [Finding(folder.name, Severity.ERROR, message) for message in errors]
     findings += [Finding(folder.name, Severity.NOTE, message) for message in notes]
-    return VerifiedModel(folder.name, identity, origin, config_signature(config).sorted()), findings
+    return VerifiedModel(folder.name, identity, origin, routed), findings
 
 
-def _verify_written(origin: Origin, folder: Path, config: ModelConfig, text: str) -> _Verified:
+def _verify_by_origin(
+    origin: Origin, routed: Routed, folder: Path, config: ModelConfig, text: str
+) -> tuple[AnyIdentity, list[str], list[str]]:
+    """Return what a model is, errors and notes; raises RepositoryError when the first is not known."""
+    problems = [f"{CONFIG_FILE}: {routed.problem}"] if routed.problem else []
+    identity: AnyIdentity
+    if origin is Origin.DESCRIBED:
+        if routed.identity is None or routed.problem:
+            raise RepositoryError(routed.problem)
+        identity = routed.identity
+        errors, notes = verify_described(folder, config, identity)
+    else:
+        try:
+            identity, errors, notes = _verify_written(origin, folder, config, text)
+        except RepositoryError as exc:
+            raise RepositoryError(routed.problem or str(exc)) from exc
+    return identity, problems + errors, notes
+
+
+def _verify_written(
+    origin: Origin, folder: Path, config: ModelConfig, text: str
+) -> tuple[Identity | ImportedIdentity, list[str], list[str]]:
     """Return what a model that was exported or imported here is, and errors and notes of configuration and files."""
     identity: Identity | ImportedIdentity
     build: Callable[[Tuning], ModelConfig]
@@ -216,30 +244,46 @@ def _check_versions(model: bytes) -> list[str] | None:
 
 
 def _verify_families(models: Sequence[VerifiedModel]) -> list[Finding]:
-    """Report widths that do not belong to their siblings: other inputs, outputs or classes than most, or a width twice.
-
-    Among equals the narrowest counts, as for a router; of a width that is there twice the first by name.
-    """
-    findings = []
-    families: dict[str, list[tuple[VerifiedModel, AnyIdentity]]] = {}
-    for model in models:
-        if model.identity:
-            families.setdefault(model.identity.family, []).append((model, model.identity))
-    for known in families.values():
-        known.sort(key=lambda found: found[1].width)
-        kinds = Counter((model.signature, identity.labels) for model, identity in known)
-        usual = max(kinds, key=kinds.__getitem__)
-        typical = next(model for model, identity in known if (model.signature, identity.labels) == usual)
-        first: dict[Width, str] = {}
-        for model, identity in known:
-            if (model.signature, identity.labels) != usual:
-                problem = f"is an orphan: it has other inputs, outputs or labels than {typical.name}"
-            elif (twin := first.setdefault(identity.width, model.name)) != model.name:
-                problem = f"has the width of {twin}, and a router takes one of them"
-            else:
-                continue
-            findings.append(Finding(model.name, Severity.ERROR, f"{problem}; make the family anew or remove it"))
+    """Report models that a router takes for none of their families, and what is wrong between those that it takes."""
+    known = [(model, model.identity) for model in models if model.identity]
+    known.sort(key=lambda found: found[1].width)
+    problems = judge_siblings(
+        (model.name, identity.family, identity.width, model.routed.served)
+        for model, identity in known
+        if model.routed and model.routed.served
+    )
+    findings = [Finding(name, Severity.ERROR, problem) for name, problem in problems.items()]
+    families: dict[str, dict[str, AnyIdentity]] = {}
+    for model, identity in known:
+        if model.name not in problems:
+            families.setdefault(identity.family, {})[model.name] = identity
+    for siblings in families.values():
+        findings += [*_verify_labels(siblings), *_find_useless(siblings)]
     return findings
+
+
+def _verify_labels(siblings: Mapping[str, AnyIdentity]) -> Iterator[Finding]:
+    """Report those of other classes than most of a family; among equals the narrowest is right."""
+    counts = Counter(identity.labels for identity in siblings.values())
+    usual = max(counts, key=counts.__getitem__)
+    for name, identity in siblings.items():
+        if identity.labels != usual:
+            message = f"its labels are not those of most of family {identity.family}; make the family anew"
+            yield Finding(name, Severity.ERROR, message)
+
+
+def _find_useless(siblings: Mapping[str, AnyIdentity]) -> Iterator[Finding]:
+    """Note those of a family that are no better than a narrower one."""
+    quality = {Width(identity.width): identity.accuracy for identity in siblings.values()}
+    useless = useless_widths(quality)
+    for name, identity in siblings.items():
+        better = useless.get(Width(identity.width))
+        if better is not None:
+            message = (
+                f"its quality {identity.accuracy:g} is no better than the {quality[better]:g} of width {better}: it "
+                "costs memory for nothing; remove it"
+            )
+            yield Finding(name, Severity.NOTE, message)
 
 
 def _read(path: Path) -> bytes:

@@ -1,7 +1,7 @@
 """The ``slimsched`` command line: composes, prints, and holds no logic.
 
 Commands are imported when they are called, so that ``slimsched --help`` is quick and training's imports never
-burden serving. Those of the ``export`` package come in through entry points: neither package imports the other.
+burden serving. Those of the ``export`` package come in through entry points: nothing here imports that package.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def render_config(
             *ios,
             f"instance_group [{{ kind: KIND_CPU count: {count} }}]",
             batching if max_batch_size else "",
-            *(f'parameters {{ key: "{k}" value {{ string_value: "{v}" }} }}' for k, v in merged.items()),
+            *(f'parameters {{ key: "{k}" value {{ string_value: {json.dumps(v)} }} }}' for k, v in merged.items()),
             extra,
         ]
     )

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from tritonclient.grpc import model_config_pb2
 
 from export.cli import verify
-from export.repository.verification import Origin, verify_repository
+from export.repository.verification import Origin, Severity, verify_repository
 from orchestrator.triton.families import read_preprocessing
 from tests.export.importing.networks import (
     CLASSES,
@@ -90,8 +90,8 @@ def test_quality_is_measured_on_labelled_data(files: tuple[Path, Path], tmp_path
 
 
 def test_what_images_go_through_is_recorded(files: tuple[Path, Path], tmp_path: Path) -> None:
-    repository = tmp_path / "models"
-    arguments = ("--family", "plates", "--variant", f"30={files[0]}", "--quality", "30=1", "--repository", repository)
+    repository, path = tmp_path / "models", save(identity(TensorProto.FLOAT, ["batch", 4, 4, 3]), tmp_path / "i.onnx")
+    arguments = ("--family", "plates", "--variant", f"30={path}", "--quality", "30=1", "--repository", repository)
     said = "resize=256,colours=BGR,layout=HWC,scale=1,mean=103.9/116.8/123.7,std=2"
     result = slimsched_import(*arguments, "--preprocessing", said)
     assert result.exit_code == 0, result.output
@@ -101,6 +101,11 @@ def test_what_images_go_through_is_recorded(files: tuple[Path, Path], tmp_path: 
     assert read_preprocessing(parameters(repository, "plates_w030")["slim.preprocessing"]) is not None
     assert_clean(repository)
     assert slimsched_import(*arguments).output.count("written") == 1, "without it is another model"
+    other = (*arguments[:-1], tmp_path / "others", "--preprocessing")
+    for wrong in ("layout=CHW", "layout=HWC,colours=L"):
+        assert_refused(
+            slimsched_import(*other, wrong), "and 'x' takes [4, 4, 3] of FP32; correct it", tmp_path / "others"
+        )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_an_image_is_one_input(tmp_path: Path) -> None:
         "--family", "pairs", "--variant", f"50={one}", "--quality", "50=1", "--preprocessing", "colours=RGB",
         "--shape", "ids=7", "--shape", "hidden=7", "--repository", tmp_path / "models",
     )  # fmt: skip
-    assert_refused(result, "there are the inputs ids, hidden, and an image is one", tmp_path / "models")
+    assert_refused(result, "an image is one input, and there are ids, hidden", tmp_path / "models")
 
 
 def test_several_inputs_and_outputs_of_any_type_and_free_dims_are_taken(tmp_path: Path) -> None:
@@ -211,6 +216,8 @@ def test_a_quality_that_does_not_rise_is_warned_of(files: tuple[Path, Path], tmp
     assert result.exit_code == 0, result.output
     (warning,) = (line for line in result.output.splitlines() if line.startswith("Warning: "))
     assert "plates_w060 has quality 0.6, no better than plates_w030 with 0.6" in warning
+    (note,) = verify_repository(tmp_path / "models").findings
+    assert (note.model, note.severity) == ("plates_w060", Severity.NOTE)
 
 
 def test_what_a_first_dim_is_is_found_out_by_running_it(tmp_path: Path) -> None:
@@ -487,6 +494,32 @@ def test_what_is_in_the_repository_stays_when_an_import_fails(files: tuple[Path,
     assert os.listdir(tmp_path / "models") == ["a_w030"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("slim.item", "[7]", "slim.item '[7]' is no JSON object of shapes by input"),
+        ("slim.item", '{"x": [7]}', "slim.item has [7] for 'x', which takes [4]"),
+        ("slim.fill", '{"x": "word"}', "slim.fill has 'word' for 'x', which takes FP32"),
+        ("slim.fill", '{"y": 1}', "slim.fill is about 'y', and the inputs are x"),
+        ("slim.preprocessing", "{", "slim.preprocessing"),
+        ("slim.preprocessing", "{}", "slim.preprocessing: RGB as CHW is made of an image, and 'x' takes [4] of FP32"),
+    ],
+)
+def test_verify_tells_what_makes_no_sense_of_an_imported_models_items(
+    key: str, value: str, problem: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    repository = tmp_path / "models"
+    arguments = ("--family", "a", "--variant", f"30={files[0]}", "--quality", "30=0.5", "--repository", repository)
+    assert slimsched_import(*arguments).exit_code == 0
+    config = read_config(repository, "a_w030")
+    config.parameters[key].string_value = value
+    (repository / "a_w030" / "config.pbtxt").write_text(text_format.MessageToString(config))
+    told, *others = [finding.message for finding in verify_repository(repository).findings]
+    assert problem in told
+    assert "; correct its config.pbtxt" in told
+    assert not any(key in other and problem in other for other in others)
+
+
 def test_verify_finds_an_imported_model_that_was_edited(files: tuple[Path, Path], tmp_path: Path) -> None:
     repository = tmp_path / "models"
     arguments = ("--family", "a", "--variant", f"30={files[0]}", "--quality", "30=0.5", "--repository", repository)
@@ -497,7 +530,7 @@ def test_verify_finds_an_imported_model_that_was_edited(files: tuple[Path, Path]
         ('string_value: "0.5"', 'string_value: "0.6"', "slim.* parameter"),
         ("  dims: 4\n", "  dims: 5\n", "takes and gives"),
         ('key: "slim.metric"', 'key: "slim.was"', "the parameter slim.metric is missing; import it anew"),
-        ('string_value: "30"', 'string_value: "wide"', "a slim.* parameter makes no sense"),
+        ('string_value: "30"', 'string_value: "wide"', "slim.width 'wide' is no whole percentage from 1 to 100"),
     ]:
         assert old in text
         config.write_text(text.replace(old, new, 1))

@@ -190,7 +190,7 @@ def test_a_model_in_another_folder_is_found(repository: Path) -> None:
     shutil.copytree(repository / NAME, repository / "toys_w050")
     error, twin = findings_of(repository, Severity.ERROR)
     assert f"names the model '{NAME}'" in error
-    assert f"has the width of {NAME}" in twin
+    assert f"it is width 25 of family toys, as {NAME} is" in twin
 
 
 def test_models_of_others_are_left_alone(repository: Path) -> None:
