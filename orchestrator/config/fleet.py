@@ -93,6 +93,9 @@ class ServerSettings(Section):
     protocol_key_file: Path | None = None
     """File with one line ``KEY=VALUE``, as given to Triton's ``--grpc-restricted-protocol``; None: not restricted."""
     limits: LimitSettings = LimitSettings()
+    telemetry: Name | None = None
+    """Source of readings that another package brings to the host of the controller, by an entry point of the group
+    ``slimsched.telemetry``; None: what the device and the processes show."""
     power: PowerSettings | None = None
     """Power model of the server; None: energy is known only where a counter can be read."""
 

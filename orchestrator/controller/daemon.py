@@ -216,8 +216,9 @@ async def open_daemon(
     fleet: FleetSettings, server: ServerSettings, *, is_dry: bool = False, is_daemon: bool = False
 ) -> AsyncIterator[ControllerDaemon]:
     """Compose the controller of a server and close its connections at the end; see ``ControllerDaemon``."""
+    port = int(server.grpc.rpartition(":")[2])
+    telemetry = open_telemetry(server.device, grpc_port=port, gpu=server.limits.gpu, source=server.telemetry)
     triton = open_control(server, fleet)
-    telemetry = open_telemetry(server.device, grpc_port=int(server.grpc.rpartition(":")[2]), gpu=server.limits.gpu)
     try:
         first = await telemetry.read()
         yield ControllerDaemon(fleet, server, triton, telemetry, first, is_dry=is_dry, is_daemon=is_daemon)

@@ -27,7 +27,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES, SLIM, PolicyFile
 from orchestrator.policies.parsing import is_of_package, parse_own_policy, parse_policy
-from orchestrator.policies.plugins import plugin_version
+from orchestrator.policies.plugins import PLUGINS
 from orchestrator.policies.protocol import Policy, RowPolicy
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario, load_scenario
@@ -67,7 +67,7 @@ def make_entry(label: str, spec: str, *, is_tuned: bool = False) -> PolicyEntry:
     if isinstance(policy, LearnedPolicy):
         identity = f"{spec} {_digest(policy.file)}"
     elif is_of_package(spec):
-        identity = f"{spec} {plugin_version(spec)}"
+        identity = f"{spec} {PLUGINS.version(spec.partition(',')[0])}"
     return PolicyEntry(label, spec, identity, is_tuned)
 
 

@@ -2,7 +2,8 @@
 
 A workload is named as in a scenario: ``poisson``, ``steady`` (a metronome), ``gamma:CV2``, ``flash-crowd:FACTOR``
 (FACTOR times the rate for a fifth of the time, from two fifths on), ``ramp:FIRST:LAST``, ``rise-and-fall:LOW:HIGH``,
-``burst:N`` (N at once, and nothing else) or ``replay:FILE``. Rates are means over the whole time.
+``burst:N`` (N at once, and nothing else), ``replay:FILE``, or ``NAME:NUMBER…`` of another package. Rates are means over
+the whole time.
 """
 
 from __future__ import annotations
@@ -107,8 +108,11 @@ def arrivals_of_families_s(
 def _shape(workload: str, kind: str, numbers: list[str]) -> workloads.Shape:
     if kind == "replay":
         return workloads.replay(Path(":".join(numbers)))
+    if kind not in _SHAPES and kind in workloads.PLUGINS.names():
+        return workloads.plugged(kind, _numbers(workload, numbers, len(numbers)))
     if kind not in _SHAPES:
-        raise ConfigError(f"unknown workload {workload!r}; known are {', '.join(KINDS)}")
+        known = f"{', '.join(KINDS)}{workloads.PLUGINS.describe()}"
+        raise ConfigError(f"unknown workload {workload!r}; known are {known}")
     count, make = _SHAPES[kind]
     return make(*_numbers(workload, numbers, count))
 

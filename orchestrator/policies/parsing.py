@@ -16,7 +16,7 @@ from orchestrator.policies.learned.policy import (
     parse_learned,
 )
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES
-from orchestrator.policies.plugins import parse_plugin, plugin_knobs, plugin_names
+from orchestrator.policies.plugins import PLUGINS, parse_plugin, plugin_knobs
 from orchestrator.policies.protocol import Policy
 from orchestrator.policies.registry import RulePolicy
 
@@ -34,18 +34,18 @@ def parse_policy(name: str) -> Policy:
         return parse_fitted(name)
     if head.partition(":")[0] in registry.policy_names():
         return registry.parse_policy(name)
-    if head in (others := plugin_names()):
+    if head in PLUGINS.names():
         return parse_plugin(name)
     learned = f"{', '.join(LEARNED_NAMES)}, which are learned; fitted, which is what a file holds"
-    of_packages = f"; of other packages {', '.join(others)}" if others else ""
-    raise ConfigError(f"unknown policy {name!r}; known are {learned}; {registry.describe_rules()}{of_packages}")
+    known = f"{learned}; {registry.describe_rules()}{PLUGINS.describe()}"
+    raise ConfigError(f"unknown policy {name!r}; known are {known}")
 
 
 def is_of_package(name: str) -> bool:
     """Return whether another package brings a policy, and none of ours has its name."""
     head = name.partition(",")[0]
     own = is_learned(name) or head.partition(":")[0] in registry.policy_names()
-    return not own and head in plugin_names()
+    return not own and head in PLUGINS.names()
 
 
 def parse_own_policy(name: str) -> RulePolicy | LearnedPolicy:

@@ -59,6 +59,8 @@ class EnergySource(StrEnum):
     """Power readings integrated over time."""
     RAPL = "rapl"
     """The counters of the CPU packages."""
+    PLUGIN = "plug-in"
+    """A counter that another package reads, by ``servers[].telemetry``."""
     ESTIMATED = "estimated"
     """A stated power model times a measured duration; nothing was measured in joules."""
 

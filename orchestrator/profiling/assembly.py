@@ -41,7 +41,7 @@ SOURCES = {
     "nvml-power-integrated": EnergySource.INSTANT,
     "rapl": EnergySource.RAPL,
 }
-"""Sources of energy by the name that telemetry gives them."""
+"""Sources of energy by the name that telemetry gives them; one of any other name is of another package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def _batch_energy(
 
 def _pool(windows: Sequence[Window]) -> tuple[float | None, float, EnergySource | None]:
     """Return the energy and duration of all windows together; None unless all are readable and of one known source."""
-    sources = {SOURCES.get(window.source) for window in windows}
+    sources = {SOURCES.get(window.source, EnergySource.PLUGIN) for window in windows}
     readings_j = [window.energy_j for window in windows if window.energy_j is not None]
     duration_s = math.fsum(window.duration_s for window in windows)
     source = next(iter(sources)) if len(sources) == 1 else None

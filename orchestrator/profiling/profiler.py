@@ -132,7 +132,9 @@ async def _subjects(
             telemetry = None
             if not _no_telemetry(server):
                 port = int(server.grpc.rpartition(":")[2])
-                telemetry = open_telemetry(server.device, grpc_port=port, gpu=server.limits.gpu)
+                telemetry = open_telemetry(
+                    server.device, grpc_port=port, gpu=server.limits.gpu, source=server.telemetry
+                )
                 stack.push_async_callback(telemetry.close)
             name = ServerName(server.name)
             opened.append((server, Subject(name, client, (), telemetry, controls.get(name))))

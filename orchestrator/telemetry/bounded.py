@@ -68,6 +68,6 @@ class BoundedReader(Generic[T]):
     def _run(self, future: Future[T]) -> None:
         try:
             answer = self._read()
-        except Exception as exc:  # whatever an adapter missed: a reading is never worth a controller
+        except (Exception, SystemExit) as exc:  # whatever an adapter missed: a reading is never worth a controller
             answer = self._absent(f"{self._what} can't be read: {type(exc).__name__}: {exc}")
         future.set_result(answer)

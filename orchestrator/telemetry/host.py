@@ -1,28 +1,37 @@
 """The telemetry of one host: of a GPU through NVML, of CPUs through processes and powercap; and what both are called.
 
 Each source is read on its own and under a time limit, so a driver that hangs takes only its own readings along.
+
+A server's settings may name a source of another package, by an entry point of the group ``slimsched.telemetry``: a
+meter at the wall, a board of another maker. What it has told once stays its own, and is absent when it fails: to fall
+back would put two sensors of other scales behind one another.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import platform
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import pynvml
 from pynvml import NVMLError
 
+from orchestrator.errors import ConfigError
+from orchestrator.plugins import PluginGroup
 from orchestrator.telemetry.bounded import BoundedReader
 from orchestrator.telemetry.nvml import NvmlDevice, find_handle
 from orchestrator.telemetry.powercap import Powercap
 from orchestrator.telemetry.processes import TritonProcesses
-from orchestrator.telemetry.reading import HostReading
+from orchestrator.telemetry.reading import HostReading, Reading
 
+PLUGINS: Final = PluginGroup("slimsched.telemetry", "telemetry")
 READ_TIMEOUT_S = 2.0
+_READINGS: Final = ("memory_used_bytes", "memory_total_bytes", "utilisation_ratio", "power_w", "energy_j")
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -82,17 +91,61 @@ class GpuTelemetry:
             await self._closing.read()
 
 
+class PluggedTelemetry:
+    """Readings of a host, with those that a source of another package has in their place."""
+
+    def __init__(self, own: CpuTelemetry | GpuTelemetry, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> None:
+        source: Source = PLUGINS.call(name, PLUGINS.load(name))
+        self._own = own
+        self._source = _bounded(f"telemetry {name!r} of {PLUGINS.origin(name)}", _Checked(source), timeout_s)
+        self._told = set[str]()
+
+    async def read(self) -> HostReading:
+        """Return what can be read now; what can't is absent with its reason."""
+        own, other = await asyncio.gather(self._own.read(), self._source.read())
+        readings = {name: getattr(other, name) for name in _READINGS}
+        self._told |= {name for name, reading in readings.items() if reading.value is not None}
+        changed: dict[str, Any] = {name: readings[name] for name in self._told}
+        return replace(own, **changed)
+
+    async def close(self) -> None:
+        """Let go of what the host's own telemetry holds."""
+        await self._own.close()
+
+
+class _Checked:
+    """A source whose readings are what they should be, or it raises."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def read(self) -> HostReading:
+        found = self._source.read()
+        for name in _READINGS:
+            reading = getattr(found, name, None)
+            if not (isinstance(reading, Reading) and (reading.value is None or math.isfinite(reading.value))):
+                raise TypeError(f"read returned a {type(found).__name__} whose {name} is {reading!r:.60}")
+        return found
+
+
 def open_telemetry(
-    device: Literal["cpu", "gpu"], *, grpc_port: int | None, gpu: int | str = 0
-) -> CpuTelemetry | GpuTelemetry:
+    device: Literal["cpu", "gpu"], *, grpc_port: int | None, gpu: int | str = 0, source: str | None = None
+) -> CpuTelemetry | GpuTelemetry | PluggedTelemetry:
     """Return the telemetry of this host; nothing is read yet, and what is missing shows in the readings.
 
     Triton computes on the device, a GPU by its index in NVML's order or its UUID, and listens on the port; None: not on
-    this host.
+    this host. What another package's ``source`` reads counts in place of the device's own.
+
+    Raises:
+        ConfigError: There is no source of that name, or it can't be used.
     """
-    if device == "cpu":
-        return CpuTelemetry(grpc_port, Powercap())
-    return GpuTelemetry(NvmlDevice(gpu), grpc_port)
+    if source is not None and source not in PLUGINS.names():
+        raise ConfigError(
+            f"servers[].telemetry: no package here brings {source!r}; install it beside this command, or leave the key "
+            f"out{PLUGINS.describe()}"
+        )
+    own = CpuTelemetry(grpc_port, Powercap()) if device == "cpu" else GpuTelemetry(NvmlDevice(gpu), grpc_port)
+    return own if source is None else PluggedTelemetry(own, source)
 
 
 def describe_cpu(cpuinfo: Path = CPUINFO) -> str:

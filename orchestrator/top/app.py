@@ -45,7 +45,7 @@ class Top(App[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(n), f"show('{name}')", name) for n, name in enumerate(TABLES, 1)),
-        Binding("s", "sort", "sort by next"),
+        Binding("s", "sort", "sort"),
         Binding("r", "turn", "reverse"),
         Binding("q", "quit", "quit"),
     ]

@@ -191,7 +191,8 @@ def headline(document: Row) -> str:
     policy = document["policy"]
     decides = "no router yet" if policy is None else policy["fallback" if policy["is_paused"] else "name"]
     ready = f"NOT READY: {document['unready']}" if document["unready"] else "ready"
-    return f"{ready} · {decides} · {document['workers']:.0f} processes · {document['version']}"
+    processes = "1 process" if document["workers"] == 1 else f"{document['workers']:.0f} processes"
+    return f"{ready} · {decides} · {processes} · {document['version']}"
 
 
 def figures(document: Row) -> str:

@@ -61,10 +61,11 @@ def _blocks(
 ) -> Iterator[Block]:
     recorded = figures_of(traffic)
     began, ended = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(traffic.arrived_unix_s[at])) for at in (0, -1))
+    logged = "all" if sample_ratio == 1 else f"{sample_ratio:.3g} of the"
     yield Heading(1, f"Traffic of {traffic.family}")
     yield Text(
         f"{len(traffic.items):,} requests in {traffic.batches:,} batches from {began} to {ended} UTC, of a log of "
-        f"{sample_ratio:.3g} of the decisions; {traffic.failed_batches:,} batches failed. Requests that were refused "
+        f"{logged} decisions; {traffic.failed_batches:,} batches failed. Requests that were refused "
         "for load were not sent and are not in it (`slim_router_sheds_total`)."
     )
     yield Table(("", *(title for title, *_ in _COLUMNS)), [[_AS_RECORDED, *_cells(recorded)]])

@@ -15,10 +15,13 @@ A series is summed over what distinguishes it beside the model: versions, GPUs a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import math
+import socket
+import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from prometheus_client import Metric
@@ -49,10 +52,26 @@ async def read_counters(url: str, *, timeout_s: float) -> dict[ModelName, Counte
     """Return the counters of every model that the server has loaded.
 
     Raises:
-        ServerUnavailableError: Nobody answers at the URL.
+        ServerUnavailableError: Nobody answers at the URL, or not all of it within the time.
         TransientError: Something else than Triton's metrics came back.
     """
-    text = await asyncio.to_thread(_fetch, url, timeout_s)
+    opened, is_over = list[socket.socket](), threading.Event()
+
+    def hold(connected: socket.socket) -> None:
+        opened.append(connected)
+        if is_over.is_set():
+            raise TimeoutError("nobody waits for it any more")
+
+    try:
+        async with asyncio.timeout(timeout_s):
+            text = await asyncio.to_thread(_fetch, url, timeout_s, hold)
+    except TimeoutError as exc:
+        raise ServerUnavailableError(f"can't read Triton's metrics at {url}: timed out after {timeout_s:g} s") from exc
+    finally:
+        is_over.set()
+        for connected in opened:  # ends the read of a page that drips, which would keep one thread after the other
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
     try:
         return parse_counters(text)
     except ValueError as exc:
@@ -103,10 +122,12 @@ def _build(values: Mapping[str, float]) -> Counters:
     )
 
 
-def _fetch(url: str, timeout_s: float) -> str:
+def _fetch(url: str, timeout_s: float, on_connected: Callable[[socket.socket], None]) -> str:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout_s)
     try:
+        connection.connect()
+        on_connected(connection.sock)
         connection.request("GET", parts.path or "/")
         response = connection.getresponse()
         body = response.read(LIMIT_BYTES)

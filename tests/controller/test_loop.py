@@ -11,7 +11,9 @@ import pytest
 
 from orchestrator.config import ControllerSettings
 from orchestrator.controller.loop import BACK_OFFS_S, STOP_WAIT_S
+from orchestrator.controller.status.document import describe_status
 from orchestrator.controller.status.endpoint import Heartbeat
+from orchestrator.controller.status.view import find_troubles
 from orchestrator.errors import CapacityError, ConfigError, ModelNotFoundError, ServerUnavailableError
 from orchestrator.planner.actions import ActionKind, Notice, NoticeKind, Plan, Refusal, RefusalReason
 from orchestrator.planner.host import HostSnapshot, Limits, ModelStatus
@@ -418,6 +420,7 @@ async def test_metrics_alone_missing_is_reported_and_the_minimum_set_is_loaded_a
     server = triton()
     server.metrics_error = ServerUnavailableError("refused")
     report = await controller(server).step()
-    assert report.seen.trouble is not None and "metrics can't be read: refused" in report.seen.trouble
+    assert report.seen.trouble == "only what needs no rates is done, metrics can't be read: refused"
+    assert report.seen.trouble in find_troubles(describe_status(report), now_unix_s=report.unix_s)
     assert report.seen.snapshot is not None and report.recent[0].action.model == W025
     assert (await server.loaded_models())[0].status is ModelStatus.READY

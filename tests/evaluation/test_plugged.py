@@ -14,7 +14,7 @@ from orchestrator.evaluation.tuning.space import check_tuned, configurations, tu
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.snapshot import Width
 from tests.evaluation.example_suites import digest_of, write_suite
-from tests.policies.plugged import SAVER, install
+from tests.plugged import SAVER, install
 
 STATEFUL = """
 

@@ -11,6 +11,7 @@ import pytest
 from orchestrator.errors import ConfigError
 from orchestrator.loadgen.plan import Load, arrivals_of_families_s, arrivals_s
 from orchestrator.loadgen.target import FamilyShare, parse_families
+from tests.plugged import install
 
 LOAD = Load("poisson", 500.0, 20.0, 0.1)
 
@@ -84,3 +85,60 @@ def test_families_are_named_with_a_share_and_a_sample() -> None:
             parse_families([text])
     with pytest.raises(ConfigError, match="cats is given 2 times"):
         parse_families(["cats", "cats:2"])
+
+
+PULSES = """
+import numpy as np
+
+
+def pulses(size, gap=1.0):
+    if size < 1:
+        raise ValueError(f"pulses of {size:g}; give 1 or more")
+    return lambda count, rng: np.floor(np.arange(count) / size) * size * gap
+
+
+def descends():
+    return lambda count, rng: np.arange(count)[::-1]
+
+
+def short():
+    return lambda count, rng: np.zeros(count - 1)
+
+
+def ends():
+    raise SystemExit(3)
+"""
+
+
+@pytest.fixture
+def pulses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = {name: name for name in ("pulses", "descends", "short", "ends", "gone")} | {"poisson": "descends"}
+    install(tmp_path, "pulses_one", PULSES, points, "slimsched.workloads")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("pulses")
+def test_another_package_brings_a_shape_of_arrivals_and_none_takes_the_name_of_one_of_ours() -> None:
+    due_s = arrivals_s(replace(LOAD, workload="pulses:100"))
+    assert (len(due_s), len(np.unique(due_s))) == (10_000, 100)
+    assert (np.diff(arrivals_s(LOAD)) >= 0).all()
+
+
+@pytest.mark.usefixtures("pulses")
+@pytest.mark.parametrize(
+    ("workload", "problem"),
+    [
+        ("poison", r"unknown workload 'poison'; known are poisson.*; of other packages descends, ends, gone, poisson,"),
+        ("pulses:0", r"'pulses' of pulses_one can't be made .ValueError: pulses of 0; give 1 or more.; mend the pack"),
+        ("pulses", r"'pulses' of pulses_one can't be made .TypeError"),
+        ("pulses:x", "'pulses:x' needs 1 numbers from 0 on"),
+        ("ends", r"'ends' of pulses_one can't be made .SystemExit: 3"),
+        ("gone", r"'gone' of pulses_one can't be imported .AttributeError"),
+        ("descends", r"'descends' of pulses_one drew \[10000\] times for 10000 arrivals, or times that .* descend"),
+        ("short", r"'short' of pulses_one drew \[9999\] times for 10000 arrivals"),
+    ],
+)
+def test_a_package_with_a_broken_shape_is_named_with_the_reason(workload: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        arrivals_s(replace(LOAD, workload=workload))
+    assert "\n" not in str(caught.value)

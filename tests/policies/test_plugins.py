@@ -16,7 +16,7 @@ from orchestrator.router import RouterObserver
 from orchestrator.router.dispatch.deciders import make_deciders
 from orchestrator.simulation.policy_contract import check_policy
 from tests.fakes.servers import FakeServer, item
-from tests.policies.plugged import SAVER, install
+from tests.plugged import SAVER, install
 from tests.router.test_router import right, routed
 
 SCENARIO = str(Path(__file__).parents[2] / "scenarios" / "two-unlike.yaml")

@@ -55,7 +55,7 @@ def test_a_batch_costs_what_all_its_windows_drew_above_idle(windows_j: Sequence[
         [Window(None, 2.0, "none", "gone")],
         [Window(30.0, 2.0, "rapl"), Window(None, 2.0, "none", "gone")],
         [Window(30.0, 2.0, "rapl"), Window(30.0, 2.0, "nvml-energy-counter")],
-        [Window(30.0, 2.0, "a stranger")],
+        [Window(30.0, 2.0, "wall-meter"), Window(30.0, 2.0, "rapl")],
     ],
 )
 def test_without_a_counter_over_all_windows_the_stated_power_stands_in_or_the_reason(windows: list[Window]) -> None:
@@ -64,6 +64,11 @@ def test_without_a_counter_over_all_windows_the_stated_power_stands_in_or_the_re
     unknown = find_idle(facts(), windows)
     assert (unknown.power_w, unknown.source) == (None, None)
     assert unknown.reason.endswith("fleet.yaml states no 'power' for the server")
+
+
+def test_a_counter_of_another_package_is_told_apart() -> None:
+    idle = find_idle(facts(power=PowerSettings(idle_w=7, busy_w=9)), [Window(30.0, 2.0, "wall-meter")])
+    assert (idle.power_w, idle.source) == (15.0, EnergySource.PLUGIN)
 
 
 def test_the_reason_is_the_counters_own() -> None:

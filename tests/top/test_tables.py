@@ -39,7 +39,7 @@ async def test_every_row_can_be_said_and_sorted_by_each_column(name: str) -> Non
 
 async def test_the_lines_above_say_what_the_page_says() -> None:
     document = await busy_document()
-    assert headline(document) == f"ready · lert:brownout · 1 processes · {document['version']}"
+    assert headline(document) == f"ready · lert:brownout · 1 process · {document['version']}"
     assert f"p95 {document['traffic']['latency_p95_s'] * 1e3:.3g} ms" in figures(document)
     assert "82.6 W" in figures(document)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -84,21 +85,41 @@ def test_a_damaged_page_is_a_value_error_or_counts_what_is_there(text: str, prob
         parse_counters(text)
 
 
+Say = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
 @contextlib.asynccontextmanager
-async def answering(raw: bytes | None) -> AsyncIterator[str]:
-    """A server that says the same to everyone; None says nothing at all."""
+async def serving(say: Say) -> AsyncIterator[str]:
+    """A server that says something to everyone; it ends when all have left."""
+    open_count = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_count
+        open_count += 1
+        with contextlib.suppress(ConnectionError):
+            await say(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        open_count -= 1
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics"
+        while open_count:
+            await asyncio.sleep(0.01)
+
+
+def answering(raw: bytes | None) -> contextlib.AbstractAsyncContextManager[str]:
+    """A server that says the same to everyone; None says nothing at all."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         if raw is None:
             await reader.read()
         else:
             writer.write(raw)
-        writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics"
+    return serving(say)
 
 
 def http(body: str, status: str = "200 OK") -> bytes:
@@ -139,3 +160,24 @@ async def test_what_is_no_page_is_one_line_with_the_url(
 async def test_nobody_there_is_unavailable(url: str) -> None:
     with pytest.raises(ServerUnavailableError, match="can't read Triton's metrics at http://"):
         await read_counters(url, timeout_s=2)
+
+
+@pytest.mark.parametrize("begin", ["HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n"])
+async def test_pages_that_drip_without_end_are_given_up_and_keep_no_thread(begin: str) -> None:
+    """Each piece comes before any read times out; a pool of threads would be full after some."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(begin.encode())
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with asyncio.timeout(60), serving(drip) as url:
+        threads = (os.cpu_count() or 1) + 4
+        for _ in range(3):
+            reads = [read_counters(url, timeout_s=0.3) for _ in range(threads)]
+            for error in await asyncio.gather(*reads, return_exceptions=True):
+                assert isinstance(error, ServerUnavailableError)
+                assert "timed out" in str(error)
+        assert await asyncio.to_thread(str) == ""

@@ -55,12 +55,15 @@ def test_what_the_start_says_works(checkout: Path) -> None:
         assert run(DOCS / "start.md", checkout, replaced=replaced) == 6
 
 
-def test_what_the_page_on_an_own_policy_says_works(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "commands"), [("own-policy.md", 8), ("plug-ins.md", 7)])
+def test_what_the_pages_on_packages_of_ones_own_say_works(
+    page: str, commands: int, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     installed = checkout / "installed"
     monkeypatch.setenv("PIP_TARGET", str(installed))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(installed), str(ROOT)]))
     try:
-        assert run(DOCS / "tutorials" / "own-policy.md", checkout) == 8
+        assert run(DOCS / "tutorials" / page, checkout) == commands
     finally:
         execute("slimsched local down --state-dir state", checkout)
 

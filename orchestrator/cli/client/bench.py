@@ -94,7 +94,11 @@ def _load_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--warm-up-s", type=click.FloatRange(min=0), default=1.0, help="First part that isn't counted."),
         click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, help="How long to send."),
         click.option("--deadline-ms", type=click.FloatRange(min=1), default=100.0, help="From when a request is due."),
-        click.option("--workload", default="poisson", help=f"Shape of the arrivals: {', '.join(KINDS)}."),
+        click.option(
+            "--workload",
+            default="poisson",
+            help=f"Shape of the arrivals: {', '.join(KINDS)}, or NAME:NUMBER of another package.",
+        ),
         click.option(
             "--sample",
             "sample_path",

@@ -41,8 +41,8 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
     families.
 
     Exits with 1 when a controller can't be reached; the others are shown all the same. Exits with 3 when all answer
-    and one is in trouble: its Triton can't be observed, a notice stands, a model has failed or has a config in
-    quarantine, or the controller has made no step for a minute. Exits with 0 when all is in order.
+    and one is in trouble: its Triton or that one's metrics can't be read, a notice stands, a model has failed or has a
+    config in quarantine, or the controller has made no step for a minute. Exits with 0 when all is in order.
 
     \b
     Example:

@@ -133,6 +133,8 @@ def _follow_energy(account: EnergyAccount, report: StepReport) -> EnergyAccount:
     reading, snapshot = report.seen.reading, report.seen.snapshot
     if reading is None or snapshot is None or reading.energy_j.value is None:
         return account
+    if report.seen.trouble is not None:  # without rates nothing says what ran: the next window spans this one too
+        return account
     counter = CounterReading(reading.energy_j.source, report.seen.at_s, reading.energy_j.value)
     return account.follow(counter, {model.name: model.rates for model in snapshot.models})
 

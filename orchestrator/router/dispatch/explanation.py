@@ -69,8 +69,8 @@ def explain(record: Record) -> Iterator[str]:
         default=None,
     )
     if second is not None:
-        later_s = second["head_completion_s"] - chosen["head_completion_s"]
-        yield f"{second['server']}, the next best, would have answered the head {_ms(later_s)} later."
+        later = _ms(second["head_completion_s"] - chosen["head_completion_s"])
+        yield f"{second['server']}, the next best at {second['width']} %, would have answered the head {later} later."
 
 
 def _why_not_wider(chosen: Record, candidates: Sequence[Record], record: Record) -> str:

@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from orchestrator.config.section import Name, Section, parse_settings
 from orchestrator.errors import ConfigError
@@ -48,11 +48,14 @@ class FamilySettings(Section):
     """Only widths of at least this accuracy, on the family's own scale; left out: any."""
 
 
+KINDS: Final = ("poisson", "gamma", "mmpp", "self-similar", "ramp", "diurnal", "flash-crowd", "replay")
+
+
 class WorkloadSettings(Section):
     """When requests arrive and what they bring."""
 
-    kind: Literal["poisson", "gamma", "mmpp", "self-similar", "ramp", "diurnal", "flash-crowd", "replay"] = "poisson"
-    """Shape of the arrivals; see orchestrator.simulation.scenario.workloads."""
+    kind: str = "poisson"
+    """Shape of the arrivals, one of ``KINDS`` or of another package; see orchestrator.simulation.scenario.workloads."""
     load_ratio: float = Field(default=0.7, gt=0, le=100)
     """Items a second over the fleet's fluid capacity; above 1 not all can be served for good."""
     load_of_width: int | None = Field(default=None, ge=1, le=100)
@@ -85,9 +88,20 @@ class WorkloadSettings(Section):
     """Likewise."""
     file: Path | None = None
     """Of timestamps to replay, relative to the scenario's file."""
+    numbers: tuple[float, ...] = ()
+    """What a shape of another package is made of."""
+
+    @field_validator("kind")
+    @classmethod
+    def _is_known(cls, kind: str) -> str:
+        if kind not in KINDS and kind not in workloads.PLUGINS.names():
+            raise ValueError(f"unknown kind {kind!r}; known are {', '.join(KINDS)}{workloads.PLUGINS.describe()}")
+        return kind
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> WorkloadSettings:
+        if self.numbers and self.kind in KINDS:
+            raise ValueError(f"numbers go with a kind of another package; {self.kind!r} has keys of its own")
         if (self.kind == "replay") != (self.file is not None):
             raise ValueError("file goes with kind 'replay', and only with it")
         if any(rate < 0 for rate in self.rates) or sum(self.rates) <= 0:
@@ -112,6 +126,8 @@ class WorkloadSettings(Section):
             return workloads.diurnal(self.amplitude, self.periods)
         if self.kind == "flash-crowd":
             return workloads.flash_crowd(self.factor, self.begins, self.lasts)
+        if self.kind != "replay":
+            return workloads.plugged(self.kind, self.numbers)
         assert self.file is not None  # checked above
         return workloads.replay(self.file)
 
@@ -297,7 +313,11 @@ def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServe
         excluded["workload"].add("priorities")
     if not settings.objectives.shed_late:
         excluded["objectives"].add("shed_late")
+    if not settings.workload.numbers:
+        excluded["workload"].add("numbers")
     text = settings.model_dump_json(exclude=excluded) + repr(tuple(servers))
+    if settings.workload.kind not in KINDS:
+        text += workloads.PLUGINS.version(settings.workload.kind)
     delays_s = [[model.delay_s for model in server.models] for server in servers]
     if any(any(row) for row in delays_s):
         text += repr(delays_s)  # only then, so that the digests of all others stay what they were

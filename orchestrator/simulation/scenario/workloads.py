@@ -11,22 +11,27 @@ stretched to that. So one scenario is as hard on a fleet of fast machines as on 
 - Diurnal: 1 + A·sin(2πt/P); flash crowd: a level, and a multiple of it for a while. Both by inverting the cumulative
   rate at the times of a Poisson process, which is exact and as quick as thinning.
 - Replay: a file of timestamps, one a line.
+- Of another package, by an entry point of the group ``slimsched.workloads``: called with the numbers that were given,
+  it returns a shape. What that draws is checked, because a simulation of arrivals out of order would be wrong silently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
+from orchestrator.plugins import PluginGroup
 
 Times = NDArray[np.float64]
 Shape = Callable[[int, np.random.Generator], Times]
 """Returns so many ascending times from 0 on, of mean rate 1 in the long run."""
 
+PLUGINS: Final = PluginGroup("slimsched.workloads", "workload")
 _GRID = 20_000
 
 
@@ -123,6 +128,28 @@ def read_times(path: Path) -> Times:
     if len(times) < 2 or times[-1] == times[0]:
         raise ConfigError(f"{path} holds {len(times)} timestamps; two different ones at least make a rate")
     return times
+
+
+def plugged(name: str, numbers: Sequence[float]) -> Shape:
+    """The arrivals of another package, of which it makes a shape by some numbers.
+
+    Raises:
+        ConfigError: when the package can't be imported or refuses the numbers; of the shape, when it raises, or draws
+            what are no ascending times from 0 on.
+    """
+    make: Callable[..., Shape] = PLUGINS.load(name)
+    shape = PLUGINS.call(name, lambda: make(*numbers))
+
+    def draw(count: int, rng: np.random.Generator) -> Times:
+        times = PLUGINS.call(name, lambda: np.asarray(shape(count, rng), np.float64))
+        if times.shape != (count,) or not (np.isfinite(times).all() and (np.diff(times, prepend=0.0) >= 0).all()):
+            raise ConfigError(
+                f"workload {name!r} of {PLUGINS.origin(name)} drew {list(times.shape)} times for {count} arrivals, or "
+                "times that are not finite or descend; it must return as many as were asked for, ascending from 0 on"
+            )
+        return times
+
+    return draw
 
 
 def scaled(shape: Shape, count: int, rate_rps: float, rng: np.random.Generator) -> Times:

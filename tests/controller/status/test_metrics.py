@@ -162,21 +162,27 @@ def test_two_controllers_share_nothing() -> None:
 
 def test_joules_are_shared_out_where_there_is_a_counter_and_absent_where_there_is_none() -> None:
     assert not [key for key in observed(full_report()) if "energy" in key[0]]
-    reports = [
-        seeing(
-            full_report(),
-            at_s=at_s,
-            reading=replace(full_report().seen.reading or READING, energy_j=Reading(drawn_j, "rapl")),
-        )
-        for at_s, drawn_j in ((5000.0, 70.0), (5001.0, 100.0))
-    ]
+    reports = [drawing(at_s, drawn_j) for at_s, drawn_j in ((5000.0, 70.0), (5001.0, 100.0))]
     found = observed(*reports)
     assert of("energy_joules_total", found) == {("rapl",): 100.0}
     assert of("idle_energy_joules_total", found) == {("rapl",): 0.0}
     assert of("model_energy_joules_total", found) == {("fashion_w025",): 30.0}
     assert of("model_energy_requests_total", found) == {("fashion_w025",): 1200.0}
-    blind = seeing(reports[1], trouble="no rates", at_s=5002.0)
-    assert of("model_energy_joules_total", observed(*reports, blind)) == {("fashion_w025",): 30.0}
+
+
+def test_what_is_drawn_while_nothing_says_what_runs_is_shared_out_when_something_does() -> None:
+    before, blind = drawing(5000.0, 70.0), seeing(drawing(5001.0, 130.0), trouble="metrics can't be read")
+    assert of("idle_energy_joules_total", observed(before, blind)) == {("rapl",): 0.0}
+    assert of("model_energy_joules_total", observed(before, blind)) == {}
+    found = observed(before, blind, drawing(5002.0, 170.0))
+    assert of("idle_energy_joules_total", found) == {("rapl",): 0.0}
+    assert of("model_energy_joules_total", found) == {("fashion_w025",): 100.0}
+
+
+def drawing(at_s: float, drawn_j: float) -> StepReport:
+    """Return a report of a host that has drawn so much."""
+    reading = full_report().seen.reading or READING
+    return seeing(full_report(), at_s=at_s, reading=replace(reading, energy_j=Reading(drawn_j, "rapl")))
 
 
 def test_process_and_build_are_there_too() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from export.errors import VariantError
 from export.importing.boxes import mean_average_precision
 from export.importing.metrics import Metric, measure, metric_named
+from tests.plugged import install
 
 
 def quality(metric: Metric | str, answers: list[dict[str, np.ndarray]], labels: object) -> float:
@@ -112,3 +114,32 @@ def test_without_a_labelled_box_there_is_no_precision() -> None:
     assert math.isnan(mean_average_precision([np.zeros((0, 6))], np.full((1, 1, 5), -1.0)))
     with pytest.raises(VariantError, match=r"give \[items, boxes, 5\]"):
         quality("map-50", [{"found": np.zeros((0, 6))}], [0])
+
+
+@pytest.fixture
+def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "def halves(answers, labels):\n    return len(answers) / 2\n\n\ndef ends(answers, labels):\n    exit(3)\n"
+    install(tmp_path, "halves_one", source, {"halves": "halves", "ends": "ends", "gone": "gone"}, "slimsched.metrics")
+    install(tmp_path, "ending_one", "raise SystemExit('not today')\n", {"leaves": "x"}, "slimsched.metrics")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("plugged")
+def test_a_metric_of_another_package_is_known_by_its_name() -> None:
+    assert quality("halves", [{"a": np.zeros(1)}], [0]) == 0.5
+    assert metric_named("halves", None).name == "halves"
+
+
+@pytest.mark.usefixtures("plugged")
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("half", r"--metric half: is none; give top-K .*; of other packages ends, gone, halves, leaves"),
+        ("gone", r"--metric gone: can't be imported from halves_one:gone .AttributeError"),
+        ("leaves", r"--metric leaves: can't be imported from ending_one:x .SystemExit: not today"),
+        ("ends", r"100=x.onnx: --metric ends failed .SystemExit: 3.; nothing was written"),
+    ],
+)
+def test_a_metric_of_a_package_that_is_broken_is_named_with_the_reason(name: str, problem: str) -> None:
+    with pytest.raises(VariantError, match=problem):
+        quality(name, [{"a": np.zeros(1)}], [0])

@@ -61,7 +61,7 @@ def test_the_next_best_server_is_named_with_what_it_lacked() -> None:
     found = list(explain(record(candidate("a", 25), candidate("b", 25, wait_s=0.007), candidate("c", 25, wait_s=0.02))))
     assert found[1:] == [
         "No server serves a wider width that the request allows.",
-        "b, the next best, would have answered the head 7.0 ms later.",
+        "b, the next best at 25 %, would have answered the head 7.0 ms later.",
     ]
 
 

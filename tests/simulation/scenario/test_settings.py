@@ -23,6 +23,7 @@ from orchestrator.simulation.scenario.fleet import (
 from orchestrator.simulation.scenario.settings import digest_scenario, load_scenario
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.snapshot import ServerName
+from tests.plugged import install
 from tests.simulation.worlds import run, scenario, servers, single
 
 ROOT = Path(__file__).parents[3]
@@ -61,6 +62,11 @@ def test_servers_are_counted_and_named(tmp_path: Path) -> None:
         ({"workload": {"load": 1}}, "unknown key workload.load; allowed here: kind, load_ratio"),
         ({"workload": {"load_ratio": 0}}, "workload.load_ratio: must be above 0, got 0"),
         ({"workload": {"cv2": math.nan}}, "workload.cv2: .*finite number"),
+        (
+            {"workload": {"kind": "poison"}},
+            "workload.kind: unknown kind 'poison'; known are poisson, gamma, mmpp, self-s",
+        ),
+        ({"workload": {"numbers": [1]}}, "numbers go with a kind of another package; 'poisson' has keys of its own"),
         ({"workload": {"kind": "replay"}}, "file goes with kind 'replay'"),
         ({"workload": {"kind": "ramp", "rates": [1, 2, 3]}}, "a ramp has two rates"),
         ({"workload": {"rates": [-1, 2]}}, "must not be negative"),
@@ -143,6 +149,23 @@ def test_priorities_and_late_shedding_are_part_of_a_digest_and_none_of_them_leav
         scenario(requests=10, hosts=[{"name": "h", "cores": 1}]),
     ]
     assert len({plain, *(digest_scenario(other, fleet) for other in others)}) == 5
+
+
+def test_arrivals_of_another_package_are_simulated_and_its_version_is_part_of_the_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import numpy as np\n\n\ndef pairs(gap):\n    return lambda count, rng: np.arange(count) // 2 * gap\n"
+    install(tmp_path, "pairs_one", source, {"pairs": "pairs"}, "slimsched.workloads")
+    monkeypatch.syspath_prepend(tmp_path)
+    workload = {"kind": "pairs", "requests": 10}
+    loaded = [load_scenario(written(tmp_path, {**GOOD, "workload": {**workload, "numbers": [gap]}})) for gap in (2, 4)]
+    first, second = (draw_trace(*each, seed=0).arrived_s for each in loaded)
+    assert np.array_equal(first[0::2], first[1::2])
+    assert second == pytest.approx(2 * first)
+    digests = {digest_scenario(*each) for each in loaded}
+    about = tmp_path / "pairs_one-1.0.dist-info" / "METADATA"
+    about.write_text(about.read_text().replace("Version: 1.0", "Version: 1.1"))
+    assert len(digests | {digest_scenario(*loaded[0])}) == 3
 
 
 def test_priorities_are_drawn_by_their_shares_and_leave_all_else_of_a_trace_alone() -> None:
