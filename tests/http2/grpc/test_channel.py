@@ -174,6 +174,26 @@ async def test_who_gives_up_leaves_the_call_to_end_by_itself() -> None:
         assert theirs.ended == 1
 
 
+async def test_a_connection_that_is_set_aside_takes_no_new_call_and_answers_what_is_under_way() -> None:
+    async with open_scripted(lambda number: b"", lambda number: b"", lambda number: b"", answer) as (served, channel):
+        calls = []
+        for _ in range(4):
+            calls.append(asyncio.create_task(channel.call("/s/Echo", b"")))
+            await asyncio.sleep(0.05)
+            channel.set_aside()
+        assert served == [1, 1, 2], "a third was not set aside, as two have not ended"
+        for call in calls:
+            call.cancel()
+    async with open_theirs() as (theirs, channel):
+        waiting = asyncio.create_task(channel.call("/s/Wait", b"first"))
+        while not theirs.waiting:
+            await asyncio.sleep(0.005)
+        channel.set_aside()
+        assert await channel.call("/s/Echo", b"second") == b"second"
+        theirs.release.set()
+        assert await waiting == b"first"
+
+
 async def test_a_server_that_is_not_there_is_told_at_once_and_found_when_it_comes() -> None:
     async with open_scripted(answer) as (_, channel):
         absent = GrpcChannel("127.0.0.1:1")
