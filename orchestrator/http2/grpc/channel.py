@@ -152,12 +152,20 @@ class Connector:
 
     async def _connect(self, host: str, port: int) -> tuple[asyncio.Transport, Http2Protocol]:
         loop = asyncio.get_running_loop()
-        if self._dial is None:
-            return await loop.create_connection(self._make_protocol, host, port, ssl=self._tls)
-        return await loop.create_connection(self._make_protocol, sock=await self._dial(host, port))
+        made: list[Http2Protocol] = []
 
-    def _make_protocol(self) -> Http2Protocol:
-        return Http2Protocol(_make_connection, self._note_made, self._note_lost)
+        def make() -> Http2Protocol:
+            made.append(Http2Protocol(_make_connection, self._note_made, self._note_lost))
+            return made[-1]
+
+        try:
+            if self._dial is None:
+                return await loop.create_connection(make, host, port, ssl=self._tls)
+            return await loop.create_connection(make, sock=await self._dial(host, port))
+        except BaseException:
+            for protocol in made:  # where the time ends as it connects, uvloop closes it and does not tell it
+                self._note_lost(protocol)
+            raise
 
     def _note_made(self, protocol: Http2Protocol) -> bool:
         self._protocols.add(protocol)

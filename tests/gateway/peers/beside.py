@@ -24,7 +24,6 @@ from tests.gateway.calls import RawCalls, item_request
 from tests.gateway.test_one_connection import Handler, open_triton
 
 PAUSE_S = 0.01
-DEADLINE_MS = 4000.0
 
 
 def tell(**what: object) -> None:
@@ -66,7 +65,7 @@ async def call(gateway: str) -> None:
         calls = RawCalls(channel)
         while True:
             try:
-                await calls.infer(item_request(parameters={"slim_deadline_ms": DEADLINE_MS}))
+                await calls.infer(item_request())
                 tell(caller_of=gateway, end="OK")
             except grpc.aio.AioRpcError as exc:
                 tell(caller_of=gateway, end=f"{exc.code().name}: {exc.details()}")

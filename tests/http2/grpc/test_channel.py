@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+import uvloop
 
 from orchestrator.http2.frames import (
     END_HEADERS,
@@ -192,6 +193,22 @@ async def test_a_connection_that_is_set_aside_takes_no_new_call_and_answers_what
         assert await channel.call("/s/Echo", b"second") == b"second"
         theirs.release.set()
         assert await waiting == b"first"
+
+
+@pytest.mark.parametrize("turns", range(1, 8))
+def test_a_channel_whose_connection_was_given_up_at_any_moment_can_be_closed(turns: int) -> None:
+    """On uvloop, which does not tell a protocol that was made just before."""
+
+    async def give_up() -> None:
+        async with open_scripted(answer) as (_, channel):
+            call = asyncio.create_task(channel.call("/s/Echo", b""))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if channel._connector._connecting is not None:
+                channel._connector._connecting.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+    uvloop.run(give_up())
 
 
 async def test_a_server_that_is_not_there_is_told_at_once_and_found_when_it_comes() -> None:
