@@ -27,7 +27,7 @@ help:
 	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 15 minutes"
 	@echo "make bench-real        every policy on real servers, quiet and beside other work: docs/benchmarks/real.md, an hour"
 	@echo "make bench-frozen      policies fitted to each frozen scenario: docs/evaluation/evaluation-frozen.md, an hour of processor time"
-	@echo "make bench-sharing     two gateways over one fleet against one: docs/benchmarks/sharing.md, some 8 minutes"
+	@echo "make bench-sharing     two gateways over one fleet against one: docs/benchmarks/sharing.md, some 7 minutes"
 	@echo "make bench-tracing     a gateway that traces 1 % against one that traces none: docs/benchmarks/tracing.md, 9 minutes"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
 	@echo "make bench-restarts    gateways restarted under grpcio, grpc-js, grpc-go and balancers: docs/benchmarks/restarts.md, 10 minutes"
@@ -108,6 +108,7 @@ bench-real: $(VENV)/.bench
 bench-frozen: $(VENV)/.everything
 	$(BIN)/python -m benchmarks.frozen
 
+# It goes on where it was interrupted, with what build/sharing.jsonl has.
 bench-sharing: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.sharing --out docs/benchmarks
 

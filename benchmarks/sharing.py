@@ -2,15 +2,18 @@
 
 ``make bench-sharing`` writes ``docs/benchmarks/sharing.json`` and ``sharing.md``. Requests go to both gateways in turn,
 and all set-ups take turns with the same arrivals. What sharing costs is the difference to one gateway, within rounds.
+Each run is kept as it comes, so whoever is interrupted starts it again and goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,79 +33,123 @@ from benchmarks.harness.programs import run_gateway
 from orchestrator.config import FleetSettings, GatewaySettings, PeerSettings, ServerSettings, render_fleet
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
-from orchestrator.errors import ServerUnavailableError
+from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.loadgen.capacity import measure_capacity
-from orchestrator.loadgen.comparison import Result, compare, mean_of
+from orchestrator.loadgen.comparison import mean_of, turns
 from orchestrator.loadgen.plan import Load
-from orchestrator.loadgen.run import Measured, measure
+from orchestrator.loadgen.run import measure
 from orchestrator.loadgen.sample import LabelledSample, load_sample
 from orchestrator.loadgen.target import SetUp, find_target
 from orchestrator.reporting.blocks import Block, Heading, Table, Text
 from orchestrator.reporting.claim import Claim, Interval
+from orchestrator.reporting.journal import Journal, differences
 
 FAMILY = "fashion"
 ONE, SHARING, APART = "one gateway", "two that share", "two, each for itself"
-SLOWDOWNS = (12.0, 12.0)
-"""So slow that two cores hold servers, gateways and the sender."""
+SLOWDOWNS = (36.0, 36.0)
+"""So slow that two cores hold servers, gateways and the sender at twice what the servers answer."""
 RATIOS = (0.5, 0.9, 1.2, 2.0)
 """Requests over what the fleet answers at its narrowest width."""
-DEADLINE_S = 0.1
+DEADLINE_S = 0.3
 COST = 0.01
 """Of the requests that are answered in time by one gateway, which two that share it may answer less."""
 _WARM_UP_S = 1.0
 _REST_S = 0.5
 _SETTLE_S = 5.0
 _TRIES = 100
+_REMEDY = "remove it to begin anew"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one set-up did in one round at a load; ``in_time`` is the part of the requests."""
+
+    set_up: str
+    ratio: float
+    round: int
+    in_time: float
+
+
+@dataclass
+class Taken:
+    """What a journal holds: at its head what the run is about and the capacity that it goes by, then a line a row."""
+
+    about: Mapping[str, Any]
+    capacity_rps: float | None = None
+    rows: list[Row] = field(default_factory=list)
+
+    def replay(self, number: int, values: Any) -> None:
+        """Take in a line; raises ConfigError when it is of another run."""
+        if number > 1:
+            self.rows.append(Row(**values))
+            return
+        self.capacity_rps = float(values.pop("capacity_rps"))
+        for key, was, now in differences(values, self.about):
+            raise ConfigError(f"the journal was begun with {key} = {was}, now it is {now}; {_REMEDY}")
+
+
+def about(machine: Machine, seconds: float) -> Mapping[str, Any]:
+    """Return what the parts of a run must have in common."""
+    own = {"seconds": seconds, "slowdowns": list(SLOWDOWNS), "deadline_s": DEADLINE_S}
+    return {"cpu": machine.cpu, "cpus": machine.cpus, "kernel": machine.kernel, **own}
 
 
 @click.command()
 @repository_option
 @out_option
 @path_option("--sample", Path("examples/fashion-mnist/test_1000.npz"))
+@path_option("--journal", Path("build/sharing.jsonl"))
 @click.option("--rounds", type=click.IntRange(2), default=5, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=2), default=4.0, show_default=True, help="Of each run.")
-def main(repository: Path, out: Path, sample: Path, rounds: int, seconds: float) -> None:
-    """Measure one gateway, two that share its fleet, and two that don't."""
+def main(repository: Path, out: Path, sample: Path, journal: Path, rounds: int, seconds: float) -> None:
+    """Measure one gateway, two that share its fleet, and two that don't; go on where the journal ends."""
     machine, say = describe_machine(), start_clock()
-    capacity_rps, results = run_to_end(_measure(repository, load_sample(sample), rounds, seconds, say))
-    claims = list(draw_claims(results, capacity_rps))
-    rows = [
-        {"set_up": r.set_up, "ratio": r.load.rate_rps / capacity_rps, "round": r.round, "in_time": r.summary.in_time}
-        for r in results
-    ]
+    taken = Taken(about(machine, seconds))
+    try:
+        with Journal(journal, taken.replay, remedy=_REMEDY) as kept:
+            run_to_end(_measure(repository, load_sample(sample), rounds, seconds, taken, kept, say))
+    except ConfigError as exc:
+        raise click.ClickException(str(exc)) from exc
+    claims = list(draw_claims(taken.rows))
     document = {
         "machine": str(machine),
-        "capacity_rps": capacity_rps,
-        "rows": rows,
+        "capacity_rps": taken.capacity_rps,
+        "rows": [asdict(row) for row in taken.rows],
         "claims": [encode_claim(claim) for claim in claims],
     }
-    publish("sharing", out, document, list(make_page(results, capacity_rps, claims, machine)))
+    publish("sharing", out, document, list(make_page(taken, claims, machine)))
+    journal.unlink()
     conclude(claims)
 
 
 async def _measure(
-    repository: Path, sample: LabelledSample, rounds: int, seconds: float, say: Say
-) -> tuple[float, list[Result]]:
-    results: list[Result] = []
-
-    async def run(set_up: SetUp, load: Load) -> Measured:
-        await asyncio.sleep(_REST_S)
-        return await measure(set_up.target, load, sample.sent(), senders=1, progress=lambda seconds: None)
-
-    def note(result: Result) -> None:
-        results.append(result)
-        say(f"{result.set_up}, {result.load.rate_rps:.0f}/s: {100 * result.summary.in_time:.1f} % in time")
-
+    repository: Path, sample: LabelledSample, rounds: int, seconds: float, taken: Taken, journal: Journal, say: Say
+) -> None:
+    known = {(row.set_up, row.ratio, row.round) for row in taken.rows}
     with tempfile.TemporaryDirectory(prefix="bench-sharing-") as folder:
         async with open_set_ups(repository, Path(folder)) as set_ups:
-            narrowest = SetUp("narrowest", set_ups[0].target, (("slim_width", 25),))
-            capacity_rps = await measure_capacity(narrowest, sample)
+            if taken.capacity_rps is None:
+                narrowest = SetUp("narrowest", set_ups[0].target, (("slim_width", 25),))
+                taken.capacity_rps = await measure_capacity(narrowest, sample)
+                journal.write({**taken.about, "capacity_rps": taken.capacity_rps})
+            capacity_rps = taken.capacity_rps
             say(f"{capacity_rps:.0f} requests a second at the narrowest width")
             loads = [
                 Load("poisson", ratio * capacity_rps, seconds, DEADLINE_S, warm_up_s=_WARM_UP_S) for ratio in RATIOS
             ]
-            await compare(set_ups, loads, rounds, run, note)
-    return capacity_rps, results
+            ratios = dict(zip((load.rate_rps for load in loads), RATIOS, strict=True))
+            for number, load, set_up in turns(set_ups, loads, rounds):
+                ratio = ratios[load.rate_rps]
+                if (set_up.name, ratio, number) in known:
+                    continue
+                await asyncio.sleep(_REST_S)
+                found = await measure(set_up.target, load, sample.sent(), senders=1, progress=lambda seconds: None)
+                if found.is_cut:
+                    raise asyncio.CancelledError
+                row = Row(set_up.name, ratio, number, found.summary.in_time)
+                taken.rows.append(row)
+                journal.write(asdict(row))
+                say(f"round {number + 1}, load {ratio:g}, {set_up.name}: {100 * row.in_time:.1f} % in time")
 
 
 @asynccontextmanager
@@ -151,38 +198,34 @@ async def _run_gateway(
     return grpc
 
 
-def draw_claims(results: Sequence[Result], capacity_rps: float) -> Iterator[Claim]:
+def draw_claims(rows: Sequence[Row]) -> Iterator[Claim]:
     """Yield for each load what sharing costs of the requests that are answered in time, in points."""
-    for rate_rps in dict.fromkeys(result.load.rate_rps for result in results):
-        in_time = {(r.set_up, r.round): r.summary.in_time for r in results if r.load.rate_rps == rate_rps}
+    for ratio in RATIOS:
+        in_time = {(row.set_up, row.round): row.in_time for row in rows if row.ratio == ratio}
         rounds = sorted({number for _, number in in_time})
         lost = mean_of([100 * (in_time[ONE, number] - in_time[SHARING, number]) for number in rounds])
-        name = f"at {rate_rps / capacity_rps:g} of the capacity, what two that share lose against one"
+        name = f"at {ratio:g} of the capacity, what two that share lose against one"
         yield Claim(name, lost.value, "points in time", 100 * COST, interval=Interval(lost.least, lost.most))
 
 
-def make_page(
-    results: Sequence[Result], capacity_rps: float, claims: Sequence[Claim], machine: Machine
-) -> Iterator[Block]:
+def make_page(taken: Taken, claims: Sequence[Claim], machine: Machine) -> Iterator[Block]:
     """Yield the page."""
     yield Heading(1, "Gateways that share a fleet")
     yield Text(
         f"Made by `make bench-sharing` on {machine}. Two Tritons that emulate machines {SLOWDOWNS[0]:g} times as slow, "
-        f"together {capacity_rps:.0f} requests a second at the narrowest width; Poisson arrivals of one image each, a "
-        f"deadline of {DEADLINE_S * 1e3:g} ms, sent to both gateways in turn. All set-ups take turns with the same "
-        "arrivals. A load is the requests sent over that capacity."
+        f"together {taken.capacity_rps:.0f} requests a second at the narrowest width; Poisson arrivals of one image "
+        f"each, a deadline of {DEADLINE_S * 1e3:g} ms, sent to both gateways in turn. All set-ups take turns with the "
+        "same arrivals. A load is the requests sent over that capacity."
     )
     yield Heading(2, "Answered in time")
-    rates = list(dict.fromkeys(result.load.rate_rps for result in results))
     rows = []
-    for name in dict.fromkeys(result.set_up for result in results):
+    for name in dict.fromkeys(row.set_up for row in taken.rows):
         cells = []
-        for rate_rps in rates:
-            own = [r.summary.in_time for r in results if (r.set_up, r.load.rate_rps) == (name, rate_rps)]
-            found = mean_of(own)
+        for ratio in RATIOS:
+            found = mean_of([row.in_time for row in taken.rows if (row.set_up, row.ratio) == (name, ratio)])
             cells.append(f"{100 * found.value:.1f} ± {100 * (found.most - found.value):.1f} %")
         rows.append((name, *cells))
-    yield Table(("set-up", *(f"load {rate_rps / capacity_rps:g}" for rate_rps in rates)), rows)
+    yield Table(("set-up", *(f"load {ratio:g}" for ratio in RATIOS)), rows)
     yield Heading(2, "Claims")
     yield claims_table(claims)
 

@@ -64,7 +64,12 @@ def open_executor(*, processes: int = 1, dask: str | None = None) -> Iterator[Ex
         yield run_here
     else:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            yield partial(_run_on, pool, lambda: processes)
+            yield run_on(pool, lambda: processes)
+
+
+def run_on(pool: Pool, width: Callable[[], int]) -> Executor:
+    """Return what runs jobs on an executor of ``concurrent.futures``, which runs ``width()`` of them at a time."""
+    return partial(_run_on, pool, width)
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import ServerSettings
-from orchestrator.config.names import Assigned, expand_servers, host_of, is_name
+from orchestrator.config.names import Assigned, expand_servers, host_of, is_name, pod_of
 
 NAMED = ServerSettings(name="triton", grpc="triton.svc:8001", metrics="http://triton.svc:8002/metrics")
 LITERAL = ServerSettings(name="here", grpc="127.0.0.1:8001")
@@ -16,7 +17,11 @@ def names_of(servers: tuple[ServerSettings, ...]) -> dict[str, str]:
 
 def test_each_address_is_a_server_and_what_is_beside_it_goes_along() -> None:
     servers, _ = expand_servers([NAMED, LITERAL], {"triton.svc": ["10.0.0.2", "10.0.0.1"]}, {})
-    assert names_of(servers) == {"triton": "10.0.0.1:8001", "triton-2": "10.0.0.2:8001", "here": "127.0.0.1:8001"}
+    assert names_of(servers) == {
+        "triton-10.0.0.1": "10.0.0.1:8001",
+        "triton-10.0.0.2": "10.0.0.2:8001",
+        "here": "127.0.0.1:8001",
+    }
     assert [server.metrics for server in servers] == [
         "http://10.0.0.1:8002/metrics",
         "http://10.0.0.2:8002/metrics",
@@ -29,14 +34,67 @@ def test_what_can_not_be_resolved_is_left_as_it_is() -> None:
 
 
 def test_addresses_of_the_sixth_version_are_bracketed() -> None:
-    servers, _ = expand_servers([NAMED], {"triton.svc": ["fd00::1"]}, {})
-    assert names_of(servers) == {"triton": "[fd00::1]:8001"}
+    servers, _ = expand_servers([NAMED], {"triton.svc": ["fd00::1", "fd00::2"]}, {})
+    assert names_of(servers) == {"triton-fd00--1": "[fd00::1]:8001", "triton-fd00--2": "[fd00::2]:8001"}
 
 
 def test_a_name_that_another_server_has_is_passed_over() -> None:
-    other = ServerSettings(name="triton-2", grpc="127.0.0.1:8001")
+    other = ServerSettings(name="triton-10.0.0.2", grpc="127.0.0.1:8001")
     servers, _ = expand_servers([NAMED, other], {"triton.svc": ["10.0.0.1", "10.0.0.2"]}, {})
-    assert [server.name for server in servers] == ["triton", "triton-3", "triton-2"]
+    assert [server.name for server in servers] == ["triton-10.0.0.1", "triton-10.0.0.2-2", "triton-10.0.0.2"]
+
+
+def test_one_that_is_met_alone_is_called_as_in_the_file_for_as_long_as_it_stays() -> None:
+    servers, assigned = expand_servers([NAMED], {"triton.svc": ["10.0.0.2"]}, {})
+    assert names_of(servers) == {"triton": "10.0.0.2:8001"}
+    servers, assigned = expand_servers([NAMED], {"triton.svc": ["10.0.0.1", "10.0.0.2"]}, assigned)
+    assert names_of(servers) == {"triton-10.0.0.1": "10.0.0.1:8001", "triton": "10.0.0.2:8001"}
+    servers, _ = expand_servers([NAMED], {"triton.svc": ["10.0.0.1"]}, assigned)
+    assert names_of(servers) == {"triton-10.0.0.1": "10.0.0.1:8001"}
+
+
+POD = "triton-0.triton.svc.cluster.local."
+
+
+@pytest.mark.parametrize(
+    ("host", "own_name", "pod"),
+    [
+        ("triton", "triton-0.triton.inference.svc.cluster.local", "triton-0"),
+        ("triton.inference", "Triton-0.triton.inference.svc.cluster.local.", "triton-0"),
+        ("triton.inference.svc.cluster.local.", "triton-0.triton.inference.svc.cluster.local", "triton-0"),
+        ("triton", "10-0-0-7.triton.inference.svc.cluster.local", None),
+        ("triton", "triton-0.triton2.inference.svc.cluster.local", None),
+        ("triton", "project-triton-1.project_default", None),
+        ("triton", "triton", None),
+        ("gpu.example.org", "gpu.example.org", None),
+        ("triton", "-.triton", None),
+        ("triton", "a b.triton", None),
+        ("triton", ".triton", None),
+        ("triton", "", None),
+    ],
+)
+def test_a_pod_of_a_headless_service_is_known_by_what_its_address_is_called(
+    host: str, own_name: str, pod: str | None
+) -> None:
+    assert pod_of(host, "10.0.0.7", own_name) == pod
+
+
+def test_a_pod_that_comes_back_at_another_address_has_its_name_at_once() -> None:
+    own_names = {"10.0.0.1": POD}
+    servers, assigned = expand_servers([NAMED], {"triton.svc": ["10.0.0.1"]}, {}, own_names)
+    assert names_of(servers) == {"triton-0": "10.0.0.1:8001"}
+    both = {"10.0.0.1": POD, "10.0.0.2": POD}
+    for _ in range(2):
+        servers, assigned = expand_servers([NAMED], {"triton.svc": ["10.0.0.1", "10.0.0.2"]}, assigned, both)
+        assert names_of(servers) == {"triton-10.0.0.1": "10.0.0.1:8001", "triton-0": "10.0.0.2:8001"}
+    servers, _ = expand_servers([NAMED], {"triton.svc": ["10.0.0.2"]}, assigned, both)
+    assert names_of(servers) == {"triton-0": "10.0.0.2:8001"}
+
+
+def test_one_of_which_it_is_not_known_at_first_is_called_as_its_pod_once_it_is() -> None:
+    _, assigned = expand_servers([NAMED], {"triton.svc": ["10.0.0.1"]}, {})
+    servers, _ = expand_servers([NAMED], {"triton.svc": ["10.0.0.1"]}, assigned, {"10.0.0.1": POD})
+    assert names_of(servers) == {"triton-0": "10.0.0.1:8001"}
 
 
 def test_what_is_a_name() -> None:
@@ -63,3 +121,13 @@ def test_a_server_keeps_its_name_as_long_as_its_address_stays(steps: list[set[st
         if addresses:
             assert all(now[address] == name for address, name in before.items() if address in now)
         before = now if addresses else {}
+
+
+@given(st.lists(hosts.filter(lambda found: len(found) != 1), min_size=1, max_size=10), hosts)
+def test_gateways_that_met_servers_in_another_order_call_each_the_same(steps: list[set[str]], pods: set[str]) -> None:
+    own_names = {ip: f"triton-{ip.rpartition('.')[2]}.triton.svc.cluster.local" for ip in pods}
+    assigned: Assigned = {}
+    for addresses in steps:
+        long_there, assigned = expand_servers([NAMED], {"triton.svc": addresses}, assigned, own_names)
+        new, _ = expand_servers([NAMED], {"triton.svc": addresses}, {}, own_names)
+        assert long_there == new

@@ -1,14 +1,14 @@
 """The servers that a fleet file stands for, and what differs between two such fleets; pure.
 
 Kubernetes' headless services and Docker's service names give one host name to many Tritons. gRPC would pick one of
-them and hide the others, so names are resolved here, each address is a server, and servers keep their names as
-addresses come and go: the first is called as in the file, the next ``name-2``, ``name-3``, …, and a name that has
-become free is given to the next address that appears.
+them and hide the others, so names are resolved here, and each address is a server. What it is called must be the same
+in every gateway, whenever that began and in whatever order it met the addresses. So a name is made of the address: a
+pod of a headless service is called as the pod, by what the address is called in the DNS, like the controller in it;
+any other address ``name-10.0.0.7``. One that was met alone is called as in the file, for as long as it stays.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -17,6 +17,7 @@ from orchestrator.config.fleet import ServerSettings
 
 Assigned = Mapping[tuple[str, str], str]
 """Names of servers, by (name in the file, address of the host)."""
+NO_NAMES: Mapping[str, str] = {}
 
 
 def host_of(address: str) -> str:
@@ -39,8 +40,29 @@ def is_name(host: str) -> bool:
     return False
 
 
+def name_at(name: str, ip: str) -> str:
+    """Return what a server at an address is called; IPv6 with hyphens, as names have no colons."""
+    return f"{name}-{ip}".replace(":", "-")
+
+
+def pod_of(host: str, ip: str, own_name: str) -> str | None:
+    """Return the name of the pod at an address, which the DNS calls by a name of its own; None where it is none.
+
+    The pods of a headless service are called ``pod.service.…`` there. One without a host name, such as a DaemonSet's,
+    has its address in place of ``pod``, with hyphens.
+    """
+    pod, _, service = own_name.lower().rstrip(".").partition(".")
+    is_in_service = f"{service}.".startswith(f"{host.lower().rstrip('.')}.")
+    is_name = pod.isascii() and pod.replace("-", "").isalnum() and not pod.startswith("-")
+    has_host_name = pod != ip.replace(".", "-").replace(":", "-")
+    return pod if is_in_service and is_name and has_host_name else None
+
+
 def expand_servers(
-    servers: Sequence[ServerSettings], resolved: Mapping[str, Iterable[str]], assigned: Assigned
+    servers: Sequence[ServerSettings],
+    resolved: Mapping[str, Iterable[str]],
+    assigned: Assigned,
+    own_names: Mapping[str, str] = NO_NAMES,
 ) -> tuple[tuple[ServerSettings, ...], Assigned]:
     """Return one server for each address, and the names to go on with, which are empty at first.
 
@@ -48,32 +70,59 @@ def expand_servers(
         servers: The servers as in the file.
         resolved: The addresses of each host name; a name without any is left as it is.
         assigned: The names as this function returned them before.
+        own_names: What the DNS calls addresses, where it says so.
     """
-    expanded: list[ServerSettings] = []
-    names: dict[tuple[str, str], str] = {}
-    taken = {server.name for server in servers}
+    hosts = {server.name: _addresses(server, resolved) for server in servers}
+    names = _pods(servers, hosts, assigned, own_names)
+    taken = {*hosts, *names.values()}
     for server in servers:
-        host = host_of(server.grpc)
-        hosts = sorted(set(resolved.get(host, ()))) if is_name(host) else []
-        if not hosts:
-            expanded.append(server)
-            continue
-        # A name follows its address, because the router's observations are kept by name.
-        kept = {ip: assigned[server.name, ip] for ip in hosts if (server.name, ip) in assigned}
-        free = (
-            name
-            for name in itertools.chain([server.name], (f"{server.name}-{n}" for n in itertools.count(2)))
-            if name not in kept.values() and (name == server.name or name not in taken)
-        )
-        for ip in hosts:
-            name = names[server.name, ip] = kept.get(ip) or next(free)
-            taken.add(name)
-            expanded.append(_at(server, name, host, ip))
+        for ip in hosts[server.name]:
+            if (server.name, ip) not in names:
+                # A name follows its address, because the router's observations are kept by name.
+                kept = assigned.get((server.name, ip))
+                is_as_in_file = kept == server.name or (kept is None and len(hosts[server.name]) == 1)
+                name = server.name if is_as_in_file else name_at(server.name, ip)
+                while not is_as_in_file and name in taken:
+                    name += "-2"
+                names[server.name, ip] = name
+                taken.add(name)
+    expanded = [
+        _at(server, names[server.name, ip], ip) if ip else server
+        for server in servers
+        for ip in hosts[server.name] or [""]
+    ]
     return tuple(expanded), names
 
 
-def _at(server: ServerSettings, name: str, host: str, ip: str) -> ServerSettings:
+def _pods(
+    servers: Sequence[ServerSettings],
+    hosts: Mapping[str, Sequence[str]],
+    assigned: Assigned,
+    own_names: Mapping[str, str],
+) -> dict[tuple[str, str], str]:
+    """Return the names of those that are called as their pods."""
+    names: dict[tuple[str, str], str] = {}
+    found = {
+        (server.name, ip): pod
+        for server in servers
+        for ip in hosts[server.name]
+        if (pod := pod_of(host_of(server.grpc), ip, own_names.get(ip, ""))) is not None and pod not in hosts
+    }
+    # A pod that has come is what its name stands for; one of the same name that is still there is about to go.
+    for key in sorted(found, key=lambda key: 0 if key not in assigned else 1 if assigned[key] == found[key] else 2):
+        if found[key] not in names.values():
+            names[key] = found[key]
+    return names
+
+
+def _addresses(server: ServerSettings, resolved: Mapping[str, Iterable[str]]) -> list[str]:
+    host = host_of(server.grpc)
+    return sorted(set(resolved.get(host, ()))) if is_name(host) else []
+
+
+def _at(server: ServerSettings, name: str, ip: str) -> ServerSettings:
     """Return the server at one of its addresses; what else is on that host is found there too."""
+    host = host_of(server.grpc)
     literal = f"[{ip}]" if ":" in ip else ip
     moved = {"name": name, "grpc": f"{literal}:{server.grpc.rpartition(':')[2]}"}
     if server.controller is not None and host_of(server.controller) == host:

@@ -64,7 +64,7 @@ class ServerOfController:
         values: dict[str, Any] = server.model_dump(exclude_unset=True)
         limits: dict[str, Any] = values.setdefault("limits", {})
         if self.name is not None:
-            values["name"] = self.name
+            values["name"] = self.name.replace(":", "-")  # an IPv6 address as gateways spell it, see config.names
         if self.gpu is not None:
             for key in ("gpu_index", "gpu_uuid"):
                 limits.pop(key, None)

@@ -2,40 +2,36 @@
 
 Evolution and PPO get the same time and the same cores. Then all stand side by side on traffic that nobody learned from:
 the policy in force, the rules as they are, the rules that were evolved, and what PPO made of the best of them. The best
-of these is held against the policy in force on traffic that nothing was chosen by, window by window. It is promoted
-when the mean difference is above 0 with all of its 95 % interval; else the policy in force stays, and the report says
-why. A window is a unit of the interval, because what happens within one hangs together.
+of these is held against the policy in force on traffic that nothing was chosen by (``judging``). It is promoted when
+the mean difference is above 0 with all of its 95 % interval; else the policy in force stays, and the report says why.
 """
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from orchestrator.executors import Executor, run_on
 from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.evolution import PORTFOLIO, Evolved, evolve
 from orchestrator.learning.groups import Groups
-from orchestrator.learning.objective import FIGURES, objective_weights, run_policy
+from orchestrator.learning.judging import Candidate, Contender, judge, mean_utility, promote
+from orchestrator.learning.objective import objective_weights
 from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
 from orchestrator.learning.traffic import Traffic
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import RULE, SLIM, PolicyFile, write_policy_file
 from orchestrator.policies.parsing import parse_policy
-from orchestrator.policies.protocol import Policy
-from orchestrator.reporting.student import half_interval
-from orchestrator.simulation.results import mean_of_known
 from orchestrator.simulation.scenario.settings import digest_scenario
-from orchestrator.simulation.scenario.trace import Trace
 
 _KEEP_EVERY_S: Final = 30.0
 _VALIDATE_EVERY_S: Final = 10.0
@@ -63,38 +59,6 @@ class FitSettings:
     threads: int = 2
     learners: tuple[str, ...] = ("evolution", "ppo")
     ppo: PpoSettings = field(default_factory=PpoSettings)
-
-
-class Difference(NamedTuple):
-    """A mean of paired differences with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:+.4f} (95 % interval {self.low:+.4f} to {self.high:+.4f})"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A policy that stands for promotion.
-
-    Attributes:
-        origin: "in force", "rule", "evolution" or "ppo".
-        spec: of a rule; of what PPO made "ppo".
-        file: what is written where it is promoted; None: it is the one in force.
-        chosen_by: mean utility on the traces that choose.
-        figures: means on the traces that are held out.
-        better_by: mean utility there over that of the policy in force, with its interval.
-    """
-
-    origin: str
-    spec: str
-    file: PolicyFile | None
-    chosen_by: float
-    figures: dict[str, float | None]
-    better_by: Difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +90,12 @@ def fit(
     *,
     report: Report = lambda part, text: None,
     clock: Clock = time.monotonic,
+    execute: Executor | None = None,
 ) -> Fit:
     """Return what evolution and PPO make of some traffic, and whether it is better than what is in force.
 
-    Both have their time by ``clock``; by processor time it is the same beside other work.
+    Both have their time by ``clock``; by processor time it is the same beside other work. ``execute`` runs what all are
+    judged by; None: threads of this process.
 
     Raises:
         ConfigError: when the policy in force or the state in the folder can't be used.
@@ -149,27 +115,17 @@ def fit(
             first = (len(settings.learners) - 1) / shares
             learning = _Learning(traffic, settings, folder, base, pool, clock)
             learned, rounds, choices = learning.run(lambda part, text: report(first + part / shares, text))
-        policies: list[tuple[str, str, Policy, PolicyFile | None]] = [("in force", settings.present, present, None)]
+        contenders = [Contender("in force", settings.present, present)]
         for origin, specs in (("rule", PORTFOLIO), ("evolution", evolved.specs if evolved else ())):
             for spec in specs:
                 if spec != settings.present:
-                    policies.append((origin, spec, parse_policy(spec), _rule_file(spec)))
+                    contenders.append(Contender(origin, spec, parse_policy(spec), _rule_file(spec)))
         if learned is not None:
-            policies.append((_PPO, _PPO, LearnedPolicy(learned), learned))
-        candidates = _judge(traffic, policies, pool)
+            contenders.append(Contender(_PPO, _PPO, LearnedPolicy(learned), learned))
+        candidates = judge(traffic, contenders, execute or run_on(pool, lambda: settings.threads))
         report(1.0, "")
     promoted, why = promote(candidates)
     return Fit(candidates, promoted, why, evolved, rounds, choices, time.monotonic() - began_s)
-
-
-def promote(candidates: Sequence[Candidate]) -> tuple[Candidate | None, str]:
-    """Return who is promoted of candidates, the best by choice first, and why; None: who is in force stays."""
-    best = candidates[0]
-    if best.file is None:
-        return None, "no candidate was better than the policy in force on the traffic that chooses"
-    if not best.better_by.low > 0:
-        return None, f"{best.spec} was best, but on held-out traffic it is not surely better: {best.better_by}"
-    return best, f"{best.spec} is better on held-out traffic: {best.better_by} of utility"
 
 
 def write_promoted(path: Path, promoted: Candidate) -> None:
@@ -225,7 +181,8 @@ class _Learning:
         pool: ThreadPoolExecutor,
         clock: Clock,
     ) -> None:
-        self._traffic, self._settings, self._folder, self._base, self._pool = traffic, settings, folder, base, pool
+        self._traffic, self._settings, self._folder, self._base = traffic, settings, folder, base
+        self._execute = run_on(pool, lambda: settings.threads)
         self._clock = clock
         state, self._began_s = folder.read_state(), clock()
         self._spent_s = 0.0 if state is None else float(state["seconds"])
@@ -284,7 +241,7 @@ class _Learning:
     def _validate(self, last: Round, report: Report) -> None:
         """Judge the network as it is, and remember it where it is best."""
         file = self._export()
-        utility = float(np.mean(_utilities(self._traffic, LearnedPolicy(file), self._choosing, self._pool)[0]))
+        utility = mean_utility(self._traffic, LearnedPolicy(file), self._choosing, self._execute)
         if utility > self._best_utility:
             self._best, self._best_utility = file, utility
         said = f"{last.explained:.0%} of variance explained, gradient signal/noise {last.signal:+.2f}"
@@ -317,39 +274,6 @@ def _rule_file(spec: str) -> PolicyFile:
 def _versions() -> dict[str, Any]:
     names = ("torch", "stable-baselines3", "sb3-contrib", "cmaes", "numpy")
     return {"versions": {name: version(name) for name in names}, "python": platform.python_version()}
-
-
-def _utilities(
-    traffic: Traffic, policy: Policy, traces: Sequence[Trace], pool: ThreadPoolExecutor
-) -> tuple[NDArray[np.float64], dict[str, float | None]]:
-    """Return the utility of a policy on each trace, and the means of its figures."""
-    runs = list(pool.map(lambda trace: run_policy(traffic.task, policy, trace), traces))
-    figures = {name: mean_of_known([run[name] for run in runs]) for name in ("utility", *FIGURES)}
-    return np.array([run["utility"] for run in runs], float), figures
-
-
-def _judge(
-    traffic: Traffic, policies: Sequence[tuple[str, str, Policy, PolicyFile | None]], pool: ThreadPoolExecutor
-) -> tuple[Candidate, ...]:
-    """Return the candidates, the best by the traces that choose first; the first of ``policies`` is in force."""
-    choosing, held_out = traffic.choosing(), traffic.held_out()
-    found, in_force = [], np.zeros(0)
-    for origin, spec, policy, file in policies:
-        chosen_by = float(np.mean(_utilities(traffic, policy, choosing, pool)[0]))
-        own, figures = _utilities(traffic, policy, held_out, pool)
-        in_force = own if file is None else in_force
-        better_by = paired(own, in_force)
-        if file is not None:
-            file = replace(file, validation={"over_present": better_by, "held_out_windows": len(own), **figures})
-        found.append(Candidate(origin, spec, file, chosen_by, figures, better_by))
-    return tuple(sorted(found, key=lambda candidate: -candidate.chosen_by))
-
-
-def paired(own: NDArray[np.float64], other: NDArray[np.float64]) -> Difference:
-    """Return the mean of the differences of two policies on the same windows, with its 95 % interval by Student's t."""
-    differences = own - other
-    mean, half = float(differences.mean()), half_interval(differences.tolist())
-    return Difference(mean, mean - half, mean + half)
 
 
 def identity(traffic: Traffic, settings: FitSettings) -> dict[str, Any]:

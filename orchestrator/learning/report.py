@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.learning.fitting import Candidate, Fit, FitSettings
+from orchestrator.learning.fitting import Fit, FitSettings
+from orchestrator.learning.judging import Candidate
 from orchestrator.learning.ppo.training import Round
 from orchestrator.learning.traffic import CHOOSING, WINDOWS, Traffic
 from orchestrator.simulation.scenario.settings import digest_scenario
@@ -19,14 +20,7 @@ def describe_fit(fit: Fit, traffic: Traffic, settings: FitSettings) -> dict[str,
     rounds = fit.rounds
     moving = [at for at, each in enumerate(rounds) if each.is_moving]
     return {
-        "scenario": traffic.task.settings.name,
-        "scenario_digest": digest_scenario(traffic.task.settings, traffic.task.servers),
-        "rate_rps": _short(traffic.rate_rps),
-        "window_requests": traffic.requests,
-        "windows": {"choosing": CHOOSING, "held_out": WINDOWS},
-        "promoted": None if fit.promoted is None else fit.promoted.spec,
-        "why": fit.why,
-        "candidates": [_describe(candidate) for candidate in fit.candidates],
+        **describe_judgement(fit.candidates, fit.promoted, fit.why, traffic),
         "evolution": None if fit.evolved is None else asdict(fit.evolved),
         "ppo": {
             "choices": fit.choices,
@@ -39,6 +33,22 @@ def describe_fit(fit: Fit, traffic: Traffic, settings: FitSettings) -> dict[str,
         },
         "settings": asdict(settings),
         "seconds": round(fit.seconds, 1),
+    }
+
+
+def describe_judgement(
+    candidates: Sequence[Candidate], promoted: Candidate | None, why: str, traffic: Traffic
+) -> dict[str, Any]:
+    """Return what candidates were judged on, what came of it, and which is better than the policy in force, if any."""
+    return {
+        "scenario": traffic.task.settings.name,
+        "scenario_digest": digest_scenario(traffic.task.settings, traffic.task.servers),
+        "rate_rps": _short(traffic.rate_rps),
+        "window_requests": traffic.requests,
+        "windows": {"choosing": CHOOSING, "held_out": WINDOWS},
+        "promoted": None if promoted is None else promoted.spec,
+        "why": why,
+        "candidates": [_describe(candidate) for candidate in candidates],
     }
 
 

@@ -32,7 +32,7 @@ from orchestrator.router.queue.request import Answer, CallbackSink, Items, Pendi
 from orchestrator.router.queue.request_queue import RequestQueues
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
-from orchestrator.router.servers.membership import Connect, Membership, Resolve, resolve_host
+from orchestrator.router.servers.membership import Connect, Membership, ResolvedNames
 from orchestrator.router.servers.outages import describe_outage, describe_servers
 from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.router.share import ELSEWHERE, FleetShare
@@ -118,20 +118,20 @@ class Router:
         *,
         observer: RouterObserver = _SILENT,
         connect: Connect | None = None,
-        resolve: Resolve = resolve_host,
+        names: ResolvedNames | None = None,
         requires_server: bool = True,
     ) -> Self:
         """Return a router over the Tritons of a fleet; call it with an event loop running.
 
-        ``resolve`` returns the addresses of a host name, each of which is a server. ``connect`` returns the client of
-        one; None: a client of its Triton, which reads the fleet's ``families`` as they are now. With
+        ``names`` look host names up, each address of which is a server; None: in the system's way. ``connect`` returns
+        the client of a server; None: a client of its Triton, which reads the fleet's ``families`` as they are now. With
         ``requires_server`` opening it fails while none serves anything; else it serves as soon as one does.
 
         Raises:
             ConfigError: A key file or the profile can't be used.
         """
         connect = connect or partial(connect_triton, described=describe_models(fleet.families))
-        membership = Membership(fleet, connect, resolve)
+        membership = Membership(fleet, connect, names or ResolvedNames())
         router = cls(
             fleet.router,
             membership.clients(),

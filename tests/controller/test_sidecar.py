@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import FleetSettings, ServerSettings
+from orchestrator.config.names import name_at
 from orchestrator.controller.resolve import SettingsFile
 from orchestrator.controller.sidecar import ServerOfController
 from orchestrator.errors import ConfigError
@@ -50,6 +51,12 @@ def test_beside_its_triton_it_has_the_pods_name_and_addresses_and_the_files_port
     )
     assert server.limits == fleet.servers[0].limits
     assert fleet.servers[0].name == "triton"
+
+
+@pytest.mark.parametrize("ip", ["10.0.0.7", "fd00::7"])
+def test_beside_a_pod_without_a_name_it_is_called_by_the_address_as_gateways_call_it(path: Path, ip: str) -> None:
+    _, server = ServerOfController(path, name=f"triton-{ip}", is_sidecar=True).load()
+    assert server.name == name_at("triton", ip)
 
 
 @pytest.mark.parametrize(("gpu", "expected"), [("0", 0), (UUID, UUID), ("MIG-c7384736", "MIG-c7384736")])

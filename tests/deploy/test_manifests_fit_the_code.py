@@ -12,9 +12,11 @@ from click.testing import CliRunner
 
 from orchestrator.cli import main
 from orchestrator.config import FleetSettings, parse_fleet
+from orchestrator.config.names import expand_servers
 from orchestrator.config.tenants import parse_tenants
 from orchestrator.embedded.flags import ServerFlags, render_flags
 from tests.deploy.charts import VALUE_SETS, container, find, pods, render
+from tools.kustomize import render_chart
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -143,6 +145,24 @@ def test_variables_of_a_controller_are_those_of_its_options() -> None:
     ours = {name for name in given if not name.startswith("NVIDIA_")}
     assert ours >= {"SLIMSCHED_SERVER_NAME", "SLIMSCHED_MEMORY_LIMIT_BYTES"}
     assert all(name in shown for name in ours)
+
+
+@pytest.mark.parametrize(("kind", "host_name"), [("StatefulSet", "triton-0"), ("DaemonSet", "10-0-0-7")])
+def test_a_controller_is_called_as_gateways_call_its_triton_by_the_dns(kind: str, host_name: str) -> None:
+    manifests = render_chart({"triton": {"kind": kind}}, release="demo")
+    own = fleet_of(manifests, "gateway").servers
+    host = own[0].grpc.partition(":")[0]
+    dns = {"10.0.0.7": f"{host_name}.{host}.inference.svc.cluster.local", "10.0.0.8": ""}
+    (server, _), _ = expand_servers(own, {host: dns}, {}, dns)
+    variables = {each["name"]: each for each in container(manifests, "controller")["env"]}
+    fields = {"metadata.name": "triton-0", "status.podIP": "10.0.0.7"}
+    told = {
+        name: fields[each["valueFrom"]["fieldRef"]["fieldPath"]]
+        for name, each in variables.items()
+        if "fieldRef" in each.get("valueFrom", {})
+    }
+    name = told.get("SLIMSCHED_SERVER_NAME") or variables["SLIMSCHED_SERVER_NAME"]["value"]
+    assert name.replace("$(POD_IP)", told.get("POD_IP", "")) == server.name
 
 
 def test_tenants_of_the_values_are_a_tokens_file() -> None:

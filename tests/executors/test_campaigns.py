@@ -14,9 +14,14 @@ from orchestrator.evaluation.campaign import Records
 from orchestrator.evaluation.cases import Extent, plan_cases
 from orchestrator.evaluation.tuning import campaign as tunings
 from orchestrator.executors import Executor, open_executor, run_here
+from orchestrator.policies.learned.policy import SHIPPED
 from tests.evaluation.example_suites import write_suite
 from tests.executors.clusters import Cluster, open_cluster
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
+]
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "two-unlike.yaml"
 EXTENT = Extent(traces=2, validation_traces=1, seeds=3, requests=200)
 
@@ -32,6 +37,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     [
         ["simulate", "--policy", "random", "--policy", "ppo-slim", "--seeds", "2", "--requests", "400"],
         ["bounds", "--policy", "lert:slack", "--requests", "6", "--windows", "2"],
+        ["train-router", "--present", "max-batch", "--validate", str(SHIPPED / "ppo-slim.npz")],
     ],
     ids=lambda command: command[0],
 )
@@ -39,7 +45,8 @@ def test_a_command_writes_the_same_file_with_dask_with_processes_and_alone(
     command: list[str], cluster: Cluster, tmp_path: Path
 ) -> None:
     written = []
-    for at, more in enumerate(([], ["--processes", "2"], ["--dask", cluster.address])):
+    side_by_side = "--threads" if command[0] == "train-router" else "--processes"
+    for at, more in enumerate(([side_by_side, "1"], [side_by_side, "2"], ["--dask", cluster.address])):
         out = tmp_path / f"{at}.json"
         run = CliRunner().invoke(main, [*command, "--scenario", str(SCENARIO), *more, "--out", str(out)])
         assert run.exit_code == 0, run.output

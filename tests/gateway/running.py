@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,11 @@ def start_gateway(directory: Path, servers: list[EmbeddedServer], **more: Any) -
     return launch_gateway(Place(*addresses), path)
 
 
-def launch_gateway(place: Place, path: Path, *more: str) -> Process:
-    """Start a gateway by its fleet file, with more arguments."""
+def launch_gateway(place: Place, path: Path, *more: str, before: Sequence[str] = ()) -> Process:
+    """Start a gateway by its fleet file, with more arguments, and words before its command."""
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "gateway", "--fleet", str(path)]
     popen = subprocess.Popen(
-        [sys.executable, "-c", "from orchestrator.cli import main; main()", "gateway", "--fleet", str(path), *more],
+        [*before, *command, *more],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

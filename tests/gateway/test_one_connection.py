@@ -39,7 +39,7 @@ class Handler(grpc.GenericRpcHandler):
             return grpc.stream_stream_rpc_method_handler(self.stream)
 
         async def answer(message: bytes, context: Any) -> bytes:
-            self.peers.add(context.peer())
+            self.note(method, context.peer())
             if method == "ModelInfer" and (request := pb.ModelInferRequest.FromString(message)).model_name != "echo":
                 logits, items = pb.ModelInferResponse(model_name=request.model_name), request.inputs[0].shape[0]
                 logits.outputs.add(name="logits", datatype="FP32", shape=[items, 10])
@@ -49,21 +49,26 @@ class Handler(grpc.GenericRpcHandler):
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
+    def note(self, method: str, peer: str) -> None:
+        self.peers.add(peer)
+
     async def stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        self.peers.add(context.peer())
+        self.note("ModelStreamInfer", context.peer())
         async for message in messages:
             answer = echo(pb.ModelInferRequest.FromString(message))
             yield pb.ModelStreamInferResponse(infer_response=answer).SerializeToString()
 
 
 @asynccontextmanager
-async def open_triton() -> AsyncIterator[tuple[Handler, str]]:
-    handler, server = Handler(), grpc.aio.server()
+async def open_triton(
+    handler: Handler | None = None, address: str = "127.0.0.1:0"
+) -> AsyncIterator[tuple[Handler, str]]:
+    handler, server = handler or Handler(), grpc.aio.server()
     server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(address)
     await server.start()
     try:
-        yield handler, f"127.0.0.1:{port}"
+        yield handler, f"{address.rpartition(':')[0]}:{port}"
     finally:
         await server.stop(None)
 

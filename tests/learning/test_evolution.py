@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.evaluation.tuning.space import SEARCHED, default_point, spec_at, tuned_policies
 from orchestrator.learning.evolution import Evolved, evolve, run_all
-from orchestrator.learning.fitting import paired
+from orchestrator.learning.judging import paired
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.registry import parse_policy as parse_rule
 from tests.learning.worlds import WASTEFUL, costly_traffic

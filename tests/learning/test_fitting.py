@@ -16,8 +16,9 @@ from orchestrator.cli import main
 from orchestrator.errors import ConfigError
 from orchestrator.learning import fitting
 from orchestrator.learning.checkpoints import RunFolder
-from orchestrator.learning.fitting import Candidate, Difference, FitSettings, fit, identity, paired, promote
+from orchestrator.learning.fitting import FitSettings, fit, identity
 from orchestrator.learning.groups import Groups
+from orchestrator.learning.judging import Candidate, Difference, paired, promote
 from orchestrator.learning.objective import objective_weights, run_policy
 from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
 from orchestrator.learning.report import describe_fit

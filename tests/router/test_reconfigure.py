@@ -142,6 +142,7 @@ class Names:
 
     def __init__(self, *addresses: str) -> None:
         self.addresses: tuple[str, ...] = addresses
+        self.own_names: dict[str, str] = {}
         self.asked = 0
 
     async def resolve(self, host: str) -> tuple[str, ...]:
@@ -149,11 +150,16 @@ class Names:
         self.asked += 1
         return self.addresses if host == "tritons.svc" else ()
 
+    async def name_of(self, address: str) -> str:
+        return self.own_names.get(address, "")
+
 
 @asynccontextmanager
 async def resolved(fleet: FleetSettings, fakes: Mapping[str, FakeServer], names: Names) -> AsyncIterator[Router]:
     async with Router.from_fleet(
-        fleet, connect=lambda server, settings: fakes[server.grpc], resolve=names.resolve
+        fleet,
+        connect=lambda server, settings: fakes[server.grpc],
+        names=ResolvedNames(names.resolve, names.name_of),
     ) as router:
         yield router
 
@@ -163,7 +169,7 @@ async def test_a_name_with_several_addresses_is_several_servers_that_come_and_go
     names = Names("10.0.0.1", "10.0.0.2")
     fleet = fleet_of({"t": "tritons.svc:8001"}, policy="round-robin", resolve_period_s=1)
     async with resolved(fleet, fakes, names) as router:
-        assert set(router.served_by()) == {"t", "t-2"}
+        assert set(router.served_by()) == {"t-10.0.0.1", "t-10.0.0.2"}
         loop = asyncio.get_running_loop()
         for at_s, addresses in ((0.5, ("10.0.0.2", "10.0.0.3")), (2.5, ()), (3.5, ("10.0.0.3",))):
             loop.call_later(at_s, setattr, names, "addresses", addresses)
@@ -173,7 +179,7 @@ async def test_a_name_with_several_addresses_is_several_servers_that_come_and_go
             await asyncio.sleep(0.01)
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(o, Answer) and right(o, n % 10) for n, o in enumerate(outcomes))
-        assert set(router.served_by()) == {"t"}
+        assert set(router.served_by()) == {"t-10.0.0.3"}
         assert router.membership is not None
         assert [server.grpc for server in router.membership.servers] == ["10.0.0.3:8001"]
         assert [fakes[f"10.0.0.{n}:8001"].closed for n in (1, 2, 3)] == [True, True, False]
@@ -198,12 +204,35 @@ async def test_a_name_that_moves_to_a_dead_address_keeps_the_server_that_answers
         assert {o.server for o in await ask(4)} == {"t"}
         dead.is_up = True
         assert all(isinstance(o, Answer) for o in await ask(4))
-        assert set(router.served_by()) == {"t-2"}
+        assert set(router.served_by()) == {"t-10.0.0.2"}
         names.addresses = ("10.0.0.1",)
         fakes["10.0.0.1:8001"].is_up = dead.is_up = False
         await asyncio.sleep(3)
         assert router.membership is not None
         assert [server.grpc for server in router.membership.servers] == ["10.0.0.1:8001"], "neither answers"
+
+
+async def test_pods_are_called_as_pods_even_where_the_dns_says_so_late_or_never_and_lose_no_request() -> None:
+    fakes = {f"10.0.0.{n}:8001": FakeServer(per_item_s=0.004) for n in (1, 2)}
+    names = Names("10.0.0.1", "10.0.0.2")
+    fleet = fleet_of({"t": "tritons.svc:8001"}, policy="lert", resolve_period_s=1)
+    loop = asyncio.get_running_loop()
+
+    async def name_of(address: str) -> str:
+        if loop.time() - began_s < 3.0 or address == "10.0.0.1":
+            await asyncio.sleep(30.0)
+        return f"gpu-{address[-1]}.tritons.svc.cluster.local"
+
+    names.name_of, began_s = name_of, loop.time()  # type: ignore[method-assign]
+    async with resolved(fleet, fakes, names) as router:
+        assert loop.time() - began_s < 1.5
+        assert set(router.served_by()) == {"t-10.0.0.1", "t-10.0.0.2"}
+        calls = []
+        for n in range(1000):
+            calls.append(asyncio.create_task(router.infer(item(n % 10))))
+            await asyncio.sleep(0.01)
+        assert all(right(answer, n % 10) for n, answer in enumerate(await asyncio.gather(*calls)))
+        assert set(router.served_by()) == {"t-10.0.0.1", "gpu-2"}
 
 
 @pytest.mark.parametrize(
@@ -267,7 +296,10 @@ async def test_a_name_that_stands_for_nothing_yet_is_soon_looked_up_again(known:
     async def resolve(host: str) -> tuple[str, ...]:
         return tuple(known)
 
-    names, servers = ResolvedNames(resolve), fleet_of({"a": "fleet.test:1"}).servers
+    async def name_of(address: str) -> str:
+        return ""
+
+    names, servers = ResolvedNames(resolve, name_of), fleet_of({"a": "fleet.test:1"}).servers
     assert names.pause_s(servers, 10.0) == 1.0
     await names.look_up(servers, lambda name: True)
     assert names.pause_s(servers, 10.0) == pause_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +12,16 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from orchestrator.cli.options import FILE, FOLDER, ShippedPath
+from orchestrator.cli.options import FILE, FOLDER, ShippedPath, dask_option
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.config.fleet import RouterSettings
 from orchestrator.errors import ConfigError
+from orchestrator.executors import Executor, open_executor
 from orchestrator.extras import install_hint
 from orchestrator.reporting.outputs import write_file
 
 if TYPE_CHECKING:
-    from orchestrator.learning.fitting import Fit
+    from orchestrator.learning.judging import Candidate
     from orchestrator.learning.traffic import Traffic
 
 _PATH = ShippedPath(path_type=Path, exists=True)
@@ -39,6 +40,14 @@ _PATH = ShippedPath(path_type=Path, exists=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Cores to use.")
 @click.option("--run", "folder", type=FOLDER, help="Of checkpoints.  [default: OUT.run]")
 @click.option("--resume", is_flag=True, help="Go on where the run was interrupted.")
+@click.option(
+    "--validate",
+    "given",
+    type=_PATH,
+    multiple=True,
+    help="A policy file to hold against --present; nothing is learned. Several times for several.",
+)
+@dask_option
 @click.option("--out", type=FILE, required=True, help="The policy file; its report lies beside it as .json.")
 def train_router(
     kind: str,
@@ -53,17 +62,21 @@ def train_router(
     threads: int,
     folder: Path | None,
     resume: bool,
+    given: tuple[Path, ...],
+    dask: str | None,
     out: Path,
 ) -> None:
     """Fit a policy to a fleet and its traffic; promote it only where it is better than the one in force.
 
     Evolution of rules and PPO have the same time. The policy file is written only when the best of all is better on
-    traffic that was held out; serve it as policy ``fitted``.
+    traffic that was held out; serve it as policy ``fitted``. With --validate policies that were fitted before are
+    judged so, and only the report is written. Policies are judged on a cluster with --dask, and learn here.
 
     \b
     Example:
       slimsched train-router --scenario scenarios/two-unlike.yaml --out policies/fitted.npz
       slimsched train-router --profile profile.json --arrivals decisions/ --deadline-ms 50 --out policies/fitted.npz
+      slimsched train-router --scenario scenarios/two-unlike.yaml --validate policies/fitted.npz --out validation.json
     """
     with learning_installed():
         from orchestrator.learning import fitting, tasks
@@ -71,6 +84,9 @@ def train_router(
     from orchestrator.policies.learned.policy_file import write_policy_file
 
     traffic = tasks.given_traffic(scenario, profile, arrivals, deadline_ms=deadline_ms)
+    if given:
+        validate(traffic, present, given, out, dask=dask, threads=threads)
+        return
     if kind == "ppo-paper":
         with fitting_progress() as report:
             file = train_paper(traffic, seconds=60 * minutes, seed=seed, report=report)
@@ -79,11 +95,41 @@ def train_router(
         return
     learners = learners or ("evolution", "ppo")
     settings = fitting.FitSettings(present, seconds=60 * minutes, seed=seed, threads=threads, learners=learners)
-    fit_and_write(traffic, settings, folder or out.with_name(out.name + ".run"), out, resume=resume)
+    run_folder = folder or out.with_name(out.name + ".run")
+    with open_executor(dask=dask) as execute:
+        fit_and_write(traffic, settings, run_folder, out, resume=resume, execute=execute if dask else None)
+
+
+def validate(
+    traffic: Traffic, present: str, given: Sequence[Path], out: Path, *, dask: str | None, threads: int
+) -> None:
+    """Hold policy files against the policy in force, print what came of it, and write the report.
+
+    Raises:
+        ConfigError: when a policy or the cluster can't be used, or the report can't be written.
+    """
+    from orchestrator.learning.judging import given_contenders, judge, promote
+    from orchestrator.learning.report import describe_judgement
+
+    contenders = given_contenders(present, given)
+    with open_executor(processes=threads, dask=dask) as execute:
+        candidates = judge(traffic, contenders, execute)
+    better, why = promote(candidates)
+    text = json.dumps(describe_judgement(candidates, better, why, traffic), indent=1) + "\n"
+    write_file(out.with_suffix(".json"), text, remedy="choose another place with --out")
+    _print(candidates, traffic)
+    click.echo(why)
 
 
 def fit_and_write(
-    traffic: Traffic, settings: Any, folder: Path, out: Path, *, resume: bool, restart: bool = False
+    traffic: Traffic,
+    settings: Any,
+    folder: Path,
+    out: Path,
+    *,
+    resume: bool,
+    restart: bool = False,
+    execute: Executor | None = None,
 ) -> None:
     """Fit, print what came of it, and write the report, and the policy where one is promoted.
 
@@ -96,11 +142,11 @@ def fit_and_write(
 
     run = RunFolder(folder, fitting.identity(traffic, settings), resume=resume, restart=restart)
     with fitting_progress() as report:
-        fit = fitting.fit(traffic, settings, run, report=report)
+        fit = fitting.fit(traffic, settings, run, report=report, execute=execute)
     text = json.dumps(describe_fit(fit, traffic, settings), indent=1) + "\n"
     write_file(out.with_suffix(".json"), text, remedy="choose another place with --out")
     run.end()
-    _print(fit, traffic)
+    _print(fit.candidates, traffic)
     click.echo(fit.why)
     if fit.promoted is None:
         click.echo(f"{settings.present} stays in force; no policy was written")
@@ -133,12 +179,12 @@ def fitting_progress() -> Iterator[Callable[[float, str], None]]:
         yield report
 
 
-def _print(fit: Fit, traffic: Traffic) -> None:
+def _print(candidates: Sequence[Candidate], traffic: Traffic) -> None:
     title = f"{traffic.task.settings.name}, on held-out traffic"
     table = figures_table(
         title, ("utility", "better by", "in time", "accuracy", "J/answer"), names=("origin", "policy")
     )
-    for candidate in fit.candidates:
+    for candidate in candidates:
         own = candidate.figures
         difference = "-" if candidate.file is None else f"{candidate.better_by.value:+.4f}"
         forms = (("attainment_ratio", ".2%"), ("accuracy", ".4f"), ("joules_per_answer", ".4g"))

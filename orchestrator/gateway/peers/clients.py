@@ -45,6 +45,10 @@ class GrpcPeerClient:
         """Tell it this gateway's report and return its own, both as JSON; raises SlimError."""
         return await self._call(REPORT, (own,))
 
+    def reconnect(self) -> None:
+        """Call it over a new connection from now on; what is under way may end."""
+        self._channel.set_aside()
+
     async def infer(self, parts: Sequence[Buffer]) -> bytes:
         """Return its answer to a ModelInferRequest, both serialised; raises SlimError."""
         return await self._call(_INFER, parts)

@@ -43,6 +43,9 @@ class PeerClient(Protocol):
             SlimError: It does not answer.
         """
 
+    def reconnect(self) -> None:
+        """Call it over a new connection from now on; what is under way may end."""
+
     async def infer(self, parts: Sequence[Buffer]) -> bytes:
         """Return its answer to a ModelInferRequest, both serialised; raises SlimError."""
 
@@ -105,6 +108,8 @@ class PeerLink:
             self.is_answering = False
             if isinstance(exc, PeerGoneError):
                 self.report = None
+            if isinstance(exc, TimeoutError):  # perhaps packets were lost; it is to be heard as soon as none are
+                self._client.reconnect()
         else:
             self.is_answering = True
             self.take(report, at_s=asked_s)

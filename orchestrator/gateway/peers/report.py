@@ -1,7 +1,7 @@
 """What one gateway tells another of itself, as a value and as JSON.
 
-Servers go by the addresses of their gRPC endpoints: those are the same for all, while the names of servers behind a
-host name depend on the order in which a gateway has met them.
+Servers go by the addresses of their gRPC endpoints: those are the same for all, while a server behind a host name may
+have another name where a gateway met it alone, or has not heard yet what the DNS calls it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ away) is sent once more on a new connection.
 
 A server that can't be reached is tried again after a pause; calls meanwhile fail at once, as with gRPC's own channels.
 No keepalive pings are sent, which Triton would take for an attack; a peer that is gone without a word is noticed by
-TCP. A connection that is going away lets what is under way on it end, while new calls go over the next one.
+TCP, or by who waits for its answers (``set_aside``). A connection that is going away lets what is under way on it end,
+while new calls go over the next one.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ is quicker than the old one's next SYN."""
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 0.5  # so that a server that comes back is found within a second
 _UNACKNOWLEDGED_MS: Final = 20_000
+_MOST_ASIDE: Final = 2
+"""Of a server that stands still; its kernel takes connections all the same."""
 _MOST_BLOCKS: Final = 256
 
 
@@ -110,6 +113,12 @@ class Connector:
             raise RpcError("UNAVAILABLE", "failed to connect: the server takes no more calls at a time")
         return connection
 
+    def set_aside(self) -> None:
+        """Make a new connection for the next call, unless some that were set aside have still not ended."""
+        if self._protocol is not None and len(self._protocols) <= _MOST_ASIDE:
+            self._protocol.close_when_idle()
+            self._protocol = None
+
     async def _make(self) -> Connection[ResponseHead]:
         if self._connecting is None:
             if time.monotonic() < self._not_before_s:
@@ -143,12 +152,20 @@ class Connector:
 
     async def _connect(self, host: str, port: int) -> tuple[asyncio.Transport, Http2Protocol]:
         loop = asyncio.get_running_loop()
-        if self._dial is None:
-            return await loop.create_connection(self._make_protocol, host, port, ssl=self._tls)
-        return await loop.create_connection(self._make_protocol, sock=await self._dial(host, port))
+        made: list[Http2Protocol] = []
 
-    def _make_protocol(self) -> Http2Protocol:
-        return Http2Protocol(_make_connection, self._note_made, self._note_lost)
+        def make() -> Http2Protocol:
+            made.append(Http2Protocol(_make_connection, self._note_made, self._note_lost))
+            return made[-1]
+
+        try:
+            if self._dial is None:
+                return await loop.create_connection(make, host, port, ssl=self._tls)
+            return await loop.create_connection(make, sock=await self._dial(host, port))
+        except BaseException:
+            for protocol in made:  # where the time ends as it connects, uvloop closes it and does not tell it
+                self._note_lost(protocol)
+            raise
 
     def _note_made(self, protocol: Http2Protocol) -> bool:
         self._protocols.add(protocol)
@@ -255,6 +272,14 @@ class GrpcChannel:
         ``explain`` makes the exception that stands for a failure.
         """
         return ClientStream(self._under_way, self._connector.connect, self._block(path, metadata), explain)
+
+    def set_aside(self) -> None:
+        """Make the next call over a new connection, as the present one may be dead without a word.
+
+        Where packets were lost for a while, TCP waits for as long again before it sends the next; a new connection
+        does not. What is under way may end.
+        """
+        self._connector.set_aside()
 
     async def close(self, *, drain_s: float) -> None:
         """Let go of the connection, after waiting so long for calls under way."""

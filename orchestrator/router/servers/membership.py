@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 _UNKNOWN_PAUSE_S = 1.0  # so that the first server behind a name is used two seconds after it has come
 
 Connect = Callable[[ServerSettings, RouterSettings], ServerClient]
+_OWN_NAMES_S = 1.0
+
 Resolve = Callable[[str], Awaitable[tuple[str, ...]]]
+NameOf = Callable[[str], Awaitable[str]]
 Listener = Callable[[tuple[ServerSettings, ...]], None]
 
 
@@ -44,6 +47,16 @@ async def resolve_host(host: str) -> tuple[str, ...]:
     return tuple(sorted(by_family.get(socket.AF_INET) or by_family.get(socket.AF_INET6) or ()))
 
 
+async def name_of_address(address: str) -> str:
+    """Return what the DNS calls an address; empty when it has no name, or none is told now."""
+    try:
+        name, _ = await asyncio.get_running_loop().getnameinfo((address, 0), socket.NI_NAMEREQD)
+    except OSError as exc:
+        log.debug("the name of %s: %s", address, exc)
+        return ""
+    return name
+
+
 def addresses_to_use(found: Sequence[str], before: Sequence[str], answers: Callable[[str], bool]) -> tuple[str, ...]:
     """Return the addresses to use of a host name that was just looked up, ascending.
 
@@ -56,12 +69,25 @@ def addresses_to_use(found: Sequence[str], before: Sequence[str], answers: Calla
 
 
 class ResolvedNames:
-    """What the host names of servers stand for, as last looked up; ``resolve`` returns the addresses of one."""
+    """What the host names of servers stand for, as last looked up.
 
-    def __init__(self, resolve: Resolve = resolve_host) -> None:
+    Args:
+        resolve: Returns the addresses of a host name.
+        name_of: Returns what the DNS calls an address, empty where it says nothing. It is asked until it has said
+            something, for a second at each look-up: names of addresses may be in no DNS, and that may take long.
+    """
+
+    def __init__(self, resolve: Resolve = resolve_host, name_of: NameOf = name_of_address) -> None:
         self._resolve = resolve
+        self._name_of = name_of
         self._resolved: dict[str, tuple[str, ...]] = {}
+        self._own_names: dict[str, str] = {}
         self._assigned: Assigned = {}
+
+    @property
+    def in_file(self) -> Mapping[str, str]:
+        """The names in the file by those of the servers that stand behind its host names."""
+        return {name: in_file for (in_file, _), name in self._assigned.items()}
 
     async def look_up(self, servers: Sequence[ServerSettings], answers: Callable[[str], bool]) -> None:
         """Resolve the names of servers, of which ``answers`` returns whether one as expanded answers now."""
@@ -71,6 +97,15 @@ class ResolvedNames:
             own = {server.name for server in servers if host_of(server.grpc) == host}
             answering = {ip for (name, ip), expanded in self._assigned.items() if name in own and answers(expanded)}
             self._resolved[host] = addresses_to_use(addresses, self._resolved.get(host, ()), answering.__contains__)
+        used = {address for host in hosts for address in self._resolved[host]}
+        own_names = self._own_names = {ip: name for ip, name in self._own_names.items() if ip in used}
+        unknown = [*sorted(used - own_names.keys()), *(ip for ip, name in own_names.items() if not name)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_OWN_NAMES_S):
+                for ip in unknown:
+                    own_names.pop(ip, None)
+                    own_names[ip] = ""  # after the others the next time, if it takes all of it
+                    own_names[ip] = await self._name_of(ip)
 
     def knows(self, servers: Iterable[ServerSettings]) -> bool:
         """Return whether all names of servers were looked up."""
@@ -82,7 +117,7 @@ class ResolvedNames:
 
     def expand(self, servers: Sequence[ServerSettings]) -> tuple[ServerSettings, ...]:
         """Return one server for each address; see expand_servers."""
-        expanded, self._assigned = expand_servers(servers, self._resolved, self._assigned)
+        expanded, self._assigned = expand_servers(servers, self._resolved, self._assigned, self._own_names)
         return expanded
 
 
@@ -94,11 +129,11 @@ class Membership:
         servers: The servers as they are now, one for each address.
     """
 
-    def __init__(self, settings: FleetSettings, connect: Connect, resolve: Resolve) -> None:
+    def __init__(self, settings: FleetSettings, connect: Connect, names: ResolvedNames) -> None:
         self._settings = settings
         self.starts = ProfileStarts.from_fleet(settings)
         self._connect = connect
-        self._names = ResolvedNames(resolve)
+        self._names = names
         self._listeners: list[Listener] = []
         self._has_changed = asyncio.Event()
         self.servers = tuple(server for server in settings.servers if not is_name(host_of(server.grpc)))
@@ -142,6 +177,7 @@ class Membership:
 
     def _take(self, settings: FleetSettings, starts: ProfileStarts, fleet: Fleet) -> None:
         servers = self._names.expand(settings.servers)
+        starts.in_file = self._names.in_file
         changes = find_changes(self.servers, servers)
         opened = {ServerName(s.name): self._connect(s, settings.router) for s in changes.opened}
         is_same = servers == self.servers and settings.router is fleet.settings

@@ -24,6 +24,10 @@ class ProfileStarts:
     """What a profile, if there is one, knows of models before they are run.
 
     ``slowdowns`` are emulated factors by server, None where a server is as fast as its machine.
+
+    Attributes:
+        in_file: The names in the fleet file by those of servers behind its host names, which have its entry unless they
+            have one of their own.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class ProfileStarts:
     ) -> None:
         self._profile = profile
         self._slowdowns = slowdowns or {}
+        self.in_file: Mapping[str, str] = {}
         self._logged: set[str] = set()
         self._begun: dict[tuple[ServerName, ModelName], str | None] = {}
 
@@ -67,7 +72,9 @@ class ProfileStarts:
     def _find(self, server: ServerName, model: ServedModel) -> Start | None:
         if self._profile is None:
             return None
-        found = find_start(self._profile, server, model, slowdown=self._slowdowns.get(server))
+        in_file = ServerName(self.in_file.get(server, server))
+        entry = in_file if self._profile.server(server) is None else server
+        found = find_start(self._profile, entry, model, slowdown=self._slowdowns.get(in_file))
         if isinstance(found, Start):
             return found
         if found not in self._logged:

@@ -118,6 +118,9 @@ class FakePeer:
         await self._network.require(self._caller, self._called)
         return self._network.gateways[self._called].sharing.exchange(own)
 
+    def reconnect(self) -> None:
+        return None
+
     async def infer(self, parts: Sequence[Buffer]) -> bytes:
         await self._network.require(self._caller, self._called)
         request = pb.ModelInferRequest.FromString(b"".join(parts))

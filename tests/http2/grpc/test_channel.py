@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+import uvloop
 
 from orchestrator.http2.frames import (
     END_HEADERS,
@@ -172,6 +173,42 @@ async def test_who_gives_up_leaves_the_call_to_end_by_itself() -> None:
         theirs.release.set()
         await closing
         assert theirs.ended == 1
+
+
+async def test_a_connection_that_is_set_aside_takes_no_new_call_and_answers_what_is_under_way() -> None:
+    async with open_scripted(lambda number: b"", lambda number: b"", lambda number: b"", answer) as (served, channel):
+        calls = []
+        for _ in range(4):
+            calls.append(asyncio.create_task(channel.call("/s/Echo", b"")))
+            await asyncio.sleep(0.05)
+            channel.set_aside()
+        assert served == [1, 1, 2], "a third was not set aside, as two have not ended"
+        for call in calls:
+            call.cancel()
+    async with open_theirs() as (theirs, channel):
+        waiting = asyncio.create_task(channel.call("/s/Wait", b"first"))
+        while not theirs.waiting:
+            await asyncio.sleep(0.005)
+        channel.set_aside()
+        assert await channel.call("/s/Echo", b"second") == b"second"
+        theirs.release.set()
+        assert await waiting == b"first"
+
+
+@pytest.mark.parametrize("turns", range(1, 8))
+def test_a_channel_whose_connection_was_given_up_at_any_moment_can_be_closed(turns: int) -> None:
+    """On uvloop, which does not tell a protocol that was made just before."""
+
+    async def give_up() -> None:
+        async with open_scripted(answer) as (_, channel):
+            call = asyncio.create_task(channel.call("/s/Echo", b""))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if channel._connector._connecting is not None:
+                channel._connector._connecting.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+    uvloop.run(give_up())
 
 
 async def test_a_server_that_is_not_there_is_told_at_once_and_found_when_it_comes() -> None:

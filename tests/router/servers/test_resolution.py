@@ -18,6 +18,10 @@ HOSTS = """127.0.0.1 localhost
 127.0.0.2 fleet.test
 ::1 fleet.test
 ::1 six.test
+127.0.0.4 gpu-0.triton.inference.svc.cluster.local
+127.0.0.4 triton
+127.0.0.5 gpu-1.triton.inference.svc.cluster.local
+127.0.0.5 triton
 """
 SCRIPT = """
 import asyncio
@@ -29,8 +33,8 @@ from tests.fakes.servers import FakeServer
 for host in ("fleet.test", "six.test", "localhost", "nobody.invalid"):
     print(host, *asyncio.run(resolve_host(host)))
 
-async def route():
-    fleet = FleetSettings(servers=(ServerSettings(name="t", grpc="fleet.test:8001"),))
+async def route(host):
+    fleet = FleetSettings(servers=(ServerSettings(name="t", grpc=host + ":8001"),))
     asked = []
     def connect(server, settings):
         asked.append(server.grpc)
@@ -38,7 +42,8 @@ async def route():
     async with Router.from_fleet(fleet, connect=connect) as router:
         print(*asked, *sorted(router.served_by()))
 
-asyncio.run(route())
+asyncio.run(route("fleet.test"))
+asyncio.run(route("triton"))
 """
 IN_A_WORLD_OF_ITS_OWN = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 
@@ -69,5 +74,6 @@ def test_a_name_with_several_addresses_is_as_many_servers_by_the_systems_resolve
         "six.test ::1",
         "localhost 127.0.0.1",
         "nobody.invalid",
-        "127.0.0.2:8001 127.0.0.3:8001 t t-2",
+        "127.0.0.2:8001 127.0.0.3:8001 t-127.0.0.2 t-127.0.0.3",
+        "127.0.0.4:8001 127.0.0.5:8001 gpu-0 gpu-1",
     ], run.stderr

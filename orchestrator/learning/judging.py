@@ -1,0 +1,136 @@
+"""Policies side by side on traffic that nobody learned from, and whether the best is better than the one in force.
+
+All stand side by side on traces that choose. The best of them is held against the policy in force on traces that
+nothing was chosen by, window by window. A window is a unit of the interval, because what happens within one hangs
+together. A run is a job of its own, whoever executes it: its figures follow from policy and trace alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.executors import Executor, run_in_order
+from orchestrator.learning.objective import FIGURES, run_policy
+from orchestrator.learning.traffic import Traffic
+from orchestrator.policies.learned.policy import FITTED
+from orchestrator.policies.learned.policy_file import PolicyFile, read_policy_file
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Policy
+from orchestrator.reporting.student import half_interval
+from orchestrator.simulation.results import mean_of_known
+from orchestrator.simulation.rewards import Task
+from orchestrator.simulation.scenario.trace import Trace
+
+
+class Contender(NamedTuple):
+    """A policy that is judged; ``origin``, ``spec`` and ``file`` are as of a ``Candidate``."""
+
+    origin: str
+    spec: str
+    policy: Policy
+    file: PolicyFile | None = None
+
+
+class Difference(NamedTuple):
+    """A mean of paired differences with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.4f} (95 % interval {self.low:+.4f} to {self.high:+.4f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A policy that stands for promotion.
+
+    Attributes:
+        origin: "in force", "rule", "evolution", "ppo" or "given".
+        spec: of a rule; of what PPO made "ppo".
+        file: what is written where it is promoted; None: it is the one in force.
+        chosen_by: mean utility on the traces that choose.
+        figures: means on the traces that are held out.
+        better_by: mean utility there over that of the policy in force, with its interval.
+    """
+
+    origin: str
+    spec: str
+    file: PolicyFile | None
+    chosen_by: float
+    figures: dict[str, float | None]
+    better_by: Difference
+
+
+def given_contenders(present: str, files: Sequence[Path]) -> list[Contender]:
+    """Return the policy in force, by its spec, and policies of files; raises ConfigError when one can't be used."""
+    given = [Contender("given", str(path), parse_policy(f"{FITTED}:{path}"), read_policy_file(path)) for path in files]
+    return [Contender("in force", present, parse_policy(present)), *given]
+
+
+def judge(traffic: Traffic, contenders: Sequence[Contender], execute: Executor) -> tuple[Candidate, ...]:
+    """Return the candidates, the best by the traces that choose first; the first contender is in force."""
+    choosing, held_out = traffic.choosing(), traffic.held_out()
+    traces = [*choosing, *held_out]
+    runs = _run_all(traffic, [contender.policy for contender in contenders], traces, execute)
+    found, in_force = [], np.zeros(0)
+    for contender, own_runs in zip(contenders, runs, strict=True):
+        chosen_by = float(np.mean(_utilities(own_runs[: len(choosing)])))
+        own, held_runs = _utilities(own_runs[len(choosing) :]), own_runs[len(choosing) :]
+        figures = {name: mean_of_known([run[name] for run in held_runs]) for name in ("utility", *FIGURES)}
+        file = contender.file
+        in_force = own if file is None else in_force
+        better_by = paired(own, in_force)
+        if file is not None:
+            file = replace(file, validation={"over_present": better_by, "held_out_windows": len(own), **figures})
+        found.append(Candidate(contender.origin, contender.spec, file, chosen_by, figures, better_by))
+    return tuple(sorted(found, key=lambda candidate: -candidate.chosen_by))
+
+
+def mean_utility(traffic: Traffic, policy: Policy, traces: Sequence[Trace], execute: Executor) -> float:
+    """Return the mean utility of a policy over traces."""
+    return float(np.mean(_utilities(_run_all(traffic, [policy], traces, execute)[0])))
+
+
+def promote(candidates: Sequence[Candidate]) -> tuple[Candidate | None, str]:
+    """Return who is promoted of candidates, the best by choice first, and why; None: who is in force stays."""
+    best = candidates[0]
+    if best.file is None:
+        return None, "no candidate was better than the policy in force on the traffic that chooses"
+    if not best.better_by.low > 0:
+        return None, f"{best.spec} was best, but on held-out traffic it is not surely better: {best.better_by}"
+    return best, f"{best.spec} is better on held-out traffic: {best.better_by} of utility"
+
+
+def paired(own: NDArray[np.float64], other: NDArray[np.float64]) -> Difference:
+    """Return the mean of the differences of two policies on the same windows, with its 95 % interval by Student's t."""
+    differences = own - other
+    mean, half = float(differences.mean()), half_interval(differences.tolist())
+    return Difference(mean, mean - half, mean + half)
+
+
+_Figures = dict[str, float | None]
+
+
+def _run_all(
+    traffic: Traffic, policies: Sequence[Policy], traces: Sequence[Trace], execute: Executor
+) -> list[list[_Figures]]:
+    """Return the figures of each policy on each trace."""
+    runs = run_in_order(execute, partial(_run, traffic.task), [(each, trace) for each in policies for trace in traces])
+    return [runs[first : first + len(traces)] for first in range(0, len(runs), len(traces))]
+
+
+def _run(task: Task, job: tuple[Policy, Trace]) -> _Figures:
+    return run_policy(task, *job)
+
+
+def _utilities(runs: Sequence[_Figures]) -> NDArray[np.float64]:
+    return np.array([run["utility"] for run in runs], float)
