@@ -300,7 +300,10 @@ def make_page(results: Results, claims: Sequence[Claim]) -> Iterator[Block]:
         in_time = mean_of([100 * sample.flood_in_time for sample in own])
         rows.append((flood.name, f"{rate_rps:.0f}", f"{in_time.value:.1f} %", f"{1e3 * late_s:.1f}", f"{cores:.2f}"))
     yield Table(("flood", "requests/s", "in time", "99 % sent within ms", "cores of the gateway"), rows)
-    yield Text("Figures that are no means are medians over rounds.")
+    yield Text(
+        "Figures that are no means are medians over rounds. A gateway process has one core at most, and a request that "
+        "it refuses takes its part of that too; more processes are `gateway.workers`."
+    )
 
 
 if __name__ == "__main__":
