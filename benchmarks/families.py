@@ -290,7 +290,7 @@ def make_page(results: Results, claims: Sequence[Claim]) -> Iterator[Block]:
             )
     yield Table(("runs", "requests", "in time", "refused", "p99 ms", "99 % sent within ms"), rows)
     yield Heading(2, "The floods")
-    rows = []
+    floods = []
     for flood in FLOODS:
         own = results.of(flood.name, is_beside=True)
         rate_rps, late_s, cores = (
@@ -298,8 +298,8 @@ def make_page(results: Results, claims: Sequence[Claim]) -> Iterator[Block]:
             for name in ("flood_rps", "flood_sent_late_s", "gateway_cores")
         )
         in_time = mean_of([100 * sample.flood_in_time for sample in own])
-        rows.append((flood.name, f"{rate_rps:.0f}", f"{in_time.value:.1f} %", f"{1e3 * late_s:.1f}", f"{cores:.2f}"))
-    yield Table(("flood", "requests/s", "in time", "99 % sent within ms", "cores of the gateway"), rows)
+        floods.append((flood.name, f"{rate_rps:.0f}", f"{in_time.value:.1f} %", f"{1e3 * late_s:.1f}", f"{cores:.2f}"))
+    yield Table(("flood", "requests/s", "in time", "99 % sent within ms", "cores of the gateway"), floods)
     yield Text(
         "Figures that are no means are medians over rounds. A gateway process has one core at most, and a request that "
         "it refuses takes its part of that too; more processes are `gateway.workers`."
