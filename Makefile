@@ -9,7 +9,7 @@ WORKERS ?= 2
 TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SOURCES := export orchestrator benchmarks tools tests examples deploy
 
-.PHONY: help demo test check lint compiled integration docs images containers release bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real bench-frozen bench-sharing bench-tracing fuzz attack format clean
+.PHONY: help demo test check lint compiled integration docs images containers release bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real bench-frozen bench-sharing bench-tracing bench-families fuzz attack format clean
 
 help:
 	@echo "make demo    the default among its rivals on two real Tritons: reports/demo.html, two minutes (no GPU, no torch)"
@@ -29,6 +29,7 @@ help:
 	@echo "make bench-frozen      policies fitted to each frozen scenario: docs/evaluation/evaluation-frozen.md, an hour of processor time"
 	@echo "make bench-sharing     two gateways over one fleet against one: docs/benchmarks/sharing.md, some 7 minutes"
 	@echo "make bench-tracing     a gateway that traces 1 % against one that traces none: docs/benchmarks/tracing.md, 9 minutes"
+	@echo "make bench-families    a family beside one that floods against it alone: docs/benchmarks/families.md, 5 minutes"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
 	@echo "make bench-restarts    gateways restarted under grpcio, grpc-js, grpc-go and balancers: docs/benchmarks/restarts.md, 10 minutes"
 	@echo "make fuzz              bytes that break a parser, FUZZ_SECONDS=20 for each target"
@@ -114,6 +115,9 @@ bench-sharing: $(VENV)/.bench
 
 bench-tracing: $(VENV)/.everything
 	$(BIN)/python -m benchmarks.tracing --out docs/benchmarks
+
+bench-families: $(VENV)/.serving
+	$(BIN)/python -m benchmarks.families --out docs/benchmarks
 
 bench-simulator: $(VENV)/.everything
 	$(BIN)/python -m benchmarks.simulator

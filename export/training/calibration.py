@@ -16,9 +16,19 @@ from export.width import Width
 _BATCH = 500
 
 
+def memory_order(device: torch.device) -> torch.memory_format:
+    """Return the order in memory in which images and weights are convolved on a device.
+
+    Convolutions like channels last. On a CPU oneDNN then writes past its buffers where it takes the gradients of a 1×1
+    convolution with a stride and with fewer channels than a vector has numbers (uxlfoundation/oneDNN#6035), as narrow
+    widths have them: on large images the training crashes.
+    """
+    return torch.contiguous_format if device.type == "cpu" else torch.channels_last
+
+
 def to_unit(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return float32 pixels in 0..1 in the memory order convolutions like."""
-    return (pixels.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
+    """Return float32 pixels in 0..1 in the order of ``memory_order``."""
+    return (pixels.to(device).float() / 255).contiguous(memory_format=memory_order(device))
 
 
 def accuracy_of(network: SlimmableNetwork, images: ImageSet, width: Width, *, device: torch.device) -> float:

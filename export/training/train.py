@@ -29,7 +29,7 @@ from torch.nn import functional
 from export.errors import CheckpointError, DataUnavailableError, ExportError
 from export.network.factories import is_own, make_network
 from export.network.protocol import SlimmableNetwork
-from export.training.calibration import accuracy_of, calibrate, to_unit
+from export.training.calibration import accuracy_of, calibrate, memory_order, to_unit
 from export.training.checkpoint import Checkpoint, load_checkpoint, replace_file, save_checkpoint
 from export.training.datasets import ImageSet
 from export.training.pretrained import start_from
@@ -171,7 +171,7 @@ def train(
     place = torch.device(device)
     torch.manual_seed(settings.seed)
     network = make_network(settings.architecture, settings.widths, train_images.spec.task)
-    network.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks it
+    network.to(device=place, memory_format=memory_order(place))  # type: ignore[call-overload]  # torch lacks it
     optimizer = _optimizer(network, settings)
     saved = _saved(out, settings, resume=resume)
     history: list[Mapping[str, Any]] = []

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import families, tracing
 from benchmarks.controller.__main__ import BENCHMARK as CONTROLLER
 from benchmarks.harness.run import Run, parse_run
 from benchmarks.overhead.cells import Results as Overhead
@@ -19,9 +20,6 @@ from benchmarks.resilience.__main__ import BENCHMARK as RESILIENCE
 from benchmarks.restarts.cells import Results as Restarts
 from benchmarks.restarts.cells import draw_claims as draw_restart_claims
 from benchmarks.restarts.page import make_page as make_restarts_page
-from benchmarks.tracing import Results as Tracing
-from benchmarks.tracing import draw_claims as draw_tracing_claims
-from benchmarks.tracing import make_page as make_tracing_page
 from orchestrator.reporting.blocks import Block, render_markdown
 from orchestrator.reporting.claim import Claim
 
@@ -40,12 +38,13 @@ Make = Callable[[Any], Iterable[Block]]
     + [("restarts", Restarts, "claims", draw_restart_claims, make_restarts_page)]
     + [
         (
-            "tracing",
-            Tracing,
+            stem,
+            each.Results,
             "claims",
-            lambda run: list(draw_tracing_claims(run)),
-            lambda run: make_tracing_page(run, list(draw_tracing_claims(run))),
+            lambda run, b=each: list(b.draw_claims(run)),
+            lambda run, b=each: b.make_page(run, list(b.draw_claims(run))),
         )
+        for stem, each in (("families", families), ("tracing", tracing))
     ],
 )
 def test_a_committed_run_is_whole(stem: str, kind: type[Run], key: str, draw: Draw, make: Make) -> None:

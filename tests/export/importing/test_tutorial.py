@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.export.importing.foreign import foreign_network
+from tests.export.importing.test_import import parameters
 from tests.gateway.documented import blocks, examples, run
 
 pytestmark = pytest.mark.integration
@@ -27,15 +29,23 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path: Path) -
     # As this process finds the packages, so do the commands.
     environment = f"PYTHONPATH={os.environ.get('PYTHONPATH', '')} "
     replaced = {"slimsched ": f"{environment}slimsched ", "python ": f"{environment}{sys.executable} "}
-    outputs = {}
+    outputs: dict[str, list[str]] = {}
     try:
         for example in examples(PAGE, HEADING):
             if example.command.startswith("pip "):
                 continue  # installed already, or the test is skipped
             output = run(example.command, tmp_path, replaced, timeout_s=300)
             assert not example.output or output == example.output, example.command
-            outputs[example.command.split(" --")[0]] = output
+            outputs.setdefault(example.command.split(" --")[0], []).append(output)
     finally:
         run("slimsched local down --state-dir fleet", tmp_path, replaced)
-    assert outputs["slimsched import"].count("written") == 2
-    assert "All models are as they were written." in outputs["slimsched verify model_repository"]
+    assert [output.count("written") for output in outputs["slimsched import"]] == [2, 2]
+    assert "All models are as they were written." in outputs["slimsched verify model_repository"][0]
+    assert "All models are as they were written." in outputs["slimsched verify by_my_metric"][0]
+    qualities = {}
+    for name in ("text_w050", "words_w050"):
+        found = parameters(tmp_path / ("by_my_metric" if name.startswith("words") else "model_repository"), name)
+        qualities[found["slim.metric"]] = float(found["slim.accuracy"])
+    assert qualities.keys() == {"mean-iou", "my_metric:f1"} and len(set(qualities.values())) == 2
+    sent = json.loads((tmp_path / "figures.json").read_text())
+    assert sent["metric"] == "my_metric:f1" and sent["summary"]["accuracy"] > 0

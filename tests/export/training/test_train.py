@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from export.errors import CheckpointError, ExportError
 from export.network.protocol import Task
-from export.training.calibration import accuracy_of, calibrate
+from export.training.calibration import accuracy_of, calibrate, memory_order, to_unit
 from export.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from export.training.datasets import InMemoryImages
 from export.training.train import (
@@ -339,3 +340,14 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"the loss is (nan|inf) at step \d+ of epoch \d+; lower --learning-rate"):
         run(tmp_path, settings)
     assert not (tmp_path / "model.pt").exists()
+
+
+def test_gradients_of_a_narrow_convolution_that_skips_pixels_are_right_on_large_images() -> None:
+    """Channels last this ends the process on many CPUs, see ``memory_order``."""
+    pixels = torch.randint(0, 256, (16, 8, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images, gradient = to_unit(pixels, CPU), torch.full((16, 16, 112, 112), 1e-3)
+    weight = torch.ones(32, 16, 1, 1).contiguous(memory_format=memory_order(CPU)).requires_grad_()
+    functional.conv2d(images, weight[:16, :8], stride=2).backward(gradient)
+    assert weight.grad is not None
+    wanted = 1e-3 * images[:, :, ::2, ::2].sum(dim=(0, 2, 3))
+    torch.testing.assert_close(weight.grad[:16, :8, 0, 0], wanted.expand(16, 8), rtol=1e-4, atol=0)

@@ -1,0 +1,32 @@
+"""Pages whose commands write models, serve them with ``slimsched up``, and ask it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.ports import choose_free_ports
+from tests.tutorials.document import execute, run
+
+pytestmark = pytest.mark.integration
+
+TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
+
+
+@pytest.mark.parametrize(
+    ("page", "ports", "commands"),
+    [
+        ("several-families", ("18101", "18102", "18180", "18181", "18182"), 15),
+        ("large-images", ("18201", "18280", "18281", "18282"), 12),
+    ],
+)
+def test_what_the_page_says_works(
+    page: str, ports: tuple[str, ...], commands: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads of PyTorch wait busily for those that other tests hold up
+    replaced = dict(zip(ports, map(str, choose_free_ports(len(ports))), strict=True))
+    try:
+        assert run(TUTORIALS / f"{page}.md", tmp_path, replaced=replaced) == commands
+    finally:  # what runs still is ended as the page does it
+        execute("kill $(cat up.pid) 2>/dev/null && timeout 60 tail --pid=$(cat up.pid) -f /dev/null", tmp_path)
