@@ -80,9 +80,14 @@ def measure(metric: Metric, answers: Iterable[Answer], labels: NDArray[Any], lab
         ) from exc
     except (Exception, SystemExit) as exc:  # a function of the user's may raise anything
         said = f"{type(exc).__name__}: {one_line(exc)}"
-        raise VariantError(f"{label}: --metric {metric.name} failed ({said}); nothing was written") from exc
+        raise VariantError(
+            f"{label}: --metric {metric.name} failed ({said}); nothing was written; mend it, or give --quality"
+        ) from exc
     if not math.isfinite(quality):
-        raise VariantError(f"{label}: --metric {metric.name} gives {quality}, which is no quality; nothing was written")
+        raise VariantError(
+            f"{label}: --metric {metric.name} gives {quality}, which is no quality; nothing was written; "
+            "let it return a number, or give --quality"
+        )
     return quality
 
 
@@ -121,7 +126,7 @@ def _single(answer: Answer, output: str | None) -> NDArray[Any]:
 
 
 def _class_of(label: NDArray[Any], classes: int) -> int:
-    if np.ndim(label) or not 0 <= int(label) < classes or int(label) != label:
+    if np.ndim(label) or not np.isfinite(label) or not 0 <= int(label) < classes or int(label) != label:
         raise VariantError(
             f"a label is {np.asarray(label).tolist()!r:.40}; give the index of a class, 0 to {classes - 1}"
         )

@@ -77,7 +77,7 @@ def read_variant(width: Width, path: Path, renames: Mapping[str, str]) -> Varian
         raw = proto.SerializeToString(deterministic=True)
     original = None
     if is_too_new(proto):
-        original = open_quietly(label, raw)
+        original = _as_it_is(label, raw, proto)
         raw = _converted(label, proto).SerializeToString(deterministic=True)
     session = open_quietly(label, raw)
     try:
@@ -95,9 +95,24 @@ def _opset(proto: onnx.ModelProto) -> int:
     return max((entry.version for entry in proto.opset_import if not entry.domain), default=0)
 
 
+def _as_it_is(label: str, raw: bytes, proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """Return ONNX Runtime over a file of newer operators; raises VariantError when they are too new for it as well."""
+    try:
+        return open_quietly(label, raw)
+    except VariantError as exc:
+        raise VariantError(
+            f"{label}: {_versions(proto)}, and ONNX Runtime {onnxruntime.__version__} can't load it "
+            f"({one_line(exc.__cause__ or exc)}); export it with opset {MAX_OPSET} or lower"
+        ) from exc
+
+
+def _versions(proto: onnx.ModelProto) -> str:
+    return f"has IR {proto.ir_version} and opset {_opset(proto)}, above {MAX_IR} and {MAX_OPSET}"
+
+
 def _converted(label: str, proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model with operators of MAX_OPSET; raises VariantError when one of them has no older form."""
-    found = f"has IR {proto.ir_version} and opset {_opset(proto)}, above {MAX_IR} and {MAX_OPSET}"
+    found = _versions(proto)
     try:
         if _opset(proto) > MAX_OPSET:
             proto = onnx.version_converter.convert_version(proto, MAX_OPSET)

@@ -65,7 +65,8 @@ def make_network(name: str, widths: tuple[Width, ...], task: Task) -> SlimmableN
         network = factory(widths, task)
     except Exception as exc:  # somebody's own code
         raise NetworkError(
-            f"{name} raises {type(exc).__name__}: {one_line(exc)}; called with ({widths}, {task})"
+            f"--network {name} raises {type(exc).__name__}: {one_line(exc)}; called with ({widths}, {task}); "
+            "mend it, or give another"
         ) from exc
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{name} returns a {type(network).__name__}; return a torch.nn.Module")

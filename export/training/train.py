@@ -167,10 +167,10 @@ def train(
         NetworkError: when the network can't be made.
     """
     _require_same_kind(train_images, test_images)
-    _require_writable(out)
     place = torch.device(device)
     torch.manual_seed(settings.seed)
     network = make_network(settings.architecture, settings.widths, train_images.spec.task)
+    _require_writable(out)  # a network that can't be made leaves no folder
     network.to(device=place, memory_format=memory_order(place))  # type: ignore[call-overload]  # torch lacks it
     optimizer = _optimizer(network, settings)
     saved = _saved(out, settings, resume=resume)

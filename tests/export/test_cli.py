@@ -291,6 +291,15 @@ def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 @pytest.mark.usefixtures("own_network")
+def test_a_network_that_can_not_be_made_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
+    Path("clinet.py").write_text("def make(widths, task):\n    raise RuntimeError('no weights')\n")
+    result = slimsched("train", *train_arguments(folder, tmp_path / "out", "--epochs", 1, "--network", "clinet:make"))
+    assert_one_line(result, "--network clinet:make raises RuntimeError: no weights; called with")
+    assert "mend it, or give another" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("own_network")
 def test_a_network_of_ones_own_goes_all_the_way(folder: Path, tmp_path: Path) -> None:
     out, place = tmp_path / "out", tmp_path / "models"
     own = ("--network", "clinet:make")

@@ -261,6 +261,13 @@ def make_sequence(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
+def use_no_operators_yet(path: Path) -> None:
+    """Let a file be of operators that nobody has yet."""
+    model = onnx.load(path)
+    model.opset_import[0].version, model.ir_version = 99, 13
+    onnx.save(model, path)
+
+
 def test_a_file_of_newer_operators_is_converted_and_answers_as_it_did(tmp_path: Path) -> None:
     nodes = [helper.make_node("Add", ["x", "bias"], ["sum"]), helper.make_node("Softmax", ["sum"], ["scores"])]
     shape = ["batch", CLASSES]
@@ -290,6 +297,8 @@ def test_a_file_of_newer_operators_is_converted_and_answers_as_it_did(tmp_path: 
     [
         (break_file, "it is no ONNX file, or only a part of one"),
         (use_new_operator, "opset 23, above 10 and 20, which not all Triton images read, and can't be converted ("),
+        (use_no_operators_yet, "has IR 13 and opset 99, above 10 and 20, and ONNX Runtime"),
+        (use_no_operators_yet, "export it with opset 20 or lower"),
         (add_unknown_operator, "ONNX Runtime can't load it"),
         (make_sequence, "scores is a seq(tensor(float)), which Triton's onnxruntime backend does not take"),
         (Path.unlink, "can't read it (No such file or directory)"),
@@ -425,8 +434,8 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        ("own_metric_of_a_test:nothing", "gives nan, which is no quality; nothing was written"),
-        ("own_metric_of_a_test:broken", "failed (RuntimeError: no such thing); nothing was written"),
+        ("own_metric_of_a_test:nothing", "gives nan, which is no quality; nothing was written; let it return a number"),
+        ("own_metric_of_a_test:broken", "failed (RuntimeError: no such thing); nothing was written; mend it"),
         ("own_metric_of_a_test:words", "is a str and no function"),
         ("own_metric_of_a_test:missing", "can't be imported (AttributeError"),
         ("no_module_of_a_test:missing", "can't be imported (ModuleNotFoundError"),

@@ -60,6 +60,11 @@ def test_mean_iou_leaves_out_pixels_that_are_not_judged_and_classes_that_do_not_
         quality("mean-iou", [answer], np.full((1, 2, 2), 255))
 
 
+def test_a_label_that_is_no_number_is_no_class() -> None:
+    with pytest.raises(VariantError, match="a label is nan; give the index of a class, 0 to 1"):
+        quality("top-1", [{"scores": np.array([0.1, 0.9])}], [np.nan])
+
+
 @given(st.lists(st.lists(st.integers(0, 4), min_size=6, max_size=6), min_size=2, max_size=5), st.integers(0, 2**31))
 def test_mean_iou_is_that_of_all_pixels_together(labels: list[list[int]], seed: int) -> None:
     found = np.random.default_rng(seed).integers(0, 5, (len(labels), 6))

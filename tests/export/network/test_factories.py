@@ -77,7 +77,10 @@ def test_a_network_of_ones_own_is_made_by_its_factory() -> None:
         ("ownbroken:make", r"can't import ownbroken .*nothing_like_it"),
         ("ownnet:none", "ownnet has no function none"),
         ("ownnet:constant", "ownnet has no function constant"),
-        ("ownnet:broken", r"ownnet:broken raises RuntimeError: no weights; called with \(\(25, 50, 75, 100\), Task\("),
+        (
+            "ownnet:broken",
+            r"--network ownnet:broken raises RuntimeError: no weights; called with \(\(25, 50, 75, 100\), Task\(",
+        ),
         ("ownnet:text", "ownnet:text returns a str; return a torch.nn.Module"),
         ("ownnet:unslimmable", r"at width 0\.25: forward\(pixels \[2, 1, 12, 12\], 25\) raises TypeError: .*Switched"),
         ("ownnet:other_classes", r"forward returns \[2, 4\]; return logits float32 \[n, 3\]"),
