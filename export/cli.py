@@ -331,12 +331,12 @@ def verify(
         loaded = load_checkpoint(checkpoint, network)
         findings += verify_against(loaded, repository, verification, _test_images(loaded, data_dir))
     Console().print(_verify_table(verification, findings))
-    if not findings:
-        click.echo("All models are as they were written.")
     for finding in findings:
         click.echo(f"{finding.severity}: {finding.model}: {finding.message}")
     errors = sum(finding.severity is Severity.ERROR for finding in findings)
-    if errors:
+    if not errors:
+        click.echo("All models are as they were written.")
+    else:
         raise click.ClickException(f"{repository} has {errors} error{'s' * (errors > 1)}; see above")
 
 
