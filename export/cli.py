@@ -335,7 +335,7 @@ def verify(
         click.echo(f"{finding.severity}: {finding.model}: {finding.message}")
     errors = sum(finding.severity is Severity.ERROR for finding in findings)
     if not errors:
-        click.echo("All models are as they were written.")
+        click.echo("What was checked is as it was written.")
     else:
         raise click.ClickException(f"{repository} has {errors} error{'s' * (errors > 1)}; see above")
 

@@ -40,8 +40,8 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path: Path) -
     finally:
         run("slimsched local down --state-dir fleet", tmp_path, replaced)
     assert [output.count("written") for output in outputs["slimsched import"]] == [2, 2]
-    assert "All models are as they were written." in outputs["slimsched verify model_repository"][0]
-    assert "All models are as they were written." in outputs["slimsched verify by_my_metric"][0]
+    assert "What was checked is as it was written." in outputs["slimsched verify model_repository"][0]
+    assert "What was checked is as it was written." in outputs["slimsched verify by_my_metric"][0]
     qualities = {}
     for name in ("text_w050", "words_w050"):
         found = parameters(tmp_path / ("by_my_metric" if name.startswith("words") else "model_repository"), name)

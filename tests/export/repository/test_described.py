@@ -278,7 +278,7 @@ def test_the_command_takes_the_fleet_file_and_tells_one_that_can_not_be_read_in_
     repository = plates(tmp_path)
     clean = CliRunner().invoke(verify, [str(repository), "--fleet", str(tmp_path / "fleet.yaml")])
     assert clean.exit_code == 0, clean.output
-    assert "All models are as they were written." in clean.output
+    assert "What was checked is as it was written." in clean.output
     for text in (PLATES.replace("width: 30", "width: 300"), None):
         (tmp_path / "fleet.yaml").unlink()
         if text is not None:
