@@ -14,7 +14,8 @@ family that takes more than its share of all servers, while others have lately u
 batches waiting at servers, and none that runs for longer than a part of the time that the others' requests have. So may
 one that takes less, if it has far more time than others: whoever has as little keeps batches short for its own sake,
 but one that has two seconds would fill a server for all of another's tenth of a second. It has a right to the time, not
-to have it at once. What that costs in throughput it pays itself.
+to have it at once. What that costs in throughput it pays itself. Who has lately been refused counts like who has used
+the servers: whose requests have a tenth of a second would else never get in where each batch takes two.
 
 What is known of each family stands in a table, [field, family], of lists in a live router and of an array in the
 simulator, which compiles the functions of such a table; therefore none of them calls another.
@@ -32,9 +33,11 @@ from orchestrator.snapshot import Family
 LEAD_S = 0.01
 """Servers' time by which a family may lead while deadlines decide: some batches, a tenth of the default deadline."""
 USE_S = 0.25
-"""Time constant of how much of the servers a family uses: a flood is seen in a tenth of a second."""
+"""Time constant of how much of the servers a family uses."""
+BRIEF_S = 0.15
+"""Over no less than that it is an average: the first batches of a family are no flood."""
 RECENT_S = 5.0
-"""Time after its last batch for which a family counts as one that uses the servers."""
+"""Time after its last batch or refusal for which a family counts as one that uses the servers."""
 LONGEST_PART = 0.25
 """Part of another family's time to its deadline that a batch may take which that family has to wait for."""
 PATIENT = 2.5
@@ -43,11 +46,12 @@ PATIENT = 2.5
 WEIGHT: Final = 0  # above 0
 VIRTUAL_S: Final = 1
 USED_SERVERS: Final = 2  # on average lately, at USED_AT_S
-USED_AT_S: Final = 3  # of its last batch; negative infinity before the first
+USED_AT_S: Final = 3  # of its last batch or refusal; negative infinity before the first
 ALLOWED_S: Final = 4  # the time that the first request of that batch had from when it came to its deadline
 WAITS: Final = 5  # 1 while something waits
 LEADS: Final = 6  # 1 for who has had so much that others go first
-TURN_FIELDS: Final = 7
+BEGAN_S: Final = 7  # when it began to use servers, after RECENT_S in which it did not
+TURN_FIELDS: Final = 8
 
 Turns = Table | list[list[float]]
 """What is known of each family, [TURN_FIELDS or more, family]."""
@@ -55,7 +59,7 @@ Turns = Table | list[list[float]]
 
 def new_turns(weight: float) -> list[float]:
     """Return the fields of a family that had nothing to do yet."""
-    return [weight, 0.0, 0.0, -math.inf, 0.0, 0.0, 0.0]
+    return [weight, 0.0, 0.0, -math.inf, 0.0, 0.0, 0.0, 0.0]
 
 
 def mark_leading(turns: Turns, families: int, clock_s: float) -> float:
@@ -77,11 +81,16 @@ def mark_leading(turns: Turns, families: int, clock_s: float) -> float:
 def charge(turns: Turns, family: int, run_s: float, allowed_s: float, now_s: float) -> None:
     """Count a batch that was sent and takes a server about so long.
 
-    Its first request had ``allowed_s`` from when it came to its deadline. The clock never goes back.
+    Its first request had ``allowed_s`` from when it came to its deadline. The clock never goes back. A request that was
+    refused although an idle server could have answered it in time is counted as a batch of no length.
     """
     turns[VIRTUAL_S][family] += run_s / turns[WEIGHT][family]
+    if now_s - turns[USED_AT_S][family] > RECENT_S:
+        turns[BEGAN_S][family] = now_s
     kept = math.exp((turns[USED_AT_S][family] - now_s) / USE_S)
     turns[USED_SERVERS][family] = turns[USED_SERVERS][family] * kept + run_s / USE_S
+    if run_s == 0 and turns[USED_AT_S][family] == now_s:  # of those that are refused together any may come first
+        allowed_s = min(allowed_s, turns[ALLOWED_S][family])
     turns[USED_AT_S][family] = now_s
     turns[ALLOWED_S][family] = allowed_s
 
@@ -100,6 +109,8 @@ def longest_run_s(turns: Turns, families: int, family: int, servers: float, now_
     if others == 0:
         return math.inf
     used = turns[USED_SERVERS][family] * math.exp((turns[USED_AT_S][family] - now_s) / USE_S)
+    # The average has not seen more than the time since the family began, and so would notice a flood late.
+    used /= 1 - math.exp(-max(BRIEF_S, now_s - turns[BEGAN_S][family]) / USE_S)
     weight = turns[WEIGHT][family]
     has_more = used > servers * weight / (weight + others)
     is_patient = turns[ALLOWED_S][family] > PATIENT * least_allowed_s

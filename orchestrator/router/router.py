@@ -293,7 +293,8 @@ class Router:
         self._shedder.begin(request)
         try:
             self._queues.push(key, request)
-            self._dispatcher.wake_for_arrival()
+            if request.is_queued:  # who is refused at once changes nothing
+                self._dispatcher.wake_for_arrival()
         except BaseException:
             self._shedder.end(request)
             raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -42,14 +44,19 @@ def two_servers(*families: str) -> list[SimulatedServer]:
     return [server("a", 0.01, families), server("b", 0.015, families)]
 
 
+def results_of(given: ScenarioSettings, policy: str, family: str, *families: str, seeds: int) -> list[FamilyResult]:
+    """Return what became of a family's requests, with each seed."""
+    found = compare_policies(given, two_servers(*families), [parse_policy(policy)], seeds=seeds, alone=True)
+    return [own for result in found.results for own in result.families if own.name == family]
+
+
 def result_of(given: ScenarioSettings, policy: str, family: str, *families: str) -> FamilyResult:
-    found = compare_policies(given, two_servers(*families), [parse_policy(policy)], seeds=1, alone=True)
-    return next(own for own in found.results[0].families if own.name == family)
+    return results_of(given, policy, family, *families, seeds=1)[0]
 
 
 @pytest.mark.parametrize(
     ("policy", "flood_ms"),
-    [(policy, flood_ms) for policy in ("lert:slack", "thrift") for flood_ms in (100.0, 50.0, 2000.0)],
+    [(policy, flood_ms) for policy in ("lert:slack", "lert:brownout", "thrift") for flood_ms in (100.0, 50.0, 2000.0)],
 )
 def test_ten_times_too_much_of_one_family_costs_another_no_answer(policy: str, flood_ms: float) -> None:
     flood = scenario(
@@ -58,10 +65,12 @@ def test_ten_times_too_much_of_one_family_costs_another_no_answer(policy: str, f
         families={"calm": {"share": 0.01}, "flood": {"deadline_ms": flood_ms}},
         objectives={"shed_late": True, "queue_limit": 1000},
     )
-    calm = result_of(flood, policy, "calm", "calm", "flood")
-    assert calm.requests > 400
-    assert calm.alone_ratio is not None
-    assert calm.attainment_ratio >= calm.alone_ratio - 0.02
+    calm = results_of(flood, policy, "calm", "calm", "flood", seeds=6)
+    assert min(each.requests for each in calm) > 400
+    lost = [(each.alone_ratio or math.nan) - each.attainment_ratio for each in calm]
+    assert fmean(lost) <= 0.02
+    assert lost[0] <= 0.02
+    assert max(lost) <= 0.04, "whoever comes first"
 
 
 def test_servers_are_shared_by_weight_where_both_families_want_more() -> None:

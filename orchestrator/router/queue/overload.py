@@ -203,7 +203,7 @@ class Shedder:
         if displaced is None:
             backlog = self._queues.backlog
             self._observer.on_shed(Shed.FULL, request.items)
-            self._note_miss(request)
+            self._note_miss(request, is_refused=True)
             raise CapacityError(
                 f"the queue is full: {backlog.items} items wait (queue_limit = {self.settings.queue_limit}), "
                 f"{backlog.size_bytes / _MIB:.1f} MiB (overload.queue_limit_mib = {limit_mib:g}); retry later",
@@ -228,14 +228,16 @@ class Shedder:
     def shed(self, request: PendingRequest, reason: Shed, text: str) -> None:
         """Take a request out of the queue and say to its caller when to come again, unless it has been sent as well."""
         error = CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._queues))
-        self._note_miss(request)
+        self._note_miss(request, is_refused=True)
         if request.give_up(error):
             self._observer.on_shed(reason, request.items)
 
-    def _note_miss(self, request: PendingRequest) -> None:
+    def _note_miss(self, request: PendingRequest, *, is_refused: bool = False) -> None:
         allowed_s = request.deadline_s - request.arrived_s
-        fastest_s = self._queues.fastest_s(request.queue)
+        fastest_s = self._queues.fastest_s(request.queue, request.family)
         if not request.has_own_deadline or was_possible(allowed_s, fastest_s):
+            if is_refused and request.family is not None:
+                self._queues.turns.charge(request.family, 0.0, allowed_s, now_s=asyncio.get_running_loop().time())
             self.on_missed(request.family)
 
     def refuse_in_outage(self, key: BatchKey, head: PendingRequest) -> bool:

@@ -300,11 +300,12 @@ class RequestQueues:
         """Remember what a decision showed of a queue."""
         queue.estimate = self._estimates[queue.key.family, queue.key.widths] = estimate
 
-    def fastest_s(self, queue: WaitingPlace | None) -> float:
-        """Return the least expected time of one item in a queue; of what waits in none, the least of any queue."""
+    def fastest_s(self, queue: WaitingPlace | None, family: Family | None) -> float:
+        """Return the least expected time of one item in a queue; of what waits in none, the least of its family's."""
         if isinstance(queue, RequestQueue):
             return queue.estimate.fastest_s
-        return min((estimate.fastest_s for estimate in self._estimates.values()), default=0.0)
+        known = (estimate.fastest_s for (of, _), estimate in self._estimates.items() if family in (None, of))
+        return min(known, default=0.0)
 
     def drain_s(self) -> float | None:
         """Return how long all that waits is expected to take, by the last decision about each queue; None: unknown."""

@@ -73,6 +73,13 @@ def most_items(world: World, family: int, model: int, items: float) -> float:
 
 
 @compiled
+def note_refused(world: World, family: int, allowed_s: float) -> None:
+    """Count a request of a family that was refused, and had so long from when it came to its deadline."""
+    if world.state[sim.FAMILIES] > 1:
+        _charge(world.queues, family, 0.0, allowed_s, world.state[sim.NOW_S])
+
+
+@compiled
 def charge(world: World, family: int, model: int, first: int, items: float) -> None:
     """Count a batch of a family that is sent now; ``first`` is its first request."""
     if world.state[sim.FAMILIES] > 1:

@@ -211,10 +211,11 @@ def _end_turn(world: World) -> None:
 def _decide(world: World) -> bool:
     """Ask the policy until it holds or nothing waits, of each family; return whether it has to be asked outside."""
     state = world.state
-    if state[sim.BINDS_EARLY] != 0 and state[sim.FAMILIES] > 1:  # a family may have batches wait again as time goes by
-        for server in range(world.fleet.server_count):
-            _serve_bound(world, server)
     while True:
+        # A family may have batches wait again as time goes by, and once it was refused.
+        if state[sim.BINDS_EARLY] != 0 and state[sim.FAMILIES] > 1:
+            for server in range(world.fleet.server_count):
+                _serve_bound(world, server)
         family = queue.next_turn(world)
         if family < 0:
             break

@@ -16,7 +16,7 @@ from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world.families import longest_run_s, mark_leading
+from orchestrator.simulation.world.families import longest_run_s, mark_leading, note_refused
 from orchestrator.simulation.world.heaps import merge_queues, pop_request, push_request, restore_heap
 from orchestrator.simulation.world.layout import World
 
@@ -52,6 +52,7 @@ def give_up(world: World, request: int, status: float) -> None:
     allowed_s = world.requests[sim.DUE_S][request] - world.requests[sim.ARRIVED_S][request]
     was_possible = world.state[sim.SHEDS_LATE] == 0 or _was_possible(allowed_s, world.queues[sim.FASTEST_S][family])
     if status != sim.FAILED and was_possible:
+        note_refused(world, family, allowed_s)
         for other in range(int(world.state[sim.FAMILIES])):
             if other == family or longest_run_s(world, other) < math.inf:
                 first = other * MEMORY_FIELDS
