@@ -25,6 +25,7 @@ from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import open_telemetry
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.control import TritonControl
+from orchestrator.triton.counters import read_counters
 from tests.controller.worlds import W025, W050, W075, W100
 from tests.tritons import Tritons
 
@@ -62,7 +63,7 @@ async def controlled(server: EmbeddedServer, **changes: Any) -> AsyncIterator[tu
 
 
 async def until(controller: Controller, holds: Callable[[StepReport], bool]) -> StepReport:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):  # what never comes ends; a slow machine has time
         while (report := controller.last_report) is None or not holds(report):
             await asyncio.sleep(0.05)
         return report
@@ -106,10 +107,14 @@ async def test_threads_that_a_repair_leaves_behind_are_counted_and_told(server: 
         TritonClient(server.grpc_address) as client,
     ):
         await until(controller, lambda report: is_well(report) and bool(report.state.threads.fewest))
-        pixels = np.zeros((64, 1, 28, 28), np.float32)
-        asked = [asyncio.create_task(client.infer(W050, {"pixels": pixels}, ["logits"])) for _ in range(8)]
-        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)  # so the next one is in hand
-        os.kill(next(pid for pid in server.stub_pids() if "fashion_w050_0_0" in read_command_line(pid)), signal.SIGKILL)
+        stub_pid = next(pid for pid in server.stub_pids() if "fashion_w050_0_0" in read_command_line(pid))
+        os.kill(stub_pid, signal.SIGSTOP)  # so whatever it is given stays in hand
+        pixels = {"pixels": np.zeros((64, 1, 28, 28), np.float32)}
+        asked = [asyncio.create_task(client.infer(W050, pixels, ["logits"])) for _ in range(8)]
+        async with asyncio.timeout(60):
+            while (await read_counters(server.metrics_url, timeout_s=10))[W050].pending_requests != len(asked) - 1:
+                await asyncio.sleep(0.05)
+        os.kill(stub_pid, signal.SIGKILL)
         await asyncio.gather(*asked, return_exceptions=True)
         report = await until(controller, lambda report: report.state.threads.left_behind > 0)
         assert report.plan is not None
