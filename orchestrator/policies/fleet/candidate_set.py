@@ -7,7 +7,7 @@ which are made when they are first asked for and never again.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import cast
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold
@@ -50,12 +50,11 @@ class CandidateSet:
             self._tables.fill(self.situation, self._avoided)
         return self._tables.least_answer_s(self._count, items, longest_s, is_beyond_help)
 
-    @property
-    def servers(self) -> Collection[ServerName]:
-        """The reachable servers that have a candidate."""
+    def soonest_s(self) -> Mapping[ServerName, float]:
+        """Return in how long each reachable server is expected to answer the head alone, seconds without any margin."""
         if self._reachable is not None or self._is_touched:
-            return {candidate.server for candidate in self.reachable}
-        return self._tables.servers_of(self._count)
+            self._tables.fill(self.situation, self._avoided)
+        return self._tables.soonest_s(self._count)
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

@@ -7,7 +7,7 @@ decides at once; nothing is gathered anew for a decision. The tables are made an
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -126,9 +126,13 @@ class FleetTables:
         """Return when a head of so many items is answered at the soonest by the first ``count`` rows."""
         return float(least_answer_s(self.rows, count, self._query, float(items), longest_s, is_beyond_help))
 
-    def servers_of(self, count: int) -> Collection[ServerName]:
-        """Return the servers of the first ``count`` rows."""
-        return {self.names[int(server)] for server in self.rows[col.ROW_SERVER, :count]}
+    def soonest_s(self, count: int) -> Mapping[ServerName, float]:
+        """Return in how long each server of the first ``count`` rows is expected to answer the head alone, seconds."""
+        soonest_s: dict[ServerName, float] = {}
+        for server, completion_s in self.rows[[col.ROW_SERVER, col.ROW_HEAD_COMPLETION_S], :count].T.tolist():
+            name = self.names[int(server)]
+            soonest_s[name] = min(completion_s, soonest_s.get(name, math.inf))
+        return soonest_s
 
     def read_candidates(self, count: int) -> tuple[Candidate, ...]:
         """Return the first ``count`` rows as values."""

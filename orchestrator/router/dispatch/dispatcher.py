@@ -188,7 +188,8 @@ class Dispatcher:
             return True
         if candidate_set:
             self._queues.note_estimate(queue, estimate(candidate_set))
-            late = take_late(queue, head, candidate_set, lambda name: self._is_idle(servers[name]))
+            is_tried = self._fleet.incidents.is_tried
+            late = take_late(queue, head, candidate_set, lambda name: not servers[name].held(), is_tried)
             for request, takes_s in late:
                 left_s = request.deadline_s - candidate_set.situation.now_s
                 self._shedder.shed(request, Shed.LATE, describe_lack(request, left_s, takes_s))

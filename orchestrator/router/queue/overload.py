@@ -94,12 +94,17 @@ def estimate(candidate_set: CandidateSet) -> QueueEstimate:
 
 
 def take_late(
-    queue: RequestQueue, first: PendingRequest, candidate_set: CandidateSet, is_idle: Callable[[ServerName], bool]
+    queue: RequestQueue,
+    first: PendingRequest,
+    candidate_set: CandidateSet,
+    is_idle: Callable[[ServerName], bool],
+    is_tried: Callable[[ServerName], bool],
 ) -> Sequence[tuple[PendingRequest, float]]:
     """Remove and return the heads of a queue, ``first`` and those behind it, that are to be shed as late.
 
     With each comes how long the quickest answer may take, in seconds. ``is_idle`` returns whether a server has nothing
-    to do, as far as is known. Suspect ones count too, see ``estimate``.
+    to do, as far as is known, and ``is_tried`` whether it is about to show that it answers again. Suspect ones count
+    too, see ``estimate``.
     """
     if not first.has_own_deadline or first.under_way:
         return ()
@@ -111,7 +116,7 @@ def take_late(
     is_beyond_help = is_overloaded(candidate_set.drain_s, tail_slack_s, 1.0)
     if not is_pressed and least.soonest_s <= situation.head_slack_s:
         return ()  # as is seen without a look at all candidates
-    if any(is_idle(server) for server in candidate_set.servers):
+    if _is_worth_a_try(candidate_set, is_idle, is_tried):
         return ()
 
     def needs_s(request: PendingRequest) -> float:
@@ -126,6 +131,19 @@ def take_late(
             break
         late += [(request, takes_s) for request in queue.take(head.items)]  # the head alone
     return late
+
+
+def _is_worth_a_try(
+    candidate_set: CandidateSet, is_idle: Callable[[ServerName], bool], is_tried: Callable[[ServerName], bool]
+) -> bool:
+    """Return whether the head is better tried than refused: on an idle server it may be in time, or all are idle.
+
+    Beside others that are busy an idle server may be one that can't be in time whatever is done.
+    """
+    soonest_s, slack_s = candidate_set.soonest_s(), candidate_set.situation.head_slack_s
+    idle = [name for name in soonest_s if is_idle(name)]
+    is_one_timely = any([soonest_s[name] <= slack_s for name in idle])
+    return len(idle) == len(soonest_s) or is_one_timely or any(is_tried(name) for name in soonest_s)
 
 
 def comes_too_late(queue: RequestQueue, request: PendingRequest) -> bool:

@@ -91,14 +91,13 @@ def shed_late_heads(world: World, family: int, count: int) -> bool:
 
     What the candidates, of which there are ``count``, show of the queue is remembered for those that come.
     """
-    fleet, state, query = world.fleet, world.state, world.head.query
+    state, query = world.state, world.head.query
     if count == 0:
         return False
     least = queue_rules.least_times(world.rows, count, query)
     world.queues[sim.FASTEST_S][family], world.queues[sim.MOST_RPS][family] = least.fastest_s, least.most_rps
-    for row in range(count):
-        if fleet.servers[col.BATCH_COUNT][int(world.rows[col.ROW_SERVER][row])] == 0:
-            return False  # an idle server is tried whatever is expected of it
+    if _is_worth_a_try(world, count):
+        return False
     tail_slack_s = query[col.TAIL_DEADLINE_S] - state[sim.NOW_S]
     margin = max(least.drain_margin, state[sim.SLACK_MARGIN])
     is_pressed = _is_overloaded(least.drain_s, tail_slack_s, margin)
@@ -115,6 +114,19 @@ def shed_late_heads(world: World, family: int, count: int) -> bool:
         give_up(world, take_head(world, family), sim.SHED)
         has_shed = True
     return has_shed
+
+
+@compiled
+def _is_worth_a_try(world: World, count: int) -> bool:
+    """Return whether the head is better tried than refused: on an idle server it may be in time, or all are idle."""
+    rows, query = world.rows, world.head.query
+    slack_s, is_any_busy = query[col.HEAD_DEADLINE_S] - query[col.NOW_S], False
+    for row in range(count):
+        if world.fleet.servers[col.BATCH_COUNT][int(rows[col.ROW_SERVER][row])] > 0:
+            is_any_busy = True
+        elif rows[col.ROW_HEAD_COMPLETION_S][row] <= slack_s:
+            return True
+    return not is_any_busy
 
 
 @compiled
