@@ -180,6 +180,7 @@ class QueueState:
         max_per_item_j: The joules that the head may cost an item were it sent alone; None: any.
         preference: What the head prefers; None: what the policy does.
         head_arrived_s: When the head came, on the router's clock; None while that is unknown.
+        refuses_late: Whether the head is refused once its deadline can't be kept, as one of a caller's own is.
     """
 
     items: int
@@ -192,3 +193,4 @@ class QueueState:
     max_per_item_j: float | None = None
     preference: Preference | None = None
     head_arrived_s: float | None = None
+    refuses_late: bool = False

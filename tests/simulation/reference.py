@@ -284,6 +284,7 @@ class ReferenceWorld:
                 head_deadline_s=deadline_s,
                 tail_deadline_s=_tail_deadline_s(self.queue),
                 head_arrived_s=float(self.trace.arrived_s[head]),
+                refuses_late=self.settings.objectives.shed_late,
                 allowed_widths=tuple(sorted({m.width for s in self.servers for m in s.server.models})),
             )
             states = [self._state(s) for s in self.servers]

@@ -83,4 +83,5 @@ PREFER_ACCURACY: Final = 12  # NaN, and the two that follow, when the head has n
 PREFER_LATENCY: Final = 13
 PREFER_ENERGY: Final = 14
 HEAD_ARRIVED_S: Final = 15  # NaN while unknown
-QUERY_FIELDS: Final = 16
+REFUSES_LATE: Final = 16  # 1 when the head is refused once its deadline can't be kept
+QUERY_FIELDS: Final = 17

@@ -130,6 +130,7 @@ class RequestQueue:
             max_per_item_j=key.max_per_item_j,
             preference=key.preference,
             head_arrived_s=head.arrived_s,
+            refuses_late=head.has_own_deadline,
         )
 
     def items_before(self, request: PendingRequest) -> float:

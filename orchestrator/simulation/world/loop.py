@@ -289,6 +289,7 @@ def _write_query(world: World, family: int) -> None:
     query[col.FIRST_UNIFORM] = requests[sim.FIRST_UNIFORM][head]
     query[col.SECOND_UNIFORM] = requests[sim.SECOND_UNIFORM][head]
     query[col.HEAD_ARRIVED_S] = requests[sim.ARRIVED_S][head]
+    query[col.REFUSES_LATE] = state[sim.SHEDS_LATE]
 
 
 @compiled

@@ -8,7 +8,8 @@ is largest, with one price for the whole fleet (the multiplier of the budget). S
 run wide and the others narrow, where a rule that picks one width for all pays the dearest machine's price for it. What
 a server's time is worth is left to deadlines: weighed are only (server, width) that are in time for the head, up to the
 widest width at which the fleet would answer what waits in a ``reserve``-th of its time (policies.rules.drain);
-where none is, the queue is drained as is said there.
+where none is, the queue is drained as is said there. Where requests that can't be kept are refused, the queue is made
+short by that: the narrowest width counts always, and heads are answered in time.
 
     score = (a − a₀)/(a₁ − a₀)  −  energy · e/ē  −  latency · m·t/slack
 
@@ -87,6 +88,8 @@ def choose_thrifty(rule: Column, rows: Table, count: int, query: Column) -> tupl
     prices = _Prices(least, most, reference_j, energy, latency * query[col.SLACK_MARGIN] / slack_s)
     reserve = max(knob(rule, _RESERVE), query[col.SLACK_MARGIN])
     widest = widest_draining((query[col.TAIL_DEADLINE_S] - query[col.NOW_S]) / reserve, rows, count, query)
+    if query[col.REFUSES_LATE] != 0:
+        widest = max(widest, nearest_width(0.0, rows, count))
     best, chosen, best_score, chosen_score = -1, -1, -math.inf, -math.inf
     for row in range(count):
         if rows[col.ROW_WIDTH][row] > widest or not is_in_time(row, rows, query):
