@@ -120,8 +120,9 @@ def narrow_below(memory: Table, rows: Table, count: int, query: Column) -> tuple
 
 @compiled
 def is_limiting(memory: Table, rows: Table, count: int) -> bool:
-    """Return whether some row is wider than the ceiling."""
-    return bool(memory[WHOLE][_CEILING] < nearest_width(math.inf, rows, count))
+    """Return whether some row is wider than the ceiling, and not all of them."""
+    ceiling = max(memory[WHOLE][_CEILING], nearest_width(0.0, rows, count))
+    return bool(ceiling < nearest_width(math.inf, rows, count))
 
 
 @compiled
@@ -139,6 +140,7 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
         whole[_CEILING] = math.inf
     pressure, whole[_PRESSURE] = whole[_PRESSURE], _NONE
     current = max(narrowest, min(widest, whole[_CEILING]))
+    within = _next_lower(current + 1, rows, count)  # what these rows have up to there
     if pressure != _NONE:
         if current > narrowest:  # else the width is not what is to blame
             _note_failure(whole, current, now_s)
@@ -148,17 +150,15 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
         if lower < whole[_CEILING]:
             whole[_CEILING], whole[_CHANGED_S] = lower, now_s
         whole[_RISES_S] = now_s + (CALM_S if pressure >= 1 else STEP_S)
-    elif current > narrowest and not _keeps_up(
-        _next_lower(current, rows, count), current, 1.0, whole, rows, count, query
-    ):
-        whole[_CEILING], whole[_CHANGED_S] = _next_lower(current, rows, count), now_s
+    elif within > narrowest and not _keeps_up(_next_lower(within, rows, count), within, 1.0, whole, rows, count, query):
+        whole[_CEILING], whole[_CHANGED_S] = _next_lower(within, rows, count), now_s
         whole[_RISES_S] = now_s + STEP_S
-    elif whole[_CEILING] < widest and now_s >= whole[_RISES_S]:
-        higher = next_width(current, rows, count)
+    elif within < widest and now_s >= whole[_RISES_S]:
+        higher = next_width(within, rows, count)
         has_failed = 0 < whole[_FAILED] <= higher and whole[RATE_RPS] > RELIEVED * whole[_FAILED_RPS]
-        pause_s = _pause_s(current, higher, whole, rows, count) if has_failed else 0.0
+        pause_s = _pause_s(within, higher, whole, rows, count) if has_failed else 0.0
         is_left_out = now_s < whole[_FAILED_S] + pause_s
-        if not is_left_out and _keeps_up(current, higher, LOAD, whole, rows, count, query):
+        if not is_left_out and _keeps_up(within, higher, LOAD, whole, rows, count, query):
             whole[_CEILING] = math.inf if higher == widest else higher
             whole[_CHANGED_S], whole[_RISES_S] = now_s, now_s + STEP_S
             if higher >= whole[_FAILED]:
@@ -198,7 +198,7 @@ def _keeps_up(width: float, higher: float, load: float, whole: Column, rows: Tab
 
 @compiled
 def _gain(width: float, higher: float, rows: Table, count: int) -> float:
-    """Return how much more accurate a wider width is than another, in parts of the other's accuracy."""
+    """Return how much more accurate a wider width is than another, in parts of the other's accuracy; both have rows."""
     accuracy, gained = 1.0, 1.0
     for row in range(count):
         if rows[col.ROW_WIDTH][row] == width:

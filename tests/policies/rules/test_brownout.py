@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -73,6 +74,26 @@ def test_a_decision_says_whether_the_ceiling_has_narrowed_it() -> None:
     assert asker.query(IN_TIME, now_s=1.0).reason is Reason.LEAST_COMPLETION
     asker.policy.observe_miss(asker.memory)
     assert asker.query(IN_TIME, now_s=2.0).reason is Reason.BELOW_CEILING
+
+
+@pytest.mark.parametrize("accuracy", [0.02, 0.9, 1.0])
+def test_a_request_that_takes_one_width_alone_is_below_no_ceiling_and_raises_none(accuracy: float) -> None:
+    asker, pinned = new_asker(), [line_candidate("a", 75, per_item_s=0.0075, drain_s=0.0, accuracy=accuracy)]
+    asker.policy.observe_miss(asker.memory)
+    assert width_at(asker, 1.0) == NARROWEST
+    assert asker.query(pinned, now_s=2.5).reason is Reason.LEAST_COMPLETION
+    assert width_at(asker, 2.5) == 50  # one further than the narrowest, as without it
+
+
+@pytest.mark.parametrize("accuracy", [0.02, 0.9, 0.999])
+def test_a_ceiling_between_the_widths_that_a_request_takes_is_that_of_the_narrower(accuracy: float) -> None:
+    asker = new_asker()
+    assert {width for _, width in widths_until(asker, 0.0, 5.0)} == {WIDEST}
+    asker.observe(slack_used=0.9, now_s=5.0)
+    assert width_at(asker, 5.0) == 75
+    two = [replace(IN_TIME[0], accuracy=accuracy), replace(IN_TIME[3], accuracy=1.0)]
+    assert width_at(asker, 5.0, two) == NARROWEST
+    assert width_at(asker, 5.0) == 75  # which a request that can't run there has not lowered
 
 
 def test_what_was_sent_before_the_ceiling_fell_does_not_lower_it_again() -> None:
