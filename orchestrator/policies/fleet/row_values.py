@@ -28,7 +28,7 @@ def write_query(query: Column, situation: Situation) -> None:
     query[col.HEAD_ITEMS] = queue.head_items
     query[col.HEAD_DEADLINE_S] = queue.head_deadline_s
     query[col.TAIL_DEADLINE_S] = queue.tail_deadline_s
-    query[col.MIN_ACCURACY] = queue.min_accuracy
+    query[col.MIN_ACCURACY] = max(0.0, queue.min_accuracy)  # rows have relative qualities, and none is below 0
     query[col.TURN] = situation.turn
     query[col.FIRST_UNIFORM], query[col.SECOND_UNIFORM] = situation.uniforms
     query[col.MAX_PER_ITEM_J] = math.inf if queue.max_per_item_j is None else queue.max_per_item_j

@@ -183,6 +183,25 @@ def first_allowed(mask: Column) -> int:
 
 
 @compiled
+def saturate_qualities(numbers: Column, considered: int, view: View) -> None:
+    """Bound the features of a family's scale of quality by those of training, with what is trusted beyond them.
+
+    A family of sixty points of spread, or of qualities about a half, is no state of a fleet to be wary of: which width
+    is better is in ``feat.ACCURACY_POSITION``, and what that is worth in the weights of the preference, which are not
+    bounded: so a policy that was fitted at one price of joules leaves a family of another to the fallback.
+    """
+    for line in range(considered):
+        view.lines[line][feat.ACCURACY] = _within_range(numbers, feat.ACCURACY, view.lines[line][feat.ACCURACY])
+    spread, place = view.context[feat.CONTEXT_ACCURACY_SPREAD], feat.FEATURES + feat.CONTEXT_ACCURACY_SPREAD
+    view.context[feat.CONTEXT_ACCURACY_SPREAD] = _within_range(numbers, place, spread)
+
+
+@compiled
+def _within_range(numbers: Column, feature: int, value: float) -> float:
+    return max(numbers[_LOW + feature] - TOLERANCE, min(numbers[_HIGH + feature] + TOLERANCE, value))
+
+
+@compiled
 def out_of_distribution_feature(numbers: Column, line: int, view: View) -> int:
     """Return the first feature of a line, or of the context behind them, that training has not seen; -1 for none."""
     if line < feat.ROWS:
@@ -220,6 +239,7 @@ def decide_by_scores(
     considered, allowed = look(memory, rows, count, query, preference, view)
     action, unseen = first_allowed(view.mask), -1
     if allowed > 1:  # else there is no choice
+        saturate_qualities(numbers, considered, view)
         scores = room[_SCORES:_PICKED]
         score(view.lines, considered, view.context, params, numbers[_STRENGTH], hidden, scores)
         action = best_action(scores, view.mask)

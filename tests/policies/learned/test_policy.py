@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from orchestrator.decision import Decision, Dispatch, Hold, Reason
 from orchestrator.errors import ConfigError, UntrustedError
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
-from orchestrator.policies.learned.features import CONTEXT, FEATURES, ROWS
+from orchestrator.policies.learned.features import (
+    ACCURACY,
+    CONTEXT,
+    CONTEXT_ACCURACY_SPREAD,
+    CONTEXT_PREFER_ENERGY,
+    FEATURES,
+    ROWS,
+)
 from orchestrator.policies.learned.network import (
     HIDDEN,
     HIDDEN_LINES,
@@ -139,6 +146,17 @@ def test_what_training_has_not_seen_is_not_decided() -> None:
         LearnedPolicy(slim(low=low, high=high)).choose(candidates, situation)  # type: ignore[arg-type]
     high[FEATURES] = 0.26  # within the tolerance of 0.05
     LearnedPolicy(slim(low=low, high=high)).choose(candidates, situation)  # type: ignore[arg-type]
+
+
+def test_the_scale_of_qualities_is_decided_as_the_nearest_that_training_has_seen_and_another_price_is_not() -> None:
+    candidates, situation = two_choices()
+    low, high = np.full(FEATURES + CONTEXT, -1, np.float32), np.ones(FEATURES + CONTEXT, np.float32)
+    low[ACCURACY], high[ACCURACY] = 0.8, 0.85  # qualities are 0.7 and 0.95
+    high[FEATURES + CONTEXT_ACCURACY_SPREAD] = 0.05
+    assert isinstance(LearnedPolicy(slim(low=low, high=high)).choose(candidates, situation), Dispatch)  # type: ignore[arg-type]
+    low[FEATURES + CONTEXT_PREFER_ENERGY] = 0.7  # that of families of 0.05 of spread
+    with pytest.raises(UntrustedError, match="prefer_energy lies outside"):
+        LearnedPolicy(slim(low=low, high=high)).choose(candidates, situation)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("base", ["jsq", "lect", "nonsense"])
