@@ -92,3 +92,12 @@ class FamilySettings(Section):
             for index, variant in enumerate(self.variants)
             if any(narrower.quality >= variant.quality for narrower in self.variants[:index])
         )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is told of the useless variants, a sentence each."""
+        return tuple(
+            f"model {variant.model} is left out of family {self.name}: its quality {variant.quality:g} is no better "
+            "than that of a narrower variant"
+            for variant in self.useless
+        )

@@ -83,14 +83,9 @@ def describe_models(families: Iterable[FamilySettings]) -> Described:
     described: dict[str, Identity] = {}
     for family in families:
         described |= describe_family(family)
-        for variant in family.useless:
+        for variant, warning in zip(family.useless, family.warnings, strict=True):
             del described[variant.model]
-            log.warning(
-                "model %s is left out of family %s: its quality %g is no better than that of a narrower variant",
-                variant.model,
-                family.name,
-                variant.quality,
-            )
+            log.warning("%s", warning)
     return described
 
 

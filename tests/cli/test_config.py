@@ -37,6 +37,19 @@ def test_check_prints_all_problems_a_line_each_and_fails(tmp_path: Path) -> None
     assert problems[0] == "line 5: router.seed: must be a whole number, got 'x'"
 
 
+def test_check_notes_variants_of_described_families_that_gain_nothing(tmp_path: Path) -> None:
+    variants = ", ".join(f"{{width: {w}, model: m{w}, quality: {q}}}" for w, q in ((30, 61), (60, 60.5), (100, 78)))
+    result = run("check", tmp_path, f"{FILE}families:\n- {{name: plates, variants: [{variants}]}}\n")
+    assert (result.exit_code, result.output.splitlines()) == (
+        0,
+        [
+            f"{tmp_path}/fleet.yaml: note: model m60 is left out of family plates: its quality 60.5 is no better than "
+            "that of a narrower variant",
+            f"{tmp_path}/fleet.yaml: nothing is wrong",
+        ],
+    )
+
+
 def test_check_knows_every_policy_that_a_router_would_be_given(tmp_path: Path) -> None:
     text = FILE + "  policy: fastest\n  seed: x\n  shadow_policy: lert:thin\n  guard: {fallback: 'ppo-slim,x=1'}\n"
     result = run("check", tmp_path, text)

@@ -33,6 +33,7 @@ def config() -> None:
 def check(fleet_path: Path) -> None:
     """Print all that is wrong with a fleet file and its policies, a line each; exit with 1 if anything is.
 
+    A note, which is nothing wrong, tells of a described family's variant that is no better than a narrower one.
     Variables of the environment count as they do for the gateway. Files that it names are not opened, but for that of a
     learned policy, and no server is asked.
 
@@ -56,6 +57,9 @@ def check(fleet_path: Path) -> None:
         click.echo(f"{fleet_path}: {problem}")
     if problems:
         raise click.exceptions.Exit(1)
+    for family in fleet.families:
+        for warning in family.warnings:
+            click.echo(f"{fleet_path}: note: {warning}")
     click.echo(f"{fleet_path}: nothing is wrong")
 
 
