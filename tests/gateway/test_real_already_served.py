@@ -14,7 +14,7 @@ from tests.gateway.documented import blocks, examples, run
 from tests.gateway.running import ROOT, Place, launch_gateway, stop_gateway
 from tests.gateway.test_real_described import times
 from tests.ports import choose_free_ports
-from tests.triton.onnx_models import write_model
+from tests.triton.onnx_models import render_config, write_model
 from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
@@ -23,15 +23,25 @@ PAGE = "tutorials/already-served.md"
 
 
 @pytest.fixture(scope="module")
-def server(tritons: Tritons, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("served")
     for name, factor in (("plates_s", 2.0), ("plates_l", 3.0)):
         write_model(repository, name, times(factor, ["batch", 3]))
+    medium = times(2.5, ["batch", 3])
+    said = {"slim.family": "plates", "slim.width": "medium", "slim.accuracy": "0.7"}
+    write_model(repository, "plates_m", medium, render_config(medium, parameters=said))
+    return repository
+
+
+@pytest.fixture(scope="module")
+def server(tritons: Tritons, repository: Path) -> Iterator[EmbeddedServer]:
     with tritons.running(repository, EmbeddedOptions(exit_timeout_s=2)) as running:
         yield running
 
 
-def test_every_command_of_the_page_does_what_the_page_says(server: EmbeddedServer, tmp_path: Path) -> None:
+def test_every_command_of_the_page_does_what_the_page_says(
+    server: EmbeddedServer, repository: Path, tmp_path: Path
+) -> None:
     place = Place(*(f"127.0.0.1:{port}" for port in choose_free_ports(3)))
     places = {
         "127.0.0.1:8001": server.grpc_address,
@@ -57,6 +67,8 @@ def test_every_command_of_the_page_does_what_the_page_says(server: EmbeddedServe
         (output,) = json.loads(run(ask.command, tmp_path, places))["outputs"]
         assert output["name"] == "scaled"
         assert output["data"] in ([2, 4, 6], [3, 6, 9])
+        (alone,) = json.loads(run(ask.command.replace("models/plates", "models/plates_m"), tmp_path, places))["outputs"]
+        assert alone["data"] == [2.5, 5, 7.5], "a misfit is served by its own name"
     finally:
         stop_gateway(gateway)
     (measure,) = examples(PAGE, "## Measure")
@@ -66,3 +78,10 @@ def test_every_command_of_the_page_does_what_the_page_says(server: EmbeddedServe
         (30, 0.61, None),
         (100, 0.78, None),
     ]
+    (tmp_path / "models").symlink_to(repository)
+    for wrong in examples(PAGE, "## What may go wrong"):
+        said = run(wrong.command.replace("slimsched", f"COLUMNS=400 {slimsched}", 1) + " 2>&1", tmp_path, {})
+        assert " ".join(wrong.output.split()) in " ".join(said.split())
+        assert said.endswith(wrong.command.split('"')[1]), "it ends with another status than 0"
+    reason = wrong.output.partition("plates_m: ")[2]
+    assert "".join(gateway.lines).count(reason) == 1, "it is told once in the log"
