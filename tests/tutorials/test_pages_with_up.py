@@ -17,7 +17,7 @@ TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 @pytest.mark.parametrize(
     ("page", "ports", "commands"),
     [
-        ("several-families", ("18101", "18102", "18180", "18181", "18182"), 15),
+        ("several-families", ("18101", "18102", "18180", "18181", "18182"), 20),
         ("large-images", ("18201", "18280", "18281", "18282"), 12),
     ],
 )
