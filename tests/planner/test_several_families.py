@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.planner.actions import ActionKind, ActionReason
+from orchestrator.planner.actions import ActionKind, ActionReason, RefusalReason
 from orchestrator.planner.host import Limits
 from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import ModelName
@@ -19,10 +19,12 @@ FAMILIES = ("cats", "dogs", "owls")
 Arrivals = Mapping[ModelName, float]
 
 
-def host_of(families: tuple[str, ...], *, budget_mib: int, **changes: object) -> tuple[FluidHost, Limits]:
+def host_of(
+    families: tuple[str, ...], *, budget_mib: int, cpus: int = 8, **changes: object
+) -> tuple[FluidHost, Limits]:
     """Return a host of families that are alike; the narrowest width of each is its minimum set, all are wanted."""
     models = [model for family in families for model in fluid_models(family=family)]
-    host = FluidHost(models, cpus=8, base_bytes=50 * MIB)
+    host = FluidHost(models, cpus=cpus, base_bytes=50 * MIB)
     minimum = tuple(name_of(25, family) for family in families)
     values: dict[str, object] = {"minimum": minimum, "idle_s": 10.0, **changes}
     return host, limits_for(models, budget_mib * MIB, **values)
@@ -103,6 +105,38 @@ def test_a_family_that_has_grown_gives_an_instance_to_one_that_holds_less() -> N
     run(host, tight, both, 300, state)
     assert host.done[done:] == [], "and it does not come back"
     assert host.peak_bytes <= tight.memory_budget_bytes
+
+
+def test_at_the_ceiling_of_utilisation_a_family_takes_over_an_instance_of_one_that_holds_more() -> None:
+    host, limits = host_of(("cats", "dogs"), budget_mib=2000, cpus=3, wanted=())
+    flood = {name_of(25, "cats"): 50_000.0}
+    state = run(host, limits, flood, 60, SchedulerState())
+    cats, dogs = (host.models[name_of(25, family)] for family in ("cats", "dogs"))
+    assert (cats.instances, dogs.instances) == (3, 1), "memory is there for more, processors are not"
+    assert told_of_utilisation(host, cats.name)
+    both = {**flood, dogs.name: 50_000.0}
+    state = run(host, limits, both, 60, state)
+    assert (cats.instances, dogs.instances) == (2, 2)
+    done = len(host.done)
+    run(host, limits, both, 300, state)
+    assert host.done[done:] == [], "and it does not come back"
+    assert told_of_utilisation(host, dogs.name)
+
+
+def test_at_the_ceiling_of_utilisation_weights_say_who_holds_more() -> None:
+    host, limits = host_of(("cats", "dogs"), budget_mib=2000, cpus=3, wanted=(), weights={"cats": 3.0})
+    flood = {name_of(25, "cats"): 50_000.0}
+    state = run(host, limits, flood, 60, SchedulerState())
+    done = len(host.done)
+    run(host, limits, {**flood, name_of(25, "dogs"): 50_000.0}, 300, state)
+    assert host.done[done:] == [], "three instances at a weight of 3 are no more than one at 1"
+    assert told_of_utilisation(host, name_of(25, "dogs"))
+
+
+def told_of_utilisation(host: FluidHost, name: ModelName) -> bool:
+    """Return whether the last plan refuses to grow a model for the processors' sake, with the numbers."""
+    refused = [r for r in host.plans[-1].refusals if (r.model, r.reason) == (name, RefusalReason.UTILISATION)]
+    return [dict(r.numbers)["ceiling_ratio"] for r in refused] == [0.9]
 
 
 @pytest.mark.parametrize("weight", [0.1, 7.0])
