@@ -321,6 +321,41 @@ def test_a_network_of_ones_own_goes_all_the_way(folder: Path, tmp_path: Path) ->
     assert_one_line(broken, "clinet:broken raises ValueError: no such width")
 
 
+INTERRUPTED_NETWORK = """
+from pathlib import Path
+from export.network.convnet import SlimConvNet
+
+class Network(SlimConvNet):
+    def forward(self, pixels, width):
+        if Path("interrupt").exists() and Path("out", "last.pt").exists():
+            raise KeyboardInterrupt
+        return super().forward(pixels, width)
+
+def make(widths, task):
+    return Network(widths, task)
+"""
+
+
+@pytest.mark.usefixtures("own_network")
+def test_a_training_of_an_own_network_goes_on_where_it_was_interrupted(folder: Path, tmp_path: Path) -> None:
+    Path("clinet.py").write_text(INTERRUPTED_NETWORK)
+    usual = ("--epochs", 3, "--network", "clinet:make")
+    assert slimsched("train", *train_arguments(folder, tmp_path / "whole", *usual)).exit_code == 0
+    Path("interrupt").touch()
+    stopped = slimsched("train", *train_arguments(folder, tmp_path / "out", *usual))
+    assert stopped.exit_code == 130, stopped.output
+    assert not (tmp_path / "out" / "model.pt").exists()
+    Path("interrupt").unlink()
+    other = slimsched("train", *train_arguments(folder, tmp_path / "out", "--resume", "--epochs", 3))
+    assert_one_line(other, "is of the network clinet:make; give --network clinet:make, if you trust that code")
+    resumed = slimsched("train", *train_arguments(folder, tmp_path / "out", "--resume", *usual))
+    assert resumed.exit_code == 0, resumed.output
+    assert [line.split()[1] for line in resumed.output.splitlines() if line.startswith("epoch ")] == ["2/3", "3/3"]
+    whole, weights = (torch.load(tmp_path / run / "model.pt", weights_only=True)["model"] for run in ("whole", "out"))
+    assert whole.keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in whole.items())
+
+
 @pytest.mark.parametrize("name", ["slimmobilenet-v2", "slimconvnet"])
 def test_networks_of_other_kinds_are_trained_and_exported_at_two_widths_with_parity(
     name: str, folder: Path, tmp_path: Path
