@@ -11,7 +11,9 @@ import tritonclient.grpc as grpcclient
 from numpy.typing import NDArray
 
 from export.repository.verification import verify_repository
+from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.embedded.server import EmbeddedOptions
+from orchestrator.router import Router
 from tests.export.importing.foreign import foreign_network
 from tests.export.importing.networks import assert_refused, slimsched_import
 from tests.triton.calls import infer
@@ -82,6 +84,28 @@ def test_a_voice_detector_with_a_state_and_a_scalar_answers_as_onnx_runtime_does
             for name, wanted in zip(("output", "stateN"), session.run(["output", "stateN"], feed), strict=True):
                 np.testing.assert_array_equal(answer.as_numpy(name), wanted)
             state = answer.as_numpy("stateN")
+
+
+@pytest.mark.integration
+async def test_a_text_recogniser_is_a_family_of_one_width(tmp_path: Path, tritons: Tritons) -> None:
+    path, repository = foreign_network("rapidocr_onnxruntime", "models/*_rec_infer.onnx"), tmp_path / "models"
+    result = slimsched_import(
+        "--family", "letters", "--variant", f"100={path}", "--quality", "100=0.8", "--shape", "x=3,48,96",
+        "--max-batch-size", 4, "--repository", repository, "--rename", "softmax_11.tmp_0=letters",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert verify_repository(repository).findings == ()
+    lines = [noise(3, 48, 96), noise(3, 48, 96), noise(3, 48, 160)]
+    with tritons.running(repository, EmbeddedOptions(exit_timeout_s=3)) as server:
+        fleet = FleetSettings(
+            servers=(ServerSettings(name="here", grpc=server.grpc_address),), router=RouterSettings(deadline_ms=20_000)
+        )
+        async with Router.from_fleet(fleet) as router:
+            answers = [await router.infer({"x": line}) for line in lines]
+    for line, answer in zip(lines, answers, strict=True):
+        assert (answer.width, answer.policy) == (100, RouterSettings().policy)
+        (wanted,) = alone(path).run(None, {"x": line[None]})
+        np.testing.assert_array_equal(answer.outputs["letters"], wanted[0])
 
 
 def test_text_recognisers_of_other_alphabets_are_no_family(tmp_path: Path) -> None:
