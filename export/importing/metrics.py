@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from export.errors import VariantError, one_line
 from export.importing.boxes import mean_average_precision, read_detections
 from export.importing.labelled_data import Answer
-from orchestrator.plugins import PluginGroup
+from orchestrator.installed.plugins import PluginGroup
 
 _TOP = re.compile(r"top-([1-9]\d{0,5})")
 PLUGINS: Final = PluginGroup("slimsched.metrics", "metric")

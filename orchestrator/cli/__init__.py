@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from orchestrator.errors import SlimError
-from orchestrator.plugins import PluginGroup
+from orchestrator.installed.plugins import PluginGroup
 
 _COMMANDS = {
     "bench": "orchestrator.cli.client.bench:bench",
@@ -95,7 +95,7 @@ class RootGroup(click.Group):
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from orchestrator.version import describe_version  # asks git, which no other command needs
+    from orchestrator.installed.version import describe_version  # asks git, which no other command needs
 
     click.echo(f"slimsched {describe_version()}")
     ctx.exit()
