@@ -12,11 +12,11 @@ import json
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import (
     CoreSchema,
     no_info_after_validator_function,
@@ -123,7 +123,7 @@ class Distinct:
             entries = validate(entries)
         except ValidationError as exc:
             found += [
-                InitErrorDetails(type=_found(each), loc=each["loc"], input=each["input"])
+                problem_details(each["msg"], each["loc"], each["input"], each["type"], each.get("ctx"))
                 for each in exc.errors(include_url=False)
             ]
         for path in self.paths:
@@ -132,21 +132,16 @@ class Distinct:
                 if value in seen:
                     found.append(problem_details("is there twice; must be unique", at, value))
                 seen.add(value)
-        return raise_all(found) if found else entries
+        if found:
+            raise ValidationError.from_exception_data("", found)
+        return entries
 
 
-def problem_details(words: str, location: Location = (), value: Any = None) -> InitErrorDetails:
-    """Return a problem as pydantic has it."""
-    return InitErrorDetails(type="value_error", loc=location, input=value, ctx={"error": ValueError(words)})
-
-
-def raise_all(problems: list[InitErrorDetails]) -> NoReturn:
-    """Raise pydantic's ValidationError with all problems of one value, which the values around it add to theirs."""
-    raise ValidationError.from_exception_data("", problems)
-
-
-def _found(error: ErrorDetails) -> PydanticCustomError:
-    return PydanticCustomError(error["type"], error["msg"], error.get("ctx"))
+def problem_details(
+    words: str, location: Location, value: Any, kind: str = "value_error", context: dict[str, Any] | None = None
+) -> InitErrorDetails:
+    """Return a problem for a ValidationError, which the values around the invalid one add to theirs."""
+    return InitErrorDetails(type=PydanticCustomError(kind, words, context), loc=location, input=value)
 
 
 def _values_at(value: Any, path: Sequence[str], at: Location) -> Iterator[tuple[Location, str | float]]:

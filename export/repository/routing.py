@@ -28,7 +28,9 @@ from orchestrator.triton.families import (
     interface_of,
     misfits_among,
     read_identity,
-    read_preprocessing,
+)
+from orchestrator.triton.families import (
+    read_preprocessing as read_preprocessing,  # for who writes it
 )
 
 DescribedModel = Identity

@@ -30,7 +30,7 @@ class VariantSettings(Section):
 class PreprocessingSettings(Section):
     """What an image file goes through before the networks of a family; see ``orchestrator.snapshot.Preprocessing``."""
 
-    resize: int | None = Field(default=None, ge=1)
+    resize: int | None = Field(default=None, ge=1, le=65_536)
     """What the shorter side is scaled to, in pixels, before the middle is cut out; None: scaled to the input's size."""
     colours: Literal["RGB", "BGR", "L"] = "RGB"
     """The order of the channels, or grey."""

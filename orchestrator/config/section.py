@@ -27,7 +27,6 @@ from orchestrator.validation import (
     join_problems,
     key_path,
     problem_details,
-    raise_all,
 )
 
 
@@ -50,8 +49,8 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _tell_all_contradictions(self) -> Self:
-        if found := [problem_details(words, value={}) for words in self._contradictions()]:
-            raise_all(found)
+        if found := [problem_details(words, (), {}) for words in self._contradictions()]:
+            raise ValidationError.from_exception_data("", found)
         return self
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.ports import choose_free_ports
 from tests.tutorials.document import execute, run
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 
