@@ -11,15 +11,15 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.errors import VariantError, one_line
+from export.errors import VariantError, load_function, one_line
 from export.importing.boxes import mean_average_precision, read_detections
 from export.importing.labelled_data import Answer
+from orchestrator.errors import SlimError
 from orchestrator.installed.plugins import PluginGroup
 
 _TOP = re.compile(r"top-([1-9]\d{0,5})")
@@ -99,19 +99,11 @@ def quality_of_one(metric: Metric, answer: Answer, labels: NDArray[Any], item: i
 
 
 def _load(name: str) -> Callable[[Sequence[Answer], NDArray[Any]], float]:
-    is_plugged = name in PLUGINS.names()
     function: Callable[[Sequence[Answer], NDArray[Any]], float]
     try:
-        function = PLUGINS.load(name) if is_plugged else EntryPoint(name, name, PLUGINS.name).load()
-    except (Exception, SystemExit) as exc:  # a module of the user's may raise anything
-        if is_plugged:
-            raise VariantError(f"--metric {name}: {exc}") from exc
-        raise VariantError(
-            f"--metric {name}: can't be imported ({type(exc).__name__}: {one_line(exc)}); "
-            "give package.module:function, importable from here"
-        ) from exc
-    if not callable(function):
-        raise VariantError(f"--metric {name}: is a {type(function).__name__} and no function")
+        function = PLUGINS.load(name) if name in PLUGINS.names() else load_function("--metric", name, VariantError)
+    except SlimError as exc:
+        raise VariantError(f"--metric {name}: {exc}") from exc
     return function
 
 

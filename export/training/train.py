@@ -170,7 +170,7 @@ def train(
     torch.manual_seed(settings.seed)
     network = make_network(settings.architecture, settings.widths, train_images.spec.task)
     _require_writable(out)  # a network that can't be made leaves no folder
-    training = _Training(settings, train_images, network, torch.device(device))
+    training = _Training(settings, train_images, network, device=torch.device(device), out=out, clock=clock)
     saved = _saved(out, settings, resume=resume)
     if saved is not None:
         training.restore(saved)
@@ -180,14 +180,13 @@ def train(
     if saved is None and settings.init is not None:
         yield Started(start_from(Path(settings.init), network, settings.architecture, train_images.spec.task))
     partial_epoch = saved.partial_epoch if saved else None
-    save = _Save(out / LAST, clock)
     for number in range(len(training.history) + 1, settings.epochs + 1):
         started_s = clock()
         epoch = _begin_epoch(number, settings, train_images, partial_epoch)
         partial_epoch = None
         for event in training.steps(epoch):
-            if save.is_due():
-                save(training.checkpoint(epoch=epoch))
+            if training.is_save_due():
+                training.save(epoch=epoch)
             yield event
         metrics = {
             "epoch": number,
@@ -197,7 +196,7 @@ def train(
             "seconds": round(clock() - started_s, 1),
         }
         training.history.append(metrics)
-        save(training.checkpoint())
+        training.save()
         _write_metrics(training.history, out / METRICS)
         yield EpochDone(metrics)
     calibrate(network, settings.widths, train_images, device=training.device)
@@ -252,7 +251,14 @@ class _Training:
     """What learns, and what it has learnt so far: network, optimizer and the metrics of the epochs that are done."""
 
     def __init__(
-        self, settings: TrainSettings, images: ImageSet, network: SlimmableNetwork, device: torch.device
+        self,
+        settings: TrainSettings,
+        images: ImageSet,
+        network: SlimmableNetwork,
+        *,
+        device: torch.device,
+        out: Path,
+        clock: Callable[[], float],
     ) -> None:
         self.settings = settings
         self.images = images
@@ -261,6 +267,9 @@ class _Training:
         self.network.to(device=device, memory_format=memory_order(device))  # type: ignore[call-overload]  # torch lacks it
         self.optimizer = _optimizer(network, settings)
         self.history: list[Mapping[str, Any]] = []
+        self._path = out / LAST
+        self._clock = clock
+        self._saved_s = clock()
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint; raises CheckpointError for one of another training."""
@@ -286,6 +295,15 @@ class _Training:
             accuracy={},
         )
 
+    def is_save_due(self) -> bool:
+        """Return whether as much has been learnt since the last checkpoint as an interruption may cost."""
+        return self._clock() - self._saved_s >= CHECKPOINT_INTERVAL_S
+
+    def save(self, *, epoch: _Epoch | None = None) -> None:
+        """Replace the last checkpoint by one of now."""
+        save_checkpoint(self.checkpoint(epoch=epoch), self._path)
+        self._saved_s = self._clock()
+
     def accuracies(self, images: ImageSet) -> dict[Width, float]:
         """Return the top-1 accuracy of each width, 0..1."""
         return {width: accuracy_of(self.network, images, width, device=self.device) for width in self.settings.widths}
@@ -303,7 +321,7 @@ class _Training:
             widths = (settings.widths[-1], *students)
             # What a network draws itself, as for dropout, has to be the same after an interruption too.
             torch.manual_seed((settings.seed * 1_000_003 + epoch.number) * 1_000_003 + step & _LARGEST_SEED)
-            loss = _train_step(self.network, self.optimizer, batch, labels.to(self.device), widths, bf16=settings.bf16)
+            loss = self._step(batch, labels.to(self.device), widths)
             if not math.isfinite(loss):
                 raise ExportError(
                     f"the loss is {loss} at step {step + 1} of epoch {epoch.number}; lower --learning-rate and start "
@@ -312,49 +330,24 @@ class _Training:
             epoch.losses.append(loss)
             yield StepDone(epoch.number, step + 1, steps, loss)
 
+    def _step(self, batch: torch.Tensor, labels: torch.Tensor, widths: tuple[Width, ...]) -> float:
+        """Take one step, in which the first width learns from the labels and the others from it; return its loss."""
 
-class _Save:
-    """Saves checkpoints in place of one another, and says when the next is due."""
+        def forward(width: Width) -> torch.Tensor:
+            with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
+                logits: torch.Tensor = self.network(batch, width)
+            return logits.float()
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        self._path = path
-        self._clock = clock
-        self._saved_s = clock()
-
-    def is_due(self) -> bool:
-        return self._clock() - self._saved_s >= CHECKPOINT_INTERVAL_S
-
-    def __call__(self, checkpoint: Checkpoint) -> None:
-        save_checkpoint(checkpoint, self._path)
-        self._saved_s = self._clock()
-
-
-def _train_step(
-    network: SlimmableNetwork,
-    optimizer: torch.optim.Optimizer,
-    batch: torch.Tensor,
-    labels: torch.Tensor,
-    widths: tuple[Width, ...],
-    *,
-    bf16: bool,
-) -> float:
-    """Take one step, in which the first width learns from the labels and the others from it; return its loss."""
-
-    def forward(width: Width) -> torch.Tensor:
-        with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=bf16):
-            logits: torch.Tensor = network(batch, width)
-        return logits.float()
-
-    optimizer.zero_grad(set_to_none=True)
-    full, *students = widths
-    logits = forward(full)
-    loss = functional.cross_entropy(logits, labels)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch's Tensor.backward has no annotations
-    soft_labels = logits.detach().softmax(dim=1)
-    for width in students:
-        functional.cross_entropy(forward(width), soft_labels).backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return loss.item()
+        self.optimizer.zero_grad(set_to_none=True)
+        full, *students = widths
+        logits = forward(full)
+        loss = functional.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's Tensor.backward has no annotations
+        soft_labels = logits.detach().softmax(dim=1)
+        for width in students:
+            functional.cross_entropy(forward(width), soft_labels).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.item()
 
 
 def _optimizer(network: SlimmableNetwork, settings: TrainSettings) -> torch.optim.SGD:
