@@ -10,7 +10,8 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +36,7 @@ _DATASET = click.Choice(["fashion-mnist", "cifar10", "cifar100", "imagefolder"])
 _DEFAULTS_SHOWN = {"show_default": True}
 _EXTRA = frozenset({"torch", "torchvision", "onnx", "onnxscript", "matplotlib"})
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 
 class ExportCommand(click.Command):
@@ -77,9 +79,15 @@ def _findable(_: click.Context, __: click.Parameter, network: str | None) -> str
     """Let a network's module be found where the command is run, as ``python -m`` does."""
     if network is not None and ":" not in network:
         raise click.BadParameter(f"{network!r} is not of the form package.module:function; built-in ones are --model.")
-    if network is not None and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if network is not None:
+        find_modules_here()
     return network
+
+
+def find_modules_here() -> None:
+    """Let modules be found where the command is run; the script of an installed command has its own folder there."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 _network = click.option(
@@ -96,9 +104,31 @@ _data_dir = click.option(
 )
 
 
+repository_option = click.option(
+    "--repository", type=_PATH, default=Path("model_repository"), help="Triton model repository to write to."
+)
+
+
+def _all_of(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    return lambda function: reduce(lambda made, option: option(made), reversed(options), function)
+
+
+def tuning_options(max_batch_size: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    """Return what adds the flags of how models run: ``device``, and the numbers of ``Tuning``."""
+    return _all_of(
+        click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", help="Of the instances."),
+        max_batch_size,
+        click.option("--instances", "instance_count", type=click.IntRange(1, MAX_INSTANCES), default=1),
+        click.option(
+            "--intra-op-threads", type=click.IntRange(1, MAX_THREADS), default=1, help="Of an instance; only on CPU."
+        ),
+        click.option("--max-queue-delay-us", type=click.IntRange(0, MAX_QUEUE_DELAY_US), default=0),
+    )
+
+
 def _training_options(function: _F) -> _F:
     """Add the flags whose defaults are those of ``TrainSettings``."""
-    options = [
+    return _all_of(
         click.option("--batch-size", type=click.IntRange(1), default=128),
         click.option("--learning-rate", type=FiniteRange(0, 100, min_open=True), default=0.1, help="Peak."),
         click.option("--weight-decay", type=FiniteRange(0, 1), default=5e-4),
@@ -114,10 +144,7 @@ def _training_options(function: _F) -> _F:
         ),
         click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0),
         click.option("--bf16", is_flag=True, help="Run forward passes in bfloat16."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+    )(function)
 
 
 @click.command(
@@ -198,14 +225,22 @@ def _report_training(console: Console, checkpoint: Checkpoint, out: Path) -> Non
     for result in results:
         accuracy, mflops = f"{100 * result.accuracy:.2f}", f"{result.flops / 1e6:.2f}"
         table.add_row(render_ratio(result.width), accuracy, mflops, f"{result.parameters:,}")
-    _right_align(table)
+    right_align(table)
     console.print(table)
     picture = out / "accuracy_flops.png"
     plot_accuracy_flops(results, f"{checkpoint.architecture} on {checkpoint.images.name}", picture)
     click.echo(f"Wrote {out / FINAL} and {picture}")
 
 
-def _right_align(table: Table) -> None:
+def make_all(what: str, models: Iterable[_T], count: int) -> list[_T]:
+    """Return so many models as they are made, with a bar of progress on a terminal."""
+    console = Console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        return list(progress.track(models, count, description=what))
+
+
+def right_align(table: Table) -> None:
+    """Let all columns but the first end at the right, and none wrap."""
     for column in table.columns:
         column.no_wrap = True
     for column in table.columns[1:]:
@@ -223,15 +258,11 @@ def _right_align(table: Table) -> None:
     "--data", "dataset", type=_DATASET, help="Only for a state dict that another program trained: its images."
 )
 @_image_size
-@click.option("--repository", type=_PATH, default=Path("model_repository"), help="Triton model repository to write to.")
+@repository_option
 @_widths
 @click.option("--family", help="Name of the models; the data set's if not given ('fashion' for fashion-mnist).")
 @_data_dir
-@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", help="Of the instances.")
-@click.option("--max-batch-size", type=click.IntRange(1, MAX_BATCH_SIZE), default=64)
-@click.option("--instances", "instance_count", type=click.IntRange(1, MAX_INSTANCES), default=1)
-@click.option("--intra-op-threads", type=click.IntRange(1, MAX_THREADS), default=1, help="Of an instance; only on CPU.")
-@click.option("--max-queue-delay-us", type=click.IntRange(0, MAX_QUEUE_DELAY_US), default=0)
+@tuning_options(click.option("--max-batch-size", type=click.IntRange(1, MAX_BATCH_SIZE), default=64))
 def export(
     checkpoint: Path,
     dataset: str | None,
@@ -265,17 +296,12 @@ def export(
         loaded = trained_elsewhere(checkpoint, network, parsed, images.spec)
     family = family or default_family(loaded.images.name)
     model_name(family, parsed[0])
-    console = Console()
-    models: list[ProvenModel] = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("exporting and comparing", total=len(parsed))
-        for model in prove_family(loaded, parsed, images, family=family, tuning=Tuning(Device(device), **tuning)):
-            models.append(model)
-            progress.advance(task)
+    proven = prove_family(loaded, parsed, images, family=family, tuning=Tuning(Device(device), **tuning))
+    models = make_all("exporting and comparing", proven, len(parsed))
     for warning in describe_useless(models):
         click.echo(f"Warning: {warning}", err=True)
     changed = write_family(models, repository)
-    console.print(_export_table(models, changed, f"{repository}: {len(images)} test images compared"))
+    Console().print(_export_table(models, changed, f"{repository}: {len(images)} test images compared"))
 
 
 def _test_images(checkpoint: Checkpoint, data_dir: Path) -> ImageSet:
@@ -297,7 +323,7 @@ def _export_table(models: list[ProvenModel], changed: dict[str, bool], title: st
             f"{parity.max_abs_diff:.1e}",
             "written" if changed[model.identity.name] else "unchanged",
         )
-    _right_align(table)
+    right_align(table)
     return table
 
 
@@ -354,5 +380,5 @@ def _verify_table(verification: Verification, findings: list[Finding]) -> Table:
             str(severities.count("error")),
             str(severities.count("note")),
         )
-    _right_align(table)
+    right_align(table)
     return table

@@ -1,5 +1,8 @@
 """The errors of training and export; each message is one line that ends in what to do."""
 
+from importlib.metadata import EntryPoint
+from typing import Any
+
 
 class ExportError(Exception):
     """Base of every expected failure in this package; the command line prints it as one line."""
@@ -31,6 +34,20 @@ class RepositoryError(ExportError):
 
 class VariantError(ExportError):
     """A variant, the data or the metric that it is measured with can't be used."""
+
+
+def load_function(option: str, place: str, error: type[ExportError]) -> Any:
+    """Return the user's function of the name ``package.module:function``; raises ``error`` when there is none."""
+    try:
+        function = EntryPoint(place, place, "").load()
+    except (Exception, SystemExit) as exc:  # a module of the user's may raise anything
+        raise error(
+            f"{option} {place}: can't be imported ({type(exc).__name__}: {one_line(exc)}); give "
+            "package.module:function, and start where the module lies, or install it"
+        ) from exc
+    if not callable(function):
+        raise error(f"{option} {place}: is a {type(function).__name__} and no function; give another")
+    return function
 
 
 def one_line(exc: BaseException) -> str:

@@ -6,20 +6,17 @@ As in ``export.cli`` nothing heavy is imported with this module.
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from export.cli import ExportCommand
+from export.cli import ExportCommand, find_modules_here, make_all, repository_option, right_align, tuning_options
 from export.errors import VariantError
-from export.limits import MAX_BATCH_SIZE, MAX_INSTANCES, MAX_QUEUE_DELAY_US, MAX_THREADS
+from export.limits import MAX_BATCH_SIZE
 from export.width import Width, parse_percent, useless_widths
 
 if TYPE_CHECKING:
@@ -86,12 +83,10 @@ _EXAMPLE = (
     "scale, and mean and std, one number or three with / between.",
 )
 @click.option("--labels", "labels_file", type=_PATH, help="Class names, a line each.")
-@click.option("--repository", type=_PATH, default=Path("model_repository"), help="Triton model repository to write to.")
-@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", help="Of the instances.")
-@click.option("--max-batch-size", type=click.IntRange(0, MAX_BATCH_SIZE), default=64, help="0 serves unbatched.")
-@click.option("--instances", "instance_count", type=click.IntRange(1, MAX_INSTANCES), default=1)
-@click.option("--intra-op-threads", type=click.IntRange(1, MAX_THREADS), default=1, help="Of an instance; only on CPU.")
-@click.option("--max-queue-delay-us", type=click.IntRange(0, MAX_QUEUE_DELAY_US), default=0)
+@repository_option
+@tuning_options(
+    click.option("--max-batch-size", type=click.IntRange(0, MAX_BATCH_SIZE), default=64, help="0 serves unbatched.")
+)
 def import_(
     family: str,
     variants: tuple[str, ...],
@@ -134,15 +129,9 @@ def import_(
         output=output,
         preprocessing="" if preprocessing is None else parse_preprocessing(preprocessing),
     )
-    console = Console()
-    models: list[ImportedModel] = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("running and measuring", total=len(files))
-        for model in prove_import(order):
-            models.append(model)
-            progress.advance(task)
+    models = make_all("running and measuring", prove_import(order), len(files))
     changed = write_import(models, repository)
-    console.print(_import_table(models, changed, f"{repository}"))
+    Console().print(_import_table(models, changed, f"{repository}"))
     made = {model.identity.width: model.identity for model in models}
     for width, better in useless_widths({width: identity.accuracy for width, identity in made.items()}).items():
         click.echo(
@@ -192,8 +181,7 @@ def _quality(
     from export.importing.family import Measurement
     from export.importing.metrics import metric_named
 
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as for python -m; the script of an installed command has its own folder there
+    find_modules_here()
     return Measurement(metric_named(metric, output), data)
 
 
@@ -238,6 +226,5 @@ def _import_table(models: list[ImportedModel], changed: Mapping[str, bool], titl
             str(model.tuning.max_batch_size) if model.tuning.max_batch_size else "unbatched",
             "written" if changed[identity.name] else "unchanged",
         )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    right_align(table)
     return table

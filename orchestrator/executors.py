@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from typing import Any, Final, Protocol, TypeVar
 
 from orchestrator.errors import ConfigError, SlimError, TransientError
-from orchestrator.extras import check_extra
+from orchestrator.installed.extras import check_extra
 from orchestrator.policies.tables.compiled import SOURCE_DIGEST
 
 Job = TypeVar("Job")

@@ -11,12 +11,17 @@ import dataclasses
 import json
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import (
+    CoreSchema,
+    no_info_after_validator_function,
+    no_info_wrap_validator_function,
+)
 
 Location = tuple[int | str, ...]
 """A path in nested values: keys and indices, from the outside in."""
@@ -94,6 +99,62 @@ class Spelling:
         if re.fullmatch(self.pattern, text) is None:
             raise ValueError(f"must be {self.words}")
         return text
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Distinct:
+    """Paths in the entries of a list that lead to no value twice, to be put behind ``Annotated[tuple[…], …]``.
+
+    Entries that are wrong in another way are compared all the same, so that all is told at once.
+
+    Attributes:
+        paths: keys with dots between; ``*`` is each entry of a list in there, and an empty path the entry itself.
+    """
+
+    paths: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Add the check to those of the list."""
+        return no_info_wrap_validator_function(self._check, handler(source))
+
+    def _check(self, entries: Any, validate: Callable[[Any], Any]) -> Any:
+        found: list[InitErrorDetails] = []
+        try:
+            entries = validate(entries)
+        except ValidationError as exc:
+            found += [
+                problem_details(each["msg"], each["loc"], each["input"], each["type"], each.get("ctx"))
+                for each in exc.errors(include_url=False)
+            ]
+        for path in self.paths:
+            seen: set[Any] = set()
+            for at, value in _values_at(entries, ["*", *filter(None, path.split("."))], ()):
+                if value in seen:
+                    found.append(problem_details("is there twice; must be unique", at, value))
+                seen.add(value)
+        if found:
+            raise ValidationError.from_exception_data("", found)
+        return entries
+
+
+def problem_details(
+    words: str, location: Location, value: Any, kind: str = "value_error", context: dict[str, Any] | None = None
+) -> InitErrorDetails:
+    """Return a problem for a ValidationError, which the values around the invalid one add to theirs."""
+    return InitErrorDetails(type=PydanticCustomError(kind, words, context), loc=location, input=value)
+
+
+def _values_at(value: Any, path: Sequence[str], at: Location) -> Iterator[tuple[Location, str | float]]:
+    """Yield the texts and numbers that a path leads to, in what was validated or not."""
+    if not path:
+        if isinstance(value, str | int | float):
+            yield at, value
+    elif path[0] != "*":
+        inner = value.get(path[0]) if isinstance(value, dict) else getattr(value, path[0], None)
+        yield from _values_at(inner, path[1:], (*at, path[0]))
+    elif isinstance(value, list | tuple):
+        for index, entry in enumerate(value):
+            yield from _values_at(entry, path[1:], (*at, index))
 
 
 def describe_problems(error: ValidationError, root: type[Any], *, is_secret: bool = False) -> tuple[Problem, ...]:

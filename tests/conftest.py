@@ -1,6 +1,7 @@
 """Which tests run, on which event loop, and on which examples.
 
-Tests on a real tritonserver run only when asked for, and are never skipped without saying why. Hypothesis draws the
+Tests on a real tritonserver run only when asked for, and are never skipped without saying why. Modules of minutes go
+first: left for the end, one of them would keep one process busy while the other has nothing to do. Hypothesis draws the
 same examples each time, so that what passed once passes again, and gives none of them a time limit: how busy a machine
 is says nothing of the code. ``pytest --hypothesis-profile explore`` draws new ones.
 """
@@ -62,6 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items:
                 if marker in item.keywords:
                     item.add_marker(pytest.mark.skip(reason=reason))
+    items.sort(key=lambda item: "long" not in item.keywords)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -80,8 +80,14 @@ def test_rendering_and_reading_are_inverse() -> None:
             "servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline: 5, polcy: x}",
             r"2 problems: \(1\) line 2: unknown key router\.deadline; .*; \(2\) line 2: unknown key router\.polcy",
         ),
-        ("servers: [{name: a, grpc: 'h:1'}, {name: a, grpc: 'h:2'}]", "name 'a' is used twice"),
-        ("servers: [{name: a, grpc: 'h:1'}, {name: b, grpc: 'h:1'}]", "'a' and 'b' share the address h:1"),
+        (
+            "servers: [{name: a, grpc: 'h:1'}, {name: a, grpc: 'h:2'}]",
+            r"servers\[1\].name: is there twice; must be unique, got 'a'",
+        ),
+        (
+            "servers: [{name: a, grpc: 'h:1'}, {name: b, grpc: 'h:1'}]",
+            r"servers\[1\].grpc: is there twice; must be unique, got 'h:1'",
+        ),
         (
             "servers: [{name: a, grpc: 'h:1', emulated_slowdown: 0.5}]",
             r"emulated_slowdown: must be at least 1, got 0\.5",

@@ -28,8 +28,8 @@ def test_a_described_family_has_its_variants_ascending_and_is_written_as_it_was_
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("width: 30", "width: 100", "width 100 is used twice"),
-        ("model: small", "model: large", "model 'large' is used twice"),
+        ("width: 30", "width: 100", r"variants\[1\].width: is there twice; must be unique, got 100"),
+        ("model: small", "model: large", r"variants\[1\].model: is there twice; must be unique, got 'large'"),
         ("width: 30", "width: 0", "families"),
         ("quality: 0.61", "quality: .nan", "quality"),
         ("name: plates", "name: large", "'large' is a family and a model"),
@@ -47,7 +47,7 @@ def test_a_family_and_a_model_are_described_once() -> None:
         FLEET[FLEET.index("- name: plates") :],
         "- {name: more, variants: [{width: 1, model: small, quality: 1}]}\n",
     ):
-        with pytest.raises(ConfigError, match="is described twice; describe it once"):
+        with pytest.raises(ConfigError, match="is there twice; must be unique"):
             parse_fleet(FLEET + more)
 
 

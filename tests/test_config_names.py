@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import ServerSettings
-from orchestrator.config.names import Assigned, expand_servers, host_of, is_name, pod_of
+from orchestrator.config.names import Assigned, expand_servers, host_of, is_name, name_in_file, pod_of
 
 NAMED = ServerSettings(name="triton", grpc="triton.svc:8001", metrics="http://triton.svc:8002/metrics")
 LITERAL = ServerSettings(name="here", grpc="127.0.0.1:8001")
@@ -131,3 +131,18 @@ def test_gateways_that_met_servers_in_another_order_call_each_the_same(steps: li
         long_there, assigned = expand_servers([NAMED], {"triton.svc": addresses}, assigned, own_names)
         new, _ = expand_servers([NAMED], {"triton.svc": addresses}, {}, own_names)
         assert long_there == new
+
+
+@given(st.sets(st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00::7", "fd00::2"]), min_size=2))
+def test_what_a_server_is_called_by_its_address_leads_back_to_its_name_in_the_file(addresses: set[str]) -> None:
+    other = NAMED.model_copy(update={"name": f"{NAMED.name}-1", "grpc": "other.svc:8001"})
+    found = {"triton.svc": addresses, "other.svc": addresses}
+    for written in (NAMED, other):
+        servers, _ = expand_servers([written], found, {})
+        assert {name_in_file(server.name, [NAMED, other, LITERAL]) for server in servers} == {written.name}
+        pods, _ = expand_servers([written], found, {}, {ip: f"pod-{at}.triton.svc" for at, ip in enumerate(addresses)})
+        assert {name_in_file(server.name, [written, LITERAL]) for server in pods} == {written.name}
+    assert name_in_file("triton-10.0.0.1-2-2", [NAMED, other]) == NAMED.name
+    assert name_in_file(LITERAL.name, [NAMED, LITERAL]) == LITERAL.name
+    assert name_in_file("pod-0", [NAMED, other, LITERAL]) is None
+    assert name_in_file("gone", [LITERAL]) is None

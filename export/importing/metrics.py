@@ -7,23 +7,23 @@ or, in an installed package, by an entry point of the group ``slimsched.metrics`
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.errors import VariantError, one_line
+from export.errors import VariantError, load_function, one_line
 from export.importing.boxes import mean_average_precision, read_detections
 from export.importing.labelled_data import Answer
+from orchestrator.errors import SlimError
+from orchestrator.installed.plugins import PluginGroup
 
 _TOP = re.compile(r"top-([1-9]\d{0,5})")
-GROUP = "slimsched.metrics"
+PLUGINS: Final = PluginGroup("slimsched.metrics", "metric")
 NAMES = "top-K (top-1, top-5), mean-iou, map-50, mean-absolute-error or package.module:function"
 _IGNORED = 255  # as in Pascal VOC, and in most data sets for segmentation after it
 _UNSURE = 0.5
@@ -61,12 +61,10 @@ def metric_named(name: str, output: str | None) -> Metric:
         return Metric(name, read_detections, mean_average_precision)
     if name == "mean-absolute-error":
         return Metric(name, lambda answer, label: _error(_single(answer, output), label), _relative_to_constant)
-    plugged = {point.name: f"{point.module}:{point.attr}" for point in entry_points(group=GROUP)}
-    if ":" in name or name in plugged:
-        function = _load(name, plugged.get(name, name))
+    if ":" in name or name in PLUGINS.names():
+        function = _load(name)
         return Metric(name, lambda answer, label: answer, lambda kept, labels: float(function(kept, labels)))
-    of_packages = f"; of other packages {', '.join(sorted(plugged))}" if plugged else ""
-    raise VariantError(f"--metric {name}: is none; give {NAMES}{of_packages}")
+    raise VariantError(f"--metric {name}: is none; give {NAMES}{PLUGINS.describe()}")
 
 
 def measure(metric: Metric, answers: Iterable[Answer], labels: NDArray[Any], label: str) -> float:
@@ -100,20 +98,12 @@ def quality_of_one(metric: Metric, answer: Answer, labels: NDArray[Any], item: i
     return metric.score([metric.reduce(answer, labels[item])], about)
 
 
-def _load(name: str, place: str) -> Callable[[Sequence[Answer], NDArray[Any]], float]:
-    module, _, attribute = place.partition(":")
+def _load(name: str) -> Callable[[Sequence[Answer], NDArray[Any]], float]:
+    function: Callable[[Sequence[Answer], NDArray[Any]], float]
     try:
-        function: Callable[[Sequence[Answer], NDArray[Any]], float] = getattr(
-            importlib.import_module(module), attribute
-        )
-    except (Exception, SystemExit) as exc:  # a module of the user's may raise anything
-        whose = "" if place == name else f" from {place}"
-        raise VariantError(
-            f"--metric {name}: can't be imported{whose} ({type(exc).__name__}: {one_line(exc)}); "
-            "give package.module:function, importable from here"
-        ) from exc
-    if not callable(function):
-        raise VariantError(f"--metric {name}: is a {type(function).__name__} and no function")
+        function = PLUGINS.load(name) if name in PLUGINS.names() else load_function("--metric", name, VariantError)
+    except SlimError as exc:
+        raise VariantError(f"--metric {name}: {exc}") from exc
     return function
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, Final
 
 from export.errors import VariantError
-from export.repository.routing import require_image
+from export.repository.routing import read_preprocessing, require_image
 from export.repository.signature import Signature
 
-_CHOICES: Final = {"colours": ("RGB", "BGR", "L"), "layout": ("CHW", "HWC")}
-_NUMBERS: Final = ("mean", "std")
 _FORM: Final = (
     "resize=PIXELS, colours=RGB|BGR|L, layout=CHW|HWC, scale=NUMBER, mean=NUMBER[/NUMBER/NUMBER] and std likewise"
 )
-_MOST_PIXELS: Final = 65_536
 
 
 def parse_preprocessing(text: str) -> str:
@@ -29,7 +25,12 @@ def parse_preprocessing(text: str) -> str:
         found[key] = _value(key, value)
     if not found:
         raise VariantError(f"--preprocessing {text!r}: says nothing; give {_FORM}")
-    return json.dumps(found, sort_keys=True)
+    written = json.dumps(found, sort_keys=True)
+    try:
+        read_preprocessing(written)
+    except ValueError as exc:
+        raise VariantError(f"--preprocessing {text}: {exc}; give {_FORM}") from exc
+    return written
 
 
 def require_fit(text: str, signature: Signature, items: Mapping[str, tuple[int, ...]]) -> None:
@@ -42,16 +43,11 @@ def require_fit(text: str, signature: Signature, items: Mapping[str, tuple[int, 
 
 
 def _value(key: str, text: str) -> Any:
-    if key in _CHOICES and text in _CHOICES[key]:
-        return text
-    if key == "resize" and text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST_PIXELS:
+    """Return a value as JSON has it."""
+    if text.isascii() and text.isdecimal() and key == "resize":
         return int(text)
-    if key in ("scale", *_NUMBERS):
-        try:
-            numbers = [float(number) for number in text.split("/")]
-        except ValueError:
-            numbers = [math.nan]
-        is_right = all(map(math.isfinite, numbers)) and (key == "mean" or min(numbers) > 0)
-        if is_right and len(numbers) in ((1,) if key == "scale" else (1, 3)):
-            return numbers[0] if key == "scale" else numbers
-    raise VariantError(f"--preprocessing {key}={text}: is none of {_FORM}")
+    try:
+        numbers = [float(number) for number in text.split("/")]
+    except ValueError:
+        return text
+    return numbers if key in ("mean", "std") else numbers[0] if len(numbers) == 1 else text

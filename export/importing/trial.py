@@ -134,7 +134,7 @@ def choose_fills(
         except VariantError as exc:
             failure = exc
         except ValueError as exc:
-            raise VariantError(f"--fill: {exc}; give what fits") from exc
+            raise VariantError(f"--fill: {str(exc).removeprefix('slim.fill has ')}; give what fits") from exc
     what = "what --fill says" if given else "an item of zeros, of random numbers or of ones"
     variant_name, _, reason = str(failure).partition(": ")
     raise VariantError(

@@ -6,7 +6,6 @@ network is one line that says what, and not a traceback in the middle of a train
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from export.errors import NetworkError, one_line
+from export.errors import NetworkError, load_function, one_line
 from export.network.convnet import SlimConvNet
 from export.network.mobilenet import SlimMobileNetV2
 from export.network.protocol import Factory, SlimmableNetwork, Task
@@ -77,18 +76,7 @@ def make_network(name: str, widths: tuple[Width, ...], task: Task) -> SlimmableN
 def _imported(name: str) -> Factory:
     if not _OWN.fullmatch(name):
         raise NetworkError(f"network {name!r} is not of the form package.module:function, such as mynets.small:make")
-    module_name, _, function = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as exc:  # somebody's own code
-        raise NetworkError(
-            f"can't import {module_name} for --network {name} ({type(exc).__name__}: {one_line(exc)}); "
-            "start where the module lies, or install it"
-        ) from exc
-    factory = getattr(module, function, None)
-    if not callable(factory):
-        raise NetworkError(f"{module_name} has no function {function}; give another --network")
-    made: Factory = factory
+    made: Factory = load_function("--network", name, NetworkError)
     return made
 
 

@@ -1,6 +1,6 @@
 """What a router makes of models by their configurations: its own code reads and judges them, so no rule is here twice.
 
-The only module of this package that asks the orchestrator. What a configuration leaves to Triton, a router learns from
+What a configuration leaves to Triton, a router learns from
 Triton, so that much is not judged.
 """
 
@@ -28,7 +28,9 @@ from orchestrator.triton.families import (
     interface_of,
     misfits_among,
     read_identity,
-    read_preprocessing,
+)
+from orchestrator.triton.families import (
+    read_preprocessing as read_preprocessing,  # for who writes it
 )
 
 DescribedModel = Identity

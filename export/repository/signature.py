@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 from tritonclient.grpc import model_config_pb2
 
 from export.errors import RepositoryError
@@ -124,8 +124,3 @@ def fill(tensor: Tensor, item: tuple[int, ...] | None) -> tuple[int, ...]:
 def fits(shape: tuple[int, ...], dims: tuple[int, ...]) -> bool:
     """Return whether a shape is one that dims allow."""
     return len(shape) == len(dims) and all(dim in (FREE, size) for size, dim in zip(shape, dims, strict=True))
-
-
-def blank(tensor: Tensor, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return zeros, or empty strings, of a tensor's type."""
-    return np.full(shape, "", np.object_) if tensor.data_type == "TYPE_STRING" else np.zeros(shape, tensor.dtype)

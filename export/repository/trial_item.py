@@ -12,7 +12,6 @@ filled, and have one item; Triton repeats it for a batch.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,45 +20,25 @@ from numpy.typing import NDArray
 from tritonclient.utils import serialize_byte_tensor
 
 from export.repository.model_files import WARMUP_FILE
-from export.repository.signature import Tensor, blank
+from export.repository.signature import Tensor
+from orchestrator import snapshot
+from orchestrator.triton import trial_items
 
-Value = float | str
-Fill = Value | tuple[Value, ...]
+Fill = snapshot.Fill
 Fills = Mapping[str, Fill]
 """By input; one that is not named is zeros."""
 
-RANDOM = "random"
+RANDOM = trial_items.RANDOM
+read_fills = trial_items.read_fills
 MOST_VALUES = 4096
 """Elements whose values are told one by one: some tens of KiB of a config that each router reads."""
 
 
 def make_item(tensor: Tensor, shape: tuple[int, ...], fill: Fill | None) -> NDArray[Any]:
     """Return an item of a shape for an input; raises ValueError, in words, for a fill that it does not take."""
-    item = blank(tensor, shape)
-    if fill is None:
-        return item
-    if fill == RANDOM and item.dtype.kind == "f":
-        item[...] = np.random.default_rng(0).random(shape)
-        return item
-    values = fill if isinstance(fill, tuple) else (fill,)
-    if len(values) != 1 and len(values) != item.size:
-        raise ValueError(f"it has {len(values)} values, and an item of {tensor.name} is {list(shape)}")
-    for value in values:
-        if not _is_of(value, item.dtype):
-            kind = tensor.data_type.removeprefix("TYPE_")
-            raise ValueError(f"{str(value)[:40]!r} is no value of {tensor.name}, which is {kind}")
-    item.flat[:] = values
-    return item
-
-
-def _is_of(value: Value, dtype: np.dtype[Any]) -> bool:
-    """Return whether a value is one of a type, and stays the same in it but for a fraction's rounding."""
-    if dtype.kind == "O" or isinstance(value, str):
-        return dtype.kind == "O" and isinstance(value, str)
-    if dtype.kind == "f":
-        return True
-    least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    return math.isfinite(value) and value == int(value) and least <= value <= most
+    datatype = tensor.data_type.removeprefix("TYPE_").replace("STRING", "BYTES")
+    item = trial_items.make_item(snapshot.TensorSpec(tensor.name, datatype, tensor.dims), shape, fill)
+    return np.vectorize(bytes.decode, otypes=[object])(item) if datatype == "BYTES" else item
 
 
 def make_feed(
@@ -92,8 +71,3 @@ def warmup_files(
 def render_fills(fills: Fills) -> str:
     """Return ``slim.fill``."""
     return json.dumps(fills, sort_keys=True)
-
-
-def read_fills(text: str) -> Fills:
-    """Return what ``slim.fill`` says; raises ValueError, TypeError or AttributeError when that makes no sense."""
-    return {name: tuple(fill) if isinstance(fill, list) else fill for name, fill in json.loads(text).items()}

@@ -19,7 +19,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,50 +167,40 @@ def train(
         NetworkError: when the network can't be made.
     """
     _require_same_kind(train_images, test_images)
-    place = torch.device(device)
     torch.manual_seed(settings.seed)
     network = make_network(settings.architecture, settings.widths, train_images.spec.task)
     _require_writable(out)  # a network that can't be made leaves no folder
-    network.to(device=place, memory_format=memory_order(place))  # type: ignore[call-overload]  # torch lacks it
-    optimizer = _optimizer(network, settings)
+    training = _Training(settings, train_images, network, device=torch.device(device), out=out, clock=clock)
     saved = _saved(out, settings, resume=resume)
-    history: list[Mapping[str, Any]] = []
     if saved is not None:
-        history = _restore(saved, settings, train_images, network, optimizer)
-        _write_metrics(history, out / METRICS)  # an interrupt may have come between the checkpoint and its last line
+        training.restore(saved)
+        _write_metrics(training.history, out / METRICS)  # an interrupt may have come before the last line of it
     elif resume:
         yield Started(f"No {LAST} in {out} to go on from: the training starts at its beginning.")
     if saved is None and settings.init is not None:
         yield Started(start_from(Path(settings.init), network, settings.architecture, train_images.spec.task))
     partial_epoch = saved.partial_epoch if saved else None
-
-    saved_s = clock()
-    for number in range(len(history) + 1, settings.epochs + 1):
+    for number in range(len(training.history) + 1, settings.epochs + 1):
         started_s = clock()
         epoch = _begin_epoch(number, settings, train_images, partial_epoch)
         partial_epoch = None
-        for event in _train_epoch(network, optimizer, settings, train_images, epoch, place):
-            if clock() - saved_s >= CHECKPOINT_INTERVAL_S:
-                unfinished = _checkpoint(network, settings, train_images, history, optimizer=optimizer, epoch=epoch)
-                save_checkpoint(unfinished, out / LAST)
-                saved_s = clock()
+        for event in training.steps(epoch):
+            if training.is_save_due():
+                training.save(epoch=epoch)
             yield event
         metrics = {
             "epoch": number,
-            "learning_rate": optimizer.param_groups[0]["lr"],
+            "learning_rate": training.optimizer.param_groups[0]["lr"],
             "loss": sum(epoch.losses) / len(epoch.losses),
-            "accuracy": {str(w): accuracy_of(network, test_images, w, device=place) for w in settings.widths},
+            "accuracy": {str(width): accuracy for width, accuracy in training.accuracies(test_images).items()},
             "seconds": round(clock() - started_s, 1),
         }
-        history.append(metrics)
-        save_checkpoint(_checkpoint(network, settings, train_images, history, optimizer=optimizer), out / LAST)
-        saved_s = clock()
-        _write_metrics(history, out / METRICS)
+        training.history.append(metrics)
+        training.save()
+        _write_metrics(training.history, out / METRICS)
         yield EpochDone(metrics)
-
-    calibrate(network, settings.widths, train_images, device=place)
-    accuracy = {w: accuracy_of(network, test_images, w, device=place) for w in settings.widths}
-    final = _checkpoint(network, settings, train_images, history, accuracy=accuracy)
+    calibrate(network, settings.widths, train_images, device=training.device)
+    final = replace(training.checkpoint(), optimizer=None, accuracy=training.accuracies(test_images))
     save_checkpoint(final, out / FINAL)
     yield final
 
@@ -257,61 +247,107 @@ def _begin_epoch(
     return _Epoch(number, parts, generator, list(partial_epoch["losses"]))
 
 
-def _train_epoch(
-    network: SlimmableNetwork,
-    optimizer: torch.optim.Optimizer,
-    settings: TrainSettings,
-    images: ImageSet,
-    epoch: _Epoch,
-    device: torch.device,
-) -> Iterator[StepDone]:
-    """Take the steps that are left of an epoch."""
-    steps, first = len(epoch.parts), len(epoch.losses)
-    network.train()
-    for step, (pixels, labels) in enumerate(map(images.batch, epoch.parts[first:]), start=first):
-        rate = learning_rate_at((epoch.number - 1) * steps + step, settings.epochs * steps, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        students = sandwich_widths(settings.widths, settings.middle_widths, epoch.generator)
-        batch = to_unit(augment(pixels, settings, epoch.generator), device)
-        widths = (settings.widths[-1], *students)
-        # What a network draws itself, as for dropout, has to be the same after an interruption too.
-        torch.manual_seed((settings.seed * 1_000_003 + epoch.number) * 1_000_003 + step & _LARGEST_SEED)
-        loss = _train_step(network, optimizer, batch, labels.to(device), widths, bf16=settings.bf16)
-        if not math.isfinite(loss):
-            raise ExportError(
-                f"the loss is {loss} at step {step + 1} of epoch {epoch.number}; lower --learning-rate and start anew"
-            )
-        epoch.losses.append(loss)
-        yield StepDone(epoch.number, step + 1, steps, loss)
+class _Training:
+    """What learns, and what it has learnt so far: network, optimizer and the metrics of the epochs that are done."""
 
+    def __init__(
+        self,
+        settings: TrainSettings,
+        images: ImageSet,
+        network: SlimmableNetwork,
+        *,
+        device: torch.device,
+        out: Path,
+        clock: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self.images = images
+        self.device = device
+        self.network = network
+        self.network.to(device=device, memory_format=memory_order(device))  # type: ignore[call-overload]  # torch lacks it
+        self.optimizer = _optimizer(network, settings)
+        self.history: list[Mapping[str, Any]] = []
+        self._path = out / LAST
+        self._clock = clock
+        self._saved_s = clock()
 
-def _train_step(
-    network: SlimmableNetwork,
-    optimizer: torch.optim.Optimizer,
-    batch: torch.Tensor,
-    labels: torch.Tensor,
-    widths: tuple[Width, ...],
-    *,
-    bf16: bool,
-) -> float:
-    """Take one step, in which the first width learns from the labels and the others from it; return its loss."""
+    def restore(self, saved: Checkpoint) -> None:
+        """Go on from a checkpoint; raises CheckpointError for one of another training."""
+        _require_same_training(saved, self.settings, self.images)
+        if saved.optimizer is None:
+            raise CheckpointError(f"can't resume: {LAST} holds no optimizer state; train anew with another --out")
+        self.network.load_state_dict(dict(saved.model))
+        self.optimizer.load_state_dict(dict(saved.optimizer))
+        self.history = list(saved.history)
 
-    def forward(width: Width) -> torch.Tensor:
-        with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=bf16):
-            logits: torch.Tensor = network(batch, width)
-        return logits.float()
+    def checkpoint(self, *, epoch: _Epoch | None = None) -> Checkpoint:
+        """Return the state after the epochs that are done, and after a part of another one."""
+        return Checkpoint(
+            architecture=self.settings.architecture,
+            widths=self.settings.widths,
+            images=self.images.spec,
+            model={k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()},
+            epoch=len(self.history),
+            settings=asdict(self.settings),
+            history=tuple(self.history),
+            optimizer=self.optimizer.state_dict(),
+            partial_epoch={"losses": epoch.losses, "generator": epoch.generator.get_state()} if epoch else None,
+            accuracy={},
+        )
 
-    optimizer.zero_grad(set_to_none=True)
-    full, *students = widths
-    logits = forward(full)
-    loss = functional.cross_entropy(logits, labels)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch's Tensor.backward has no annotations
-    soft_labels = logits.detach().softmax(dim=1)
-    for width in students:
-        functional.cross_entropy(forward(width), soft_labels).backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return loss.item()
+    def is_save_due(self) -> bool:
+        """Return whether as much has been learnt since the last checkpoint as an interruption may cost."""
+        return self._clock() - self._saved_s >= CHECKPOINT_INTERVAL_S
+
+    def save(self, *, epoch: _Epoch | None = None) -> None:
+        """Replace the last checkpoint by one of now."""
+        save_checkpoint(self.checkpoint(epoch=epoch), self._path)
+        self._saved_s = self._clock()
+
+    def accuracies(self, images: ImageSet) -> dict[Width, float]:
+        """Return the top-1 accuracy of each width, 0..1."""
+        return {width: accuracy_of(self.network, images, width, device=self.device) for width in self.settings.widths}
+
+    def steps(self, epoch: _Epoch) -> Iterator[StepDone]:
+        """Take the steps that are left of an epoch."""
+        settings, steps, first = self.settings, len(epoch.parts), len(epoch.losses)
+        self.network.train()
+        for step, (pixels, labels) in enumerate(map(self.images.batch, epoch.parts[first:]), start=first):
+            rate = learning_rate_at((epoch.number - 1) * steps + step, settings.epochs * steps, settings)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            students = sandwich_widths(settings.widths, settings.middle_widths, epoch.generator)
+            batch = to_unit(augment(pixels, settings, epoch.generator), self.device)
+            widths = (settings.widths[-1], *students)
+            # What a network draws itself, as for dropout, has to be the same after an interruption too.
+            torch.manual_seed((settings.seed * 1_000_003 + epoch.number) * 1_000_003 + step & _LARGEST_SEED)
+            loss = self._step(batch, labels.to(self.device), widths)
+            if not math.isfinite(loss):
+                raise ExportError(
+                    f"the loss is {loss} at step {step + 1} of epoch {epoch.number}; lower --learning-rate and start "
+                    "anew"
+                )
+            epoch.losses.append(loss)
+            yield StepDone(epoch.number, step + 1, steps, loss)
+
+    def _step(self, batch: torch.Tensor, labels: torch.Tensor, widths: tuple[Width, ...]) -> float:
+        """Take one step, in which the first width learns from the labels and the others from it; return its loss."""
+
+        def forward(width: Width) -> torch.Tensor:
+            with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
+                logits: torch.Tensor = self.network(batch, width)
+            return logits.float()
+
+        self.optimizer.zero_grad(set_to_none=True)
+        full, *students = widths
+        logits = forward(full)
+        loss = functional.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's Tensor.backward has no annotations
+        soft_labels = logits.detach().softmax(dim=1)
+        for width in students:
+            functional.cross_entropy(forward(width), soft_labels).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.item()
 
 
 def _optimizer(network: SlimmableNetwork, settings: TrainSettings) -> torch.optim.SGD:
@@ -325,38 +361,7 @@ def _optimizer(network: SlimmableNetwork, settings: TrainSettings) -> torch.opti
     )
 
 
-def _checkpoint(
-    network: SlimmableNetwork,
-    settings: TrainSettings,
-    images: ImageSet,
-    history: list[Mapping[str, Any]],
-    *,
-    optimizer: torch.optim.Optimizer | None = None,
-    epoch: _Epoch | None = None,
-    accuracy: Mapping[Width, float] | None = None,
-) -> Checkpoint:
-    return Checkpoint(
-        architecture=settings.architecture,
-        widths=settings.widths,
-        images=images.spec,
-        model={k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()},
-        epoch=len(history),
-        settings=asdict(settings),
-        history=tuple(history),
-        optimizer=optimizer.state_dict() if optimizer else None,
-        partial_epoch={"losses": epoch.losses, "generator": epoch.generator.get_state()} if epoch else None,
-        accuracy=accuracy or {},
-    )
-
-
-def _restore(
-    saved: Checkpoint,
-    settings: TrainSettings,
-    images: ImageSet,
-    network: SlimmableNetwork,
-    optimizer: torch.optim.Optimizer,
-) -> list[Mapping[str, Any]]:
-    """Load a checkpoint into network and optimizer; return its history."""
+def _require_same_training(saved: Checkpoint, settings: TrainSettings, images: ImageSet) -> None:
     wanted = asdict(settings)
     different = sorted(key for key in wanted if wanted[key] != saved.settings.get(key))
     if different:
@@ -367,11 +372,6 @@ def _restore(
         )
     if images.spec != saved.images:
         raise CheckpointError(f"can't resume: the training was on {saved.images.name}, not {images.spec.name}")
-    if saved.optimizer is None:
-        raise CheckpointError(f"can't resume: {LAST} holds no optimizer state; train anew with another --out")
-    network.load_state_dict(dict(saved.model))
-    optimizer.load_state_dict(dict(saved.optimizer))
-    return list(saved.history)
 
 
 def _write_metrics(history: list[Mapping[str, Any]], path: Path) -> None:

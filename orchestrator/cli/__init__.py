@@ -9,12 +9,12 @@ from __future__ import annotations
 import gc
 import importlib
 import traceback
-from importlib.metadata import entry_points
 from typing import Any
 
 import click
 
 from orchestrator.errors import SlimError
+from orchestrator.installed.plugins import PluginGroup
 
 _COMMANDS = {
     "bench": "orchestrator.cli.client.bench:bench",
@@ -40,7 +40,7 @@ _COMMANDS = {
     "up": "orchestrator.cli.serving.up:up",
     "why": "orchestrator.cli.client.why:why",
 }
-_ENTRY_POINTS = "slimsched.commands"
+_OF_PACKAGES = PluginGroup("slimsched.commands", "command")
 
 
 class _OneLineUsageError(click.ClickException):
@@ -52,7 +52,7 @@ class RootGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
-        return sorted({*_COMMANDS, *(point.name for point in entry_points(group=_ENTRY_POINTS))})
+        return sorted({*_COMMANDS, *_OF_PACKAGES.names()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command, None when there is none of that name."""
@@ -66,8 +66,8 @@ class RootGroup(click.Group):
                 gc.freeze()
                 gc.enable()
             return command
-        for point in entry_points(group=_ENTRY_POINTS, name=cmd_name):
-            command = point.load()
+        if cmd_name in _OF_PACKAGES.names():
+            command = _OF_PACKAGES.load(cmd_name)
             return command
         return None
 
@@ -95,7 +95,7 @@ class RootGroup(click.Group):
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from orchestrator.version import describe_version  # asks git, which no other command needs
+    from orchestrator.installed.version import describe_version  # asks git, which no other command needs
 
     click.echo(f"slimsched {describe_version()}")
     ctx.exit()

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator, model_validator
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
 
 from orchestrator.config.section import Section
+from orchestrator.validation import Distinct
+
+_Width = Annotated[int, Field(ge=1, le=100)]
 
 
 class WidthSettings(Section):
     """The widths of a family that are loaded."""
 
-    minimum_widths: tuple[int, ...] | None = Field(default=None, min_length=1)
+    minimum_widths: Annotated[tuple[_Width, ...], Field(min_length=1), Distinct(("",))] | None = None
     """Widths that are always resident; None: the narrowest, which answers when nothing else can."""
-    wanted_widths: tuple[int, ...] | None = None
+    wanted_widths: Annotated[tuple[_Width, ...], Distinct(("",))] | None = None
     """Loaded whenever the budget has room, most wanted first; None: all, the narrowest first. Other widths are loaded
     when asked for and unloaded when idle."""
-
-    @field_validator("minimum_widths", "wanted_widths")
-    @classmethod
-    def _widths_are_percent(cls, widths: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        for width in widths or ():
-            if not 1 <= width <= 100:
-                raise ValueError(f"width {width} is no whole percentage from 1 to 100")
-        if widths is not None and len(set(widths)) != len(widths):
-            raise ValueError("a width is named twice; name each once")
-        return widths
 
 
 class ControllerSettings(WidthSettings):
@@ -82,25 +78,21 @@ class ControllerSettings(WidthSettings):
     """How long a step waits for one action; a slower one goes on by itself and its width is left alone meanwhile.
     Hardly any is done in less than half a second."""
 
-    @model_validator(mode="after")
-    def _do_not_contradict(self) -> ControllerSettings:
+    def _contradictions(self) -> Iterator[str]:
         if self.shrink_busy_ratio >= self.grow_busy_ratio:
-            raise ValueError(
+            yield (
                 f"shrink_busy_ratio {self.shrink_busy_ratio:g} must be below grow_busy_ratio "
                 f"{self.grow_busy_ratio:g}; else instances come and go under constant load"
             )
         if self.quarantine_max_s < self.quarantine_s:
-            raise ValueError(
-                f"quarantine_max_s {self.quarantine_max_s:g} is below quarantine_s {self.quarantine_s:g}; raise it"
-            )
+            yield (f"quarantine_max_s {self.quarantine_max_s:g} is below quarantine_s {self.quarantine_s:g}; raise it")
         if self.stuck_after_s < self.action_timeout_s:
-            raise ValueError(
+            yield (
                 f"stuck_after_s {self.stuck_after_s:g} is below action_timeout_s {self.action_timeout_s:g}, for which "
                 "an action is waited for; raise it"
             )
         if self.idle_s > self.unload_after_s:
-            raise ValueError(
+            yield (
                 f"idle_s {self.idle_s:g} is above unload_after_s {self.unload_after_s:g}; an instance goes before its "
                 "width does: lower it"
             )
-        return self

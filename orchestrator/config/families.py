@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from orchestrator.config.section import Name, Section
 from orchestrator.snapshot import Preprocessing
+from orchestrator.validation import Distinct
 
 _Value = int | float | str
 
@@ -28,7 +30,7 @@ class VariantSettings(Section):
 class PreprocessingSettings(Section):
     """What an image file goes through before the networks of a family; see ``orchestrator.snapshot.Preprocessing``."""
 
-    resize: int | None = Field(default=None, ge=1)
+    resize: int | None = Field(default=None, ge=1, le=65_536)
     """What the shorter side is scaled to, in pixels, before the middle is cut out; None: scaled to the input's size."""
     colours: Literal["RGB", "BGR", "L"] = "RGB"
     """The order of the channels, or grey."""
@@ -41,16 +43,14 @@ class PreprocessingSettings(Section):
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0,), min_length=1, max_length=3)
     """What is divided by in the end: a value, or one for each channel."""
 
-    @model_validator(mode="after")
-    def _has_a_value_a_channel(self) -> PreprocessingSettings:
+    def _contradictions(self) -> Iterator[str]:
         channels = 1 if self.colours == "L" else 3
         for key, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):
-                raise ValueError(
+                yield (
                     f"{key} has {len(values)} values and colours {self.colours} has {channels}; give one, or one for "
                     "each channel"
                 )
-        return self
 
     def value(self) -> Preprocessing:
         """Return it as the value that readers of images take."""
@@ -62,7 +62,7 @@ class FamilySettings(Section):
 
     name: Name
     """What callers ask for."""
-    variants: tuple[VariantSettings, ...] = Field(min_length=1)
+    variants: Annotated[tuple[VariantSettings, ...], Distinct(("width",))] = Field(min_length=1)
     labels: tuple[str, ...] = ()
     """The names of the classes of the first output, in their order."""
     preprocessing: PreprocessingSettings | None = None
@@ -76,12 +76,7 @@ class FamilySettings(Section):
 
     @field_validator("variants")
     @classmethod
-    def _differ(cls, variants: tuple[VariantSettings, ...]) -> tuple[VariantSettings, ...]:
-        for what in ("width", "model"):
-            values = [getattr(variant, what) for variant in variants]
-            twice = next((value for value in values if values.count(value) > 1), None)
-            if twice is not None:
-                raise ValueError(f"{what} {twice!r} is used twice; each variant has its own")
+    def _ascend(cls, variants: tuple[VariantSettings, ...]) -> tuple[VariantSettings, ...]:
         return tuple(sorted(variants, key=lambda variant: variant.width))
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -17,7 +17,7 @@ from orchestrator.config.gateway import GatewaySettings
 from orchestrator.config.section import Address, GpuUuid, Name, PolicyName, Section, Url, parse_settings, read_settings
 from orchestrator.errors import ConfigError
 from orchestrator.files import read_file
-from orchestrator.validation import Location, quote_value
+from orchestrator.validation import Distinct, Location, quote_value
 
 API_VERSION: Final = "slimsched/v1"
 """The version of fleet.yaml that is read; it changes when a file no longer means what it meant."""
@@ -49,13 +49,9 @@ class LimitSettings(Section):
         """Index or UUID of the device."""
         return self.gpu_index if self.gpu_uuid is None else self.gpu_uuid
 
-    @model_validator(mode="after")
-    def _name_one_device(self) -> LimitSettings:
+    def _contradictions(self) -> Iterator[str]:
         if self.gpu_uuid is not None and self.gpu_index:
-            raise ValueError(
-                f"gpu_index {self.gpu_index} and gpu_uuid {self.gpu_uuid} are both given; give one of them"
-            )
-        return self
+            yield (f"gpu_index {self.gpu_index} and gpu_uuid {self.gpu_uuid} are both given; give one of them")
 
 
 class PowerSettings(Section):
@@ -66,11 +62,9 @@ class PowerSettings(Section):
     busy_w: float = Field(gt=0)
     """What it draws while it runs batches without a pause; of a device, no more than its board's limit."""
 
-    @model_validator(mode="after")
-    def _busy_draws_more(self) -> PowerSettings:
+    def _contradictions(self) -> Iterator[str]:
         if self.busy_w < self.idle_w:
-            raise ValueError(f"busy_w {self.busy_w:g} is below idle_w {self.idle_w:g}; swap or correct them")
-        return self
+            yield f"busy_w {self.busy_w:g} is below idle_w {self.idle_w:g}; swap or correct them"
 
 
 class ServerSettings(Section):
@@ -143,13 +137,11 @@ class OverloadSettings(Section):
     default_priority: int = Field(default=2, ge=1)
     """Priority of requests that name none: the middle, so that there is something above and below."""
 
-    @model_validator(mode="after")
-    def _default_is_a_level(self) -> OverloadSettings:
+    def _contradictions(self) -> Iterator[str]:
         if self.default_priority > self.priority_levels:
-            raise ValueError(
+            yield (
                 f"default_priority {self.default_priority} is beyond priority_levels {self.priority_levels}; lower it"
             )
-        return self
 
 
 class DecisionLogSettings(Section):
@@ -239,14 +231,12 @@ class RouterSettings(Section):
         given_s = self.guard.stale_after_s
         return 2.5 * self.discovery_period_s if given_s is None else given_s
 
-    @model_validator(mode="after")
-    def _who_is_asked_is_not_stale(self) -> RouterSettings:
+    def _contradictions(self) -> Iterator[str]:
         if self.stale_after_s <= self.discovery_period_s:
-            raise ValueError(
+            yield (
                 f"guard.stale_after_s {self.stale_after_s:g} is not above discovery_period_s "
                 f"{self.discovery_period_s:g}, so that the fallback would decide between any two questions; raise it"
             )
-        return self
 
 
 class FleetSettings(Section):
@@ -254,23 +244,18 @@ class FleetSettings(Section):
 
     api_version: Literal["slimsched/v1"] = Field(default=API_VERSION, alias="apiVersion")
     """Version of the file's keys and of what they mean. A file without it is of the first, `slimsched/v1`."""
-    servers: tuple[ServerSettings, ...] = Field(min_length=1)
+    servers: Annotated[tuple[ServerSettings, ...], Distinct(("name", "grpc"))] = Field(min_length=1)
     router: RouterSettings = RouterSettings()
     controller: ControllerSettings = ControllerSettings()
     gateway: GatewaySettings = GatewaySettings()
-    families: tuple[FamilySettings, ...] = ()
+    families: Annotated[tuple[FamilySettings, ...], Distinct(("name", "variants.*.model"))] = ()
     """Families of models whose own configs don't say so."""
 
     @field_validator("families")
     @classmethod
-    def _models_are_of_one_family(cls, families: tuple[FamilySettings, ...]) -> tuple[FamilySettings, ...]:
-        names = [family.name for family in families]
+    def _names_say_what_is_meant(cls, families: tuple[FamilySettings, ...]) -> tuple[FamilySettings, ...]:
         models = [variant.model for family in families for variant in family.variants]
-        for what, values in (("family", names), ("model", models)):
-            twice = next((value for value in values if values.count(value) > 1), None)
-            if twice is not None:
-                raise ValueError(f"{what} {twice!r} is described twice; describe it once")
-        both = next((name for name in names if name in models), None)
+        both = next((family.name for family in families if family.name in models), None)
         if both is not None:
             raise ValueError(f"{both!r} is a family and a model, and a caller's request would be of either; rename it")
         return families
@@ -287,15 +272,6 @@ class FleetSettings(Section):
             )
         return values
 
-    @field_validator("servers")
-    @classmethod
-    def _names_are_unique(cls, servers: tuple[ServerSettings, ...]) -> tuple[ServerSettings, ...]:
-        names = [server.name for server in servers]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"name {twice[0]!r} is used twice; names must be unique")
-        return servers
-
     def server(self, name: str) -> ServerSettings:
         """Return the server of a name; raises ConfigError, which lists those there are, when there is none."""
         for server in self.servers:
@@ -303,24 +279,13 @@ class FleetSettings(Section):
                 return server
         raise ConfigError(f"no server {name!r} in the fleet; it has {', '.join(s.name for s in self.servers)}")
 
-    @model_validator(mode="after")
-    def _batches_keep_the_deadline(self) -> FleetSettings:
+    def _contradictions(self) -> Iterator[str]:
         budget_ms, deadline_ms = self.controller.deadline_budget_ms, self.router.deadline_ms
         if budget_ms is not None and budget_ms > deadline_ms:
-            raise ValueError(
+            yield (
                 f"controller.deadline_budget_ms {budget_ms:g} is above router.deadline_ms {deadline_ms:g}, of which it "
                 "is a part; lower it, or leave it out for half of that"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _addresses_are_unique(self) -> FleetSettings:
-        seen: dict[str, str] = {}
-        for server in self.servers:
-            if server.grpc in seen:
-                raise ValueError(f"servers {seen[server.grpc]!r} and {server.name!r} share the address {server.grpc}")
-            seen[server.grpc] = server.name
-        return self
 
 
 def load_fleet(path: Path) -> FleetSettings:

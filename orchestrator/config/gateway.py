@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from orchestrator.config.section import Address, Name, Section
+from orchestrator.validation import Distinct
 
 
 class TlsSettings(Section):
@@ -27,11 +29,9 @@ class TlsSettings(Section):
     def _number_is_version(cls, version: object) -> object:
         return str(version) if isinstance(version, float) else version  # YAML takes 1.3 for a number
 
-    @model_validator(mode="after")
-    def _files_differ(self) -> TlsSettings:
+    def _contradictions(self) -> Iterator[str]:
         if self.client_ca is not None and self.client_ca == self.key:
-            raise ValueError(f"client_ca and key are both {self.key}; give the authorities' certificates")
-        return self
+            yield f"client_ca and key are both {self.key}; give the authorities' certificates"
 
 
 class ClientLimitSettings(Section):
@@ -53,14 +53,12 @@ class ClientLimitSettings(Section):
     """Most that is held of bodies that have not come whole or are not parsed, decompressed if they are, of all clients
     together, over each transport; more is refused, to the connection, over HTTP the address, that holds the most."""
 
-    @model_validator(mode="after")
-    def _do_not_contradict(self) -> ClientLimitSettings:
+    def _contradictions(self) -> Iterator[str]:
         if self.idle_timeout_s < self.header_timeout_s:
-            raise ValueError(
+            yield (
                 f"idle_timeout_s {self.idle_timeout_s:g} is below header_timeout_s {self.header_timeout_s:g}, which a "
                 "new connection has for its first request; raise it"
             )
-        return self
 
 
 class AuthSettings(Section):
@@ -113,9 +111,9 @@ class GatewaySettings(Section):
 
     grpc: Address | None = "127.0.0.1:8081"
     """KServe v2 over gRPC, ``host:port``; None: not offered. 8000 to 8002 are left to a Triton of the same machine."""
-    http: Address | None = "127.0.0.1:8080"
+    http: Address | None = Field(default="127.0.0.1:8080", validate_default=True)
     """KServe v2 over HTTP, ``host:port``; None: not offered."""
-    metrics: Address | None = "127.0.0.1:8082"
+    metrics: Address | None = Field(default="127.0.0.1:8082", validate_default=True)
     """Status page, health and Prometheus metrics, ``host:port``; None: not offered."""
     max_message_mib: float = Field(default=64.0, gt=0, le=2047)
     """A larger request is refused, before and after decompression; Triton's own bound over HTTP from 25.06 on."""
@@ -135,7 +133,7 @@ class GatewaySettings(Section):
     pass_on_calls: int = Field(default=2048, ge=2)
     """Places for calls and streams of models that are forwarded, in each gateway process. A model may have as many as
     are left free: one alone half, two a third each."""
-    pass_on_models: tuple[PassOnModelSettings, ...] = ()
+    pass_on_models: Annotated[tuple[PassOnModelSettings, ...], Distinct(("name",))] = ()
     """Models that may take less."""
     stream_window: int = Field(default=256, ge=1)
     """Requests of one stream under way at a time; the stream is read no further until one of them is answered."""
@@ -154,35 +152,27 @@ class GatewaySettings(Section):
     peers: PeerSettings | None = None
     """Other gateways over the same fleet; None: there are none, and this one drives every Triton."""
 
-    @model_validator(mode="after")
-    def _a_message_can_be_held(self) -> GatewaySettings:
+    def _contradictions(self) -> Iterator[str]:
         if self.limits.max_held_mib < self.max_message_mib:
-            raise ValueError(
+            yield (
                 f"limits.max_held_mib {self.limits.max_held_mib:g} is below max_message_mib {self.max_message_mib:g}, "
                 "so that the largest message could never come; raise it"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _models_have_settings_once_that_can_matter(self) -> GatewaySettings:
-        names = [model.name for model in self.pass_on_models]
         for model in self.pass_on_models:
-            if names.count(model.name) > 1:
-                raise ValueError(f"pass_on_models names {model.name!r} twice; name each once")
             if model.max_calls is not None and model.max_calls > self.pass_on_calls // 2:
-                raise ValueError(
+                yield (
                     f"pass_on_models[{model.name}].max_calls {model.max_calls} is above half of pass_on_calls "
                     f"{self.pass_on_calls}, which is the most that one model can have; lower it or raise pass_on_calls"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _listens_somewhere(self) -> GatewaySettings:
         if self.grpc is None and self.http is None:
-            raise ValueError("grpc and http are both null; give one of them an address")
-        peers = None if self.peers is None else self.peers.listen
-        given = [address for address in (self.grpc, self.http, self.metrics, peers) if address is not None]
-        for address in given:
-            if given.count(address) > 1:
-                raise ValueError(f"the address {address} is used twice; grpc, http, metrics and peers need one each")
-        return self
+            yield "grpc and http are both null; give one of them an address"
+
+    @field_validator("http", "metrics", "peers")
+    @classmethod
+    def _has_its_own_address(
+        cls, value: Address | PeerSettings | None, info: ValidationInfo
+    ) -> Address | PeerSettings | None:
+        address = value.listen if isinstance(value, PeerSettings) else value
+        if address is not None and address in (info.data.get(other) for other in ("grpc", "http", "metrics")):
+            raise ValueError(f"the address {address} is used twice; grpc, http, metrics and peers need one each")
+        return value

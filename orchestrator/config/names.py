@@ -9,6 +9,7 @@ any other address ``name-10.0.0.7``. One that was met alone is called as in the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -56,6 +57,25 @@ def pod_of(host: str, ip: str, own_name: str) -> str | None:
     is_name = pod.isascii() and pod.replace("-", "").isalnum() and not pod.startswith("-")
     has_host_name = pod != ip.replace(".", "-").replace(":", "-")
     return pod if is_in_service and is_name and has_host_name else None
+
+
+def name_in_file(name: str, servers: Sequence[ServerSettings]) -> str | None:
+    """Return what a server that is called so is called in the file; None where that can't be told.
+
+    One that is called by its address has the file's name before that. A pod's name says nothing of the file, so there
+    it is the only server behind a host name, if there is only one.
+    """
+    if any(server.name == name for server in servers):
+        return name
+    behind = [server.name for server in servers if is_name(host_of(server.grpc))]
+    named = [each for each in behind if name.startswith(f"{each}-") and _is_address(name.removeprefix(f"{each}-"))]
+    return max(named, key=len) if named else behind[0] if len(behind) == 1 else None
+
+
+def _is_address(ending: str) -> bool:
+    """Return whether a server's name can end so; see ``name_at`` and ``expand_servers``."""
+    ipv4 = re.sub(r"(-2)+$", "", ending)
+    return not (is_name(ipv4) and is_name(ending.replace("-", ":")))
 
 
 def expand_servers(

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from orchestrator.config.environment import override
 from orchestrator.config.yaml_document import read_yaml
 from orchestrator.errors import ConfigError, SettingsError
-from orchestrator.validation import Location, Spelling, describe_problems, join_problems, key_path
+from orchestrator.validation import (
+    Location,
+    Spelling,
+    describe_problems,
+    join_problems,
+    key_path,
+    problem_details,
+)
 
 
 class Section(BaseModel):
@@ -26,6 +42,16 @@ class Section(BaseModel):
         if isinstance(value, str) and "\0" in value:
             raise ValueError("it holds a null byte; remove that")
         return value
+
+    def _contradictions(self) -> Iterator[str]:
+        """Yield what is wrong with values beside one another; asked when each of the section is allowed."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _tell_all_contradictions(self) -> Self:
+        if found := [problem_details(words, (), {}) for words in self._contradictions()]:
+            raise ValidationError.from_exception_data("", found)
+        return self
 
 
 SectionT = TypeVar("SectionT", bound=Section)

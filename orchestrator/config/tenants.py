@@ -7,15 +7,16 @@ runs and is usually a secret of the platform.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 
 from orchestrator.config.section import Name, Section, parse_settings
 from orchestrator.errors import ConfigError
 from orchestrator.files import read_file
-from orchestrator.validation import Spelling
+from orchestrator.validation import Distinct, Spelling
 
 DIGEST_PREFIX = "sha256:"
 _MOST_BYTES = 2**20
@@ -50,29 +51,16 @@ class TenantSettings(Section):
     models: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Families and other models that it may use and see; None: all."""
 
-    @model_validator(mode="after")
-    def _do_not_contradict(self) -> TenantSettings:
+    def _contradictions(self) -> Iterator[str]:
         for what in ("requests", "items"):
             if getattr(self, f"{what}_burst") is not None and getattr(self, f"{what}_per_s") is None:
-                raise ValueError(f"{what}_burst bounds nothing without {what}_per_s; give both or neither")
-        return self
+                yield f"{what}_burst bounds nothing without {what}_per_s; give both or neither"
 
 
 class TenantsSettings(Section):
     """All of the tokens file."""
 
-    tenants: tuple[TenantSettings, ...] = Field(min_length=1)
-
-    @field_validator("tenants")
-    @classmethod
-    def _are_distinct(cls, tenants: tuple[TenantSettings, ...]) -> tuple[TenantSettings, ...]:
-        names = [tenant.name for tenant in tenants]
-        digests = [digest for tenant in tenants for digest in tenant.tokens]
-        if len(set(names)) != len(names):
-            raise ValueError("a name is used twice; names must be unique")
-        if len(set(digests)) != len(digests):
-            raise ValueError("a token is listed twice; it can be of one tenant only, and needs one line")
-        return tenants
+    tenants: Annotated[tuple[TenantSettings, ...], Distinct(("name", "tokens.*"))] = Field(min_length=1)
 
 
 def parse_tenants(text: str, *, source: str = "tokens.yaml") -> tuple[TenantSettings, ...]:

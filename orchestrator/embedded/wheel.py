@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import EmbeddedServerError
-from orchestrator.extras import install_hint
+from orchestrator.installed.extras import install_hint
 
 # The same names as in backend/onnx_contract.py, which must not be imported.
 SLOWDOWN_VARIABLE = "SLIM_SLOWDOWN"

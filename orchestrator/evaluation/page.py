@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.evaluation.suite import Suite
-from orchestrator.extras import check_extra
+from orchestrator.installed.extras import check_extra
 from orchestrator.reporting.blocks import Block, Heading, Picture, Table, Text, render_html, render_markdown
 from orchestrator.reporting.outputs import check_folder, write_report
 

@@ -27,7 +27,7 @@ from orchestrator.gateway.listening import address_of, bind_address, make_http_s
 from orchestrator.gateway.metrics.gateway_metrics import BUILD_INFO, MEASURES
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.page.feed import StatusFeed, Watched, find_of
-from orchestrator.version import read_build
+from orchestrator.installed.version import read_build
 
 _KEY = "gateway.metrics"
 _ROUTES = "GET /, /status, /livez, /readyz, /healthz, /metrics"

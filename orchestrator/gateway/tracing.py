@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.config.gateway import TracingSettings
 from orchestrator.errors import ConfigError
-from orchestrator.extras import install_hint
 from orchestrator.http2.grpc.wire import Metadata
+from orchestrator.installed.extras import install_hint
+from orchestrator.installed.version import read_build
 from orchestrator.router import Answer, Trace, draw_id
-from orchestrator.version import read_build
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

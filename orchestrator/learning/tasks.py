@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from orchestrator.config.fleet import FleetSettings, RouterSettings
+from orchestrator.config.names import name_in_file
 from orchestrator.errors import ConfigError
 from orchestrator.learning.objective import NO_PREFERENCE
 from orchestrator.learning.traffic import Recorded, Traffic, check_fleet, read_arrivals
@@ -43,6 +44,9 @@ def given_traffic(
 def logged_traffic(fleet: FleetSettings, *, source: str, family: str | None) -> Traffic:
     """Return what the router of a fleet has recorded, on the servers that its profile knows.
 
+    A host name stands for as many servers as the largest decision was about. Each has the profile's entry of its own
+    name, else that of its name in the file, as in the router.
+
     Raises:
         ConfigError: when the settings lack something, the log holds too little, or it is of another fleet.
     """
@@ -50,9 +54,20 @@ def logged_traffic(fleet: FleetSettings, *, source: str, family: str | None) -> 
     if router.profile is None or router.decision_log is None:
         missing = "profile" if router.profile is None else "decision_log"
         raise ConfigError(f"{source} has no router.{missing}, which a fit needs; set it and let the router record")
-    names = [server.name for server in fleet.servers]
-    task = profile_task(router.profile, objectives_of(router), servers=names, family=family)
-    return _checked(task, read_arrivals(router.decision_log.directory, family=family))
+    recorded = read_arrivals(router.decision_log.directory, family=family)
+    profiled = {str(server.name) for server in read_profile(router.profile).servers}
+    in_file = {name: name_in_file(name, fleet.servers) for name in recorded.servers}
+    entries = {
+        name: entry
+        for name, written in in_file.items()
+        if (entry := name if name in profiled else written) is not None and entry in profiled
+    }
+    met = {in_file[name] for name in recorded.together}
+    names = {*recorded.together, *(server.name for server in fleet.servers if server.name not in met)}
+    servers = {name: entries.get(name, name) for name in sorted(names)}
+    task = profile_task(router.profile, objectives_of(router), servers=servers, family=family)
+    check_fleet(recorded, task, entries)
+    return Traffic(task, recorded)
 
 
 def _checked(task: Task, recorded: Recorded | None) -> Traffic:
@@ -75,25 +90,27 @@ def scenario_task(path: Path) -> tuple[Task, Recorded | None]:
 
 
 def profile_task(
-    path: Path, objectives: Mapping[str, Any], *, servers: Sequence[str] = (), family: str | None = None
+    path: Path, objectives: Mapping[str, Any], *, servers: Mapping[str, str] | None = None, family: str | None = None
 ) -> Task:
     """Return the task of a profiled fleet; objectives as in a scenario's file.
 
-    Of ``servers`` those that the profile knows; without any all of it.
+    Of ``servers``, entries of the profile by name, those that it knows; without any all of it.
 
     Raises:
         ConfigError: when the profile can't be used, or knows none of the servers.
     """
     known = [str(server.name) for server in read_profile(path).servers]
-    names = [name for name in known if not servers or name in servers]
-    if not names:
+    entries = {name: entry for name, entry in (servers or {name: name for name in known}).items() if entry in known}
+    if not entries:
         raise ConfigError(
-            f"{path} knows {', '.join(known) or 'no server'}, the fleet has {', '.join(servers) or 'none'}; profile it "
-            "with 'slimsched profile'"
+            f"{path} knows {', '.join(known) or 'no server'}, the fleet has {', '.join(servers or ()) or 'none'}; "
+            "profile it with 'slimsched profile'"
         )
     values = {
         "name": family or path.stem,
-        "servers": [{"name": name, "profile": str(path.resolve()), "profile_server": name} for name in names],
+        "servers": [
+            {"name": name, "profile": str(path.resolve()), "profile_server": entry} for name, entry in entries.items()
+        ],
         "objectives": dict(objectives),
     }
     settings, fleet = parse_scenario(yaml.safe_dump(values), source=str(path), folder=path.parent)

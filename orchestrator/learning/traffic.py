@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -42,11 +44,19 @@ _LEAST_LOGGED: Final = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Arrivals that were recorded, in seconds, ascending; ``servers`` that decided about them, where it is known."""
+    """Arrivals that were recorded.
+
+    Attributes:
+        times_s: Ascending.
+        servers: All that were decided about, where it is known.
+        together: Of these the most that one decision was about.
+        items: Of a request.
+    """
 
     times_s: Floats
     source: str
     servers: frozenset[str] = frozenset()
+    together: frozenset[str] = frozenset()
     items: int = 1
 
 
@@ -127,11 +137,15 @@ def _at_recorded_rate(task: Task, recorded: Recorded) -> Task:
     return Task(settings, task.servers, task.preference)
 
 
-def check_fleet(recorded: Recorded, task: Task) -> None:
-    """Check that arrivals were recorded on the servers of a task; raises ConfigError when they were not."""
+def check_fleet(recorded: Recorded, task: Task, entries: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Check that arrivals were recorded on the servers of a task, or on such as have one of the profile's ``entries``.
+
+    Raises ConfigError when they were not.
+    """
     known = {str(server.name) for server in task.servers}
-    if recorded.servers and not recorded.servers <= known:
-        strange = ", ".join(sorted(recorded.servers - known))
+    if strangers := recorded.servers - known - entries.keys():
+        known |= set(entries.values())
+        strange = ", ".join(sorted(strangers))
         raise ConfigError(
             f"{recorded.source} is the log of another fleet: it decided about {strange}, the profile knows "
             f"{', '.join(sorted(known))}; give this fleet's log, or profile that fleet"
@@ -153,15 +167,16 @@ def read_arrivals(path: Path, *, family: str | None = None) -> Recorded:
     times_s = np.sort(np.concatenate([log.times_s for log in logs]))
     if len(times_s) < 2 or times_s[0] == times_s[-1]:
         raise ConfigError(f"{path} has {len(times_s)} arrivals; two different ones at least make a rate")
-    return Recorded(
-        times_s, str(path), frozenset().union(*(log.servers for log in logs)), max(log.items for log in logs)
-    )
+    servers = frozenset().union(*(log.servers for log in logs))
+    together = max((log.together for log in logs), key=len)
+    return Recorded(times_s, str(path), servers, together, max(log.items for log in logs))
 
 
 def _read_log(path: Path, family: str | None) -> Recorded:
     times_s: list[float] = []
     numbers: set[int] = set()
     servers: set[str] = set()
+    together: frozenset[str] = frozenset()
     items: list[int] = []
     unread: int | None = None
     for line, record in read_file(path):
@@ -174,7 +189,9 @@ def _read_log(path: Path, family: str | None) -> Recorded:
             numbers.add(int(record["id"].rpartition("-")[2]))
             if family is not None and record["family"] != family:
                 continue
-            servers.update(str(candidate["server"]) for candidate in record["candidates"])
+            seen = frozenset(str(candidate["server"]) for candidate in record["candidates"])
+            servers |= seen
+            together = max(together, seen, key=len)
             if record["outcome"]["error"] in (None, REJECTED):  # what failed was sent again, and is there again
                 arrived_s = arrivals_of(record)
                 times_s += arrived_s
@@ -182,11 +199,11 @@ def _read_log(path: Path, family: str | None) -> Recorded:
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise ConfigError(f"{path}, line {line}: no decision ({type(exc).__name__} {exc})") from exc
     if not times_s:
-        return Recorded(np.zeros(0), str(path), frozenset(servers))
+        return Recorded(np.zeros(0), str(path), frozenset(servers), together)
     part = len(numbers) / (max(numbers) - min(numbers) + 1)
     if part < _LEAST_LOGGED:
         raise ConfigError(
             f"{path} holds {part:.0%} of the decisions, so arrivals are missing; record with "
             "router.decision_log.sample_ratio: 1, or give a file of timestamps"
         )
-    return Recorded(np.array(times_s), str(path), frozenset(servers), int(np.median(items)))
+    return Recorded(np.array(times_s), str(path), frozenset(servers), together, int(np.median(items)))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
-from orchestrator.extras import install_hint
+from orchestrator.installed.extras import install_hint
 
 TOP_1: Final = "top-1"
 _METRICS: Final = "export.importing.metrics"

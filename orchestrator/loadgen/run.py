@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.loadgen.clients import Asked
 from orchestrator.loadgen.judge import TOP_1
 from orchestrator.loadgen.plan import Load, Times, arrivals_s
 from orchestrator.loadgen.records import Records, Summary, join_records, load_records, summarize
@@ -110,10 +111,12 @@ def _plan_of(part: Part, load: Load, seed: int, wait_s: float) -> SenderPlan:
     return SenderPlan(
         target.kind,
         target.address,
-        target.model,
-        [(spec.name, spec.datatype) for spec in target.inputs],
-        _wanted(target, sample),
-        target.is_batching,
+        Asked(
+            target.model,
+            [(spec.name, spec.datatype) for spec in target.inputs],
+            _wanted(target, sample),
+            target.is_batching,
+        ),
         load.deadline_s,
         target.is_gateway,
         wait_s,

@@ -46,10 +46,7 @@ class SenderPlan:
     Attributes:
         kind: Of client, see orchestrator.loadgen.clients.
         address: Where requests go.
-        model: The model or family.
-        inputs: Name and Triton's type of each.
-        outputs: The names of those that answers are to have.
-        is_batching: Whether its tensors have a batch dimension.
+        asked: What is asked for.
         deadline_s: From when a request is due.
         tells_deadline: Whether requests carry it, which a plain Triton has no use for.
         wait_s: How long answers are waited for after the last request is due.
@@ -61,10 +58,7 @@ class SenderPlan:
 
     kind: str
     address: str
-    model: str
-    inputs: Sequence[tuple[str, str]]
-    outputs: Sequence[str]
-    is_batching: bool
+    asked: Asked
     deadline_s: float
     tells_deadline: bool
     wait_s: float
@@ -176,17 +170,17 @@ def read_outcomes(
 
 
 async def _run(folder: Path) -> None:
-    plan = SenderPlan(**json.loads((folder / PLAN).read_text()))
+    written = json.loads((folder / PLAN).read_text())
+    plan = SenderPlan(**{**written, "asked": Asked(*written["asked"])})
     due_s = np.load(folder / ARRIVALS)
     with np.load(folder / SAMPLE) as sample:
-        inputs = [sample[f"arr_{index}"] for index in range(len(plan.inputs))]
+        inputs = [sample[f"arr_{index}"] for index in range(len(plan.asked.inputs))]
     judge = None if plan.metric is None else make_judge(plan.metric, np.load(folder / LABELS), plan.output)
     order = np.random.default_rng(plan.seed).permutation(np.arange(len(due_s)) % len(inputs[0])).tolist()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    asked = Asked(plan.model, plan.inputs, plan.outputs, plan.is_batching)
-    client = await open_client(plan.kind, plan.address, asked, inputs, plan.parameters)
+    client = await open_client(plan.kind, plan.address, plan.asked, inputs, plan.parameters)
     print(READY, flush=True)
     began_s = float(await asyncio.to_thread(sys.stdin.readline))
     before_s = time.process_time()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from orchestrator.errors import ConfigError
-from orchestrator.plugins import PluginGroup
+from orchestrator.installed.plugins import PluginGroup
 from orchestrator.policies.knobs import Knob, parse_knobs
 from orchestrator.policies.protocol import Binding, Policy
 

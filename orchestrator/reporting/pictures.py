@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.extras import check_extra
+from orchestrator.installed.extras import check_extra
 
 Draw = Callable[[Any], None]
 """Draws onto a matplotlib figure."""

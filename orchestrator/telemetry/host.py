@@ -22,7 +22,7 @@ import pynvml
 from pynvml import NVMLError
 
 from orchestrator.errors import ConfigError
-from orchestrator.plugins import PluginGroup
+from orchestrator.installed.plugins import PluginGroup
 from orchestrator.telemetry.bounded import BoundedReader
 from orchestrator.telemetry.nvml import NvmlDevice, find_handle
 from orchestrator.telemetry.powercap import Powercap

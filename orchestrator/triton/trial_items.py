@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from orchestrator.snapshot import Fill, ServedModel, TensorSpec
 from orchestrator.triton.infer_wire import NUMPY_TYPES, Tensors
 
-_RANDOM = "random"
+RANDOM = "random"
 
 
 def blank_batch(model: ServedModel, items: int) -> Tensors | None:
@@ -52,7 +52,7 @@ def make_item(spec: TensorSpec, shape: tuple[int, ...], fill: Fill | None) -> ND
     item = np.full(shape, b"", object) if spec.datatype == "BYTES" else np.zeros(shape, NUMPY_TYPES[spec.datatype])
     if fill is None:
         return item
-    if fill == _RANDOM and item.dtype.kind == "f":
+    if fill == RANDOM and item.dtype.kind == "f":
         item[...] = np.random.default_rng(0).random(shape)
         return item
     values: Any = fill if isinstance(fill, tuple) else (fill,)

@@ -50,6 +50,41 @@ def test_check_notes_variants_of_described_families_that_gain_nothing(tmp_path: 
     )
 
 
+def test_check_tells_of_keys_types_ranges_duplicates_and_contradictions_in_one_go(tmp_path: Path) -> None:
+    text = """\
+servers:
+  - {name: a, grpc: "h:0"}
+  - {name: a, grpc: "h:1", device: tpu}
+  - {name: b, grpc: "h:1", limit: {}, limits: {gpu_index: x}}
+families:
+  - {name: f, variants: [{width: 5, model: m, quality: 1}, {width: 5, model: n, quality: x}]}
+  - {name: f, variants: [{width: 6, model: m}]}
+controller: {idle_s: 900, quarantine_s: 900, families: {f: {minimum_widths: [5, 5, 101]}}}
+gateway: {grpc: "h:1", http: "h:1", drain_s: -1, pass_on_models: [{name: m}, {name: m, max_calls: 0}]}
+router: {overload: {priority_levels: 1}}
+"""
+    lines = run("check", tmp_path, text).output.splitlines()
+    problems = [line.removeprefix(f"{tmp_path}/fleet.yaml: line ") for line in lines]
+    twice = {problem.partition(": is there twice")[0] for problem in problems if "is there twice" in problem}
+    assert twice == {
+        "3: servers[1].name", "4: servers[2].grpc", "6: families[0].variants[1].width", "7: families[1].name",
+        "7: families[1].variants[0].model", "8: controller.families.f.minimum_widths[1]",
+        "9: gateway.pass_on_models[1].name",
+    }  # fmt: skip
+    others = [problem for problem in problems if "is there twice" not in problem]
+    assert {problem[: problem.index(": ", 4)] if ": " in problem[4:] else problem for problem in others} == {
+        "2: servers[0].grpc", "3: servers[1].device", "4: servers[2].limits.gpu_index",
+        "4: unknown key servers[2].limit; allowed here", "6: families[0].variants[1].quality",
+        "7: key families[1].variants[0].quality is missing", "8: controller.families.f.minimum_widths[2]",
+        "9: gateway.http", "9: gateway.drain_s", "9: gateway.pass_on_models[1].max_calls", "10: router.overload",
+    }  # fmt: skip
+    contradicting = f"{FILE}controller: {{idle_s: 900, quarantine_s: 900}}\n"
+    assert [line.split()[4] for line in run("check", tmp_path, contradicting).output.splitlines()] == [
+        "quarantine_max_s",
+        "idle_s",
+    ]
+
+
 def test_check_knows_every_policy_that_a_router_would_be_given(tmp_path: Path) -> None:
     text = FILE + "  policy: fastest\n  seed: x\n  shadow_policy: lert:thin\n  guard: {fallback: 'ppo-slim,x=1'}\n"
     result = run("check", tmp_path, text)

@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 import orchestrator
 from orchestrator.cli import RootGroup, main
 from orchestrator.errors import ConfigError
+from tests.plugged import install
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -36,6 +38,18 @@ def test_the_help_of_every_command_has_an_example(path: tuple[str, ...]) -> None
 
 def test_both_packages_commands_are_there() -> None:
     assert {"demo", "export", "infer", "local", "train", "verify"} <= {path[0] for path in commands(main)}
+
+
+def test_a_command_of_a_package_that_cannot_be_imported_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "torn_one", "raise KeyError('x')\n", {"mow": "mow"}, "slimsched.commands")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = CliRunner().invoke(main, ["mow"])
+    assert result.exit_code == 1
+    assert result.output == (
+        "Error: command 'mow' of torn_one can't be imported (KeyError: 'x'); mend the package or name another command\n"
+    )
 
 
 def failing(error: Exception) -> RootGroup:

@@ -21,7 +21,7 @@ from orchestrator.config import FleetSettings, ServerSettings, render_fleet
 from orchestrator.embedded.server import EmbeddedOptions
 from tests.tritons import Tritons
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "fashion-mnist"

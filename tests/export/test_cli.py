@@ -136,7 +136,7 @@ def test_help_has_an_example(command: str) -> None:
         (("--model", "resnet-huge"), "unknown network 'resnet-huge'"),
         (("--model", "slimresnet20", "--network", "mynets:make"), "--model and --network each name a network"),
         (("--network", "mynets:"), "network 'mynets:' is not of the form package.module:function"),
-        (("--network", "no.such.module:make"), "can't import no.such.module for --network no.such.module:make"),
+        (("--network", "no.such.module:make"), "--network no.such.module:make: can't be imported (ModuleNotFoundError"),
         (("--data-dir", "/nowhere"), "/nowhere has no folder train"),
         (("--out", "/proc/none/out"), "can't write to /proc/none/out"),
     ],

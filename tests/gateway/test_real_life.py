@@ -42,7 +42,7 @@ from tests.gateway.running import (
 from tests.ports import choose_free_ports
 from tests.tritons import Tritons
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
 async def test_clients_that_leave_are_never_felt_by_triton(gateway: Place, direct: Place) -> None:

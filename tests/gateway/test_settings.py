@@ -39,7 +39,7 @@ def test_what_is_set_comes_back_from_its_yaml() -> None:
             "{pass_on_models: [{name: m, time_s: 1}]}",
             "unknown key gateway.pass_on_models[0].time_s; allowed here: name",
         ),
-        ("{pass_on_models: [{name: m}, {name: m}]}", "pass_on_models names 'm' twice; name each once"),
+        ("{pass_on_models: [{name: m}, {name: m}]}", "pass_on_models[1].name: is there twice; must be unique, got 'm'"),
         (
             "{pass_on_models: [{name: m, max_calls: 9}], pass_on_calls: 16}",
             "max_calls 9 is above half of pass_on_calls",

@@ -28,12 +28,12 @@ def fleet_file(folder: Path, router: str, servers: list[str] = SERVERS) -> Path:
 
 def test_a_profile_is_a_fleet_with_the_objectives_of_its_router(tmp_path: Path) -> None:
     router = load_fleet(fleet_file(tmp_path, "  deadline_ms: 40\n  in_flight_groups: 3\n")).router
-    made = profile_task(PROFILE, objectives_of(router), servers=[SERVERS[0], "not-profiled"])
-    assert [server.name for server in made.servers] == [SERVERS[0]]
+    made = profile_task(PROFILE, objectives_of(router), servers={"behind": SERVERS[0], "not-profiled": "not-profiled"})
+    assert [server.name for server in made.servers] == ["behind"]
     asked = made.settings.objectives
     assert (asked.deadline_ms, asked.in_flight_groups, asked.shed_late) == (40, 3, True)
     with pytest.raises(ConfigError, match="the fleet has gone; profile it"):
-        profile_task(PROFILE, {}, servers=["gone"])
+        profile_task(PROFILE, {}, servers={"gone": "gone"})
 
 
 def test_the_policy_in_force_is_named_with_its_file(tmp_path: Path) -> None:
@@ -89,3 +89,29 @@ def test_a_router_that_wrote_down_every_decision_can_be_fitted_to(tmp_path: Path
     log_of(folder, [decision(1e9, 0, servers=("elsewhere",))] * 3)
     with pytest.raises(ConfigError, match="the log of another fleet"):
         given_traffic(None, PROFILE, folder, deadline_ms=40)
+
+
+def test_servers_behind_a_host_name_have_the_entry_of_their_own_name_or_of_the_files(tmp_path: Path) -> None:
+    own, named = SERVERS[:2]
+    folder = tmp_path / "log"
+    folder.mkdir()
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        f"servers: [{{name: {named}, grpc: 'triton.svc:8001'}}]\n"
+        f"router: {{profile: {PROFILE}, decision_log: {{directory: {folder}, sample_ratio: 1}}}}\n"
+    )
+
+    def fitted_to(*turns: tuple[str, ...]) -> list[tuple[str, float]]:
+        records = [decision(1e9 + at / 20, at, servers=turns[at % len(turns)]) for at in range(3000)]
+        log_of(folder, records)
+        task = logged_traffic(load_fleet(path), source="fleet.yaml", family=None).task
+        return [(str(server.name), server.models[0].service_s[0]) for server in task.servers]
+
+    (_, own_s), (_, named_s) = fitted_to((own, named))
+    assert own_s != named_s
+    assert fitted_to(("triton-0", f"{named}-10.0.0.7")) == [(f"{named}-10.0.0.7", named_s), ("triton-0", named_s)]
+    assert fitted_to(("triton-0",), ("triton-1", own), ("triton-0",)) == [(own, own_s), ("triton-1", named_s)]
+    path.write_text(path.read_text().replace("svc:8001'}", "svc:8001'}, {name: other, grpc: 'other.svc:8001'}"))
+    assert fitted_to((f"{named}-10.0.0.7",)) == [(f"{named}-10.0.0.7", named_s)]
+    with pytest.raises(ConfigError, match=f"it decided about triton-0, the profile knows .*{named}"):
+        fitted_to(("triton-0", f"{named}-10.0.0.7"))

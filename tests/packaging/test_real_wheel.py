@@ -18,7 +18,7 @@ from orchestrator.policies.tables.compiled import CACHE_DIR
 from tests.packaging.builds import build, copy_tracked
 from tests.ports import choose_free_ports
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 300.0

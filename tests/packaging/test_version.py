@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli import main
-from orchestrator.version import _commit
+from orchestrator.installed.version import _commit
 from tests.packaging.builds import build
 from tools.build_package import SHIPPED
 

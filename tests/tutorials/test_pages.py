@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, render_fleet
+from orchestrator.config import FleetSettings, GatewaySettings, RouterSettings, ServerSettings, render_fleet
+from orchestrator.config.fleet import DecisionLogSettings
+from tests.docs.test_commands import named_commands
 from tests.ports import choose_free_ports
 from tests.tutorials.document import execute, run
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
 @pytest.fixture
@@ -33,8 +37,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @contextmanager
 def running_up(folder: Path, addresses: GatewaySettings, triton: str) -> Iterator[None]:
     """Run ``slimsched up`` with free ports until the block ends."""
-    fleet = FleetSettings(servers=(ServerSettings(name="local-0", grpc=triton),), gateway=addresses)
-    (folder / "fleet.yaml").write_text(render_fleet(fleet))
+    router = RouterSettings(decision_log=DecisionLogSettings(directory=folder / "decisions", sample_ratio=1))
+    server = ServerSettings(name="local-0", grpc=triton)
+    (folder / "fleet.yaml").write_text(render_fleet(FleetSettings(servers=(server,), gateway=addresses, router=router)))
     command = [str(Path(sys.executable).parent / "slimsched"), "up", "--fleet", "fleet.yaml", "--state-dir", "state"]
     with (folder / "up.log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
@@ -53,6 +58,27 @@ def test_what_the_start_says_works(checkout: Path) -> None:
     replaced = {"localhost:8081": grpc, "localhost:8080": http, "localhost:8082": metrics}
     with running_up(checkout, GatewaySettings(grpc=grpc, http=http, metrics=metrics), triton):
         assert run(DOCS / "start.md", checkout, replaced=replaced) == 6
+
+
+def test_what_the_runbook_says_can_be_done(checkout: Path) -> None:
+    """All of its commands, in the folder in which ``slimsched up`` leaves the fleet that is in force."""
+    elsewhere = {"slimsched gateway --fleet fleet.yaml --replace"}  # it does not end: tests/gateway/test_real_life.py
+    text = (DOCS / "operate.md").read_text()
+    in_words = set(named_commands(re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))) - {"slimsched up"}
+    assert elsewhere < in_words
+    assert len(in_words) == 9
+    grpc, http, metrics, triton = (f"127.0.0.1:{port}" for port in choose_free_ports(4))
+    with running_up(checkout, GatewaySettings(grpc=grpc, http=http, metrics=metrics), triton):
+        assert run(DOCS / "operate.md", checkout / "state", replaced={"localhost:8082": metrics}) == 3
+        (checkout / "state" / "model_repository").symlink_to(ROOT / "model_repository")
+        blank = {"name": "pixels", "datatype": "FP32", "shape": [1, 1, 28, 28], "data": [0] * 784}
+        (checkout / "blank.json").write_text(json.dumps({"inputs": [blank]}))
+        asked = execute(f"curl -s {http}/v2/models/fashion/infer -d @blank.json", checkout)
+        decision = json.loads(asked.stdout)["parameters"]["slim_decision_id"]
+        for line in sorted(in_words - elsewhere):
+            given = {"slimsched status": "slimsched status --fleet fleet.yaml"}.get(line, line)
+            done = execute(given.replace("a93a3a-17", decision), checkout / "state")
+            assert done.returncode == 0, f"{line}\n{done.stdout}"
 
 
 @pytest.mark.parametrize(("page", "commands"), [("own-policy.md", 8), ("plug-ins.md", 7)])

@@ -9,9 +9,14 @@ import pytest
 from tests.ports import choose_free_ports
 from tests.tutorials.document import execute, run
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
+# A training that shall only warn is ended then, as the page says, and not after the minutes that it would take.
+WARNED = {
+    "--out runs/tiny\n": "--out runs/tiny > tiny.log 2>&1 & "
+    "while kill -0 $! && ! grep -q 'For this size' tiny.log; do sleep 0.2; done; kill $!; cat tiny.log\n"
+}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +30,7 @@ def test_what_the_page_says_works(
     page: str, ports: tuple[str, ...], commands: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads of PyTorch wait busily for those that other tests hold up
-    replaced = dict(zip(ports, map(str, choose_free_ports(len(ports))), strict=True))
+    replaced = dict(zip(ports, map(str, choose_free_ports(len(ports))), strict=True)) | WARNED
     try:
         assert run(TUTORIALS / f"{page}.md", tmp_path, replaced=replaced) == commands
     finally:  # what runs still is ended as the page does it

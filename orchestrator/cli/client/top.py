@@ -10,7 +10,7 @@ import click
 from orchestrator.cli.options import PATH
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError
-from orchestrator.extras import install_hint
+from orchestrator.installed.extras import install_hint
 from orchestrator.top.events import watch
 
 

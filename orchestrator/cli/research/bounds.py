@@ -15,7 +15,7 @@ from orchestrator.cli.options import FILE, SHIPPED_FILE, dask_option, processes_
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.errors import ConfigError
 from orchestrator.executors import open_executor
-from orchestrator.extras import check_extra
+from orchestrator.installed.extras import check_extra
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.outputs import write_file
 from orchestrator.simulation.bounds.overview import (

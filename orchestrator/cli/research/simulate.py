@@ -17,7 +17,7 @@ from orchestrator.cli.research.output import figures_table, say_figure, wide_con
 from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
 from orchestrator.executors import open_executor
-from orchestrator.extras import check_extra
+from orchestrator.installed.extras import check_extra
 from orchestrator.loadgen.comparison import mean_of
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.outputs import write_file

@@ -17,7 +17,7 @@ from orchestrator.cli.research.output import figures_table, say_figure, wide_con
 from orchestrator.config.fleet import RouterSettings
 from orchestrator.errors import ConfigError
 from orchestrator.executors import Executor, open_executor
-from orchestrator.extras import install_hint
+from orchestrator.installed.extras import install_hint
 from orchestrator.reporting.outputs import write_file
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from orchestrator.evaluation.tuning.campaign import (
 )
 from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
 from orchestrator.executors import open_executor
-from orchestrator.extras import check_extra
+from orchestrator.installed.extras import check_extra
 
 _DEFAULTS = Extent()
 

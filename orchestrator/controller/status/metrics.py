@@ -18,9 +18,9 @@ from prometheus_client.registry import Collector
 
 from orchestrator.controller.report import ActionRecord, StepReport
 from orchestrator.controller.status.document import ControllerStatus, describe_status
+from orchestrator.installed.version import read_build
 from orchestrator.planner.energy import CounterReading, EnergyAccount
 from orchestrator.snapshot import ServerName
-from orchestrator.version import read_build
 
 # A plan is to take well below a millisecond, a step some milliseconds; beyond a second both are broken.
 _PLAN_BUCKETS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 1e-1, 1.0)

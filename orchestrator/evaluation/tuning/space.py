@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from orchestrator.errors import ConfigError
-from orchestrator.extras import check_extra
+from orchestrator.installed.extras import check_extra
 from orchestrator.policies.knobs import Knob
 from orchestrator.policies.parsing import is_of_package, knobs_of
 from orchestrator.policies.registry import has_width_rule, parse_policy, policy_names

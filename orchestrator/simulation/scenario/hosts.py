@@ -6,14 +6,14 @@ server is a machine of its own, nothing competes with it, and a router takes no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from orchestrator.config.section import Section
 from orchestrator.simulation.scenario.residuals import read_factors
@@ -37,11 +37,9 @@ class StallSettings(Section):
     alpha: float = Field(default=1.0, gt=0, le=20)
     """Its exponent; the lower, the heavier its tail."""
 
-    @model_validator(mode="after")
-    def _ends_after_it_begins(self) -> StallSettings:
+    def _contradictions(self) -> Iterator[str]:
         if self.most_ms < self.least_ms:
-            raise ValueError(f"most_ms = {self.most_ms:g} is below least_ms = {self.least_ms:g}; give it as much")
-        return self
+            yield f"most_ms = {self.most_ms:g} is below least_ms = {self.least_ms:g}; give it as much"
 
     def draw_lengths_s(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return the lengths of so many stalls."""
@@ -64,11 +62,9 @@ class ResidualSettings(Section):
     drift_s: float = Field(default=10.0, ge=1e-3)
     """What they have in common wanders; after this time 1/e of it is left (a first-order autoregression)."""
 
-    @model_validator(mode="after")
-    def _is_given_once(self) -> ResidualSettings:
+    def _contradictions(self) -> Iterator[str]:
         if (self.factors is None) == (self.file is None):
-            raise ValueError("residuals need either factors or file")
-        return self
+            yield "residuals need either factors or file"
 
 
 class RouterSettings(Section):
@@ -109,13 +105,11 @@ class HostSettings(Section):
     residuals: ResidualSettings | None = None
     """None: batches have the noise of their widths."""
 
-    @model_validator(mode="after")
-    def _competes_in_order(self) -> HostSettings:
+    def _contradictions(self) -> Iterator[str]:
         times_s = [at_s for at_s, _ in self.competing]
         for earlier_s, later_s in pairwise(times_s):
             if later_s <= earlier_s:
-                raise ValueError(f"competing: {later_s:g} s comes after {earlier_s:g} s; give the times in order")
-        return self
+                yield f"competing: {later_s:g} s comes after {earlier_s:g} s; give the times in order"
 
     def with_files(self, folder: Path) -> HostSettings:
         """Return the host with the factors of a file that it names in their place, which then are a part of it.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from orchestrator.config.section import Name, Section
 from orchestrator.errors import ConfigError
@@ -65,11 +65,9 @@ class ServerSettings(Section):
     idle_w: float | None = Field(default=None, ge=0)
     """Drawn while up; None: what the profile says, or unknown."""
 
-    @model_validator(mode="after")
-    def _is_described_once(self) -> ServerSettings:
+    def _contradictions(self) -> Iterator[str]:
         if (self.profile is not None) + bool(self.widths) + bool(self.families) != 1:
-            raise ValueError(f"server {self.name!r} needs either profile or widths, or of several families, families")
-        return self
+            yield f"server {self.name!r} needs either profile or widths, or of several families, families"
 
     def names(self) -> list[str]:
         """Return the name of each of them."""

@@ -7,12 +7,12 @@ scenario means the same on any machines. Whatever is impossible is refused with 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from orchestrator.config.section import Name, Section, parse_settings
 from orchestrator.errors import ConfigError
@@ -98,17 +98,15 @@ class WorkloadSettings(Section):
             raise ValueError(f"unknown kind {kind!r}; known are {', '.join(KINDS)}{workloads.PLUGINS.describe()}")
         return kind
 
-    @model_validator(mode="after")
-    def _has_what_its_kind_needs(self) -> WorkloadSettings:
+    def _contradictions(self) -> Iterator[str]:
         if self.numbers and self.kind in KINDS:
-            raise ValueError(f"numbers go with a kind of another package; {self.kind!r} has keys of its own")
+            yield f"numbers go with a kind of another package; {self.kind!r} has keys of its own"
         if (self.kind == "replay") != (self.file is not None):
-            raise ValueError("file goes with kind 'replay', and only with it")
+            yield "file goes with kind 'replay', and only with it"
         if any(rate < 0 for rate in self.rates) or sum(self.rates) <= 0:
-            raise ValueError(f"rates {list(self.rates)} must not be negative, and one must be above 0")
+            yield f"rates {list(self.rates)} must not be negative, and one must be above 0"
         if self.kind == "ramp" and len(self.rates) != 2:
-            raise ValueError(f"a ramp has two rates, the first and the last; rates has {len(self.rates)}")
-        return self
+            yield f"a ramp has two rates, the first and the last; rates has {len(self.rates)}"
 
     def shape(self) -> workloads.Shape:
         """Return the shape of the arrivals."""
@@ -200,16 +198,14 @@ class ScenarioSettings(Section):
     hosts: tuple[HostSettings, ...] = ()
     """Machines that servers and router share; a server that is on none is one of its own."""
 
-    @model_validator(mode="after")
-    def _has_hosts_that_can_be(self) -> ScenarioSettings:
+    def _contradictions(self) -> Iterator[str]:
         check_hosts(self.hosts, [server.name for server in self.servers])
         for server in self.servers:
             for family in server.families or ():
                 if family not in self.families:
-                    raise ValueError(f"server {server.name!r} has widths of {family!r}; name it in families as well")
+                    yield f"server {server.name!r} has widths of {family!r}; name it in families as well"
         if self.families and self.objectives.min_accuracy != 0:
-            raise ValueError("objectives.min_accuracy is of one family's scale; of several give each its own")
-        return self
+            yield "objectives.min_accuracy is of one family's scale; of several give each its own"
 
     def family_shares(self) -> dict[Family, float] | None:
         """Return the part of all requests that is each family's, by name, ascending; None where there is one family."""

@@ -7,7 +7,7 @@ the same scenario without. Policies that are given the same trace meet the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -132,25 +132,23 @@ def _faults(settings: FaultSettings, servers: int, horizon_s: float, rng: np.ran
     entries: list[Entry] = []
     for server, own in enumerate(rng.spawn(servers)):
         failures, throttles = own.spawn(2)
-        at_s = 0.0
-        while settings.fail_every_s is not None:
-            at_s += failures.exponential(settings.fail_every_s)
-            back_s = at_s + failures.exponential(settings.down_s)
-            if at_s > horizon_s:
-                break
+        for at_s, back_s in _spells(settings.fail_every_s, settings.down_s, horizon_s, failures):
             entries += [(at_s, server, sim.FAILS, 0.0), (back_s, server, sim.RETURNS, 0.0)]
             if at_s + settings.notice_s < back_s:
                 entries.append((at_s + settings.notice_s, server, sim.NOTICED, 0.0))
-            at_s = back_s
-        at_s = 0.0
-        while settings.throttle_every_s is not None:
-            at_s += throttles.exponential(settings.throttle_every_s)
-            back_s = at_s + throttles.exponential(settings.throttle_s)
-            if at_s > horizon_s:
-                break
+        for at_s, back_s in _spells(settings.throttle_every_s, settings.throttle_s, horizon_s, throttles):
             entries += [(at_s, server, sim.THROTTLES, settings.throttle_factor), (back_s, server, sim.THROTTLES, 1.0)]
-            at_s = back_s
     return entries
+
+
+def _spells(
+    every_s: float | None, lasts_s: float, horizon_s: float, rng: np.random.Generator
+) -> Iterator[tuple[float, float]]:
+    """Yield begin and end of what comes again and again, after pauses of ``every_s`` on average; None: never."""
+    end_s = 0.0
+    while every_s is not None and (begin_s := end_s + rng.exponential(every_s)) <= horizon_s:
+        end_s = begin_s + rng.exponential(lasts_s)
+        yield begin_s, end_s
 
 
 def _reports(settings: TelemetrySettings, servers: int, horizon_s: float, rng: np.random.Generator) -> list[Entry]:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
-from orchestrator.plugins import PluginGroup
+from orchestrator.installed.plugins import PluginGroup
 
 Times = NDArray[np.float64]
 Shape = Callable[[int, np.random.Generator], Times]

@@ -111,13 +111,16 @@ def test_what_images_go_through_is_recorded(files: tuple[Path, Path], tmp_path: 
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
-        ("colours=CMYK", "--preprocessing colours=CMYK: is none of resize=PIXELS"),
-        ("colors=RGB", "--preprocessing colors=RGB: is none of"),
-        ("mean=1/2", "--preprocessing mean=1/2: is none of"),
-        ("std=0", "--preprocessing std=0: is none of"),
-        ("scale=nan", "--preprocessing scale=nan: is none of"),
-        ("scale=-1", "--preprocessing scale=-1: is none of"),
-        ("resize=0", "--preprocessing resize=0: is none of"),
+        (
+            "colours=CMYK",
+            "--preprocessing colours=CMYK: slim.preprocessing: colours: must be 'RGB', 'BGR' or 'L', got 'CMYK'; give",
+        ),
+        ("colors=RGB", "--preprocessing colors=RGB: slim.preprocessing: unknown key colors"),
+        ("mean=1/2", "--preprocessing mean=1/2: slim.preprocessing: mean has 2 values"),
+        ("std=0", "slim.preprocessing: std[0]: must be above 0"),
+        ("scale=nan", "slim.preprocessing: scale: must be a finite number"),
+        ("scale=-1", "slim.preprocessing: scale: must be above 0"),
+        ("resize=0", "slim.preprocessing: resize: must be at least 1"),
         ("resize=5,resize=6", "--preprocessing: resize is given twice"),
         (",", "--preprocessing ',': says nothing"),
     ],

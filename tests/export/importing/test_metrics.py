@@ -140,8 +140,8 @@ def test_a_metric_of_another_package_is_known_by_its_name() -> None:
     ("name", "problem"),
     [
         ("half", r"--metric half: is none; give top-K .*; of other packages ends, gone, halves, leaves"),
-        ("gone", r"--metric gone: can't be imported from halves_one:gone .AttributeError"),
-        ("leaves", r"--metric leaves: can't be imported from ending_one:x .SystemExit: not today"),
+        ("gone", r"--metric gone: metric 'gone' of halves_one can't be imported .AttributeError"),
+        ("leaves", r"--metric leaves: metric 'leaves' of ending_one can't be imported .SystemExit: not"),
         ("ends", r"100=x.onnx: --metric ends failed .SystemExit: 3.; nothing was written"),
     ],
 )

@@ -62,8 +62,8 @@ def test_what_no_made_up_item_can_run_is_refused_with_what_to_give(tmp_path: Pat
     for fill, reason in [
         ((), "can't run an item of zeros, of random numbers or of ones, and warm-up, a router's probes and profiles"),
         (("--fill", "x=7"), "can't run what --fill says"),
-        (("--fill", "x=random"), "--fill: 'random' is no value of x, which is INT64; give what fits"),
-        (("--fill", "x=20.5"), "--fill: '20.5' is no value of x, which is INT64"),
+        (("--fill", "x=random"), "--fill: 'random' for 'x', which takes INT64; give what fits"),
+        (("--fill", "x=20.5"), "--fill: 20.5 for 'x', which takes INT64"),
         (("--fill", "y=20"), "--fill y: is no input; they are x"),
         (("--fill", "x=none.npy"), "--fill x=none.npy: can't read it"),
     ]:

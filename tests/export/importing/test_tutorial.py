@@ -14,7 +14,7 @@ from tests.export.importing.foreign import foreign_network
 from tests.export.importing.test_import import parameters
 from tests.gateway.documented import blocks, examples, run
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 PAGE, HEADING = "tutorials/import.md", "## Walk through"
 

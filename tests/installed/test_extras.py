@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.extras import check_extra
+from orchestrator.installed.extras import check_extra
 
 
 def test_every_module_that_is_missing_is_named_with_a_command_for_this_environment() -> None:
