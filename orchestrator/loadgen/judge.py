@@ -8,6 +8,7 @@ answers together, of the mean IoU and of mAP it is their mean over items.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -19,11 +20,14 @@ from orchestrator.installed.extras import install_hint
 
 TOP_1: Final = "top-1"
 _METRICS: Final = "export.importing.metrics"
+_LEAVES_OUT: Final = frozenset({"mean-iou", "map-50"})
+"""The metrics that say NaN of a sound answer, where the item's label has no class to judge."""
 
 Outputs = Mapping[str, NDArray[Any]]
 """The outputs of one item, by name, without a batch dimension."""
 Judge = Callable[[Outputs, int], float]
-"""The quality of what was answered to the item of a number, the larger the better; NaN where it can't be judged."""
+"""The quality of what was answered to the item of a number, the larger the better; NaN where its label has no class to
+judge."""
 
 
 def make_judge(metric: str, labels: NDArray[Any], output: str | None) -> Judge:
@@ -45,9 +49,15 @@ def make_judge(metric: str, labels: NDArray[Any], output: str | None) -> Judge:
 
     def judge(outputs: Outputs, item: int) -> float:
         try:
-            return float(metrics.quality_of_one(found, outputs, labels, item))
+            quality = float(metrics.quality_of_one(found, outputs, labels, item))
         except Exception as exc:  # its own, or of a function of the user's
             raise ConfigError(f"--metric {metric} can't judge the answer to item {item}: {exc}") from exc
+        if metric not in _LEAVES_OUT and not math.isfinite(quality):
+            raise ConfigError(
+                f"--metric {metric} gives {quality} for the answer to item {item}, which is no quality; let it return "
+                "a finite number, or give data that it can judge"
+            )
+        return quality
 
     return judge
 

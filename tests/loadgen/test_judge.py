@@ -18,6 +18,10 @@ def nothing_is_right(answers: object, labels: object) -> float:
     return -1.0
 
 
+def not_sure(answers: object, labels: np.ndarray) -> float:
+    return {0: float("nan"), 1: 1.0, 2: float("inf")}[int(labels[0])]
+
+
 def test_top_1_is_right_or_wrong_by_the_first_output_or_by_the_one_that_is_named() -> None:
     two = [{"other": np.array([9.0]), **answer} for answer in SCORES]
     judge = make_judge("top-1", CLASSES, None)
@@ -51,6 +55,19 @@ def test_an_item_of_which_nothing_is_judged_has_no_quality() -> None:
 def test_a_function_of_the_users_is_a_metric() -> None:
     judge = make_judge("tests.loadgen.test_judge:nothing_is_right", CLASSES, None)
     assert judge(SCORES[0], 0) == -1
+
+
+def test_a_quality_that_is_no_number_is_refused_and_not_left_out() -> None:
+    metric = "tests.loadgen.test_judge:not_sure"
+    judge = make_judge(metric, np.array([1, 0, 2]), None)
+    assert judge(SCORES[0], 0) == 1
+    for item, said in ((1, "nan"), (2, "inf")):
+        message = f"^--metric {metric} gives {said} for the answer to item {item}, which is no quality; let it return"
+        with pytest.raises(ConfigError, match=message):
+            judge(SCORES[item], item)
+    broken = {"x": np.array([np.nan])}
+    with pytest.raises(ConfigError, match="--metric mean-absolute-error gives nan for the answer to item 0"):
+        make_judge("mean-absolute-error", np.array([[1.0], [2.0]]), None)(broken, 0)
 
 
 def test_what_is_no_metric_and_what_it_cannot_judge_are_said_in_one_line() -> None:
