@@ -5,8 +5,8 @@ arXiv 1903.05134): the full width learns from the labels, the narrowest and some
 from the full width's detached soft output, and one optimizer step is taken on the sum of their gradients.
 
 Randomness is a function of (seed, epoch) alone: every epoch seeds one generator anew. Within a long epoch a
-checkpoint is saved every few minutes, with the generator's state. A training resumed from any of them is equal, bit
-for bit on a CPU, to one never interrupted.
+checkpoint is saved every few minutes, and after its last step, with the generator's state. A training resumed from any
+of them is equal, bit for bit on a CPU, to one never interrupted.
 
 ``train`` is a generator of events; what shows progress to a person is the caller's affair, and an abandoned
 generator loses at most ``CHECKPOINT_INTERVAL_S`` of learning.
@@ -157,7 +157,8 @@ def train(
 
     The folder ``out`` gets ``last.pt``, ``model.pt`` and ``metrics.jsonl``. To resume is to go on from ``last.pt``,
     where there is one, with the settings in it. Each epoch is measured on the test images, and nothing is chosen by
-    them. The device is called as in torch; the clock, in seconds, says when to save within an epoch.
+    them; measuring that was interrupted is repeated. The device is called as in torch; the clock, in seconds, says when
+    to save within an epoch.
 
     Raises:
         CheckpointError: when ``out`` can't be written, or holds a training that these settings do not continue; when
@@ -185,7 +186,8 @@ def train(
         epoch = _begin_epoch(number, settings, train_images, partial_epoch)
         partial_epoch = None
         for event in training.steps(epoch):
-            if training.is_save_due():
+            # Measuring many widths on many images takes long too, so it does not put what was learnt at risk.
+            if training.is_save_due() or event.step == event.steps_per_epoch:
                 training.save(epoch=epoch)
             yield event
         metrics = {

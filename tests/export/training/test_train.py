@@ -140,6 +140,33 @@ def test_what_a_network_draws_is_the_same_after_an_interruption(tmp_path: Path) 
     assert torch.equal(resumed.model["layer.weight"], whole.model["layer.weight"])
 
 
+def test_checkpoints_are_as_close_as_the_docs_say() -> None:
+    """Half of the ten minutes that an interruption may cost: a step may be long, and so may saving."""
+    assert CHECKPOINT_INTERVAL_S <= 300
+
+
+def test_an_interruption_of_the_measuring_costs_no_step(
+    uninterrupted: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large test split and many widths it takes longer than many steps."""
+
+    def end(*_: object, **__: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("export.training.train.accuracy_of", end)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    saved = load_checkpoint(tmp_path / "last.pt")
+    assert (saved.epoch, saved.partial_epoch and len(saved.partial_epoch["losses"])) == (0, 6)
+    first = next(train(SETTINGS, TRAIN, TEST, tmp_path, device="cpu", resume=True))
+    assert isinstance(first, EpochDone), "it is measured again, and nothing is learnt again"
+    resumed = run(tmp_path, resume=True)
+    for name, tensor in uninterrupted.model.items():
+        assert torch.equal(resumed.model[name], tensor), name
+    assert without_seconds(resumed.history) == without_seconds(uninterrupted.history)
+
+
 def test_checkpoints_come_by_time_and_not_by_step(tmp_path: Path) -> None:
     """A step that saves nothing reads the clock once, one that saves twice."""
     settings = replace(SETTINGS, epochs=1)
@@ -150,7 +177,7 @@ def test_checkpoints_come_by_time_and_not_by_step(tmp_path: Path) -> None:
             checkpoint = load_checkpoint(tmp_path / "last.pt")
             assert checkpoint.partial_epoch is not None
             saved.append(len(checkpoint.partial_epoch["losses"]))
-    assert saved == [1, 1, 3, 3, 5, 5]
+    assert saved == [1, 1, 3, 3, 5, 6], "the last step is saved before it is measured"
     assert load_checkpoint(tmp_path / "last.pt").partial_epoch is None
 
 
