@@ -134,7 +134,7 @@ def read_identity(parameters: Mapping[str, str]) -> Identity | None:
         sha256=parameters.get("slim.sha256"),
         labels=read_labels(parameters.get("slim.labels", "[]")),
         preprocessing=read_preprocessing(parameters.get("slim.preprocessing")),
-        usual_item=_read_shapes(parameters.get("slim.item", "{}")),
+        usual_item=read_shapes(parameters.get("slim.item", "{}")),
         fills=read_fills(parameters.get("slim.fill", "{}")),
     )
 
@@ -157,7 +157,8 @@ def read_labels(text: str) -> tuple[str, ...]:
     return tuple(map(str, labels))
 
 
-def _read_shapes(text: str) -> Mapping[str, tuple[int, ...]]:
+def read_shapes(text: str) -> Mapping[str, tuple[int, ...]]:
+    """Return what ``slim.item`` says; raises ValueError when that makes no sense."""
     try:
         return {name: tuple(map(int, shape)) for name, shape in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError):

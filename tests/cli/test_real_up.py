@@ -36,6 +36,7 @@ from orchestrator.errors import SlimError
 from orchestrator.triton.client import TritonClient
 from tests.cli.test_real_commands import MARK, marked_processes
 from tests.embedded.slow_models import write_slow_model
+from tests.export.importing.networks import save, shifted_lookup, slimsched_import
 from tests.ports import choose_free_ports, with_ports
 
 pytestmark = pytest.mark.integration
@@ -119,14 +120,30 @@ def answer_over_grpc(address: str) -> Any:
         return client.infer("fashion", [pixels]).get_response().parameters
 
 
+def pasted_answer(up: Up) -> Any:
+    """Return what the line that it says to try answers, run by a shell."""
+    up.wait_said("try it:")
+    up.wait_said("| curl -s")
+    (pasted,) = (line for line in up.said().splitlines() if "| curl -s" in line)
+    return json.loads(subprocess.run(["bash", "-c", pasted], capture_output=True, timeout=WAIT_S, check=True).stdout)
+
+
+def test_the_line_to_try_runs_a_network_that_takes_no_zeros(tmp_path: Path) -> None:
+    file, repository = save(shifted_lookup(), tmp_path / "lookup.onnx"), tmp_path / "models"
+    given = ("--family", "a", "--variant", f"30={file}", "--quality", "30=1", "--fill", "x=25")
+    result = slimsched_import(*given, "--repository", repository)
+    assert result.exit_code == 0, result.output
+    up = Up(tmp_path, repository=repository)
+    with up.running():
+        assert [(output["name"], output["data"]) for output in pasted_answer(up)["outputs"]] == [("y", [5])]
+    up.wait_gone()
+
+
 def test_it_answers_restarts_what_dies_and_ends_without_a_trace(tmp_path: Path) -> None:
     up = Up(tmp_path)
     with up.running() as process:
-        up.wait_said("try it:")
-        up.wait_said("| curl -s")
-        (pasted,) = (line for line in up.said().splitlines() if "| curl -s" in line)
-        answer = subprocess.run(["bash", "-c", pasted], capture_output=True, text=True, timeout=WAIT_S, check=True)
-        assert json.loads(answer.stdout)["outputs"][0]["shape"] == [1, 1], answer
+        answer = pasted_answer(up)
+        assert answer["outputs"][0]["shape"] == [1, 1], answer
         assert ask_over_grpc(up.grpc) in (25, 50, 75, 100)
 
         os.kill(up.find(SCRIPT, "\0gateway\0"), signal.SIGKILL)

@@ -37,7 +37,9 @@ from orchestrator.processes.child import ChildProcess, is_listening
 from orchestrator.processes.managed import ManagedProcess, State
 from orchestrator.router import compile_ahead
 from orchestrator.triton.client import TritonClient
+from orchestrator.triton.families import read_shapes
 from orchestrator.triton.protocol_key import read_protocol_key
+from orchestrator.triton.trial_items import read_fills
 
 log = logging.getLogger(__name__)
 
@@ -280,23 +282,29 @@ async def _describe_first_request(settings: GatewaySettings) -> list[str]:
     url = f"http://{settings.http}"
     try:
         async with aiohttp.ClientSession(timeout=_ASK_TIMEOUT, raise_for_status=True) as session:
-            model = await _first_model(session, url)
+            return await _ask_first_model(session, url)
     except aiohttp.ClientResponseError as exc:
         return ["the gateway wants a token, see docs/gateway.md"] if exc.status in (401, 403) else []
     except (aiohttp.ClientError, TimeoutError):
         return []
-    return [] if model is None else describe_request(url, model)
 
 
-async def _first_model(session: aiohttp.ClientSession, url: str) -> dict[str, Any] | None:
-    """Return the metadata of the first model that is ready, None while none is."""
+async def _ask_first_model(session: aiohttp.ClientSession, url: str) -> list[str]:
+    """Return how the first model that is ready is asked; nothing while none is."""
     async with session.post(f"{url}/v2/repository/index") as answer:
         ready = [entry["name"] for entry in await answer.json(content_type=None) if entry["state"] == "READY"]
     if not ready:
-        return None
+        return []
     async with session.get(f"{url}/v2/models/{ready[0]}") as answer:
-        model: dict[str, Any] = await answer.json(content_type=None)
-        return model
+        model = await answer.json(content_type=None)
+    async with session.get(f"{url}/v2/models/{ready[0]}/config") as answer:
+        config = await answer.json(content_type=None)
+    said = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+    try:
+        item = read_shapes(said.get("slim.item", "{}")), read_fills(said.get("slim.fill", "{}"))
+    except ValueError:  # no router takes that model, and what reads its config has told why
+        item = {}, {}
+    return describe_request(url, model, *item)
 
 
 async def _show(stack: LocalStack, console: Console) -> None:

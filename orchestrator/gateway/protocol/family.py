@@ -380,7 +380,7 @@ def merge_config(config: Message, family: FamilyModel, widths: Mapping[int, Serv
     """Turn the ModelConfig of one width into that of its family, in place; ``widths`` are all of them, at least one.
 
     What differs from width to width goes; ``slim.widths`` and ``slim.accuracies`` list all of them, comma-separated.
-    What only the fleet file says of images and classes is said here too.
+    What only the fleet file says of images, classes and a usual item is said here too.
     """
     config.name = family.name
     config.max_batch_size = family.max_batch_size if family.is_batching else 0
@@ -389,9 +389,15 @@ def merge_config(config: Message, family: FamilyModel, widths: Mapping[int, Serv
     config.parameters["slim.widths"].string_value = ",".join(map(str, widths))
     config.parameters["slim.accuracies"].string_value = ",".join(f"{model.accuracy:g}" for model in widths.values())
     model = next(iter(widths.values()))
-    if model.preprocessing is not None and "slim.preprocessing" not in config.parameters:
-        config.parameters["slim.preprocessing"].string_value = json.dumps(asdict(model.preprocessing), sort_keys=True)
-    if model.labels and "slim.labels" not in config.parameters:
-        config.parameters["slim.labels"].string_value = json.dumps(model.labels)
+    names = [spec.name for spec in model.inputs]
+    said: dict[str, Any] = {
+        "slim.preprocessing": asdict(model.preprocessing) if model.preprocessing else None,
+        "slim.labels": model.labels,
+        "slim.item": dict(zip(names, model.usual_item, strict=False)),
+        "slim.fill": {name: fill for name, fill in zip(names, model.fills, strict=False) if fill is not None},
+    }
+    for key, value in said.items():
+        if value and key not in config.parameters:
+            config.parameters[key].string_value = json.dumps(value, sort_keys=True)
     del config.model_warmup[:]
     del config.instance_group[:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -198,6 +199,19 @@ def test_a_response_written_in_two_parts_is_the_same_message(
         answer = answer_of(scores, width=Width(width), server=ServerName(server), energy_j=energy_j)
         written = pb.ModelInferResponse.FromString(messages.write(request_id, FAMILY, answer, wanted_as(classes)))
         assert written == build_response(request_id, FAMILY, answer, wanted_as(classes))
+
+
+def test_a_family_s_config_says_what_only_the_fleet_file_knows_of_a_usual_item() -> None:
+    model = served_model(25)
+    said = replace(model, usual_item=((1, 2, 3),), fills=("random",))
+    config = ModelConfig()
+    merge_config(config, FAMILY, {25: said})
+    (name,) = (spec.name for spec in model.inputs)
+    assert json.loads(config.parameters["slim.item"].string_value) == {name: [1, 2, 3]}
+    assert json.loads(config.parameters["slim.fill"].string_value) == {name: "random"}
+    plain = ModelConfig()
+    merge_config(plain, FAMILY, {25: model})
+    assert not {"slim.item", "slim.fill"} & set(plain.parameters)
 
 
 def test_a_family_s_config_says_what_only_the_fleet_file_knows_of_images_and_classes() -> None:
