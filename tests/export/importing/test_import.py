@@ -17,7 +17,9 @@ from tritonclient.grpc import model_config_pb2
 
 from export.cli import verify
 from export.repository.verification import Origin, Severity, verify_repository
-from orchestrator.triton.families import read_preprocessing
+from orchestrator.snapshot import ServedModel
+from orchestrator.triton.families import read_preprocessing, read_width
+from orchestrator.triton.trial_items import blank_batch
 from tests.export.importing.networks import (
     CLASSES,
     assert_refused,
@@ -162,15 +164,38 @@ def test_several_inputs_and_outputs_of_any_type_and_free_dims_are_taken(tmp_path
     assert_clean(repository)
 
 
-@pytest.mark.parametrize("onnx_type", [TensorProto.STRING, TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.DOUBLE])
-def test_any_type_that_triton_takes_is_taken(onnx_type: int, tmp_path: Path) -> None:
-    one = save(identity(onnx_type), tmp_path / "any.onnx")
+TYPES = {
+    "BOOL": "BOOL",
+    "INT8": "INT8",
+    "INT16": "INT16",
+    "INT32": "INT32",
+    "INT64": "INT64",
+    "UINT8": "UINT8",
+    "UINT16": "UINT16",
+    "UINT32": "UINT32",
+    "UINT64": "UINT64",
+    "FLOAT16": "FP16",
+    "FLOAT": "FP32",
+    "DOUBLE": "FP64",
+    "STRING": "STRING",
+}
+"""ONNX's and Triton's names of the types that Triton's onnxruntime backend takes."""
+
+
+@pytest.mark.parametrize(("onnx_type", "triton_type"), TYPES.items())
+def test_any_type_that_triton_takes_is_taken(onnx_type: str, triton_type: str, tmp_path: Path) -> None:
+    one = save(identity(getattr(TensorProto, onnx_type)), tmp_path / "any.onnx")
     repository = tmp_path / "models"
     result = slimsched_import(
         "--family", "any", "--variant", f"9={one}", "--quality", "9=1", "--repository", repository
     )
     assert result.exit_code == 0, result.output
     assert_clean(repository)
+    config = read_config(repository, "any_w009")
+    wanted = getattr(model_config_pb2, f"TYPE_{triton_type}")
+    assert [tensor.data_type for tensor in (*config.input, *config.output)] == [wanted, wanted]
+    read = read_width(config, {})
+    assert isinstance(read, ServedModel) and blank_batch(read, 2) is not None, "a router makes an item of it"
 
 
 def test_a_fixed_batch_of_one_is_served_unbatched_and_measured_without_it(tmp_path: Path) -> None:
