@@ -12,7 +12,8 @@ which more than half of the servers have it. What a server has been seen to serv
 that an outage makes no majority of what is left.
 
 The same holds for what a family's widths take and give (orchestrator.triton.families). A model that looks meant for a
-family and is none is told once, with the reason, and so is one that the fleet file describes and no server has.
+family and is none is told with the reason, once by each process for each server that has it. One that the fleet file
+describes and no server has is told once by each process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Three families on two hosts that have room for half of them: memory follows popularity, and nobody's answers suffer.
 
-Controllers and router are the real ones, in virtual time; ``pytest -s`` prints the table of docs/controller.md.
+Controllers and router are the real ones, in virtual time; ``pytest -s`` prints the table of docs/controller.md, which
+must have these figures.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -111,17 +113,22 @@ async def drift(families: Sequence[str]) -> Drift:
 
 
 async def test_memory_follows_what_is_popular_and_each_family_is_answered_as_if_it_were_alone() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "controller.md").read_text()
     together = await drift(FAMILIES)
     print(f"\n| family | requests | in time, alone | together | accuracy, alone | together |\n|{' --- |' * 6}")
     for family in FAMILIES:
         alone, count = await drift([family]), len(together.answers[family])
         in_time = f"{alone.in_time(family):.1%} | {together.in_time(family):.1%}"
-        print(f"| {family} | {count} | {in_time} | {alone.accuracy(family):.1%} | {together.accuracy(family):.1%} |")
+        accuracy = f"{alone.accuracy(family):.1%} | {together.accuracy(family):.1%}"
+        print(row := f"| {family} | {count} | {in_time} | {accuracy} |")
         assert len(alone.answers[family]) == count
         assert together.in_time(family) >= alone.in_time(family) - 0.02
+        assert row in page
     for host in together.hosts:
-        moved = [call for call in host.calls if call.kind in ("load", "unload")]
-        print(f"{len(moved)} loads and unloads, at most {host.peak_bytes / MIB:.0f} MiB of {BUDGET_MIB}")
+        moved = sum(call.kind in ("load", "unload") for call in host.calls)
+        used = f"at most {host.peak_bytes / MIB:.0f} MiB of its budget of {BUDGET_MIB}"
+        print(said := f"{moved} loads and unloads, {used}")
+        assert said in " ".join(page.split())
         assert host.peak_bytes <= LIMITS.memory_budget_bytes
         loaded = {call.model for call in host.calls if call.kind == "load" and call.began_s > 30}
         assert {model.split("_")[0] for model in loaded} == set(FAMILIES), "each had its turn"

@@ -1,4 +1,7 @@
-"""The commands of docs/tutorials/already-served.md, run as they stand there on a real Triton."""
+"""The commands of docs/tutorials/already-served.md, run as they stand there on a real Triton.
+
+The family's small model runs in the onnxruntime backend and its large one in Triton's python backend.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,36 @@ from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 
+PYTHON_CONFIG = """
+backend: "python"
+max_batch_size: 8
+input [ { name: "numbers" data_type: TYPE_FP32 dims: [3] }, { name: "text" data_type: TYPE_STRING dims: [1] } ]
+output [ { name: "scaled" data_type: TYPE_FP32 dims: [3] }, { name: "same" data_type: TYPE_STRING dims: [1] } ]
+dynamic_batching { }
+instance_group [ { kind: KIND_CPU count: 1 } ]
+"""
+PYTHON_MODEL = """
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        numbers, text = (pb.get_input_tensor_by_name(request, name).as_numpy() for name in ("numbers", "text"))
+        return pb.InferenceResponse([pb.Tensor("scaled", numbers * 3), pb.Tensor("same", text)])
+"""
 PAGE = "tutorials/already-served.md"
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("served")
-    for name, factor in (("plates_s", 2.0), ("plates_l", 3.0)):
-        write_model(repository, name, times(factor, ["batch", 3]))
+    write_model(repository, "plates_s", times(2.0, ["batch", 3]))
+    large = repository / "plates_l"
+    (large / "1").mkdir(parents=True)
+    (large / "config.pbtxt").write_text(PYTHON_CONFIG)
+    (large / "1" / "model.py").write_text(PYTHON_MODEL)
     medium = times(2.5, ["batch", 3])
     said = {"slim.family": "plates", "slim.width": "medium", "slim.accuracy": "0.7"}
     write_model(repository, "plates_m", medium, render_config(medium, parameters=said))
@@ -58,8 +83,10 @@ def test_every_command_of_the_page_does_what_the_page_says(
     (tmp_path / "make.py").write_text(script)
     run("python make.py", tmp_path, {})
     infer, metadata, ask = examples(PAGE, "## Ask")
-    said = json.loads(run(infer.command.replace("slimsched", slimsched, 1), tmp_path, {}))
-    assert (said["width"], said["outputs"]) == (100, {"scaled": [3, 6, 9], "same": ["B-AB 123"]})
+    for width, scaled in ((30, [2, 4, 6]), (100, [3, 6, 9])):
+        asked = infer.command.replace("--width 100", f"--width {width}").replace("slimsched", slimsched, 1)
+        said = json.loads(run(asked, tmp_path, {}))
+        assert (said["width"], said["outputs"]) == (width, {"scaled": scaled, "same": ["B-AB 123"]})
     gateway = launch_gateway(place, tmp_path / "fleet.yaml")
     try:
         described = json.loads(run(metadata.command, tmp_path, places))

@@ -1,6 +1,7 @@
 """A family of each kind on one host: an own network, networks of others, and models that nobody may touch.
 
-All three go through ``up``, ``tritonclient``, ``profile``, ``simulate`` with that profile, and ``bench``.
+One of the networks of others has a fixed batch of one, so it is served unbatched. All go through ``up``,
+``tritonclient``, ``profile``, ``simulate`` with that profile, and ``bench``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import tritonclient.grpc as grpcclient
 
 from orchestrator.config import load_fleet
 from orchestrator.profile.document import ServerProfile, read_profile
-from tests.export.importing.test_real_networks import text_detectors
+from tests.export.importing.foreign import foreign_network
+from tests.export.importing.test_real_networks import alone, text_detectors
 from tests.gateway.test_real_described import times
 from tests.ports import choose_free_ports
 from tests.triton.calls import infer
@@ -25,12 +27,12 @@ from tests.tutorials.document import File, execute, parse
 pytestmark = pytest.mark.integration
 
 OWN_NETWORK = Path(__file__).parents[2] / "docs" / "tutorials" / "own-network.md"
-FAMILIES = {"shapes": (50, 100), "text": (50, 100), "plates": (30, 100)}
+FAMILIES = {"shapes": (50, 100), "text": (50, 100), "plates": (30, 100), "voice": (100,)}
 FLEET = """
 servers: [{{name: one, grpc: "127.0.0.1:{}", limits: {{memory_budget_mib: 3000}}}}]
 gateway: {{grpc: "127.0.0.1:{}", http: "127.0.0.1:{}", metrics: "127.0.0.1:{}"}}
 router: {{deadline_ms: 2000}}
-controller: {{minimum_widths: [100], families: {{shapes: {{}}, text: {{}}, plates: {{}}}}}}
+controller: {{minimum_widths: [100], families: {{shapes: {{}}, text: {{}}, plates: {{}}, voice: {{}}}}}}
 families:
 - name: plates
   variants: [{{width: 30, model: plates_s, quality: 0.61}}, {{width: 100, model: plates_l, quality: 0.78}}]
@@ -55,6 +57,7 @@ def write_families(folder: Path) -> None:
         if isinstance(step, File):
             (folder / step.name).write_text(step.text)
     small, large = text_detectors().values()
+    voice = voice_detector()
     do(
         folder,
         "python draw_shapes.py",
@@ -65,9 +68,16 @@ def write_families(folder: Path) -> None:
         f"slimsched import --family text --variant 50={small} --variant 100={large} --quality 50=1,100=2 "
         "--shape x=3,64,96 --max-batch-size 4 --rename sigmoid_0.tmp_0=text --rename fetch_name_0=text "
         "--repository models",
+        f"slimsched import --family voice --variant 100={voice} --quality 100=1 --shape input=1,576 "
+        "--shape state=2,1,128 --repository models",
     )
     for name, factor in (("plates_s", 2.0), ("plates_l", 3.0)):
         write_model(folder / "models", name, times(factor, ["batch", 3]))
+
+
+def voice_detector() -> Path:
+    """A network with a fixed batch of one."""
+    return foreign_network("silero_vad", "data/silero_vad_16k_op15.onnx")
 
 
 def items_of(family: str, count: int) -> dict[str, Any]:
@@ -77,6 +87,12 @@ def items_of(family: str, count: int) -> dict[str, Any]:
             return {"pixels": random.random((count, 3, 28, 28), np.float32)}
         case "text":
             return {"x": random.standard_normal((count, 3, 64, 96), np.float32)}
+        case "voice":
+            return {
+                "input": random.standard_normal((count, 1, 576), np.float32),
+                "state": np.zeros((count, 2, 1, 128), np.float32),
+                "sr": np.full((count, 1), 16_000),
+            }
         case _:
             texts = np.array([[f"B-AB {n}"] for n in range(count)])
             return {"numbers": random.random((count, 3), np.float32), "text": texts}
@@ -113,12 +129,22 @@ def scenario_of(profiled: ServerProfile) -> str:
 def ask_and_measure(folder: Path, address: str) -> None:
     with grpcclient.InferenceServerClient(address) as client:
         for family in FAMILIES:
+            np.savez(folder / f"{family}.npz", **items_of(family, 8))
             given = items_of(family, 2)
             if family == "plates":
                 given["text"] = np.char.encode(given["text"]).astype(object)
+            if family == "voice":  # a request is one item, without a dimension for more
+                given = {name: items[0] for name, items in given.items()}
             answer = infer(client, family, **given)
+            if family == "voice":
+                (wanted, _) = alone(voice_detector()).run(["output", "stateN"], given | {"sr": np.array(16_000)})
+                np.testing.assert_array_equal(answer.as_numpy("output"), wanted)
+                continue
             assert all(len(answer.as_numpy(output.name)) == 2 for output in answer.get_response().outputs)
-            np.savez(folder / f"{family}.npz", **items_of(family, 8))
+            if family == "plates":
+                factor = {30: 2, 100: 3}[answer.get_response().parameters["slim_width"].int64_param]
+                np.testing.assert_array_equal(answer.as_numpy("scaled"), given["numbers"] * np.float32(factor))
+                np.testing.assert_array_equal(answer.as_numpy("same"), given["text"])
 
     do(folder, "slimsched profile --fleet state/fleet.yaml --requests 3 --precision 1 --out profile.json")
     (profiled,) = read_profile(folder / "profile.json").servers
