@@ -159,8 +159,12 @@ def of_sizes(**mib: int) -> SchedulerState:
     return SchedulerState(memory=MemoryLedger(loads_bytes=sizes, server_id="1"))
 
 
+def by_family(weights: Mapping[str, float]) -> dict[Family, float]:
+    return {Family(name): weight for name, weight in weights.items()}
+
+
 def grown(snapshot: HostSnapshot, sizes: SchedulerState, **weights: float) -> list[tuple[str, str, str, int]]:
-    limits = dataclasses.replace(LIMITS, minimum=(), wanted=(), weights=weights)
+    limits = dataclasses.replace(LIMITS, minimum=(), wanted=(), weights=by_family(weights))
     return brief(plan_of(snapshot, limits, seconds=5, state=sizes))
 
 
@@ -185,7 +189,7 @@ def test_the_minimum_set_takes_the_place_of_the_family_that_fewest_wait_for_by_w
     sizes = of_sizes(cats=150, dogs=150)
 
     def unloaded(**weights: float) -> list[ModelName]:
-        limits = dataclasses.replace(LIMITS, minimum=(needed.name,), wanted=(), weights=weights)
+        limits = dataclasses.replace(LIMITS, minimum=(needed.name,), wanted=(), weights=by_family(weights))
         made = plan_of(full, limits, seconds=5, state=sizes)
         return [action.model for action in made.actions if action.kind is ActionKind.UNLOAD]
 
@@ -229,7 +233,7 @@ def drifting(draw: st.DrawFn) -> tuple[FluidHost, Limits, list[Arrivals]]:
     weights = {family: draw(st.sampled_from([0.5, 1.0, 3.0])) for family in FAMILIES}
     limits = limits_for(models, base_bytes + half_bytes, minimum=minimum, idle_s=10.0, weights=weights)
     popular = draw(st.lists(st.sampled_from(FAMILIES), min_size=3, max_size=6))
-    loads = [
+    loads: list[Arrivals] = [
         {model.name: draw(st.sampled_from([0.0, 20.0, 300.0])) for model in models if model.family in (now, popular[0])}
         for now in popular
     ]
