@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping
 
@@ -10,10 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.planner.actions import ActionKind, ActionReason, RefusalReason
-from orchestrator.planner.host import Limits
+from orchestrator.planner.host import HostSnapshot, Limits, ModelSnapshot
+from orchestrator.planner.ledgers.memory_ledger import MemoryLedger
 from orchestrator.planner.state import SchedulerState
-from orchestrator.snapshot import ModelName
+from orchestrator.snapshot import Family, ModelName
 from tests.planner.fluid_host import MIB, FluidHost, FluidModel, fluid_models, limits_for, name_of
+from tests.planner.test_plan import BUSY, LIMITS, absent, brief
+from tests.planner.test_plan import host as host_with
+from tests.planner.test_plan import model as model_of
+from tests.planner.test_plan import run as plan_of
 
 FAMILIES = ("cats", "dogs", "owls")
 Arrivals = Mapping[ModelName, float]
@@ -133,6 +139,64 @@ def test_at_the_ceiling_of_utilisation_weights_say_who_holds_more() -> None:
     assert told_of_utilisation(host, name_of(25, "dogs"))
 
 
+def of_family(family: str, seen: ModelSnapshot) -> ModelSnapshot:
+    """Return a model as one of another family."""
+    name = name_of(seen.model.width, family)
+    files = dataclasses.replace(seen.model, name=name, family=Family(family))
+    return dataclasses.replace(seen, model=files, loaded=dataclasses.replace(seen.loaded, name=name))
+
+
+def waiting(**requests: float) -> list[ModelSnapshot]:
+    """Return a busy model of each family, for which so many requests wait."""
+    return [
+        of_family(family, model_of(50, rates=dataclasses.replace(BUSY, waiting_requests=count)))
+        for family, count in requests.items()
+    ]
+
+
+def of_sizes(**mib: int) -> SchedulerState:
+    sizes = {name_of(50, family): (each * MIB,) for family, each in mib.items()}
+    return SchedulerState(memory=MemoryLedger(loads_bytes=sizes, server_id="1"))
+
+
+def by_family(weights: Mapping[str, float]) -> dict[Family, float]:
+    return {Family(name): weight for name, weight in weights.items()}
+
+
+def grown(snapshot: HostSnapshot, sizes: SchedulerState, **weights: float) -> list[tuple[str, str, str, int]]:
+    limits = dataclasses.replace(LIMITS, minimum=(), wanted=(), weights=by_family(weights))
+    return brief(plan_of(snapshot, limits, seconds=5, state=sizes))
+
+
+@pytest.mark.parametrize(("dear", "cheap"), [("cats", "dogs"), ("dogs", "cats")])
+def test_of_two_families_that_wait_the_one_relieved_most_per_byte_grows_unless_weights_turn_it_round(
+    dear: str, cheap: str
+) -> None:
+    room_for_one = host_with(*waiting(cats=6.0, dogs=6.0), used_mib=900)
+    sizes = of_sizes(**{dear: 90, cheap: 50})
+    grows = {family: [("scale-up", name_of(50, family), "queueing", 2)] for family in (dear, cheap)}
+    assert grown(room_for_one, sizes) == grows[cheap]
+    assert grown(room_for_one, sizes, **{dear: 3.0}) == grows[dear]
+    assert grown(room_for_one, sizes, **{dear: 1.5}) == grows[cheap], "1.5 times the worth at 1.8 times the bytes"
+
+
+@pytest.mark.parametrize(("longer", "shorter"), [("cats", "dogs"), ("dogs", "cats")])
+def test_the_minimum_set_takes_the_place_of_the_family_that_fewest_wait_for_by_weight(
+    longer: str, shorter: str
+) -> None:
+    needed = of_family("owls", absent(25))
+    full = host_with(*waiting(**{longer: 6.0, shorter: 4.0}), needed, used_mib=1000)
+    sizes = of_sizes(cats=150, dogs=150)
+
+    def unloaded(**weights: float) -> list[ModelName]:
+        limits = dataclasses.replace(LIMITS, minimum=(needed.name,), wanted=(), weights=by_family(weights))
+        made = plan_of(full, limits, seconds=5, state=sizes)
+        return [action.model for action in made.actions if action.kind is ActionKind.UNLOAD]
+
+    assert unloaded() == [name_of(50, shorter)]
+    assert unloaded(**{shorter: 3.0}) == [name_of(50, longer)]
+
+
 def told_of_utilisation(host: FluidHost, name: ModelName) -> bool:
     """Return whether the last plan refuses to grow a model for the processors' sake, with the numbers."""
     refused = [r for r in host.plans[-1].refusals if (r.model, r.reason) == (name, RefusalReason.UTILISATION)]
@@ -169,7 +233,7 @@ def drifting(draw: st.DrawFn) -> tuple[FluidHost, Limits, list[Arrivals]]:
     weights = {family: draw(st.sampled_from([0.5, 1.0, 3.0])) for family in FAMILIES}
     limits = limits_for(models, base_bytes + half_bytes, minimum=minimum, idle_s=10.0, weights=weights)
     popular = draw(st.lists(st.sampled_from(FAMILIES), min_size=3, max_size=6))
-    loads = [
+    loads: list[Arrivals] = [
         {model.name: draw(st.sampled_from([0.0, 20.0, 300.0])) for model in models if model.family in (now, popular[0])}
         for now in popular
     ]

@@ -94,6 +94,24 @@ def test_servers_are_shared_by_weight_where_both_families_want_more() -> None:
     assert evenly[0] == pytest.approx(evenly[1], abs=0.05)
 
 
+def test_what_is_answered_of_two_floods_is_as_their_weights_are() -> None:
+    """Their widths and batches are alike, so answers are the servers' time that each gets."""
+    given = scenario(
+        requests=40_000, load=10.0, families={"cats": {"weight": 3.0}, "dogs": {}}, objectives={"shed_late": True}
+    ).with_workload(load_of_width=100)
+    fleet, ratios = two_servers("cats", "dogs"), list[float]()
+    for seed in range(3):
+        trace = draw_trace(given, fleet, seed)
+        simulation = Simulation(given, fleet, parse_policy("lert:narrowest"), trace=trace)
+        simulation.run()
+        requests = simulation.world.requests
+        answered = requests[:, requests[sim.STATUS] == sim.ANSWERED]
+        assert set(answered[sim.WIDTH]) == {25.0}
+        cats, dogs = np.bincount(answered[sim.FAMILY].astype(int))
+        ratios.append(cats / dogs)
+    assert fmean(ratios) == pytest.approx(3.0, rel=0.15)
+
+
 @settings(deadline=None, max_examples=60)
 @given(scenarios(200), fleets(), st.sampled_from(POLICIES), st.booleans())
 def test_a_family_whose_others_are_silent_fares_as_one_that_is_alone(
