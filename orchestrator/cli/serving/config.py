@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -46,21 +47,20 @@ def check(fleet_path: Path) -> None:
     from orchestrator.router import RouterObserver
     from orchestrator.router.dispatch.deciders import make_deciders
 
-    problems: tuple[str, ...] = ()
     try:
         # What ``fitted`` is stands in router.policy_file, which is opened below.
         fleet, _ = read_fleet(fleet_path, os.environ, lambda name: None if name == FITTED else parse_policy(name))
         make_deciders(fleet.router, RouterObserver())
     except SettingsError as exc:
-        problems = exc.problems
-    for problem in problems:
-        click.echo(f"{fleet_path}: {problem}")
-    if problems:
-        raise click.exceptions.Exit(1)
-    for family in fleet.families:
-        for warning in family.warnings:
-            click.echo(f"{fleet_path}: note: {warning}")
-    click.echo(f"{fleet_path}: nothing is wrong")
+        _say(fleet_path, exc.problems)
+        raise click.exceptions.Exit(1) from exc
+    _say(fleet_path, [f"note: {warning}" for family in fleet.families for warning in family.warnings])
+    _say(fleet_path, ["nothing is wrong"])
+
+
+def _say(fleet_path: Path, found: Iterable[str]) -> None:
+    for each in found:
+        click.echo(f"{fleet_path}: {each}")
 
 
 @config.command()
