@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -23,16 +25,26 @@ MADE_LONG = ("grpc-", "gzip-", "json-", "large-")
 MOST_BYTES = int(GatewaySettings().max_message_mib * 2**20)
 
 
-async def listen(taken: list[bytes], answer: bytes = b"") -> tuple[asyncio.Server, str]:
-    """Return a server that keeps what comes, and its address."""
+@asynccontextmanager
+async def listening(taken: list[bytes]) -> AsyncIterator[str]:
+    """Run a server that keeps what comes, at the address that is yielded; at the end all its connections are closed."""
+    serving: list[asyncio.Task[None]] = []
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         taken.append(await reader.read(2**16))
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.create_task(keep(reader, writer)))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    return server, f"{host}:{port}"
+    async with server:
+        yield f"{host}:{port}"
+    for task in serving:  # which may grow meanwhile
+        await asyncio.wait([task])
 
 
 @pytest.mark.parametrize(
@@ -40,8 +52,7 @@ async def listen(taken: list[bytes], answer: bytes = b"") -> tuple[asyncio.Serve
 )
 async def test_an_attack_sends_something_and_begins_anew_when_it_is_cut_off(name: str) -> None:
     taken: list[bytes] = []
-    server, address = await listen(taken)
-    async with server:
+    async with listening(taken) as address:
         attacking = asyncio.create_task(attack(name, address, address, 60.0))
         while len([part for part in taken if part]) < 3:
             await asyncio.sleep(0.01)
