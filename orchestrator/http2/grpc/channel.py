@@ -109,6 +109,8 @@ class Connector:
         connection = None if self._protocol is None else self._protocol.connection
         if connection is None or not connection.is_usable:
             connection = await self._make()
+            if not connection.is_usable:  # it was lost before who waited for it went on, and would answer nothing
+                raise RpcError("UNAVAILABLE", "failed to connect: the server ended the connection at once")
         if connection.open_streams >= connection.peer_max_streams:
             raise RpcError("UNAVAILABLE", "failed to connect: the server takes no more calls at a time")
         return connection

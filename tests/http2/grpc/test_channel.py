@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -229,6 +230,28 @@ async def test_a_connection_that_is_lost_is_told_and_made_anew() -> None:
         assert "Connection reset" in detail
         assert await channel.call("/s/Echo", b"") == b"ok"
         assert served == [1, 1]
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_is_lost_as_it_is_made_is_told(loop_factory: Any) -> None:
+    """A call that was made on it had no answer for ever."""
+
+    async def dial(host: str, port: int) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.close()
+        return ours
+
+    async def ask() -> None:
+        channel = GrpcChannel("h:1", dial=dial)
+        for _ in range(3):
+            async with asyncio.timeout(5):
+                assert (await refused(channel))[0] == "UNAVAILABLE"
+        assert channel.in_flight == 0
+        await channel.close(drain_s=0)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(ask())
 
 
 @pytest.mark.parametrize(
