@@ -29,6 +29,9 @@ from orchestrator.triton.errors import RefusedCallError
 
 log = logging.getLogger(__name__)
 
+_LONGEST_READ_S = 2.0
+"""A server that hangs is left out of an answer after that, with what it had counted before; usual are milliseconds."""
+
 _Key = tuple[ServerName, str, str]
 
 
@@ -53,11 +56,11 @@ class FleetStatistics:
     async def _read(self, server: ServerModels[Server]) -> None:
         try:
             # One reading at a time: two that overtook each other would look like a reload.
-            async with self._locks.setdefault(server, asyncio.Lock()):
+            async with asyncio.timeout(_LONGEST_READ_S), self._locks.setdefault(server, asyncio.Lock()):
                 answer = await server.server.call("ModelStatistics", serialise(pb.ModelStatisticsRequest()))
                 self._statistics.observe(server.name, parse(pb.ModelStatisticsResponse, answer).model_stats)
-        except SlimError as exc:
-            log.debug("statistics of %s: %s", server.name, exc)
+        except (SlimError, TimeoutError) as exc:
+            log.debug("statistics of %s: %s", server.name, str(exc) or "no answer")
 
     async def answer(self, method: str, message: bytes) -> bytes:
         """Return the serialised answer to a serialised call; raises SlimError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,35 @@ async def test_a_model_index_takes_new_servers_and_lets_old_ones_finish() -> Non
     watching.cancel()
     await discovery.close()
     assert new.closed
+
+
+class HangingTriton(FakeTriton):
+    """Answers no question for its statistics while it hangs."""
+
+    hangs = False
+
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> bytes:
+        if self.hangs and method == "ModelStatistics":
+            await asyncio.Event().wait()
+        return await super().call(method, *args, **kwargs)
+
+
+@pytest.mark.virtual_time
+async def test_statistics_do_not_wait_for_a_server_that_hangs() -> None:
+    hanging, well = HangingTriton(others=["plus"]), FakeTriton(others=["plus"])
+    hanging.counts["plus"], well.counts["plus"] = 7, 2
+    discovery = ModelDiscovery({A: hanging, B: well}, timeout_s=1)
+    fleet_statistics = FleetStatistics(ModelIndex(discovery), lambda family: True)
+    asked = pb.ModelStatisticsRequest(name="plus").SerializeToString()
+    await discovery.refresh()
+    for hangs in (False, True):
+        hanging.hangs = hangs
+        well.counts["plus"] += 1
+        async with asyncio.timeout(5):
+            answers = await asyncio.gather(*(fleet_statistics.answer("ModelStatistics", asked) for _ in range(3)))
+        counts = {pb.ModelStatisticsResponse.FromString(answer).model_stats[0].inference_count for answer in answers}
+        assert counts == {7 + well.counts["plus"]}
+    await discovery.close()
 
 
 @pytest.mark.virtual_time
