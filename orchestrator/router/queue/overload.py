@@ -173,7 +173,7 @@ class Shedder:
         settings: The settings of the router now; what waits keeps the time by which it is refused.
         on_missed: Called with the family of each request that is refused because of load, or not answered in time,
             though an idle server could have.
-        is_any_idle: Returns whether some server has nothing to do, and is tried whatever is expected of it.
+        is_any_idle: Returns whether some server has nothing to do, so that a decision is worth waiting for.
     """
 
     def __init__(
