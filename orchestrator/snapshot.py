@@ -181,6 +181,7 @@ class QueueState:
         preference: What the head prefers; None: what the policy does.
         head_arrived_s: When the head came, on the router's clock; None while that is unknown.
         refuses_late: Whether the head is refused once its deadline can't be kept, as one of a caller's own is.
+        servers_share: The part of the servers' time that the queue can count on, above 0; 1: no other family uses them.
     """
 
     items: int
@@ -194,3 +195,4 @@ class QueueState:
     preference: Preference | None = None
     head_arrived_s: float | None = None
     refuses_late: bool = False
+    servers_share: float = 1.0

@@ -17,6 +17,10 @@ but one that has two seconds would fill a server for all of another's tenth of a
 to have it at once. What that costs in throughput it pays itself. Who has lately been refused counts like who has used
 the servers: whose requests have a tenth of a second would else never get in where each batch takes two.
 
+And a family that counts on all servers while others have a part of them takes wider networks than it has time for, and
+is late by its own doing. So policies know what part of the servers' time it can count on, and see to it that what waits
+is answered within that.
+
 What is known of each family stands in a table, [field, family], of lists in a live router and of an array in the
 simulator, which compiles the functions of such a table; therefore none of them calls another.
 """
@@ -25,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from orchestrator.policies.tables.compiled import Table
 from orchestrator.snapshot import Family
@@ -95,26 +99,49 @@ def charge(turns: Turns, family: int, run_s: float, allowed_s: float, now_s: flo
     turns[ALLOWED_S][family] = allowed_s
 
 
-def longest_run_s(turns: Turns, families: int, family: int, servers: float, now_s: float) -> float:
-    """Return how long a batch of a family may run on one of so many servers, and then none may wait there.
+class Standing(NamedTuple):
+    """What a family may do with the servers because of the others that use them.
 
-    Infinite where no other has lately used any, and for a family that had no more than its share of the servers and
-    has no more than ``PATIENT`` times the time of the others.
+    Attributes:
+        share: The part of the servers' time that it can count on, above 0 and at most 1: its weight's part, or what
+            others have lately left where that is more.
+        has_more: Whether it has lately had more than its weight's part.
+        longest_run_s: How long a batch of it may run, and then none may wait at a server; infinite: for any time.
     """
-    others, least_allowed_s = 0.0, math.inf
-    for other in range(families):
-        if other != family and now_s - turns[USED_AT_S][other] <= RECENT_S:
-            others += turns[WEIGHT][other]
-            least_allowed_s = min(least_allowed_s, turns[ALLOWED_S][other])
+
+    share: float
+    has_more: bool
+    longest_run_s: float
+
+
+def standing(turns: Turns, families: int, family: int, servers: float, now_s: float) -> Standing:
+    """Return how a family stands with the others on so many servers.
+
+    Where no other has lately used any, all is its own. Else a family that had more than its share, or has more than
+    ``PATIENT`` times the time of another, keeps its batches short.
+    """
+    others, others_used, own_used, least_allowed_s = 0.0, 0.0, 0.0, math.inf
+    for each in range(families):
+        idle_s = now_s - turns[USED_AT_S][each]
+        # The average has not seen more than the time since the family began, and so would notice a flood late.
+        seen = 1 - math.exp(-max(BRIEF_S, now_s - turns[BEGAN_S][each]) / USE_S)
+        used = turns[USED_SERVERS][each] * math.exp(-idle_s / USE_S) / seen
+        if each == family:
+            own_used = used
+        elif idle_s <= RECENT_S:
+            others += turns[WEIGHT][each]
+            others_used += used
+            least_allowed_s = min(least_allowed_s, turns[ALLOWED_S][each])
     if others == 0:
-        return math.inf
-    used = turns[USED_SERVERS][family] * math.exp((turns[USED_AT_S][family] - now_s) / USE_S)
-    # The average has not seen more than the time since the family began, and so would notice a flood late.
-    used /= 1 - math.exp(-max(BRIEF_S, now_s - turns[BEGAN_S][family]) / USE_S)
-    weight = turns[WEIGHT][family]
-    has_more = used > servers * weight / (weight + others)
+        return Standing(1.0, False, math.inf)
+    weight_part = turns[WEIGHT][family] / (turns[WEIGHT][family] + others)
+    has_more = own_used > servers * weight_part
     is_patient = turns[ALLOWED_S][family] > PATIENT * least_allowed_s
-    return LONGEST_PART * least_allowed_s if has_more or is_patient else math.inf
+    longest_s = LONGEST_PART * least_allowed_s if has_more or is_patient else math.inf
+    return Standing(max(weight_part, 1 - others_used / servers), has_more, longest_s)
+
+
+_ALONE: Final = Standing(1.0, False, math.inf)
 
 
 class FamilyTurns:
@@ -149,12 +176,12 @@ class FamilyTurns:
         """Count a batch that was sent, see ``charge``."""
         charge(self._turns, self._place(family), run_s, allowed_s, now_s)
 
-    def longest_run_s(self, family: Family, servers: int, *, now_s: float) -> float:
-        """Return how long a batch of a family may run, see ``longest_run_s``."""
+    def standing(self, family: Family, servers: int, *, now_s: float) -> Standing:
+        """Return how a family stands with the others, see ``standing``."""
         place = self._places.get(family)
         if place is None or len(self._places) < 2:
-            return math.inf
-        return longest_run_s(self._turns, len(self._places), place, servers, now_s)
+            return _ALONE
+        return standing(self._turns, len(self._places), place, servers, now_s)
 
     def _place(self, family: Family) -> int:
         place = self._places.get(family)

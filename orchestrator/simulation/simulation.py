@@ -184,6 +184,7 @@ class Simulation:
             min_accuracy=query[col.MIN_ACCURACY],
             head_arrived_s=query[col.HEAD_ARRIVED_S],
             refuses_late=bool(query[col.REFUSES_LATE]),
+            servers_share=query[col.SERVERS_SHARE],
         )
         uniforms = query[col.FIRST_UNIFORM], query[col.SECOND_UNIFORM]
         turn, margin = int(query[col.TURN]), query[col.SLACK_MARGIN]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from statistics import fmean
 
 import pytest
 
@@ -80,6 +81,17 @@ async def test_a_flood_of_five_thousand_a_second_costs_no_answer_that_has_50_ms(
         )
     assert share_in_time(beside) >= share_in_time(alone) - 0.02
     assert share_in_time(flood) < 0.2, "it is a flood"
+
+
+async def test_what_a_flood_is_refused_does_not_narrow_who_keeps_to_its_share() -> None:
+    fleet = {"a": server(0.009, 0.0012), "b": server(0.012, 0.0018)}
+    async with routed(fleet, queue_limit=1000, policy="lert:brownout") as router:
+        calm, flood = await asyncio.gather(
+            ask(router, "calm", CALM_RPS, 2.0, 400), ask(router, "flood", 5000.0, 2.0, 100)
+        )
+    widths = [int(answer.width) for answer in calm if answer is not None]
+    assert sum(answer is None for answer in flood) > 0.3 * len(flood), "many are refused all the time"
+    assert fmean(widths) > 90
 
 
 async def test_a_flood_neither_waits_at_servers_nor_sends_what_runs_for_long_beside_another_family() -> None:

@@ -73,6 +73,29 @@ def test_ten_times_too_much_of_one_family_costs_another_no_answer(policy: str, f
     assert max(lost) <= 0.04, "whoever comes first"
 
 
+def lost_beside_a_flood(policy: str, load_of_width: int | None) -> float:
+    """Return what part of its requests a family loses that asks for 0.4 of what the servers can do at some width.
+
+    It has a right to half of them; another asks for nearly ten times what there is.
+    """
+    flood = scenario(
+        requests=60_000,
+        load=10.0,
+        workload={} if load_of_width is None else {"load_of_width": load_of_width},
+        families={"calm": {"share": 0.04}, "flood": {}},
+        objectives={"shed_late": True, "queue_limit": 1000},
+    )
+    calm = results_of(flood, policy, "calm", "calm", "flood", seeds=3)
+    return fmean((each.alone_ratio or math.nan) - each.attainment_ratio for each in calm)
+
+
+@pytest.mark.parametrize("policy", ["lert:slack", "lert:reserve", "lert:brownout", "thrift"])
+def test_a_family_that_needs_most_of_its_share_counts_on_no_more_beside_a_flood(policy: str) -> None:
+    assert lost_beside_a_flood(policy, 100) <= 0.005
+    # At the narrowest width it has little time to spare, whatever is decided.
+    assert lost_beside_a_flood(policy, None) <= lost_beside_a_flood("lert:narrowest", None) + 0.02
+
+
 def test_servers_are_shared_by_weight_where_both_families_want_more() -> None:
     given = scenario(
         requests=40_000,

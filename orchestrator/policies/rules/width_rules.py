@@ -66,9 +66,11 @@ def is_kept(row: int, width: float, timely: float, rows: Table, query: Column) -
 def is_timely(row: int, factor: float, rows: Table, query: Column) -> bool:
     """Return whether the head is in time and those behind it are, as far as can be said of a fleet.
 
-    The time in which the backlog drains is multiplied by ``factor``.
+    The time in which the backlog drains is multiplied by ``factor``, or by what others' part of the servers adds to it
+    where that is more.
     """
     tail_slack_s = query[col.TAIL_DEADLINE_S] - query[col.NOW_S]
+    factor = max(factor, query[col.SLACK_MARGIN] / query[col.SERVERS_SHARE])
     return is_in_time(row, rows, query) and rows[col.ROW_DRAIN_S][row] * factor <= tail_slack_s
 
 

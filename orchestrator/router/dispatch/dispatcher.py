@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.errors import PermanentError
+from orchestrator.policies.family_turns import Standing
 from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.protocol import Binding, Outcome, Situation
@@ -200,10 +201,11 @@ class Dispatcher:
     def _candidate_set(self, queue: RequestQueue, head: PendingRequest) -> CandidateSet:
         """Return what could be done with the head of a queue."""
         key, servers = queue.key, self._fleet.servers
-        may_wait = self._longest_run_s(key.family) == math.inf
+        standing = self._standing(key.family)
+        may_wait = standing.longest_run_s == math.inf
         states = [server.state(key.family, self._bound_items(server), may_wait=may_wait) for server in servers.values()]
         tables = self._tables.update(key.family, states, self._fleet.times.latency, self._fleet.times.energy)
-        state = queue.state(head)
+        state = queue.state(head, standing.share)
         if expected := self._expected_items():
             state = replace(state, items=state.items + expected)
         situation = Situation(
@@ -305,7 +307,7 @@ class Dispatcher:
         ``decided`` is None for what was bound, of which each request knows itself what was decided.
         """
         model = server.model(queue.key.family, width)
-        longest_s = self._longest_run_s(queue.key.family)
+        longest_s = self._standing(queue.key.family).longest_run_s
         if model is None or (free := server.free_batches(model, may_wait=longest_s == math.inf)) == 0:
             return False
         items = min(items, model.max_batch_size)
@@ -338,12 +340,12 @@ class Dispatcher:
         """
         for policy in self.deciders.observing:
             for family, tables in self._tables.all():
-                if missed in (None, family) or self._longest_run_s(family) < math.inf:
+                if missed in (None, family) or self._standing(family).has_more:
                     policy.observe_miss(tables.memory)
 
-    def _longest_run_s(self, family: Family) -> float:
+    def _standing(self, family: Family) -> Standing:
         now_s = asyncio.get_running_loop().time()
-        return self._queues.turns.longest_run_s(family, len(self._fleet.driven()), now_s=now_s)
+        return self._queues.turns.standing(family, len(self._fleet.driven()), now_s=now_s)
 
     def _learn(self, batch: Batch, now_s: float) -> None:
         """Note that a batch was answered; the fleet learns how long it took, and policies what became of it."""

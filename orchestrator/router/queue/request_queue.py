@@ -116,8 +116,8 @@ class RequestQueue:
         """Yield the requests whose callers still wait, in no order."""
         return (entry[2] for entry in self._heap if entry[2].queue is self and not entry[2].is_over)
 
-    def state(self, head: PendingRequest) -> QueueState:
-        """Return this queue as a policy sees it; ``head`` is its head."""
+    def state(self, head: PendingRequest, servers_share: float = 1.0) -> QueueState:
+        """Return this queue as a policy sees it; ``head`` is its head, ``servers_share`` that of QueueState."""
         key = self.key
         return QueueState(
             items=self._own.items,
@@ -131,6 +131,7 @@ class RequestQueue:
             preference=key.preference,
             head_arrived_s=head.arrived_s,
             refuses_late=head.has_own_deadline,
+            servers_share=servers_share,
         )
 
     def items_before(self, request: PendingRequest) -> float:

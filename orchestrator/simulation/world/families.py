@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from orchestrator.policies import family_turns
+from orchestrator.policies.family_turns import Standing
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.simulation.world import columns as sim
@@ -16,16 +17,16 @@ from orchestrator.simulation.world.layout import World
 
 mark_leading = compiled(family_turns.mark_leading)
 _charge = compiled(family_turns.charge)
-_longest_run_s = compiled(family_turns.longest_run_s)
+_standing = compiled(family_turns.standing)
 
 
 @compiled
-def longest_run_s(world: World, family: int) -> float:
-    """Return how long a batch of a family may run, and then none may wait at a server; infinite: for any time."""
+def standing(world: World, family: int) -> Standing:
+    """Return how a family stands with the others."""
     families = int(world.state[sim.FAMILIES])
     if families == 1:
-        return math.inf
-    return _longest_run_s(world.queues, families, family, float(world.fleet.server_count), world.state[sim.NOW_S])
+        return Standing(1.0, False, math.inf)
+    return _standing(world.queues, families, family, float(world.fleet.server_count), world.state[sim.NOW_S])
 
 
 @compiled
@@ -41,7 +42,7 @@ def begin_decision(world: World, family: int) -> float:
     first, end = world.queues[sim.FIRST_COLUMN][family], world.queues[sim.END_COLUMN][family]
     for column in range(fleet.widths):
         world.head.allowed[column] = 1.0 if first <= column < end else 0.0
-    if longest_run_s(world, family) == math.inf:
+    if standing(world, family).longest_run_s == math.inf:
         return 0.0
     waiting = fleet.servers[col.WAITING_LIMIT][0]  # the same at all servers
     _limit_waiting(world, -waiting)
@@ -65,7 +66,7 @@ def _limit_waiting(world: World, more: float) -> None:
 @compiled
 def most_items(world: World, family: int, model: int, items: float) -> float:
     """Return how many of so many items a batch may have, by what it may take of others' time; at least one."""
-    longest_s, models = longest_run_s(world, family), world.fleet.models
+    longest_s, models = standing(world, family).longest_run_s, world.fleet.models
     per_item_s = models[col.PER_ITEM_S][model]
     if longest_s == math.inf or per_item_s <= 0:
         return items

@@ -290,6 +290,7 @@ def _write_query(world: World, family: int) -> None:
     query[col.SECOND_UNIFORM] = requests[sim.SECOND_UNIFORM][head]
     query[col.HEAD_ARRIVED_S] = requests[sim.ARRIVED_S][head]
     query[col.REFUSES_LATE] = state[sim.SHEDS_LATE]
+    query[col.SERVERS_SHARE] = families.standing(world, family).share
 
 
 @compiled
@@ -332,7 +333,7 @@ def _has_any_room(world: World) -> bool:
 def _has_room(world: World, server: int, column: int, family: int) -> bool:
     """Return whether a server, which answers itself, may be sent a batch; done batches take no room."""
     fleet = world.fleet
-    may_wait = families.longest_run_s(world, family) == math.inf
+    may_wait = families.standing(world, family).longest_run_s == math.inf
     total, of_width = 0.0, 0.0
     for slot in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
         if math.isnan(world.held[sim.DONE_S][slot]):

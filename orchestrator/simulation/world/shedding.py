@@ -30,12 +30,12 @@ _longest_service_s = compiled(queue_rules.longest_service_s)
 
 @compiled
 def arrive(world: World, request: int) -> bool:
-    """Let a request wait, in place of less important ones if need be, or give it up; return whether there was room."""
-    if _make_room(world, request):
-        enqueue(world, request)
-        return True
-    give_up(world, request, sim.SHED)
-    return False
+    """Let a request wait, in place of less important ones if need be, or give it up; return whether it waits."""
+    if not _make_room(world, request):
+        give_up(world, request, sim.SHED)
+        return False
+    enqueue(world, request)
+    return bool(world.requests[sim.STATUS][request] == sim.WAITING)
 
 
 @compiled

@@ -7,7 +7,8 @@ The fluid optimum of accuracy under a budget of joules gives each server the wid
 is largest, with one price for the whole fleet (the multiplier of the budget). So machines that need few joules an item
 run wide and the others narrow, where a rule that picks one width for all pays the dearest machine's price for it. What
 a server's time is worth is left to deadlines: weighed are only (server, width) that are in time for the head, up to the
-widest width at which the fleet would answer what waits in a ``reserve``-th of its time (policies.rules.drain);
+widest width at which the fleet would answer what waits in a ``reserve``-th of its time (policies.rules.drain), or in
+less where other families have most of the servers;
 where none is, the queue is drained as is said there. Where requests that can't be kept are refused, the queue is made
 short by that: the narrowest width counts always, and heads are answered in time.
 
@@ -86,7 +87,7 @@ def choose_thrifty(rule: Column, rows: Table, count: int, query: Column) -> tupl
     energy, latency = _weights(rule, most - least, query)
     slack_s = max(1e-9, query[col.HEAD_DEADLINE_S] - query[col.NOW_S])
     prices = _Prices(least, most, reference_j, energy, latency * query[col.SLACK_MARGIN] / slack_s)
-    reserve = max(knob(rule, _RESERVE), query[col.SLACK_MARGIN])
+    reserve = max(knob(rule, _RESERVE), query[col.SLACK_MARGIN] / query[col.SERVERS_SHARE])
     widest = widest_draining((query[col.TAIL_DEADLINE_S] - query[col.NOW_S]) / reserve, rows, count, query)
     if query[col.REFUSES_LATE] != 0:
         widest = max(widest, nearest_width(0.0, rows, count))
