@@ -1,8 +1,8 @@
-"""Two gateways over one fleet against one: sharing it, and each for itself, on real Tritons that emulate slow machines.
+"""Several gateways over one fleet against one: sharing it, and each for itself, on real Tritons that emulate slow ones.
 
-``make bench-sharing`` writes ``docs/benchmarks/sharing.json`` and ``sharing.md``. Requests go to both gateways in turn,
-and all set-ups take turns with the same arrivals. What sharing costs is the difference to one gateway, within rounds.
-Each run is kept as it comes, so whoever is interrupted starts it again and goes on.
+``make bench-sharing`` writes ``docs/benchmarks/sharing.json`` and ``sharing.md``. Requests go to all gateways of a
+set-up in turn, and all set-ups take turns with the same arrivals. What sharing costs is the difference to one gateway,
+within rounds. Each run is kept as it comes, so whoever is interrupted starts it again and goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,15 @@ from orchestrator.reporting.claim import Claim, Interval
 from orchestrator.reporting.journal import Journal, differences
 
 FAMILY = "fashion"
-ONE, SHARING, APART = "one gateway", "two that share", "two, each for itself"
-SLOWDOWNS = (36.0, 36.0)
+SHARING = {2: "two that share", 4: "four that share", 8: "eight that share"}
+ONE, APART = "one gateway", "two, each for itself"
+SLOWDOWNS = (72.0,) * 4
 """So slow that two cores hold servers, gateways and the sender at twice what the servers answer."""
 RATIOS = (0.5, 0.9, 1.2, 2.0)
 """Requests over what the fleet answers at its narrowest width."""
 DEADLINE_S = 0.3
 COST = 0.01
-"""Of the requests that are answered in time by one gateway, which two that share it may answer less."""
+"""Of the requests that are answered in time by one gateway, which those that share its fleet may answer less."""
 _WARM_UP_S = 1.0
 _REST_S = 0.5
 _SETTLE_S = 5.0
@@ -90,7 +92,7 @@ class Taken:
 
 def about(machine: Machine, seconds: float) -> Mapping[str, Any]:
     """Return what the parts of a run must have in common."""
-    own = {"seconds": seconds, "slowdowns": list(SLOWDOWNS), "deadline_s": DEADLINE_S}
+    own = {"seconds": seconds, "slowdowns": list(SLOWDOWNS), "deadline_s": DEADLINE_S, "gateways": list(SHARING)}
     return {"cpu": machine.cpu, "cpus": machine.cpus, "kernel": machine.kernel, **own}
 
 
@@ -102,7 +104,7 @@ def about(machine: Machine, seconds: float) -> Mapping[str, Any]:
 @click.option("--rounds", type=click.IntRange(2), default=5, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=2), default=4.0, show_default=True, help="Of each run.")
 def main(repository: Path, out: Path, sample: Path, journal: Path, rounds: int, seconds: float) -> None:
-    """Measure one gateway, two that share its fleet, and two that don't; go on where the journal ends."""
+    """Measure one gateway, several that share its fleet, and two that don't; go on where the journal ends."""
     machine, say = describe_machine(), start_clock()
     taken = Taken(about(machine, seconds))
     try:
@@ -162,10 +164,9 @@ async def open_set_ups(repository: Path, folder: Path) -> AsyncIterator[list[Set
             ServerSettings(name=f"s{number}", grpc=server.grpc_address, emulated_slowdown=slowdown)
             for number, (server, slowdown) in enumerate(zip(servers, SLOWDOWNS, strict=True))
         )
-        listen = [f"{LOOPBACK}:{port}" for port in choose_free_ports(2)]
-        peers = [PeerSettings(listen=own, addresses=tuple(listen), name=f"g{n}") for n, own in enumerate(listen)]
         found = []
-        members_of: dict[str, Sequence[PeerSettings | None]] = {ONE: [None], SHARING: peers, APART: [None, None]}
+        members_of: dict[str, Sequence[PeerSettings | None]] = {ONE: [None], APART: [None, None]}
+        members_of |= {name: _peers(count) for count, name in SHARING.items()}
         for name, members in members_of.items():
             addresses = []
             for member in members:
@@ -173,6 +174,11 @@ async def open_set_ups(repository: Path, folder: Path) -> AsyncIterator[list[Set
             found.append(SetUp(name, await find_target("grpc", "+".join(addresses), FAMILY)))
         await asyncio.sleep(_SETTLE_S)
         yield found
+
+
+def _peers(count: int) -> list[PeerSettings]:
+    listen = [f"{LOOPBACK}:{port}" for port in choose_free_ports(count)]
+    return [PeerSettings(listen=own, addresses=tuple(listen), name=f"g{n}") for n, own in enumerate(listen)]
 
 
 async def _run_gateway(
@@ -199,12 +205,12 @@ async def _run_gateway(
 
 
 def draw_claims(rows: Sequence[Row]) -> Iterator[Claim]:
-    """Yield for each load what sharing costs of the requests that are answered in time, in points."""
-    for ratio in RATIOS:
+    """Yield for each number of gateways and load what sharing costs of what is answered in time, in points."""
+    for sharing, ratio in product(SHARING.values(), RATIOS):
         in_time = {(row.set_up, row.round): row.in_time for row in rows if row.ratio == ratio}
         rounds = sorted({number for _, number in in_time})
-        lost = mean_of([100 * (in_time[ONE, number] - in_time[SHARING, number]) for number in rounds])
-        name = f"at {ratio:g} of the capacity, what two that share lose against one"
+        lost = mean_of([100 * (in_time[ONE, number] - in_time[sharing, number]) for number in rounds])
+        name = f"at {ratio:g} of the capacity, what {sharing} lose against one"
         yield Claim(name, lost.value, "points in time", 100 * COST, interval=Interval(lost.least, lost.most))
 
 
@@ -212,10 +218,10 @@ def make_page(taken: Taken, claims: Sequence[Claim], machine: Machine) -> Iterat
     """Yield the page."""
     yield Heading(1, "Gateways that share a fleet")
     yield Text(
-        f"Made by `make bench-sharing` on {machine}. Two Tritons that emulate machines {SLOWDOWNS[0]:g} times as slow, "
-        f"together {taken.capacity_rps:.0f} requests a second at the narrowest width; Poisson arrivals of one image "
-        f"each, a deadline of {DEADLINE_S * 1e3:g} ms, sent to both gateways in turn. All set-ups take turns with the "
-        "same arrivals. A load is the requests sent over that capacity."
+        f"Made by `make bench-sharing` on {machine}. {len(SLOWDOWNS)} Tritons that emulate machines {SLOWDOWNS[0]:g} "
+        f"times as slow, together {taken.capacity_rps:.0f} requests a second at the narrowest width; Poisson arrivals "
+        f"of one image each, a deadline of {DEADLINE_S * 1e3:g} ms, sent to all gateways of a set-up in turn. All "
+        "set-ups take turns with the same arrivals. A load is the requests sent over that capacity."
     )
     yield Heading(2, "Answered in time")
     rows = []

@@ -109,6 +109,11 @@ class Connection(Incoming[T]):
         self.write(window_update_frame(0, self.limits.connection_window_bytes - DEFAULT_WINDOW))
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the peer has sent its SETTINGS."""
+        return self._reader.is_open
+
+    @property
     def unread_bytes(self) -> int:
         """The bytes that have come and that no turn has taken yet."""
         return self._reader.unread_bytes

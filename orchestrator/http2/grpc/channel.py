@@ -5,7 +5,8 @@ which a caller waits for; this spends a tenth of it, in the loop. A call that a 
 its answer is dropped (see ``client_call``). What the server certainly has not begun (it refused the stream, or is going
 away) is sent once more on a new connection.
 
-A server that can't be reached is tried again after a pause; calls meanwhile fail at once, as with gRPC's own channels.
+A server that can't be reached, or ends each connection before it has said anything, is tried again after a pause; calls
+meanwhile fail at once, as with gRPC's own channels.
 No keepalive pings are sent, which Triton would take for an attack; a peer that is gone without a word is noticed by
 TCP, or by who waits for its answers (``set_aside``). A connection that is going away lets what is under way on it end,
 while new calls go over the next one.
@@ -50,6 +51,7 @@ _CONNECT_S: Final = 0.5
 is quicker than the old one's next SYN."""
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 0.5  # so that a server that comes back is found within a second
+_ENDED: Final = "the server ended the connection at once"
 _UNACKNOWLEDGED_MS: Final = 20_000
 _MOST_ASIDE: Final = 2
 """Of a server that stands still; its kernel takes connections all the same."""
@@ -110,7 +112,7 @@ class Connector:
         if connection is None or not connection.is_usable:
             connection = await self._make()
             if not connection.is_usable:  # it was lost before who waited for it went on, and would answer nothing
-                raise RpcError("UNAVAILABLE", "failed to connect: the server ended the connection at once")
+                raise RpcError("UNAVAILABLE", f"failed to connect: {_ENDED}")
         if connection.open_streams >= connection.peer_max_streams:
             raise RpcError("UNAVAILABLE", "failed to connect: the server takes no more calls at a time")
         return connection
@@ -131,8 +133,11 @@ class Connector:
 
     def _note_connected(self, task: asyncio.Task[Any]) -> None:
         self._connecting = None
-        if not task.cancelled() and task.exception() is None:
-            self._pause_s = _FIRST_PAUSE_S
+
+    def _pause(self, reason: str) -> None:
+        self._problem = f"failed to connect: {reason}"
+        self._not_before_s = time.monotonic() + self._pause_s
+        self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
 
     async def _open(self) -> Connection[ResponseHead]:
         host, _, port = self.address.rpartition(":")
@@ -142,14 +147,15 @@ class Connector:
             async with asyncio.timeout(_CONNECT_S):
                 transport, protocol = await self._connect(host.strip("[]"), int(port))
         except (OSError, TimeoutError) as exc:
-            self._problem = f"failed to connect: {_reason_of(exc)}"
-            self._not_before_s = time.monotonic() + self._pause_s
-            self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
+            self._pause(_reason_of(exc))
             raise RpcError("UNAVAILABLE", self._problem) from exc
         _watch(transport.get_extra_info("socket"))
-        self._protocol = protocol
         assert protocol.connection is not None
         connection: Connection[ResponseHead] = protocol.connection
+        if connection.is_usable:
+            self._protocol = protocol
+        else:
+            self._pause(_ENDED)
         return connection
 
     async def _connect(self, host: str, port: int) -> tuple[asyncio.Transport, Http2Protocol]:
@@ -178,6 +184,10 @@ class Connector:
         self._protocols.discard(protocol)
         if protocol is self._protocol:
             self._protocol = None
+            if protocol.connection is not None and protocol.connection.has_begun:
+                self._pause_s = _FIRST_PAUSE_S
+            else:
+                self._pause(_ENDED)
         if not self._protocols:
             self._all_lost.set()
 

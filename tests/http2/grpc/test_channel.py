@@ -254,6 +254,22 @@ def test_a_connection_that_is_lost_as_it_is_made_is_told(loop_factory: Any) -> N
         runner.run(ask())
 
 
+async def test_a_server_that_ends_each_connection_at_once_is_not_asked_by_every_call() -> None:
+    dialled = 0
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dialled
+        dialled += 1
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        channel = GrpcChannel(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        told = {await refused(channel) for _ in range(200)}
+        assert {status for status, _ in told} == {"UNAVAILABLE"}
+        assert dialled < 100
+        await channel.close(drain_s=0)
+
+
 @pytest.mark.parametrize(
     "script",
     [
