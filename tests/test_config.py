@@ -116,6 +116,19 @@ def test_a_metrics_url_that_can_t_be_asked_is_named_with_a_remedy(url: str) -> N
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["collector", "ftp://x", "http://h:0/v1/traces", "''"])
+def test_a_collector_that_can_t_be_told_is_named_with_a_remedy(url: str) -> None:
+    text = "servers: [{{name: a, grpc: 'h:1'}}]\ngateway: {{tracing: {{endpoint: {}}}}}"
+    assert parse_fleet(text.format("https://h/v1/traces")).gateway.tracing is not None
+    with pytest.raises(ConfigError, match=r"gateway\.tracing\.endpoint: must be an http:// or https:// URL .*4318/v1"):
+        parse_fleet(text.format(url))
+
+
+def test_spans_have_a_service() -> None:
+    with pytest.raises(ConfigError, match=r"gateway\.tracing\.service_name: must have at least 1 characters"):
+        parse_fleet("servers: [{name: a, grpc: 'h:1'}]\ngateway: {tracing: {service_name: ''}}")
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [

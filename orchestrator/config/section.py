@@ -74,18 +74,21 @@ def _check_policy(name: str, info: ValidationInfo) -> str:
     return name
 
 
-def _check_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        is_one = parts.scheme == "http" and bool(parts.hostname) and " " not in url and parts.port != 0
-    except ValueError:  # a port that is no number or above 65535, brackets that don't close
-        is_one = False
-    if not is_one:
-        raise ValueError(
-            "must be an http:// URL with a host, and a port from 1 to 65535 if any; give a URL such as "
-            "http://127.0.0.1:8002/metrics"
-        )
-    return url
+def _check_url(*schemes: str, example: str) -> AfterValidator:
+    def check(url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            is_one = parts.scheme in schemes and bool(parts.hostname) and " " not in url and parts.port != 0
+        except ValueError:  # a port that is no number or above 65535, brackets that don't close
+            is_one = False
+        if not is_one:
+            kinds = " or ".join(f"{scheme}://" for scheme in schemes)
+            raise ValueError(
+                f"must be an {kinds} URL with a host, and a port from 1 to 65535 if any; give a URL such as {example}"
+            )
+        return url
+
+    return AfterValidator(check)
 
 
 Address = Annotated[
@@ -108,8 +111,11 @@ GpuUuid = Annotated[
 """A device of the host, whatever its place among others."""
 PolicyName = Annotated[str, AfterValidator(_check_policy)]
 """A policy by its name, see orchestrator.policies.parsing."""
-Url = Annotated[str, AfterValidator(_check_url), Field(json_schema_extra={"format": "uri"})]
+_IS_URL = Field(json_schema_extra={"format": "uri"})
+Url = Annotated[str, _check_url("http", example="http://127.0.0.1:8002/metrics"), _IS_URL]
 """An ``http://`` URL with a host, and a port that can be one if it names any."""
+CollectorUrl = Annotated[str, _check_url("http", "https", example="http://127.0.0.1:4318/v1/traces"), _IS_URL]
+"""The same, or one with ``https://``."""
 
 
 def parse_settings(kind: type[SectionT], text: str, *, source: str, start: str, is_secret: bool = False) -> SectionT:

@@ -26,6 +26,7 @@ def test_addresses_urls_and_paths_come_from_the_environment_in_place_of_the_file
         {
             "SLIM_GATEWAY__GRPC": "0.0.0.0:7",
             "SLIM_GATEWAY__AUTH__TOKENS_FILE": "/run/tokens.yaml",
+            "SLIM_GATEWAY__TRACING__ENDPOINT": "https://collector:4318/v1/traces",
             "SLIM_SERVERS__GPU_0__GRPC": "10.0.0.1:8001",
             "SLIM_SERVERS__B__METRICS": "http://10.0.0.2:8002/metrics",
             "HOME": "/root",
@@ -34,6 +35,8 @@ def test_addresses_urls_and_paths_come_from_the_environment_in_place_of_the_file
     assert fleet.gateway.grpc == "0.0.0.0:7"
     assert fleet.gateway.auth is not None
     assert fleet.gateway.auth.tokens_file == Path("/run/tokens.yaml")
+    assert fleet.gateway.tracing is not None
+    assert fleet.gateway.tracing.endpoint == "https://collector:4318/v1/traces"
     assert [server.grpc for server in fleet.servers] == ["10.0.0.1:8001", "h:2"]
     assert fleet.servers[1].metrics == "http://10.0.0.2:8002/metrics"
     assert origins["servers", 0, "grpc"] == "SLIM_SERVERS__GPU_0__GRPC"
