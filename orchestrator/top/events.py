@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import aiohttp
@@ -16,7 +17,7 @@ _SILENT_S = 600.0
 _EVENT_LIMIT_BYTES = 16 << 20
 
 
-async def watch(address: str, find: str = "") -> AsyncIterator[Document | str]:
+async def watch(address: str, find: str = "") -> AsyncGenerator[Document | str]:
     """Yield the document of each event for ever, and in words why there is none while the gateway is away.
 
     Args:
@@ -42,6 +43,19 @@ async def watch(address: str, find: str = "") -> AsyncIterator[Document | str]:
             except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as exc:
                 yield f"no gateway answers at {address} ({exc or type(exc).__name__})"
             await asyncio.sleep(_AGAIN_S)
+
+
+async def read_alerts(address: str, *, timeout_s: float) -> list[dict[str, str]] | str:
+    """Return the alerts that stand now, each with its ``level`` and ``text``; in words why none are known."""
+    try:
+        async with asyncio.timeout(timeout_s), aclosing(watch(address)) as events:
+            document = await anext(events)
+    except TimeoutError:
+        return f"no gateway answers at {address} within {timeout_s:g} s"
+    if isinstance(document, str):
+        return document
+    alerts: list[dict[str, str]] | None = document.get("alerts")
+    return f"the gateway at {address} starts, or ends" if alerts is None else alerts
 
 
 def _read(data: bytes) -> Document:
