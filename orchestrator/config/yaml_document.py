@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import yaml
+from yaml.constructor import ConstructorError
+from yaml.reader import ReaderError
 
 from orchestrator.validation import Location, quote_value
 
@@ -61,7 +63,7 @@ class _Loader(yaml.SafeLoader):
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:  # of int or datetime
             kind = _KINDS.get(node.tag.rpartition(":")[2], "such value")
             why = f"{quote_value(node.value)} is no {kind}; put quotes around it if it is text"
-            raise yaml.constructor.ConstructorError(None, None, why, node.start_mark) from exc
+            raise ConstructorError(None, None, why, node.start_mark) from exc
 
 
 def read_yaml(text: str) -> YamlDocument:
@@ -86,7 +88,7 @@ def say_problem(error: Exception, *, is_secret: bool) -> str:
         return where if mark is None else f"see {where}"
     if isinstance(error, RecursionError):
         return "lists and keys are nested too deeply in it"
-    if isinstance(error, yaml.reader.ReaderError):
+    if isinstance(error, ReaderError):
         return f"it has the character number {error.character}, which no text has"
     why = " ".join(str(getattr(error, "problem", None) or error).split())
     for pattern, words in _WORDS:
