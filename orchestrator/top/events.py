@@ -1,10 +1,9 @@
-"""The status page's events as a terminal reads them; one that is away is asked again and again."""
+"""The status page's events as a terminal reads them, again and again while it is away; and its alerts, read once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
@@ -17,7 +16,7 @@ _SILENT_S = 600.0
 _EVENT_LIMIT_BYTES = 16 << 20
 
 
-async def watch(address: str, find: str = "") -> AsyncGenerator[Document | str]:
+async def watch(address: str, find: str = "") -> AsyncIterator[Document | str]:
     """Yield the document of each event for ever, and in words why there is none while the gateway is away.
 
     Args:
@@ -47,15 +46,18 @@ async def watch(address: str, find: str = "") -> AsyncGenerator[Document | str]:
 
 async def read_alerts(address: str, *, timeout_s: float) -> list[dict[str, str]] | str:
     """Return the alerts that stand now, each with its ``level`` and ``text``; in words why none are known."""
+    timeout = aiohttp.ClientTimeout(timeout_s)
     try:
-        async with asyncio.timeout(timeout_s), aclosing(watch(address)) as events:
-            document = await anext(events)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"http://{address}/status") as answer:
+            document = orjson.loads(await answer.read())
     except TimeoutError:
         return f"no gateway answers at {address} within {timeout_s:g} s"
-    if isinstance(document, str):
-        return document
-    alerts: list[dict[str, str]] | None = document.get("alerts")
-    return f"the gateway at {address} starts, or ends" if alerts is None else alerts
+    except (aiohttp.ClientError, OSError) as exc:
+        return f"no gateway answers at {address} ({exc})"
+    except ValueError:
+        return f"what answers at {address} is no gateway"
+    alerts = document.get("alerts") if isinstance(document, Mapping) else None
+    return alerts if isinstance(alerts, list) else f"the gateway at {address} starts, ends, or is of another version"
 
 
 def _read(data: bytes) -> Document:
