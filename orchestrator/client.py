@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from numpy.typing import NDArray
 
@@ -27,6 +28,7 @@ from orchestrator.triton.infer_wire import InferRequests, decode_outputs, encode
 from orchestrator.triton.messages import SERVICE, pb
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Array = NDArray[Any]
 
 _INFER: Final = f"/{SERVICE}/ModelInfer"
@@ -66,7 +68,8 @@ class AsyncClient:
         token: The caller's token, where the gateways ask for one.
         tls: How to talk TLS, for these gateways alone, because it is told to speak HTTP/2; None: plain.
         attempts: How often a request may be sent, over all gateways.
-        timeout_s: The longest that a request may take, its repetitions included.
+        timeout_s: The longest that a request may take, its repetitions included. A gateway that takes a call and then
+            says nothing has all of it, for it may have begun.
 
     Example:
         async with AsyncClient("gateway-1:8081", "gateway-2:8081") as client:
@@ -83,6 +86,8 @@ class AsyncClient:
     ) -> None:
         if not gateways:
             raise ValueError("no gateway; give the address of one as host:port")
+        if attempts < 1:
+            raise ValueError(f"attempts is {attempts}, so that nothing would be sent; give 1 or more")
         if tls is not None:
             tls.set_alpn_protocols(["h2"])
         self._channels = [GrpcChannel(address, tls=tls) for address in gateways]
@@ -169,6 +174,18 @@ class AsyncClient:
         return _read(message, model)
 
 
+def _waiting(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Client, P], T]:
+    """Return a method as ``Client`` has it, of the same arguments, for one of ``AsyncClient``."""
+
+    @wraps(method)
+    def wait(self: Client, /, *args: P.args, **options: P.kwargs) -> T:
+        return self._run(method(self._client, *args, **options))
+
+    return wait
+
+
 class Client:
     """As ``AsyncClient``, for callers without an event loop: it has one in a thread of its own; any thread may call.
 
@@ -177,11 +194,18 @@ class Client:
             answer = client.infer("fashion", {"pixels": pixels}, deadline_ms=50)
     """
 
-    def __init__(self, *gateways: str, **options: Any) -> None:
+    def __init__(
+        self,
+        *gateways: str,
+        token: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        attempts: int = 4,
+        timeout_s: float = 60.0,
+    ) -> None:
+        self._client = AsyncClient(*gateways, token=token, tls=tls, attempts=attempts, timeout_s=timeout_s)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="slim client", daemon=True)
         self._thread.start()
-        self._client = self._run(_make(gateways, options))
 
     def __enter__(self) -> Self:
         return self
@@ -189,9 +213,7 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def infer(self, model: str, inputs: Mapping[str, Array], **options: Any) -> Decided:
-        """Return the answer to a batch of items; as ``AsyncClient.infer``."""
-        return self._run(self._client.infer(model, inputs, **options))
+    infer = _waiting(AsyncClient.infer)
 
     def close(self) -> None:
         """Let go of the connections and end the thread."""
@@ -203,10 +225,6 @@ class Client:
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
-
-
-async def _make(gateways: tuple[str, ...], options: Mapping[str, Any]) -> AsyncClient:
-    return AsyncClient(*gateways, **options)
 
 
 def _read(message: bytes, model: str) -> Decided:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import ssl
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,25 @@ def test_without_an_event_loop_it_is_the_same() -> None:
             return client.infer("fashion", items(), width=75)
 
     asyncio.run(serve(asyncio.Event()))
+
+
+def test_both_clients_take_the_same_arguments() -> None:
+    for name in ("__init__", "infer"):
+        ours, theirs = (inspect.signature(getattr(kind, name)) for kind in (Client, AsyncClient))
+        assert ours.parameters == theirs.parameters
+
+
+@pytest.mark.parametrize(
+    ("gateways", "options", "kind"),
+    [((), {}, ValueError), (("h:1",), {"attempts": 0}, ValueError), (("h:1",), {"tokn": "x"}, TypeError)],
+)
+def test_wrong_arguments_leave_no_thread_behind(
+    gateways: tuple[str, ...], options: dict[str, Any], kind: type[Exception]
+) -> None:
+    before = threading.active_count()
+    with pytest.raises(kind):
+        Client(*gateways, **options)
+    assert threading.active_count() == before
 
 
 @pytest.mark.virtual_time

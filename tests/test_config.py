@@ -45,17 +45,14 @@ def test_rendering_and_reading_are_inverse() -> None:
             "servers: [{name: a, grpc: 'h:1'}]\nrouter: {discovery_period_s: 9, guard: {stale_after_s: 9}}",
             "stale_after_s 9 is not above discovery_period_s 9.*raise it",
         ),
-        ("", "holds no mapping; it starts with 'servers:'"),
-        ("- a", "holds no mapping"),
-        ("a: [", r"is no YAML: line 1, column 5: expected the node content"),
+        ("", "holds no keys; it starts with 'servers:'"),
+        ("- a", "holds no keys"),
+        ("a: [", r"is no YAML: line 1, column 5: there is no value where one belongs"),
         ("[" * 3000, "is no YAML: lists and keys are nested too deeply in it"),
         ("null: 1\nservers: [{name: a, grpc: 'h:1'}]", r"fleet\.yaml: the file: a key must be text, got null"),
         ("servers: [{name: a, grpc: 'h:1'}]\nrouter: {7: 1}", r"line 2: router: a key must be text, got 7"),
-        ("a: 2026-02-30", "is no YAML: day is out of range for month"),
-        ("a: !!int x", "is no YAML"),
-        ("a: !!timestamp x", "is no YAML"),
-        ("a: !!bool x", "is no YAML"),
-        ("a: " + "9" * 5000, "is no YAML"),
+        ("a: 2026-02-30", "is no YAML: line 1, column 4: '2026-02-30' is no date; put quotes around it if it"),
+        ("\na: " + "9" * 5000, "is no YAML: line 2, column 4: '99.*9… is no whole number"),
         ("router: {}", "key servers is missing"),
         ("servers: []", "servers: must have at least 1, but has 0"),
         ("servers: [{name: a}]", r"key servers\[0\]\.grpc is missing"),
@@ -114,6 +111,19 @@ def test_a_metrics_url_that_can_t_be_asked_is_named_with_a_remedy(url: str) -> N
     with pytest.raises(ConfigError, match=r"servers\[0\]\.metrics: .*give a URL such as http://.*, got") as caught:
         parse_fleet(f"servers: [{{name: a, grpc: 'h:1', metrics: '{url}'}}]")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["collector", "ftp://x", "http://h:0/v1/traces", "''"])
+def test_a_collector_that_can_t_be_told_is_named_with_a_remedy(url: str) -> None:
+    text = "servers: [{{name: a, grpc: 'h:1'}}]\ngateway: {{tracing: {{endpoint: {}}}}}"
+    assert parse_fleet(text.format("https://h/v1/traces")).gateway.tracing is not None
+    with pytest.raises(ConfigError, match=r"gateway\.tracing\.endpoint: must be an http:// or https:// URL .*4318/v1"):
+        parse_fleet(text.format(url))
+
+
+def test_spans_have_a_service() -> None:
+    with pytest.raises(ConfigError, match=r"gateway\.tracing\.service_name: must have at least 1 characters"):
+        parse_fleet("servers: [{name: a, grpc: 'h:1'}]\ngateway: {tracing: {service_name: ''}}")
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,20 @@ def test_gymnasiums_own_checker_finds_nothing() -> None:
     check_env(gymnasium.make(f"orchestrator.fleet_env:{ID}").unwrapped, skip_render_check=True)
 
 
+def test_it_is_made_by_its_name_once_its_module_was_named_or_imported() -> None:
+    for known in (f"gymnasium.make('orchestrator.fleet_env:{ID}')", "import orchestrator.fleet_env"):
+        script = f"""
+import gymnasium
+try:
+    gymnasium.make({ID!r})
+except gymnasium.error.Error:
+    {known}
+    print(gymnasium.make({ID!r}).unwrapped)
+"""
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "FleetEnv" in done.stdout
+
+
 def test_every_request_of_an_episode_ends_and_equal_seeds_are_equal_episodes() -> None:
     env = FleetEnv(preference=(0.5, 0.2, 0.3))
     earned, totals = play(env, at_random(1), seed=7)

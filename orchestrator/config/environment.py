@@ -19,7 +19,6 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from orchestrator.errors import ConfigError
 from orchestrator.validation import Location, key_path
 
 _FORM: Final = re.compile(r"SLIM_[A-Z0-9]+(_[A-Z0-9]+)*__\w+")
@@ -29,17 +28,14 @@ _PLACES: Final = ("host-port", "path", "uri")
 
 def override(
     kind: type[BaseModel], values: dict[str, Any], environment: Mapping[str, str]
-) -> tuple[dict[str, Any], Mapping[Location, str]]:
-    """Return the values of a file with those from the environment, and the variable that gave each of them.
+) -> tuple[dict[str, Any], Mapping[Location, str], tuple[str, ...]]:
+    """Return the values of a file with those from the environment, the variable that gave each of them, and refusals.
 
-    An empty variable counts as none.
-
-    Raises:
-        ConfigError: when a variable of the form is none of such a key, or of more than one.
+    An empty variable counts as none. One of the form that stands for no such key, or for more than one, is refused.
     """
     given = {name: text for name, text in environment.items() if text and _FORM.fullmatch(name)}
     if not given:
-        return values, {}
+        return values, {}, ()
     from orchestrator.config.schema import settings_schema  # takes a while, which hardly any process needs
 
     schema = settings_schema(kind)
@@ -47,16 +43,18 @@ def override(
     for variable, location in _variables(schema, schema, values, "SLIM_", ()):
         known[variable].append(location)
     origins: dict[Location, str] = {}
+    refusals = []
     of_absent = [re.compile(variable.replace("*", r"\w+")) for variable in known if "*" in variable]
     for variable, text in sorted(given.items()):
         if variable not in known and any(each.fullmatch(variable) for each in of_absent):
             continue
         if len(known[variable]) != 1:
-            raise ConfigError(_refusal(variable, known))
+            refusals.append(_refusal(variable, known))
+            continue
         (location,) = known[variable]
         values = _with(values, location, text)
         origins[location] = variable
-    return values, origins
+    return values, origins, tuple(refusals)
 
 
 def without_overrides(environment: Mapping[str, str]) -> dict[str, str]:

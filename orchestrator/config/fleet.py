@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -14,7 +14,17 @@ from orchestrator.config.controller import ControllerSettings
 from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
 from orchestrator.config.families import FamilySettings
 from orchestrator.config.gateway import GatewaySettings
-from orchestrator.config.section import Address, GpuUuid, Name, PolicyName, Section, Url, parse_settings, read_settings
+from orchestrator.config.section import (
+    Address,
+    GpuUuid,
+    Name,
+    PolicyChecks,
+    PolicyName,
+    Section,
+    Url,
+    parse_settings,
+    read_settings,
+)
 from orchestrator.errors import ConfigError
 from orchestrator.files import read_file
 from orchestrator.validation import Distinct, Location, quote_value
@@ -287,6 +297,12 @@ class FleetSettings(Section):
                 "is a part; lower it, or leave it out for half of that"
             )
 
+    def _refusals(self, policies: PolicyChecks) -> Iterator[str]:
+        try:
+            policies.of_router(self.router)
+        except ConfigError as exc:
+            yield f"router: {exc}"
+
 
 def load_fleet(path: Path) -> FleetSettings:
     """Return the settings in a file; raises ConfigError when it can't be read, or says what is not allowed.
@@ -297,17 +313,19 @@ def load_fleet(path: Path) -> FleetSettings:
 
 
 def read_fleet(
-    path: Path, environment: Mapping[str, str], check_policy: Callable[[str], object] | None = None
+    path: Path, environment: Mapping[str, str], policies: PolicyChecks | None = None
 ) -> tuple[FleetSettings, Mapping[Location, str]]:
     """Return the settings in a file, and where each that is no default was given; see ``read_settings``."""
     try:
         text = read_file(path, most_bytes=_MOST_BYTES).decode()
     except FileNotFoundError:
         raise ConfigError(f"no fleet file at {path}; 'slimsched local up' writes one") from None
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"can't read {path} ({exc})") from exc
+    except OSError as exc:
+        raise ConfigError(f"can't read {path} ({exc.strerror or exc})") from exc
+    except UnicodeDecodeError:
+        raise ConfigError(f"can't read {path}: it is no UTF-8 text; save it as such") from None
     return read_settings(
-        FleetSettings, text, source=str(path), start="servers", environment=environment, check_policy=check_policy
+        FleetSettings, text, source=str(path), start="servers", environment=environment, policies=policies
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from orchestrator.config.section import Address, Name, Section
+from orchestrator.config.section import Address, CollectorUrl, Name, Section
 from orchestrator.validation import Distinct
 
 
@@ -84,11 +84,11 @@ class PassOnModelSettings(Section):
 class TracingSettings(Section):
     """Spans of requests, sent to a collector of OpenTelemetry; needs the extra ``otel``."""
 
-    endpoint: str = "http://127.0.0.1:4318/v1/traces"
+    endpoint: CollectorUrl = "http://127.0.0.1:4318/v1/traces"
     """Where spans go, by OTLP over HTTP."""
     sample_ratio: float = Field(default=0.01, ge=0, le=1)
     """Part of the requests without a trace context that are traced; of others their caller has decided."""
-    service_name: str = "slim-scheduler-gateway"
+    service_name: str = Field(default="slim-scheduler-gateway", min_length=1)
     """What spans are called by in the collector."""
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
+import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -18,7 +19,7 @@ from pydantic import (
 )
 
 from orchestrator.config.environment import override
-from orchestrator.config.yaml_document import read_yaml
+from orchestrator.config.yaml_document import read_yaml, say_problem
 from orchestrator.errors import ConfigError, SettingsError
 from orchestrator.validation import (
     Location,
@@ -28,6 +29,13 @@ from orchestrator.validation import (
     key_path,
     problem_details,
 )
+
+
+class PolicyChecks(NamedTuple):
+    """What layers above know of policies; each raises ConfigError, where a name or a router's section is refused."""
+
+    of_name: Callable[[str], object]
+    of_router: Callable[[Any], object]
 
 
 class Section(BaseModel):
@@ -47,9 +55,14 @@ class Section(BaseModel):
         """Yield what is wrong with values beside one another; asked when each of the section is allowed."""
         yield from ()
 
+    def _refusals(self, policies: PolicyChecks) -> Iterator[str]:
+        """Yield what layers above refuse of values that are allowed; asked beside ``_contradictions``."""
+        yield from ()
+
     @model_validator(mode="after")
-    def _tell_all_contradictions(self) -> Self:
-        if found := [problem_details(words, (), {}) for words in self._contradictions()]:
+    def _tell_all_contradictions(self, info: ValidationInfo) -> Self:
+        refusals = () if info.context is None else self._refusals(info.context)
+        if found := [problem_details(words, (), {}) for words in (*self._contradictions(), *refusals)]:
             raise ValidationError.from_exception_data("", found)
         return self
 
@@ -65,27 +78,30 @@ def _check_port(address: str) -> str:
 
 
 def _check_policy(name: str, info: ValidationInfo) -> str:
-    """Refuse what the check that was given refuses, if any: policies are known in a layer above."""
+    """Refuse what the checks that were given refuse, if any: policies are known in a layer above."""
     if info.context is not None:
         try:
-            info.context(name)
+            info.context.of_name(name)
         except ConfigError as exc:
             raise ValueError(str(exc)) from exc
     return name
 
 
-def _check_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        is_one = parts.scheme == "http" and bool(parts.hostname) and " " not in url and parts.port != 0
-    except ValueError:  # a port that is no number or above 65535, brackets that don't close
-        is_one = False
-    if not is_one:
-        raise ValueError(
-            "must be an http:// URL with a host, and a port from 1 to 65535 if any; give a URL such as "
-            "http://127.0.0.1:8002/metrics"
-        )
-    return url
+def _check_url(*schemes: str, example: str) -> AfterValidator:
+    def check(url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            is_one = parts.scheme in schemes and bool(parts.hostname) and " " not in url and parts.port != 0
+        except ValueError:  # a port that is no number or above 65535, brackets that don't close
+            is_one = False
+        if not is_one:
+            kinds = " or ".join(f"{scheme}://" for scheme in schemes)
+            raise ValueError(
+                f"must be an {kinds} URL with a host, and a port from 1 to 65535 if any; give a URL such as {example}"
+            )
+        return url
+
+    return AfterValidator(check)
 
 
 Address = Annotated[
@@ -108,14 +124,17 @@ GpuUuid = Annotated[
 """A device of the host, whatever its place among others."""
 PolicyName = Annotated[str, AfterValidator(_check_policy)]
 """A policy by its name, see orchestrator.policies.parsing."""
-Url = Annotated[str, AfterValidator(_check_url), Field(json_schema_extra={"format": "uri"})]
+_IS_URL = Field(json_schema_extra={"format": "uri"})
+Url = Annotated[str, _check_url("http", example="http://127.0.0.1:8002/metrics"), _IS_URL]
 """An ``http://`` URL with a host, and a port that can be one if it names any."""
+CollectorUrl = Annotated[str, _check_url("http", "https", example="http://127.0.0.1:4318/v1/traces"), _IS_URL]
+"""The same, or one with ``https://``."""
 
 
 def parse_settings(kind: type[SectionT], text: str, *, source: str, start: str, is_secret: bool = False) -> SectionT:
     """Return the settings that the YAML ``text`` spells; errors name the ``source`` and quote nothing of secrets.
 
-    ``start`` is the key that such a file begins with, for the message when it holds no mapping. Raises ConfigError for
+    ``start`` is the key that such a file begins with, for the message when it holds no keys. Raises ConfigError for
     that, for text that is no YAML, and for keys and values that are not allowed.
     """
     return read_settings(kind, text, source=source, start=start, is_secret=is_secret, environment={})[0]
@@ -128,27 +147,30 @@ def read_settings(
     source: str,
     start: str,
     environment: Mapping[str, str],
-    check_policy: Callable[[str], object] | None = None,
+    policies: PolicyChecks | None = None,
     is_secret: bool = False,
 ) -> tuple[SectionT, Mapping[Location, str]]:
     """Return the settings, and where each key and entry that is no default was given: a line, or a variable.
 
-    As ``parse_settings``; what ``environment`` holds of them counts in place of what ``text`` says, and a policy for
-    which ``check_policy`` raises ConfigError is not allowed.
+    As ``parse_settings``; what ``environment`` holds of them counts in place of what ``text`` says, and what
+    ``policies`` refuse is not allowed.
     """
     try:
         document = read_yaml(text)
-    except Exception as exc:  # PyYAML lets through what int, float and datetime say of a scalar such as 2026-02-30
-        problem = _yaml_problem(exc, is_secret=is_secret)
+    except (yaml.YAMLError, RecursionError) as exc:
+        problem = say_problem(exc, is_secret=is_secret)
         raise ConfigError(f"{source} is no YAML: {problem}") from (None if is_secret else exc)
     if not isinstance(document.values, dict):
-        raise ConfigError(f"{source} holds no mapping; it starts with '{start}:'")
-    values, variables = override(kind, document.values, environment)
+        raise ConfigError(f"{source} holds no keys; it starts with '{start}:'")
+    values, variables, refusals = override(kind, document.values, environment)
     origins = {at: f"line {line}" for at, line in document.lines.items()} | dict(variables)
     twice = "a key is" if is_secret else "{} is"
-    problems = [f"line {document.lines[at]}: {twice.format(key_path(at))} given twice" for at in document.doubled]
+    problems = [
+        *refusals,
+        *(f"line {document.lines[at]}: {twice.format(key_path(at))} given twice" for at in document.doubled),
+    ]
     try:
-        settings = kind.model_validate(values, context=check_policy)
+        settings = kind.model_validate(values, context=policies)
     except ValidationError as exc:
         for found in describe_problems(exc, kind, is_secret=is_secret):
             at = found.location
@@ -159,14 +181,3 @@ def read_settings(
     if problems:
         raise SettingsError(join_problems(source, problems), problems)
     return settings, origins
-
-
-def _yaml_problem(error: Exception, *, is_secret: bool) -> str:
-    """Return where and why a text is no YAML; of secrets only where."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if is_secret:
-        return "line unknown" if mark is None else f"see line {mark.line + 1}, column {mark.column + 1}"
-    if isinstance(error, RecursionError):
-        return "lists and keys are nested too deeply in it"
-    why = " ".join(str(problem or error).split())
-    return why if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {why}"

@@ -1,11 +1,12 @@
 """Spans of requests for OpenTelemetry: gateway, queue, and each attempt, joined to the caller's trace and to Triton's.
 
 Spans are made when a request has ended, from times that are known anyway, so a request costs nothing more on its way;
-only the ids of attempts are drawn when they are sent, because Triton is told them (``traceparent``, W3C). The caller's
-own decision to sample is kept; of requests without a context a part is sampled, and all others cost a comparison. A
-batch has one caller for Triton, so of several sampled requests in it the first one's trace goes on there, and each of
-the others has the same attempt under an id of its own. Models that are passed on keep their caller's context as it is,
-and the gateway adds no span to it.
+only the ids of attempts are drawn when they are sent, because Triton is told them (``traceparent``, W3C), with the
+caller's ``tracestate``. The caller's own decision to sample is kept: where it does not, its context is told to Triton
+as it came. Of requests without a context a part is sampled, and all others cost a comparison. A batch has one caller
+for Triton, so of several sampled requests in it the first one's trace goes on there, and each of the others has the
+same attempt under an id of its own. Models that are passed on keep their caller's context as it is, and the gateway
+adds no span to it.
 
 OpenTelemetry's SDK sends spans from a thread of its own and drops what it can't get rid of. It is imported only where
 ``gateway.tracing`` is set.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 _PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_STATE: Final = re.compile(r"[ -~]{1,512}")  # of what W3C has everybody pass on; a longer one goes no further
 _TRACE_BITS: Final = 128
 _FLUSH_MS: Final = 2000
 
@@ -62,16 +64,20 @@ class Tracing:
         self._tracer = self._provider.get_tracer("slim-scheduler")
 
     def begin(self, metadata: Metadata) -> Trace | None:
-        """Return what a request's way is noted in; None when it is not traced."""
+        """Return what a request's way is noted in; None when it is not traced and has no context to be told on."""
         for key, value in metadata:
             if key == "traceparent" and (found := _PARENT.fullmatch(str(value))) is not None:
                 trace_id, parent_id, flags = found.groups()
                 if int(trace_id, 16) and int(parent_id, 16):
-                    return Trace(trace_id, parent_id) if int(flags, 16) & 1 else None
+                    state = ",".join(str(value) for key, value in metadata if key == "tracestate")
+                    state = state if _STATE.fullmatch(state) else ""
+                    return Trace(trace_id, parent_id, is_sampled=bool(int(flags, 16) & 1), state=state)
         return Trace(draw_id(_TRACE_BITS)) if random.random() < self._ratio else None
 
     def end(self, trace: Trace, model: str, outcome: str, *, began_s: float, answer: Answer | None) -> None:
         """Send the spans of a request that has ended now; it began at ``began_s`` on the event loop's clock."""
+        if not trace.is_sampled:
+            return
         now_s, now_ns = asyncio.get_running_loop().time(), time.time_ns()
 
         def ns(at_s: float) -> int:

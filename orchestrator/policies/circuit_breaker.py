@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.decision import Candidate, Dispatch, Hold, Reject
+from orchestrator.decision import Candidate, Dispatch, Hold, Reason, Reject
 from orchestrator.policies.protocol import Binding, Situation, is_sendable
 
 
@@ -24,7 +24,7 @@ class Fault(StrEnum):
     RAISED = "raised"
     """It raised an exception."""
     NOT_OFFERED = "not_offered"
-    """It chose what was no candidate, something without room, or nothing that is a decision."""
+    """It chose what was no candidate, something without room, or nothing that is a decision with its reason."""
     SLOW = "slow"
     """It took longer than its time budget."""
     STARVING = "starving"
@@ -43,8 +43,10 @@ def find_fault(
     """Return what is wrong with whatever a policy decided about candidates, None when nothing is.
 
     With late binding it must choose something that has room. When no server has anything to do (``is_idle``) no answer
-    will bring the next decision about.
+    will bring the next decision about. Its reason is written and counted, so it must be one of ours.
     """
+    if not isinstance(getattr(decision, "reason", None), Reason):
+        return Fault.NOT_OFFERED
     match decision:
         case Dispatch(choice):
             if not (isinstance(choice, Candidate) and is_sendable(choice, candidates, situation.queue)):

@@ -118,10 +118,11 @@ class _Checked:
         is_idle = not any(c.server_items for c in candidates)
         where = f"{self.name}, in the world {self.world!r} at {situation.now_s:.4f} s"
         fault = find_fault(decision, candidates, situation, binding=self.binding, is_idle=is_idle)
+        reason = getattr(decision, "reason", None)
+        if reason is not None and not isinstance(reason, Reason):
+            raise AssertionError(f"{where}: the reason {reason!r} is no Reason")
         if fault is not None:
             raise AssertionError(f"{where}: {fault}, by {decision}")
-        if not isinstance(decision.reason, Reason):
-            raise AssertionError(f"{where}: the reason {decision.reason!r} is no Reason")
         if (other := self.policy.choose(candidates, again)) != decision:
             raise AssertionError(f"{where}: {decision}, and asked the same again {other}")
         return decision

@@ -1,4 +1,4 @@
-"""The status page's events as a terminal reads them; one that is away is asked again and again."""
+"""The status page's events as a terminal reads them, again and again while it is away; and its alerts, read once."""
 
 from __future__ import annotations
 
@@ -42,6 +42,22 @@ async def watch(address: str, find: str = "") -> AsyncIterator[Document | str]:
             except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as exc:
                 yield f"no gateway answers at {address} ({exc or type(exc).__name__})"
             await asyncio.sleep(_AGAIN_S)
+
+
+async def read_alerts(address: str, *, timeout_s: float) -> list[dict[str, str]] | str:
+    """Return the alerts that stand now, each with its ``level`` and ``text``; in words why none are known."""
+    timeout = aiohttp.ClientTimeout(timeout_s)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"http://{address}/status") as answer:
+            document = orjson.loads(await answer.read())
+    except TimeoutError:
+        return f"no gateway answers at {address} within {timeout_s:g} s"
+    except (aiohttp.ClientError, OSError) as exc:
+        return f"no gateway answers at {address} ({exc})"
+    except ValueError:
+        return f"what answers at {address} is no gateway"
+    alerts = document.get("alerts") if isinstance(document, Mapping) else None
+    return alerts if isinstance(alerts, list) else f"the gateway at {address} starts, ends, or is of another version"
 
 
 def _read(data: bytes) -> Document:

@@ -30,7 +30,7 @@ _BELIEVABLE = {"attainment_ratio": 0.02, "accuracy": 0.01, "mean_s": 0.1, "p99_s
 def render_report(
     traffic: Recorded, sample_ratio: float, replayed: Mapping[str, TrafficFigures], no_replay: str
 ) -> dict[str, str]:
-    """Return the files of the report by name; ``no_replay`` says why nothing was replayed, where that is so."""
+    """Return the files of the report by name; ``no_replay`` says what was not replayed and why, if any."""
     blocks = list(_blocks(traffic, sample_ratio, replayed, no_replay))
     document: dict[str, Any] = {
         "family": traffic.family,
@@ -84,6 +84,8 @@ def _blocks(
     )
     own = [[f"`{name}`", *_cells(figures)] for name, figures in replayed.items()]
     yield Table(("policy", *(title for title, *_ in _COLUMNS)), [[_AS_RECORDED, *_cells(recorded)], *own])
+    if no_replay:
+        yield Text(f"Not replayed: {no_replay}.")
     yield Heading(2, "How far the simulator can be believed")
     yield from _fidelity(decided_mostly(traffic), recorded, replayed)
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from orchestrator.config import FleetSettings, RouterSettings
 from orchestrator.errors import ConfigError
-from orchestrator.policies.parsing import parse_policy
 from orchestrator.profile.document import Profile, read_profile
+from orchestrator.router.dispatch.deciders import policy_of
 from orchestrator.simulation.results import summarise
 from orchestrator.simulation.scenario.fleet import SimulatedServer, server_from_profile, with_relative_qualities
 from orchestrator.simulation.scenario.settings import ScenarioSettings
@@ -31,7 +31,7 @@ COMPARED = ("attainment_ratio", "accuracy", "mean_s", "p99_s")
 def replay_if_possible(
     traffic: Recorded, policies: Sequence[str], fleet: FleetSettings, *, sample_ratio: float
 ) -> tuple[dict[str, TrafficFigures], str]:
-    """Return what ``replay`` does with the profile of a fleet's router, or nothing and why that can't be.
+    """Return what ``replay`` gives with the profile of a fleet's router, and what was not replayed and why, if any.
 
     Raises:
         ConfigError: The profile can't be read.
@@ -39,10 +39,17 @@ def replay_if_possible(
     if fleet.router.profile is None:
         return {}, "the fleet file has no router.profile"
     profile, names = read_profile(fleet.router.profile), [server.name for server in fleet.servers]
-    try:
-        return replay(traffic, policies, profile, fleet.router, servers=names, sample_ratio=sample_ratio), ""
-    except ConfigError as exc:
-        return {}, str(exc)
+    found: dict[str, TrafficFigures] = {}
+    refused: dict[str, str] = {}
+    for name in dict.fromkeys(policies):
+        try:
+            found |= replay(traffic, [name], profile, fleet.router, servers=names, sample_ratio=sample_ratio)
+        except ConfigError as exc:
+            refused[name] = str(exc)
+    reasons = set(refused.values())
+    if not found and len(reasons) == 1:
+        return found, reasons.pop()
+    return found, "; ".join(f"`{name}` ({why})" for name, why in refused.items())
 
 
 def replay(
@@ -81,7 +88,7 @@ def replay(
     trace = _trace(traffic, settings, fleet, sample_ratio)
     found = {}
     for name in dict.fromkeys(policies):
-        simulation = Simulation(settings, fleet, parse_policy(name), trace=trace)
+        simulation = Simulation(settings, fleet, policy_of(name, router), trace=trace)
         simulation.run()
         result = summarise(simulation, seed=0)
         found[name] = TrafficFigures(**{key: getattr(result, key) for key in TrafficFigures.__dataclass_fields__})
@@ -118,6 +125,8 @@ def errors_of(recorded: TrafficFigures, simulated: TrafficFigures) -> Mapping[st
         real, replayed = getattr(recorded, name), getattr(simulated, name)
         if real is None or replayed is None:
             found[name] = None
+        elif real == replayed or not name.endswith("_s"):
+            found[name] = replayed - real
         else:
-            found[name] = (replayed - real) / (real if name.endswith("_s") else 1.0) if real else None
+            found[name] = (replayed - real) / real if real else None
     return found

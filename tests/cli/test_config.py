@@ -98,6 +98,16 @@ def test_check_knows_every_policy_that_a_router_would_be_given(tmp_path: Path) -
     assert (early.exit_code, "was trained to bind late" in early.output) == (1, True)
 
 
+def test_check_tells_of_policies_beside_contradictions_between_sections(tmp_path: Path) -> None:
+    text = FILE + "  policy: fitted\ncontroller: {deadline_budget_ms: 60}\n"
+    result = run("check", tmp_path, text)
+    assert result.exit_code == 1
+    first, second = (line.removeprefix(f"{tmp_path}/fleet.yaml: ") for line in result.output.splitlines())
+    assert first.startswith("controller.deadline_budget_ms 60 is above router.deadline_ms 50")
+    assert second.startswith("router: ")
+    assert "router.policy_file" in second
+
+
 def test_another_version_of_the_file_is_refused_before_its_keys(tmp_path: Path) -> None:
     result = run("check", tmp_path, "apiVersion: slimsched/v2\nfleets: []\n")
     assert result.exit_code == 1

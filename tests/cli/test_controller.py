@@ -26,6 +26,8 @@ from orchestrator.controller.status.holder import HolderKeeper
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.snapshot import ServerName
 from tests.controller.status.reports import full_report, repository_model
+from tests.gateway.fakes import open_world
+from tests.gateway.page.fleets import Gateway, Minutes, admin_of
 from tests.ports import choose_free_port
 
 ROOT = Path(__file__).parents[2]
@@ -252,7 +254,7 @@ def test_status_shows_who_answers_and_why_others_do_not(answering: Path) -> None
     assert "gpu-0 · fashion · step 312" in text
     assert "refused w100: load refused, memory-budget: budget 300 MiB, used 250 MiB, needed 80 MiB" in text
     assert "gpu-1 controller no controller answers at 127.0.0.1:" in text
-    assert "gpu-2 controller no controller address in fleet.yaml" in text
+    assert "gpu-2 controller the fleet file names none Triton it does not answer" in text
     assert max(map(len, result.output.splitlines())) <= 100
     alone = call("status", "--fleet", answering, "--server", "gpu-0")
     assert alone.exit_code == 3  # it answers, and says that it was quiet for years, with a failed model
@@ -267,8 +269,44 @@ def test_status_as_json_has_an_entry_a_server(answering: Path) -> None:
     assert (away["server"], set(away)) == ("gpu-1", {"server", "error", "misfits"})
     assert away["misfits"] is None, "nobody is there to be asked"
     assert "no controller answers" in away["error"]
-    assert "no controller address in fleet.yaml" in without["error"]
+    assert without == {"server": "gpu-2", "error": None, "misfits": None}
     assert call("status", "--config", answering, "--json", "--server", "gpu-0").exit_code == 3
+
+
+async def test_a_fleet_without_controllers_is_in_order_as_its_tritons_and_its_gateway_are(tmp_path: Path) -> None:
+    gateway, address = Gateway(), f"127.0.0.1:{choose_free_port()}"
+    async with open_world() as world:  # whose own gateway answers as a Triton does
+        fleet = tmp_path / "fleet.yaml"
+        servers = [{"name": "a", "grpc": world.grpc}]
+        fleet.write_text(json.dumps({"servers": servers, "gateway": {"metrics": address}}))
+
+        async def status(*more: str) -> tuple[int, str]:
+            result = await asyncio.to_thread(call, "status", "--fleet", fleet, "--timeout", "30", *more)
+            return result.exit_code, " ".join(result.output.split())
+
+        code, shown = await status()
+        assert (code, "gateway status page no gateway answers at 127.0.0.1:" in shown) == (1, True)
+        code, shown = await status("--server", "a")  # which lacks a width, as a family in one piece does
+        assert (code, shown.startswith("a controller the fleet file names none left out fashion")) == (0, True)
+        assert "gateway" not in shown
+        fleet.write_text(json.dumps({"servers": servers}))
+        assert (await status())[0] == 0, "a gateway that nobody named may be away"
+        fleet.write_text(json.dumps({"servers": servers, "gateway": {"metrics": address}}))
+        admin = admin_of(gateway, Minutes())
+        admin.address = address
+        await admin.start()
+        try:
+            code, shown = await status()
+            assert (code, shown.endswith("gateway alerts none")) == (0, True)
+            gateway.unready = "it is paused"
+            code, shown = await status()
+            assert (code, "gateway alert Not ready: it is paused" in shown) == (3, True)
+            code, shown = await status("--json")
+            told = json.loads(shown)
+        finally:
+            await admin.stop()
+    assert (code, told["servers"][0]["error"], told["gateway"]["error"]) == (3, None, None)
+    assert [alert["text"] for alert in told["gateway"]["alerts"]] == ["Not ready: it is paused"]
 
 
 def test_json_is_not_watched(answering: Path) -> None:

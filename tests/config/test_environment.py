@@ -26,6 +26,7 @@ def test_addresses_urls_and_paths_come_from_the_environment_in_place_of_the_file
         {
             "SLIM_GATEWAY__GRPC": "0.0.0.0:7",
             "SLIM_GATEWAY__AUTH__TOKENS_FILE": "/run/tokens.yaml",
+            "SLIM_GATEWAY__TRACING__ENDPOINT": "https://collector:4318/v1/traces",
             "SLIM_SERVERS__GPU_0__GRPC": "10.0.0.1:8001",
             "SLIM_SERVERS__B__METRICS": "http://10.0.0.2:8002/metrics",
             "HOME": "/root",
@@ -34,6 +35,8 @@ def test_addresses_urls_and_paths_come_from_the_environment_in_place_of_the_file
     assert fleet.gateway.grpc == "0.0.0.0:7"
     assert fleet.gateway.auth is not None
     assert fleet.gateway.auth.tokens_file == Path("/run/tokens.yaml")
+    assert fleet.gateway.tracing is not None
+    assert fleet.gateway.tracing.endpoint == "https://collector:4318/v1/traces"
     assert [server.grpc for server in fleet.servers] == ["10.0.0.1:8001", "h:2"]
     assert fleet.servers[1].metrics == "http://10.0.0.2:8002/metrics"
     assert origins["servers", 0, "grpc"] == "SLIM_SERVERS__GPU_0__GRPC"
@@ -83,15 +86,30 @@ def test_a_wrong_value_is_told_with_its_variable(path: Path) -> None:
         read_fleet(path, {"SLIM_GATEWAY__HTTP": "x"})
 
 
+def test_wrong_variables_and_all_that_is_wrong_in_the_file_are_told_together(path: Path) -> None:
+    path.write_text(FILE + "router: {seed: x}\nrouter: {deadline_ms: 0}\n")
+    wrong = {"SLIM_GATEWAY__GRCP": "h:1", "SLIM_GATEWAY__HTTP": "x", "SLIM_SERVERS__B__GRCP": "h:1"}
+    with pytest.raises(SettingsError) as caught:
+        read_fleet(path, wrong)
+    first, second, *others = caught.value.problems
+    assert first.startswith("the environment's SLIM_GATEWAY__GRCP names no address")
+    assert second.startswith("the environment's SLIM_SERVERS__B__GRCP names no address")
+    assert [problem.partition(",")[0] for problem in others] == [
+        "line 4: router is given twice",
+        "line 4: router.deadline_ms: must be above 0",
+        "SLIM_GATEWAY__HTTP: gateway.http: must be host:port",
+    ]
+
+
 def test_servers_whose_variables_would_be_the_same_are_named() -> None:
     values: dict[str, Any] = {"servers": [{"name": "a-b"}, {"name": "a.b"}]}
-    with pytest.raises(ConfigError, match=r"stands for servers\[0\]\.grpc and servers\[1\]\.grpc"):
-        override(FleetSettings, values, {"SLIM_SERVERS__A_B__GRPC": "h:1"})
+    *_, (refusal,) = override(FleetSettings, values, {"SLIM_SERVERS__A_B__GRPC": "h:1"})
+    assert "stands for servers[0].grpc and servers[1].grpc" in refusal
 
 
 def test_what_two_keys_share_in_the_file_is_changed_for_one_alone() -> None:
     shared = {"tokens_file": "a"}
     values: dict[str, Any] = {"gateway": {"auth": shared}, "servers": [{"name": "a", "x": shared}]}
-    changed, _ = override(FleetSettings, values, {"SLIM_GATEWAY__AUTH__TOKENS_FILE": "b"})
+    changed, *_ = override(FleetSettings, values, {"SLIM_GATEWAY__AUTH__TOKENS_FILE": "b"})
     assert changed["gateway"]["auth"] == {"tokens_file": "b"}
     assert shared == {"tokens_file": "a"}

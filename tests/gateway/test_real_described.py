@@ -113,9 +113,9 @@ def test_status_tells_who_is_of_no_family_where_no_controller_runs(fleet: FleetS
     path = tmp_path / "fleet.yaml"
     path.write_text(render_fleet(fleet))
     shown = CliRunner().invoke(main, ["status", "--fleet", str(path)])
-    assert shown.exit_code == 1, shown.output
+    assert shown.exit_code == 0, shown.output
     text = " ".join(shown.output.split())
-    assert "s controller no controller address in fleet.yaml" in text
+    assert "s controller the fleet file names none" in text
     assert "left out bad: slim.width 'half' is no whole percentage from 1 to 100; correct its config.pbtxt" in text
     assert (
         "odd: it takes x FP32 [4] and gives y FP32, with a batch dimension, while family plates takes numbers" in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("opentelemetry.sdk", reason="tracing needs OpenTelemetry: pip install 'slim-scheduler[otel]'")
 
 from orchestrator.errors import ServerUnavailableError
+from orchestrator.router.queue.trace import Attempt, Trace, context_of
+from orchestrator.snapshot import ServerName, Width
 from tests.gateway.fakes import World, open_world
 from tests.gateway.otlp import Receiver, attributes, receiving
 
@@ -23,13 +25,14 @@ def receiver() -> Iterator[Receiver]:
         yield found
 
 
-async def ask(world: World, *, traceparent: str | None = None, **body: Any) -> int:
+async def ask(world: World, *, traceparent: str | None = None, tracestate: Sequence[str] = (), **body: Any) -> int:
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{world.http}/v2/models/fashion") as answer:
             [spec] = (await answer.json())["inputs"]
         shape = [1 if side == -1 else side for side in spec["shape"]]
         inputs = [{"name": spec["name"], "shape": shape, "datatype": "FP32", "data": [0.0] * (shape[-1] * shape[-2])}]
-        headers = {} if traceparent is None else {"traceparent": traceparent}
+        headers = [] if traceparent is None else [("traceparent", traceparent)]
+        headers += [("tracestate", state) for state in tracestate]
         url = f"{world.http}/v2/models/fashion/infer"
         async with session.post(url, json={"inputs": inputs, **body}, headers=headers) as asked:
             return asked.status
@@ -57,9 +60,40 @@ async def test_a_callers_trace_goes_on_through_gateway_queue_and_attempt_to_the_
 
 async def test_a_caller_that_does_not_sample_is_not_traced_whatever_the_ratio(receiver: Receiver) -> None:
     async with open_world(tracing=tracing(receiver, 1.0)) as world:
-        assert await ask(world, traceparent=f"00-{TRACE}-{CALLER}-00") == 200
-        assert [server.traced for server in world.servers.values()] == [[], []]
+        assert await ask(world, traceparent=f"00-{TRACE}-{CALLER}-00", tracestate=["a=1"]) == 200
+        told = [each for server in world.servers.values() for each in server.traced]
+    assert told == [("traceparent", f"00-{TRACE}-{CALLER}-00"), ("tracestate", "a=1")]
     assert receiver.spans == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["congo=t61rcWkgMzE,a@b=1"], ["congo=t61rcWkgMzE,a@b=1"]),
+        (["a=1", "b=2"], ["a=1,b=2"]),
+        (["a=" + "x" * 510], ["a=" + "x" * 510]),
+        (["a=" + "x" * 511], []),
+        (["a=\xe9"], []),
+    ],
+)
+async def test_a_callers_state_of_its_trace_goes_on_to_the_server_as_it_came(
+    receiver: Receiver, given: list[str], told: list[str]
+) -> None:
+    async with open_world(tracing=tracing(receiver)) as world:
+        assert await ask(world, traceparent=f"00-{TRACE}-{CALLER}-01", tracestate=given) == 200
+        assert await ask(world, traceparent="nonsense", tracestate=given) == 200  # it belongs to no trace
+        found = [value for server in world.servers.values() for key, value in server.traced if key == "tracestate"]
+    assert found == told
+
+
+def test_a_batch_goes_on_with_the_first_trace_that_is_sampled_else_with_the_first() -> None:
+    first, second, third = (Trace(f"{n:032x}", CALLER, is_sampled=n > 1) for n in (1, 2, 3))
+    for trace in (second, third):
+        trace.attempts.append(Attempt(ServerName("a"), Width(25), 3, 0.0))
+    [(_, told)] = context_of([first, second, third])
+    assert told == f"00-{second.trace_id}-{second.attempts[0].span_id}-01"
+    assert context_of([first]) == (("traceparent", f"00-{first.trace_id}-{CALLER}-00"),)
+    assert context_of([]) == ()
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,11 @@ def test_nothing_of_tests_tools_or_benchmarks_is_installed_as_a_package(wheel: P
     assert {top for top in tops if not top.endswith(".dist-info")} == {"export", "orchestrator"}
 
 
+def test_the_installed_packages_say_that_they_are_typed(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert {"export/py.typed", "orchestrator/py.typed"} <= set(archive.namelist())
+
+
 @pytest.mark.parametrize("repository", [None, "https://example.org/slim"])
 def test_the_description_links_to_nothing_that_is_not_beside_it(
     sources: Path, tmp_path: Path, repository: str | None

@@ -55,6 +55,9 @@ def test_a_fuller_batch_of_what_waits_may_be_chosen() -> None:
         Dispatch(None, Reason.DRAWN),  # type: ignore[arg-type]
         Dispatch(FULL, Reason.DRAWN),
         Dispatch(replace(FULL, has_room=True), Reason.DRAWN),
+        Dispatch(FREE, "because"),  # type: ignore[arg-type]
+        Hold(object()),  # type: ignore[arg-type]
+        Reject(None),  # type: ignore[arg-type]
     ],
 )
 def test_what_was_not_offered_is_a_fault(decision: object) -> None:

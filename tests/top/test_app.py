@@ -13,7 +13,7 @@ pytest.importorskip("textual", reason="the terminal needs textual: pip install '
 from textual.widgets import DataTable, Sparkline, Static
 
 from orchestrator.top.app import Top
-from orchestrator.top.events import watch
+from orchestrator.top.events import read_alerts, watch
 from tests.gateway.page.fleets import Gateway, Minutes, admin_of
 from tests.ports import choose_free_port
 from tests.top.documents import busy_document
@@ -128,3 +128,27 @@ async def test_a_gateway_that_is_away_is_told_and_watched_again_when_it_is_there
         while not isinstance(await anext(heard), str):
             pass
     await heard.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"junk", "no gateway answers at "),
+        (b"null", "the gateway at "),
+        (b"[]", "the gateway at "),
+        (b'{"alerts": 3}', "the gateway at "),
+        (b"<html>", "what answers at "),
+        (b'{"alerts": []}', []),
+    ],
+)
+async def test_alerts_are_read_once_or_it_is_told_why_not(answer: bytes, told: object) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer)
+        writer.write(answer if answer == b"junk" else head + answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        found = await read_alerts(f"{host}:{port}", timeout_s=60)
+    assert found == told if isinstance(told, list) else str(found).startswith(str(told))

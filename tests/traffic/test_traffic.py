@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from orchestrator.cli import main
 from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
+from orchestrator.policies.learned.policy_file import RULE, write_policy_file
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.profile.document import read_profile
 from orchestrator.router.dispatch.decision_log import read_all
@@ -23,9 +25,10 @@ from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 from orchestrator.traffic.page import render_report
-from orchestrator.traffic.recorded import figures_of, read_traffic
+from orchestrator.traffic.recorded import TrafficFigures, figures_of, read_traffic
 from orchestrator.traffic.replay import errors_of, replay
 from tests.fakes.servers import FakeServer, item
+from tests.policies.learned.test_policy import slim
 from tests.router.test_router import routed
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "demo-fleet.json"
@@ -191,9 +194,9 @@ def test_of_several_families_the_one_with_most_is_taken() -> None:
     assert len(read_traffic(records, "digits").items) == 1
 
 
-def run(folder: Path, *more: str, profile: Path | None = PROFILE) -> Any:
+def run(folder: Path, *more: str, profile: Path | None = PROFILE, **settings: str) -> Any:
     fleet = folder / "fleet.yaml"
-    router: dict[str, Any] = {"decision_log": {"directory": str(folder / "log"), "sample_ratio": 1.0}}
+    router: dict[str, Any] = {"decision_log": {"directory": str(folder / "log"), "sample_ratio": 1.0}, **settings}
     if profile is not None:
         router["profile"] = str(profile)
     servers = [{"name": name, "grpc": f"127.0.0.1:{n + 1}"} for n, name in enumerate(SERVERS)]
@@ -214,6 +217,34 @@ def test_the_command_writes_the_report_with_and_without_a_profile(tmp_path: Path
     done = run(tmp_path, profile=None)
     assert done.exit_code == 0, done.output
     assert "Nothing was replayed: the fleet file has no router.profile." in done.output
+
+
+def test_what_can_not_be_replayed_is_named_and_the_rest_is(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    records = simulated_log("lert:slack", requests=400)
+    (tmp_path / "log" / "decisions-abc.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    wanted = ("--policy", "fitted", "--policy", "fastest", "--policy", "jsq")
+    done = run(tmp_path, *wanted)
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "out" / "traffic.json").read_text())
+    assert set(document["replayed"]) == {"lert:slack", "jsq"}
+    assert "Not replayed: `fitted` (policy 'fitted' comes from a file" in done.output
+    assert "`fastest` (unknown policy 'fastest'" in document["no_replay"]
+    rule = slim("lert:widest", kind=RULE, weights={})
+    write_policy_file(tmp_path / "policy.npz", rule)
+    done = run(tmp_path, *wanted, policy_file=str(tmp_path / "policy.npz"))
+    found = json.loads((tmp_path / "out" / "traffic.json").read_text())["replayed"]
+    assert set(found) == {"lert:slack", "fitted", "jsq"}, done.output
+
+
+def test_errors_are_relative_for_times_alone_and_known_where_both_are_nothing() -> None:
+    figures = TrafficFigures(
+        attainment_ratio=0.0, accuracy=0.5, effective_accuracy=0.0, mean_s=2.0, p50_s=None, p99_s=0.0,
+        joules_per_answer=None, mean_batch=None,
+    )  # fmt: skip
+    assert errors_of(figures, figures) == {"attainment_ratio": 0.0, "accuracy": 0.0, "mean_s": 0.0, "p99_s": 0.0}
+    other = replace(figures, attainment_ratio=0.3, accuracy=None, mean_s=3.0, p99_s=1.0)
+    assert errors_of(figures, other) == {"attainment_ratio": 0.3, "accuracy": None, "mean_s": 0.5, "p99_s": None}
 
 
 def test_without_decisions_the_command_says_what_is_missing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``slimsched status`` and ``slimsched demand``: what controllers know, and a width asked of one."""
+"""``slimsched status`` and ``slimsched demand``: what controllers and the gateway know, and a width asked of one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -19,13 +20,29 @@ from orchestrator.config import FleetSettings, ServerSettings, load_fleet
 from orchestrator.controller.demands import MAX_HOLD_S
 from orchestrator.controller.status.client import fetch_status, send_demand
 from orchestrator.controller.status.document import parse_page
-from orchestrator.controller.status.view import find_troubles, render_status, render_unreachable
-from orchestrator.errors import ConfigError, SlimError
+from orchestrator.controller.status.view import find_troubles, render_gateway, render_status, render_unreachable
+from orchestrator.errors import SlimError
+from orchestrator.top.events import read_alerts
 from orchestrator.triton import discovery
 
 _UNREACHABLE, _IN_TROUBLE = 1, 3  # 2 is what misuse of a command ends with
-_Answer = dict[str, Any] | SlimError
-_Misfits = Mapping[str, Mapping[str, str] | None]
+_Answer = dict[str, Any] | SlimError | None
+
+
+class _Found(NamedTuple):
+    """What was told when all were asked.
+
+    Attributes:
+        answers: Of each server's controller: its page, or why there is none; None: the file names no controller.
+        misfits: What Tritons say, by server, where a controller says nothing; None: the Triton does not answer.
+        alerts: Of the gateway's status page, or why none are known; None: it was not asked.
+    """
+
+    servers: tuple[ServerSettings, ...]
+    answers: list[_Answer]
+    misfits: Mapping[str, Mapping[str, str] | None]
+    alerts: list[dict[str, str]] | str | None
+    is_gateway_named: bool
 
 
 @click.command()
@@ -38,11 +55,12 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
     """Show what every server's controller knows, wants and did.
 
     Of a server whose controller does not answer, or that has none, its Triton says which models are left out of their
-    families.
+    families. Of the gateway, unless --server is given, the alerts of its status page are shown.
 
-    Exits with 1 when a controller can't be reached; the others are shown all the same. Exits with 3 when all answer
-    and one is in trouble: its Triton or that one's metrics can't be read, a notice stands, a model has failed or has a
-    config in quarantine, or the controller has made no step for a minute. Exits with 0 when all is in order.
+    Exits with 1 when something can't be reached: a controller or the gateway that the file names, or a Triton without a
+    controller; the others are shown all the same. Exits with 3 when all answer and something is in trouble: an alert
+    stands, a Triton or its metrics can't be read, a notice stands, a model has failed or has a config in quarantine, or
+    a controller has made no step for a minute. Exits with 0 when all is in order.
 
     \b
     Example:
@@ -52,13 +70,12 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
     if as_json and watch_s is not None:
         raise click.UsageError("--json and --watch don't go together; call it repeatedly")
     fleet = load_fleet(fleet_path)
-    servers = fleet.servers if server_name is None else (fleet.server(server_name),)
     if watch_s is not None:
-        _watch(fleet, servers, watch_s, timeout_s)
+        _watch(fleet, server_name, watch_s, timeout_s)
         return
-    answers = _ask(servers, timeout_s)
-    _print(servers, answers, _ask_tritons(fleet, answers, timeout_s), as_json=as_json)
-    raise click.exceptions.Exit(_exit_status(answers))
+    found = _look(fleet, server_name, timeout_s)
+    _print(found, as_json=as_json)
+    raise click.exceptions.Exit(_exit_status(found))
 
 
 @click.command()
@@ -87,11 +104,19 @@ def demand(fleet_path: Path, server_name: str, width: int, family: str | None, h
     click.echo(f"{server_name} keeps {model} for {hold_s:g} s, if its budget has room")
 
 
-def _ask(servers: tuple[ServerSettings, ...], timeout_s: float) -> list[_Answer]:
+def _look(fleet: FleetSettings, server_name: str | None, timeout_s: float) -> _Found:
+    servers = fleet.servers if server_name is None else (fleet.server(server_name),)
+    answers = _ask_controllers(servers, timeout_s)
+    is_named = "metrics" in fleet.gateway.model_fields_set
+    alerts = None if server_name is not None else _ask_gateway(fleet.gateway.metrics, timeout_s)
+    return _Found(servers, answers, _ask_tritons(fleet, answers, timeout_s), alerts, is_named)
+
+
+def _ask_controllers(servers: tuple[ServerSettings, ...], timeout_s: float) -> list[_Answer]:
     def ask(server: ServerSettings) -> _Answer:
+        if server.controller is None:
+            return None
         try:
-            if server.controller is None:
-                raise ConfigError(f"no controller address in fleet.yaml; give server {server.name!r} one")
             page = fetch_status(server, timeout_s=timeout_s)
             parse_page(page)  # whoever answers is to be known as a controller, whatever is printed of it
             return page
@@ -102,52 +127,69 @@ def _ask(servers: tuple[ServerSettings, ...], timeout_s: float) -> list[_Answer]
         return list(pool.map(ask, servers))
 
 
-def _ask_tritons(fleet: FleetSettings, answers: list[_Answer], timeout_s: float) -> _Misfits:
+def _ask_tritons(
+    fleet: FleetSettings, answers: list[_Answer], timeout_s: float
+) -> Mapping[str, Mapping[str, str] | None]:
     """Return what the fleet's Tritons say of misfits where a controller says nothing."""
-    if not any(isinstance(answer, SlimError) for answer in answers):
+    if all(isinstance(answer, dict) for answer in answers):
         return {}
     logging.getLogger(discovery.__name__).addHandler(logging.NullHandler())  # it is shown, and need not be logged
     return asyncio.run(discovery.find_misfits_of_fleet(fleet, timeout_s=timeout_s))
 
 
-def _exit_status(answers: list[_Answer]) -> int:
-    pages = [parse_page(answer) for answer in answers if not isinstance(answer, SlimError)]
-    if len(pages) < len(answers):
+def _ask_gateway(address: str | None, timeout_s: float) -> list[dict[str, str]] | str | None:
+    return None if address is None else asyncio.run(read_alerts(address, timeout_s=timeout_s))
+
+
+def _exit_status(found: _Found) -> int:
+    is_gateway_away = found.is_gateway_named and isinstance(found.alerts, str)
+    if is_gateway_away or any(map(_is_away, found.servers, found.answers, repeat(found.misfits))):
         return _UNREACHABLE
-    return _IN_TROUBLE if any(find_troubles(page, now_unix_s=time.time()) for page in pages) else 0
+    pages = [parse_page(answer) for answer in found.answers if isinstance(answer, dict)]
+    is_troubled = any(find_troubles(page, now_unix_s=time.time()) for page in pages)
+    has_alerts = bool(found.alerts) and not isinstance(found.alerts, str)
+    return _IN_TROUBLE if is_troubled or has_alerts else 0
 
 
-def _print(servers: tuple[ServerSettings, ...], answers: list[_Answer], misfits: _Misfits, *, as_json: bool) -> None:
-    if as_json:
-        shown = [_encode(server, answer, misfits) for server, answer in zip(servers, answers, strict=True)]
-        click.echo(json.dumps({"servers": shown}, indent=2))
-    else:
-        Console().print(_render(servers, answers, misfits))
+def _is_away(server: ServerSettings, answer: _Answer, misfits: Mapping[str, Mapping[str, str] | None]) -> bool:
+    return isinstance(answer, SlimError) or (answer is None and misfits[server.name] is None)
 
 
-def _encode(server: ServerSettings, answer: _Answer, misfits: _Misfits) -> dict[str, Any]:
-    if isinstance(answer, SlimError):
-        return {"server": server.name, "error": str(answer), "misfits": misfits[server.name]}
-    return {**answer, "error": None}
+def _print(found: _Found, *, as_json: bool) -> None:
+    if not as_json:
+        Console().print(_render(found))
+        return
+    shown = [_encode(*each, found.misfits) for each in zip(found.servers, found.answers, strict=True)]
+    key = "error" if isinstance(found.alerts, str) else "alerts"
+    gateway = None if found.alerts is None else {"error": None, "alerts": [], key: found.alerts}
+    click.echo(json.dumps({"servers": shown, "gateway": gateway}, indent=2))
 
 
-def _render(servers: tuple[ServerSettings, ...], answers: list[_Answer], misfits: _Misfits) -> RenderableType:
-    parts: list[RenderableType] = []
-    for server, answer in zip(servers, answers, strict=True):
-        if isinstance(answer, SlimError):
-            parts.append(render_unreachable(server.name, str(answer), misfits[server.name]))
+def _encode(server: ServerSettings, answer: _Answer, misfits: Mapping[str, Mapping[str, str] | None]) -> dict[str, Any]:
+    if isinstance(answer, dict):
+        return {**answer, "error": None}
+    error = None if answer is None else str(answer)
+    return {"server": server.name, "error": error, "misfits": misfits[server.name]}
+
+
+def _render(found: _Found) -> RenderableType:
+    sections: list[RenderableType] = []
+    for server, answer in zip(found.servers, found.answers, strict=True):
+        if isinstance(answer, dict):
+            sections.append(render_status(parse_page(answer), now_unix_s=time.time()))
         else:
-            parts.append(render_status(parse_page(answer), now_unix_s=time.time()))
-        parts.append("")
-    return Group(*parts[:-1])
+            reason = None if answer is None else str(answer)
+            sections.append(render_unreachable(server.name, reason, found.misfits[server.name]))
+    if found.alerts is not None:
+        sections.append(render_gateway(found.alerts))
+    return Group(*[part for section in sections for part in (section, "")][:-1])
 
 
-def _watch(fleet: FleetSettings, servers: tuple[ServerSettings, ...], watch_s: float, timeout_s: float) -> None:
+def _watch(fleet: FleetSettings, server_name: str | None, watch_s: float, timeout_s: float) -> None:
     console = Console()
     try:
         while True:
-            answers = _ask(servers, timeout_s)
-            shown = _render(servers, answers, _ask_tritons(fleet, answers, timeout_s))
+            shown = _render(_look(fleet, server_name, timeout_s))
             console.clear()  # only after the answers are there, and nothing where the output is no terminal
             console.print(shown)
             time.sleep(watch_s)

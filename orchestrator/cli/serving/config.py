@@ -14,6 +14,7 @@ from orchestrator.config import FleetSettings
 from orchestrator.config.effective import effective_settings
 from orchestrator.config.fleet import read_fleet
 from orchestrator.config.schema import SHIPPED, settings_schema
+from orchestrator.config.section import PolicyChecks
 from orchestrator.config.tenants import TenantsSettings
 from orchestrator.errors import SettingsError
 
@@ -48,9 +49,12 @@ def check(fleet_path: Path) -> None:
     from orchestrator.router.dispatch.deciders import make_deciders
 
     try:
-        # What ``fitted`` is stands in router.policy_file, which is opened below.
-        fleet, _ = read_fleet(fleet_path, os.environ, lambda name: None if name == FITTED else parse_policy(name))
-        make_deciders(fleet.router, RouterObserver())
+        # What ``fitted`` is stands in router.policy_file, which is opened with the rest of its section.
+        policies = PolicyChecks(
+            of_name=lambda name: None if name == FITTED else parse_policy(name),
+            of_router=lambda router: make_deciders(router, RouterObserver()),
+        )
+        fleet, _ = read_fleet(fleet_path, os.environ, policies)
     except SettingsError as exc:
         _say(fleet_path, exc.problems)
         raise click.exceptions.Exit(1) from exc

@@ -9,7 +9,7 @@ another. The log has the numbers as ``name=value`` (see ``report``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -60,9 +60,27 @@ def find_troubles(status: ControllerStatus, *, now_unix_s: float) -> list[str]:
     ]
 
 
-def render_unreachable(server: str, reason: str, misfits: Mapping[str, str] | None = None) -> RenderableType:
-    """Return the section of a server whose controller says nothing, with what its Triton says of misfits."""
-    return Group(Text(server, style="bold"), _grid([("controller", reason, "bold red"), *_left_out(misfits or {})]))
+def render_unreachable(server: str, reason: str | None, misfits: Mapping[str, str] | None) -> RenderableType:
+    """Return the section of a server whose controller says nothing, with what its Triton says of misfits.
+
+    ``reason`` says why; None: it has no controller. ``misfits`` are None where the Triton does not answer.
+    """
+    controller = ("controller", reason or "the fleet file names none", "bold red" if reason else "")
+    triton = [("Triton", "it does not answer", "bold red")] if misfits is None else _left_out(misfits)
+    return _section(server, [controller, *triton])
+
+
+def render_gateway(told: str | Sequence[Mapping[str, str]]) -> RenderableType:
+    """Return the section of the gateway: the alerts of its status page, or in words why there are none to tell of."""
+    if isinstance(told, str):
+        return _section("gateway", [("status page", told, "yellow")])
+    styles = {"bad": "bold red", "warn": "bold yellow"}
+    alerts = [("alert", alert["text"], styles.get(alert["level"], "")) for alert in told]
+    return _section("gateway", alerts or [("alerts", "none", "")])
+
+
+def _section(title: str, lines: list[Line]) -> RenderableType:
+    return Group(Text(title, style="bold"), _grid(lines))
 
 
 def render_plan(status: ControllerStatus) -> RenderableType:

@@ -99,7 +99,7 @@ def make_deciders(settings: RouterSettings, observer: RouterObserver) -> Decider
     Raises:
         ConfigError: when there is no such policy, its file can't be used, or it can't be bound as asked.
     """
-    policy, fallback = _policy(settings.policy, settings), parse_policy(settings.guard.fallback)
+    policy, fallback = policy_of(settings.policy, settings), parse_policy(settings.guard.fallback)
     binding = policy.binding if settings.binding == "policy" else Binding(settings.binding)
     if binding is Binding.EARLY and is_learned(settings.policy):
         raise ConfigError(
@@ -110,7 +110,7 @@ def make_deciders(settings: RouterSettings, observer: RouterObserver) -> Decider
     preferred = PreferredPolicy()
     shadow = None
     if settings.shadow_policy is not None:
-        shadow = Shadow(rebind(_policy(settings.shadow_policy, settings), binding), settings.guard, observer)
+        shadow = Shadow(rebind(policy_of(settings.shadow_policy, settings), binding), settings.guard, observer)
     policies = {
         prefers: GuardedPolicy(rebind(own, binding), rebind(other, binding), settings.guard, observer)
         for prefers, own, other in (
@@ -123,7 +123,8 @@ def make_deciders(settings: RouterSettings, observer: RouterObserver) -> Decider
     return Deciders(policies, tuple(observing.values()), shadow)
 
 
-def _policy(name: str, settings: RouterSettings) -> Policy:
+def policy_of(name: str, settings: RouterSettings) -> Policy:
+    """Return the policy that a name stands for in a router of such settings; raises ConfigError where there is none."""
     if is_fitted(name):
         return parse_fitted(name, settings.policy_file)
     return parse_learned(name, settings.policy_file) if is_learned(name) else parse_policy(name)

@@ -90,10 +90,13 @@ class DecisionLog:
         if self._file is None:
             return
         try:
-            written = {"id": decision_id, **record, "outcome": outcome}
-            line = json.dumps(written, separators=(",", ":"), default=_plain)
+            line = json.dumps({"id": decision_id, **record, "outcome": outcome}, separators=(",", ":"), default=_plain)
+        except (ValueError, TypeError) as exc:  # what a policy said of itself; the next one may be in order
+            log.warning("decision %s is not written: %s", decision_id, exc)
+            return
+        try:
             self._file.emit(logging.LogRecord("", logging.INFO, "", 0, line, None, None))
-        except (OSError, ValueError, TypeError) as exc:
+        except (OSError, ValueError) as exc:
             log.warning("decisions are written no more to %s: %s", self._file.baseFilename, exc)
             self.close()
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.config import GuardSettings
-from orchestrator.decision import Candidate, Decision, Dispatch
+from orchestrator.decision import Candidate, Decision, Dispatch, Reason
 from orchestrator.errors import UntrustedError
 from orchestrator.policies.circuit_breaker import Breaker, Fault, find_fault
 from orchestrator.policies.fleet.candidate_set import CandidateSet
@@ -191,12 +191,14 @@ class Shadow:
         self._counts[outcome] += 1
         self._observer.on_shadow(outcome)
         self._sum_up(situation.now_s)
-        chosen = own.candidate if isinstance(own, Dispatch) else None
+        # What is no decision may hold anything, and this is written.
+        chosen = own.candidate if isinstance(own, Dispatch) and isinstance(own.candidate, Candidate) else None
+        reason = getattr(own, "reason", None)
         return {
             "policy": self.policy.name,
             "outcome": outcome,
             "fault": fault,
-            "reason": None if own is None else getattr(own, "reason", None),
+            "reason": reason if isinstance(reason, Reason) else None,
             "choice": chosen and {"server": chosen.server, "width": chosen.width, "items": chosen.items},
         }
 

@@ -33,7 +33,7 @@ from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.deadline_timers import Deadlines
 from orchestrator.router.queue.request import BatchKey, PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueues
-from orchestrator.router.queue.trace import Attempt
+from orchestrator.router.queue.trace import Attempt, Trace, context_of
 from orchestrator.router.servers.connection import StalledServerError
 from orchestrator.router.servers.ejection import latency_quantile
 from orchestrator.router.servers.fleet import Fleet
@@ -89,17 +89,20 @@ class Sender:
         server = batch.server
         server.in_flight.append(batch.sent)
         server.calls += 1
-        traced: tuple[tuple[str, str], ...] = ()
+        traces: list[Trace] = []
         for request in batch.requests:
             request.attempts += 1
             request.under_way += 1
-            if request.trace is not None:
-                batch.attempts.append(Attempt(server.name, batch.model.width, batch.sent.items, batch.sent.sent_s))
-                metadata = request.trace.begin(batch.attempts[-1])
-                traced = traced or metadata
+            if (trace := request.trace) is not None:
+                traces.append(trace)
+                if trace.is_sampled:
+                    attempt = Attempt(server.name, batch.model.width, batch.sent.items, batch.sent.sent_s)
+                    trace.attempts.append(attempt)
+                    batch.attempts.append(attempt)
         self._observer.on_sent(server.name, batch.model.width, batch.sent.items)
         try:
-            infer = partial(server.client.infer_batch, metadata=traced) if traced else server.client.infer_batch
+            ask = server.client.infer_batch
+            infer = partial(ask, metadata=context_of(traces)) if traces else ask
             batch.outputs = asyncio.ensure_future(infer(batch.model, batch.inputs()))
         except Exception as exc:
             batch.outputs = asyncio.get_running_loop().create_future()

@@ -1,9 +1,10 @@
-"""What of a request's way a tracing system wants to know; noted for the few requests that are traced."""
+"""What of a request's way a tracing system wants to know, for the few that are traced, and what a server is told."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,18 +48,30 @@ class Attempt:
 
 @dataclass(slots=True)
 class Trace:
-    """A request that is traced; the router notes the attempts.
+    """A request that has a trace context, or is given one; the router notes the attempts of those that are sampled.
 
     Attributes:
         trace_id: 32 hexadecimal digits.
         parent_id: The caller's span, 16 of them; None: the trace begins here.
+        is_sampled: Whether there are spans; of others, servers are only told the caller's context.
+        state: The caller's ``tracestate``, which goes on as it came; empty: there is none.
     """
 
     trace_id: str
     parent_id: str | None = None
+    is_sampled: bool = True
+    state: str = ""
     attempts: list[Attempt] = field(default_factory=list)
 
-    def begin(self, attempt: Attempt) -> tuple[tuple[str, str], ...]:
-        """Note an attempt, and return the metadata by which its server goes on with the trace."""
-        self.attempts.append(attempt)
-        return (("traceparent", f"00-{self.trace_id}-{attempt.span_id}-01"),)
+
+def context_of(traces: Sequence[Trace]) -> tuple[tuple[str, str], ...]:
+    """Return the metadata by which a server goes on with the trace of a batch, which has one caller for it.
+
+    It is that of the first request, with a sampled one before others.
+    """
+    if not traces:
+        return ()
+    trace = max(traces, key=lambda each: each.is_sampled)
+    span_id = trace.attempts[-1].span_id if trace.is_sampled else trace.parent_id
+    parent = ("traceparent", f"00-{trace.trace_id}-{span_id}-{trace.is_sampled:02d}")
+    return (parent, ("tracestate", trace.state)) if trace.state else (parent,)

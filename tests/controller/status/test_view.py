@@ -12,6 +12,7 @@ from orchestrator.controller.status.document import describe_status
 from orchestrator.controller.status.view import (
     find_troubles,
     render_done,
+    render_gateway,
     render_plan,
     render_status,
     render_unreachable,
@@ -112,12 +113,24 @@ def test_a_model_that_is_left_out_is_shown_with_the_reason() -> None:
 
 
 def test_a_controller_that_does_not_answer_is_shown_as_such() -> None:
-    assert show(render_unreachable("gpu-2", "no controller answers")) == ["gpu-2", "controller  no controller answers"]
+    assert show(render_unreachable("gpu-2", "no controller answers", None)) == [
+        "gpu-2",
+        "controller  no controller answers",
+        "Triton      it does not answer",
+    ]
+    assert show(render_unreachable("gpu-2", None, {})) == ["gpu-2", "controller  the fleet file names none"]
     assert show(render_unreachable("gpu-2", "no controller answers", {"odd": "it is decoupled"})) == [
         "gpu-2",
         "controller  no controller answers",
         "left out    odd: it is decoupled",
     ]
+
+
+def test_alerts_of_the_gateway_are_shown_or_why_there_are_none() -> None:
+    assert show(render_gateway([])) == ["gateway", "alerts  none"]
+    assert show(render_gateway("no gateway answers")) == ["gateway", "status page  no gateway answers"]
+    told = [{"level": "bad", "text": "Not ready: x", "section": "servers"}, {"level": "new", "text": "y"}]
+    assert show(render_gateway(told)) == ["gateway", "alert  Not ready: x", "alert  y"]
 
 
 def test_power_and_energy_are_shown_with_their_source() -> None:

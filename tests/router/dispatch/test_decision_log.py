@@ -13,9 +13,12 @@ from click.testing import CliRunner
 
 from orchestrator.cli import main
 from orchestrator.config import DecisionLogSettings
+from orchestrator.decision import Dispatch, Hold
 from orchestrator.errors import ConfigError, TransientError
+from orchestrator.policies.parsing import parse_policy
 from orchestrator.router.dispatch.decision_log import DecisionLog, find_decision
 from tests.fakes.servers import FakeServer, item
+from tests.router.dispatch.test_guarded_policy import Scripted, install
 from tests.router.test_router import right, routed
 
 pytestmark = pytest.mark.virtual_time
@@ -90,6 +93,42 @@ async def test_a_log_that_cannot_be_written_costs_no_answer(tmp_path: Path, capl
         assert right(await router.infer(item(1)), 1)
         assert right(await router.infer(item(2)), 2)
     assert caplog.text.count("decisions are written no more") == 1
+
+
+@pytest.mark.parametrize("decision", [Dispatch("x", object()), Hold(object()), object()])  # type: ignore[arg-type]
+async def test_whatever_a_policy_says_its_decisions_are_written_and_those_after_it_too(
+    tmp_path: Path, decision: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    settings = {"directory": tmp_path, "sample_ratio": 1.0}
+    async with routed({"a": FakeServer()}, shadow_policy="lert", decision_log=settings) as router:
+        install(router, lambda candidates, situation: decision)
+        shadow = router._dispatcher.deciders.shadow
+        assert shadow is not None
+        shadow.policy = Scripted(lambda candidates, situation: decision)
+        assert right(await router.infer(item(1)), 1)
+        install(router, parse_policy("lert").choose)
+        assert right(await router.infer(item(2)), 2)
+    first, second = written(tmp_path)
+    assert (first["policy"], first["fault"]) == ("lert:slack", "not_offered")
+    assert (second["policy"], second["fault"]) == ("scripted", None)
+    assert {key: first["shadow"][key] for key in ("outcome", "reason", "choice")} == {
+        "outcome": "fault",
+        "reason": None,
+        "choice": None,
+    }
+    assert "written" not in caplog.text
+
+
+def test_a_record_that_is_no_json_is_left_out_and_the_log_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DecisionLog(DecisionLogSettings(directory=tmp_path, sample_ratio=1.0), "abc")
+    log.write({"reason": object()}, "abc-1", {})
+    log.write({"reason": "x"}, "abc-2", {})
+    log.close()
+    assert [record["id"] for record in written(tmp_path)] == ["abc-2"]
+    assert "decision abc-1 is not written: object is no JSON value" in caplog.text
 
 
 async def test_a_directory_that_cannot_be_is_refused(tmp_path: Path) -> None:

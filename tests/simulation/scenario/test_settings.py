@@ -101,7 +101,7 @@ def test_what_is_impossible_is_refused_with_key_and_value(
 
 def test_files_that_are_no_scenario_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "scenario.yaml"
-    for text, problem in (("[1, 2]", "holds no mapping"), ("a: [", "is no YAML")):
+    for text, problem in (("[1, 2]", "holds no keys"), ("a: [", "is no YAML")):
         path.write_text(text)
         with pytest.raises(ConfigError, match=problem):
             load_scenario(path)
