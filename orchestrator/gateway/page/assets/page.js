@@ -243,9 +243,12 @@ function showDecisions(doc) {
   set($("#decisions small"), decisions.is_written ? `1 in ${quantity(1 / decisions.sample_ratio)} is written` : "");
   empty("#decisions", decisions.entries.length ? null : decisions.is_written ? "None was written yet." :
     "Decisions are not written. Give router.decision_log a directory in fleet.yaml, and open any of them here.");
-  keep($("#decisions .details"), decisions.entries, (entry) => entry.id, (entry) => el("details", {},
+  // One that somebody has opened, or is on with the keyboard, stays although newer ones have come.
+  const list = $("#decisions .details"), newest = new Set(decisions.entries.map((entry) => entry.id));
+  const read = [...list.children].filter((item) => !newest.has(item.dataset.key) && (item.open || item.querySelector(":focus-visible")));
+  keep(list, [...decisions.entries, ...read.map((item) => item.entry)], (entry) => entry.id, (entry) => Object.assign(el("details", {},
     el("summary", {}, el("time", { datetime: new Date(entry.unix_s * 1e3).toISOString() }), el("code", {}, entry.id), el("span", {}, `${entry.family}: ${entry.title}`)),
-    ...entry.lines.map((line) => el("p", {}, line))), (item, entry) => set(item.querySelector("time"), age(doc.unix_s - entry.unix_s)));
+    ...entry.lines.map((line) => el("p", {}, line))), { entry }), (item, entry) => set(item.querySelector("time"), age(doc.unix_s - entry.unix_s)));
 }
 
 function show(doc) {
