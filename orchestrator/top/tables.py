@@ -136,6 +136,7 @@ TABLES: Mapping[str, Table] = {
             f"{UNKNOWN if w['item_s'] is None else say_duration(w['item_s'])} and "
             f"{UNKNOWN if w['item_j'] is None else format(w['item_j'], '.3g')} J an item, "
             f"{w['instances']} instances on {w['servers']} servers, {say_rate(w['answered_per_s'])} answers/s"
+            Column("failed", _share("failed"), say_part),
             for w in row["widths"]
         ),
     ),

@@ -181,7 +181,7 @@ function showFamilies(doc) {
     put(row,
       el("th", { scope: "row" }, family.name),
       el("td", { class: "n" }, rate(family.sent_per_s)),
-      el("td", { class: "n" }, share("answered")), el("td", { class: "n" }, share("late")), el("td", { class: "n" }, share("refused")),
+      ...["answered", "late", "refused", "failed"].map((end) => el("td", { class: "n" }, share(end))),
       el("td", { class: "n" }, seconds(family.latency_p95_s)),
       el("td", { class: "n" }, total ? (served / total).toFixed(3) : "–"),
       el("td", {}, widths.length ? mix(widths, total) : "passed through"),
