@@ -259,10 +259,11 @@ function show(doc) {
 
 function take(event) {
   const message = JSON.parse(event.data), { keys, rows: values, period_s } = message.points;
-  const newest = points.length ? points[points.length - 1].unix_s : 0;
-  const fresh = values.map((row) => Object.fromEntries(row.map((value, index) => [keys[index], value]))).filter((point) => point.unix_s > newest);
-  points = [...points, ...fresh];
-  if (points.length) points = points.filter((point) => point.unix_s > points[points.length - 1].unix_s - KEPT_S);
+  const given = values.map((row) => Object.fromEntries(row.map((value, index) => [keys[index], value])));
+  if (given.length && points.length && given.at(-1).unix_s < points.at(-1).unix_s) points = []; // the clock was set back
+  const newest = points.length ? points.at(-1).unix_s : 0;
+  points = [...points, ...given.filter((point) => point.unix_s > newest)];
+  if (points.length) points = points.filter((point) => point.unix_s > points.at(-1).unix_s - KEPT_S);
   periodS = period_s;
   heardMs = performance.now();
   refusal = "";
