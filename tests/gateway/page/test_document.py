@@ -168,6 +168,24 @@ async def test_what_is_bad_is_told_before_what_is_worth_a_look() -> None:
     ]
 
 
+async def test_what_needs_attention_keeps_its_key_while_its_numbers_change() -> None:
+    def keys_of(found: dict[str, Any]) -> list[str]:
+        return [alert["key"] for alert in found["alerts"]]
+
+    found, texts = [], []
+    for failed in (1, 2):
+        gateway = Gateway()
+        gateway.end("ok", 90, width=50, server="edge-0")
+        gateway.end("unavailable", failed)
+        servers = tuple(server_overview(name, condition="down", reason=f"for {failed} s") for name in ("a-1", "a-2"))
+        controllers = {"a-1": Controller(None, f"no answer for {failed} s")}
+        document = await document_of(gateway, overview=fleet_overview(servers=servers), controllers=controllers)
+        found.append(keys_of(document))
+        texts.append({alert["text"] for alert in document["alerts"]})
+    assert not texts[0] & texts[1]
+    assert found[0] == found[1] == ["failed", "server a-1", "server a-2", "controller a-1"]
+
+
 async def test_of_a_shared_fleet_it_is_told_who_drives_each_server_and_which_nobody_does() -> None:
     servers = (server_overview("a", driver="gateway-0"), server_overview("b", driver=""))
     overview = fleet_overview(servers=servers, gateways=("gateway-0", "gateway-1"))

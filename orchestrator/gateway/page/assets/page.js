@@ -5,7 +5,8 @@ import { Chart, drawFrontier, el } from "./chart.js";
 import { actionWords, age, bytes, numbersWords, part, quantity, rate, seconds, titled } from "./words.js";
 
 const $ = (selector) => document.querySelector(selector);
-const KEPT_S = 600, HIDDEN_MS = 60000, AGAIN_MS = 5000;
+const KEPT_S = 600, HIDDEN_MS = 60000, AGAIN_MS = 5000, ALERTS_SHOWN = 8;
+const told = $("#told");
 
 let points = [], now = null, heardMs = null, periodS = 2, events = null, hiddenTimer = null, findTimer = null;
 let refusal = "";
@@ -73,12 +74,23 @@ function showHead(doc) {
   const processes = doc.workers === 1 ? "1 process" : `${doc.workers} processes`;
   set($("#facts"), [doc.policy && `Policy ${doc.policy.name}`, processes, `version ${doc.version}`].filter(Boolean).join(" · "));
   document.title = doc.alerts.length ? `(${doc.alerts.length}) Slim Scheduler` : "Slim Scheduler";
-  keep($("#alerts ul"), doc.alerts.slice(0, 8), (alert) => alert.text, () => el("li", {}, el("a")), (item, alert) => {
+  showAlerts(doc.alerts);
+}
+
+// They are told once to who listens, and again when there are more or fewer or another is the worst: not each number.
+function showAlerts(alerts) {
+  const more = alerts.length - ALERTS_SHOWN, [worst] = alerts, list = $("#alerts ul");
+  keep(list, alerts.slice(0, ALERTS_SHOWN), (alert) => alert.key, () => el("li", {}, el("a")), (item, alert) => {
     const link = item.firstChild;
     link.href = `#${alert.section}`;
     link.className = alert.level;
     set(link, alert.text);
   });
+  empty("#alerts", more > 0 ? `and ${more} more` : null);
+  const what = alerts.length === 1 ? "1 thing needs" : `${alerts.length} things need`, state = worst ? `${alerts.length} ${worst.level} ${worst.key}` : "";
+  if ((told.dataset.state ?? "") === state) return;
+  told.dataset.state = state;
+  told.textContent = worst ? `${what} attention. ${worst.text}` : "Nothing needs attention any more.";
 }
 
 function showTraffic(doc) {
