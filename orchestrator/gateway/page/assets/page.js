@@ -288,18 +288,34 @@ function take(event) {
 
 function connect() {
   events?.close();
-  events = new EventSource(`events?find=${encodeURIComponent($("#find").value.trim())}`);
+  const source = events = new EventSource(`events?find=${encodeURIComponent($("#find").value.trim())}`);
   events.onmessage = take;
-  events.onerror = () => {
-    if (events.readyState !== EventSource.CLOSED) return; // it tries again by itself
-    refusal = "refused: too many pages are open";
-    setTimeout(() => { if (events?.readyState === EventSource.CLOSED) connect(); }, AGAIN_MS);
+  events.onerror = async () => {
+    if (source.readyState !== EventSource.CLOSED) return; // it tries again by itself
+    setTimeout(() => { if (events === source) connect(); }, AGAIN_MS);
+    const why = await askWhy(source.url);
+    if (events !== source) return;
+    refusal = why;
     showLive();
   };
 }
 
 function showLive() {
   const silentS = heardMs === null ? null : (performance.now() - heardMs) / 1e3;
+// Why events were refused: their source does not say, so the same is asked once more.
+async function askWhy(url) {
+  const asking = new AbortController();
+  try {
+    const { status } = await fetch(url, { signal: asking.signal });
+    if (status === 200) return "connecting";
+    return [429, 503].includes(status) ? "refused: too many pages are open" : `refused: the answer is ${status}`;
+  } catch {
+    return "no answer";
+  } finally {
+    asking.abort();
+  }
+}
+
   if (silentS !== null && silentS < 3 * periodS) badge($("#live"), "good", "Live");
   else badge($("#live"), "warn", refusal || (silentS === null ? "connecting" : `no news for ${Math.floor(silentS / 5) * 5} s`));
 }
