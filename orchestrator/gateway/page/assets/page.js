@@ -148,6 +148,8 @@ function showServers(doc) {
   const up = doc.servers.filter((server) => server.condition === "up").length + more;
   set($("#servers small"), `${up} of ${doc.servers_total} up${more ? `; ${more} that are up are not shown` : ""}`);
   $("#servers > .empty").hidden = doc.servers.length > 0;
+  $("#gateways").hidden = doc.gateways.length === 0;
+  set($("#gateways"), `Gateways that share the fleet: ${doc.gateways.join(", ")}`);
   keep($("#servers .cards"), doc.servers, (server) => server.name, () => el("li"), (card, server) => {
     const level = LEVELS[server.condition] ?? "warn", control = server.controller;
     card.className = `card ${level === "good" ? "" : level}`;
@@ -300,8 +302,6 @@ function connect() {
   };
 }
 
-function showLive() {
-  const silentS = heardMs === null ? null : (performance.now() - heardMs) / 1e3;
 // Why events were refused: their source does not say, so the same is asked once more.
 async function askWhy(url) {
   const asking = new AbortController();
@@ -316,6 +316,8 @@ async function askWhy(url) {
   }
 }
 
+function showLive() {
+  const silentS = heardMs === null ? null : (performance.now() - heardMs) / 1e3;
   if (silentS !== null && silentS < 3 * periodS) badge($("#live"), "good", "Live");
   else badge($("#live"), "warn", refusal || (silentS === null ? "connecting" : `no news for ${Math.floor(silentS / 5) * 5} s`));
 }
