@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from orchestrator.gateway.page.document import FAMILIES_SHOWN, describe
+from orchestrator.gateway.page.document import FAMILIES_SHOWN, JOULES_SHOWN, describe
 from orchestrator.gateway.page.observed import Controller, Decision, Observed
 from orchestrator.gateway.page.traffic import Traffic, compare, read_snapshot
 from orchestrator.router import FleetOverview, merge_overviews
@@ -105,6 +105,16 @@ async def test_power_is_that_of_all_servers_or_unknown_with_the_reason() -> None
     del known["edge-1"]
     energy = (await document_of(gateway, controllers=known))["energy"]
     assert energy == {"power_w": None, "j_per_answer": None, "reason": "no reading of edge-1"}
+
+
+async def test_a_servers_idle_power_and_joules_a_request_are_those_of_its_controller() -> None:
+    models = [{"label": f"w{n}", "request_j": n or None} for n in range(99)]
+    known = controller_status("edge-0", idle_w=20.5, idle_j=900.0, models=[*models, 7, {"request_j": "x"}])
+    controllers = {"edge-0": Controller(known), "edge-1": Controller(controller_status("edge-1"))}
+    first, second = [s["controller"] for s in (await document_of(controllers=controllers))["servers"]]
+    assert (first["idle_w"], first["idle_j"]) == (20.5, 900.0)
+    assert first["request_j"] == {f"w{n}": n for n in range(1, 1 + JOULES_SHOWN)}
+    assert (second["idle_w"], second["request_j"]) == (None, {})
 
 
 async def test_actions_of_all_controllers_are_told_newest_first_with_reason_and_numbers() -> None:

@@ -91,13 +91,16 @@ def troubled() -> Gateway:
 @pytest.mark.parametrize(("width", "scheme"), KINDS)
 async def test_all_that_an_incident_asks_for_is_there_and_fits(width: int, scheme: Scheme, tmp_path: Path) -> None:
     gateway = troubled()
-    statuses = {name: controller_status(name) for name in ("edge-0", "edge-1")}
+    joules = {"idle_w": 21.5, "idle_j": 9300.0, "models": [{"label": "w025", "request_j": 0.0021}]}
+    statuses = {name: controller_status(name, **joules) for name in ("edge-0", "edge-1")}
     async with Controllers(statuses) as controllers, browsing() as browser:
         gateway.servers = controllers.servers
         async with serving(gateway) as admin, looking(admin.address, browser, width=width, scheme=scheme) as page:
             await expect(page.locator("#alerts li").first).to_have_text("Server edge-2 is down: failed to connect")
             await expect(page.locator("#servers .card h3")).to_have_text(["edge-2", "edge-0", "edge-1"])
             await expect(page.locator("#servers .card").nth(1)).to_contain_text("62 %")
+            await expect(page.locator("#servers .card").nth(1)).to_contain_text("21.5 W, 9,300 J so far")
+            await expect(page.locator("#servers .card").nth(1)).to_contain_text("w025: 0.0021 J a request")
             await expect(page.locator("#policy")).to_contain_text("lert:brownout")
             await expect(page.locator("#actions li").first).to_contain_text("failed: out of memory")
             await expect(page.locator("#frontier tbody tr")).to_have_count(4)
