@@ -78,6 +78,11 @@ def _widths(row: Row) -> str:
     )
 
 
+def _late(width: Row) -> str:
+    ran = width["answered_per_s"] + width["late_per_s"]
+    return f", {say_part(width['answered_per_s'] / ran)} in time" if ran else ""
+
+
 def _quality(row: Row) -> float | None:
     total = sum(width["answered_per_s"] for width in row["widths"])
     return sum(width["quality"] * width["answered_per_s"] for width in row["widths"]) / total if total else None
@@ -147,7 +152,7 @@ TABLES: Mapping[str, Table] = {
             f"{w['width']} %: quality {w['quality']:.4g}, "
             f"{UNKNOWN if w['item_s'] is None else say_duration(w['item_s'])} and "
             f"{UNKNOWN if w['item_j'] is None else format(w['item_j'], '.3g')} J an item, "
-            f"{w['instances']} instances on {w['servers']} servers, {say_rate(w['answered_per_s'])} answers/s"
+            f"{w['instances']} instances on {w['servers']} servers, {say_rate(w['answered_per_s'])} answers/s{_late(w)}"
             for w in row["widths"]
         ),
     ),

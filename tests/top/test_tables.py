@@ -57,6 +57,15 @@ async def test_failed_requests_and_who_drives_a_server_are_shown() -> None:
     assert values("servers", "state") == ["ejected · gateway-1", "up · nobody"]
 
 
+async def test_of_what_a_width_has_run_the_part_in_time_is_told() -> None:
+    [family] = (await busy_document())["families"]
+    family["widths"] = [w | {"answered_per_s": 3.0 * n, "late_per_s": 1.0 * n} for n, w in enumerate(family["widths"])]
+    idle, *busy = TABLES["families"].detail(family).splitlines()
+    assert "in time" not in idle
+    assert busy
+    assert all(line.endswith(", 75% in time") for line in busy)
+
+
 def test_alerts_beyond_those_that_fit_are_counted() -> None:
     alerts = [{"text": f"alert {n}"} for n in range(5)]
     assert say_alerts({"alerts": alerts[:3]}, 3) == "alert 0\nalert 1\nalert 2"

@@ -14,13 +14,15 @@ from typing import Any
 
 from orchestrator.gateway.page.alerts import find_alerts, name_some
 from orchestrator.gateway.page.observed import Controller, Observed
-from orchestrator.gateway.page.traffic import ENDS, Rates, Traffic
+from orchestrator.gateway.page.traffic import ENDS, End, Rates, Traffic
 from orchestrator.router import FamilyOverview, FleetOverview, ServerOverview
 
 FAMILIES_SHOWN = 50
 SERVERS_SHOWN = 100
 ACTIONS_SHOWN = 30
 JOULES_SHOWN = 8
+_RAN: Sequence[End] = ("answered", "late")
+"""Ends of requests that a width has run."""
 
 Document = dict[str, Any]
 
@@ -188,7 +190,10 @@ def _families(traffic: Traffic, overview: FleetOverview | None, find: str) -> Do
                 **_ends(rates.get(name, nothing)),
                 "latency_p95_s": traffic.quantile_s(0.95, name),
                 "widths": [
-                    {**asdict(width), "answered_per_s": by_width.get((name, str(width.width)), nothing)["answered"]}
+                    {
+                        **asdict(width),
+                        **{f"{end}_per_s": by_width.get((name, str(width.width)), nothing)[end] for end in _RAN},
+                    }
                     for width in (family.widths if family is not None else ())
                 ],
             }

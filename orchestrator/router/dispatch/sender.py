@@ -90,8 +90,10 @@ class Sender:
         server.in_flight.append(batch.sent)
         server.calls += 1
         traced: tuple[tuple[str, str], ...] = ()
+        sent_to = server.name, batch.model.width
         for request in batch.requests:
             request.attempts += 1
+            request.sent_to = sent_to
             request.under_way += 1
             if request.trace is not None:
                 batch.attempts.append(Attempt(server.name, batch.model.width, batch.sent.items, batch.sent.sent_s))

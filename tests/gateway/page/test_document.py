@@ -69,6 +69,19 @@ async def test_servers_and_families_have_what_was_answered_by_them() -> None:
     ]
 
 
+async def test_what_was_late_is_told_of_the_width_that_had_it() -> None:
+    gateway = Gateway()
+    gateway.end("ok", 30, width=50, server="edge-0")
+    gateway.end("deadline", 10, width=50, server="edge-0")
+    gateway.end("deadline", 20)  # never sent
+    [family] = (await document_of(gateway))["families"]
+    assert family["late_per_s"] == 3.0
+    assert {w["width"]: (w["answered_per_s"], w["late_per_s"]) for w in family["widths"]} == {
+        **dict.fromkeys((25, 75, 100), (0.0, 0.0)),
+        50: (3.0, 1.0),
+    }
+
+
 async def test_before_anything_is_known_there_is_a_document_all_the_same() -> None:
     found = await document_of(overview=None, unready="no server has a model ready")
     assert (found["policy"], found["servers"], found["families"]) == (None, [], [])

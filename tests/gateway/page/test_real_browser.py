@@ -104,6 +104,9 @@ async def test_all_that_an_incident_asks_for_is_there_and_fits(width: int, schem
             await expect(page.locator("#policy")).to_contain_text("lert:brownout")
             await expect(page.locator("#actions li").first).to_contain_text("failed: out of memory")
             await expect(page.locator("#frontier tbody tr")).to_have_count(4)
+            assert (await page.locator("#frontier thead th").all_inner_texts())[2] == "In time"
+            await expect(page.locator("#frontier tbody tr").last.locator("td").nth(1)).to_have_text("100 %")
+            await expect(page.locator("#frontier .label").last).to_have_text("100 %, 0.015 J")
             await expect(page.locator("#chart-widths .legend li")).to_have_count(4)
             await expect(page.locator("#families tbody th")).to_have_text(["fashion"])
             assert await page.evaluate("document.documentElement.scrollWidth") == width

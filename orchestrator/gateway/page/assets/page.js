@@ -215,6 +215,12 @@ function mix(widths, total) {
   return el("span", { class: "mix", role: "img", title: words, "aria-label": words }, ...widths.map(() => el("i")));
 }
 
+// Of what a width has run, the part that was answered before its deadline; null where it has run nothing.
+function inTime(width) {
+  const ran = width.answered_per_s + width.late_per_s;
+  return ran ? width.answered_per_s / ran : null;
+}
+
 function showFrontier(doc) {
   const families = doc.families.filter((family) => family.widths.length), select = $("#family");
   $("#frontier").hidden = families.length === 0;
@@ -226,7 +232,7 @@ function showFrontier(doc) {
   const total = chosen.widths.reduce((sum, width) => sum + width.answered_per_s, 0);
   keep($("#frontier tbody"), chosen.widths, (width) => width.width, () => el("tr"), (row, width) => put(row,
     el("th", { scope: "row" }, `${width.width} %`),
-    ...[width.quality.toFixed(4), seconds(width.item_s), width.item_j === null ? "–" : `${quantity(width.item_j)} J`, `${width.servers}`,
+    ...[width.quality.toFixed(4), part(inTime(width)), seconds(width.item_s), width.item_j === null ? "–" : `${quantity(width.item_j)} J`, `${width.servers}`,
       `${width.instances}`, total ? part(width.answered_per_s / total) : "–"].map((text) => el("td", { class: "n" }, text))));
 }
 
