@@ -185,6 +185,11 @@ async def test_what_needs_attention_is_told_to_who_listens_and_keeps_the_focus_w
         gateway.overview = fleet_overview(servers=tuple(servers[:2]))
         await expect(told).to_have_text(re.compile("^[23] things need attention[.] "))
         await expect(page.locator("#alerts > p")).to_be_hidden()
+        worse = [servers[0], *(replace(server, condition="suspect") for server in servers[1:4])]
+        gateway.overview = fleet_overview(servers=tuple(worse))
+        await links.filter(has_text="edge-3 is suspect").focus()
+        gateway.overview = fleet_overview(servers=(*worse[:3], servers[3]))
+        await expect(page.locator("#alerts a:focus")).to_have_text("Server edge-3 is down: for 3 s")
 
 
 @pytest.mark.parametrize(

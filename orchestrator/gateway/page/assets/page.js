@@ -24,6 +24,7 @@ const charts = {
 
 // Let `parent` have one child for each item, in their order; `make` returns a new one, `change` shows the item in it.
 function keep(parent, items, key, make, change) {
+  const focused = parent.contains(document.activeElement) ? document.activeElement : null;
   const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   const wanted = items.map((item) => {
     const name = String(key(item));
@@ -37,6 +38,7 @@ function keep(parent, items, key, make, change) {
   wanted.forEach((child, index) => {
     if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
   });
+  if (focused !== document.activeElement) focused?.focus({ preventScroll: true }); // what is moved loses it
 }
 
 // Replace children only when they would differ: whoever reads or selects them is not disturbed.
