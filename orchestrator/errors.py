@@ -67,7 +67,15 @@ class WrongAnswerError(TransientError):
 
 
 class DeadlineError(TransientError):
-    """The time allowed for a call ran out before its answer came."""
+    """The time allowed for a call ran out before its answer came.
+
+    Attributes:
+        sent_to: The server, and the width in percent there, that had it last; None where none had, or nobody knows.
+    """
+
+    def __init__(self, message: str, *, executed: bool = True, sent_to: tuple[str, int] | None = None) -> None:
+        super().__init__(message, executed=executed)
+        self.sent_to = sent_to
 
 
 class CapacityError(TransientError):

@@ -15,11 +15,12 @@ from dataclasses import replace
 
 from orchestrator.controller.actuator import Actuator
 from orchestrator.controller.demands import Demands
-from orchestrator.controller.observer import Observation, Observer, one_line
+from orchestrator.controller.observer import Observation, Observer, follow_energy, one_line
 from orchestrator.controller.ports import REAL_CLOCKS, Clocks, ModelControl
 from orchestrator.controller.report import StepLog, StepReport
 from orchestrator.errors import ModelNotFoundError
 from orchestrator.planner.actions import Action, Outcome, Plan
+from orchestrator.planner.energy import EnergyAccount
 from orchestrator.planner.host import Limits
 from orchestrator.planner.plan import plan
 from orchestrator.planner.state import SchedulerState
@@ -84,6 +85,7 @@ class Controller:
         self._log = StepLog(server, wall_clock=clocks.wall)
         self._state = SchedulerState()
         self._demands = Demands()
+        self._energy = EnergyAccount()
         self._replacement: Limits | None = None
         self._steps = 0
         self._failures_in_a_row = 0
@@ -123,6 +125,7 @@ class Controller:
         seen = await self._observer.observe(busy_models=self._actuator.busy_models, demands=self._demands)
         self._log.note_trouble(seen.trouble)
         self._log.note_misfits(seen.misfits)
+        self._energy = follow_energy(self._energy, seen)
         planned, plan_s = self._plan(seen)
         self.last_report = self._report_of(seen, planned, plan_s=plan_s, step_s=self._clock() - began_s)
         if seen.snapshot is not None and planned is not None and not self._dry_run:
@@ -210,6 +213,7 @@ class Controller:
             step_s=step_s,
             recent=self._log.recent,
             families=self._families,
+            energy=self._energy,
         )
 
     async def _see_stop(self, stop: asyncio.Event) -> float:

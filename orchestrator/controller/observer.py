@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.ports import ModelControl
 from orchestrator.errors import SlimError
+from orchestrator.planner.energy import CounterReading, EnergyAccount
 from orchestrator.planner.host import HostSnapshot, LoadedModel, ModelSnapshot, ModelStatus, RepositoryModel
 from orchestrator.planner.rates import Counters, Rates, measure_rates
 from orchestrator.snapshot import ModelName
@@ -50,6 +51,17 @@ class Observation:
     trouble: str | None
     reading: HostReading | None
     misfits: Mapping[str, str] = field(default_factory=dict)
+
+
+def follow_energy(account: EnergyAccount, seen: Observation) -> EnergyAccount:
+    """Return an account with what was drawn until this look; where it says nothing, the next window spans it too."""
+    if seen.snapshot is None or seen.trouble is not None or seen.reading is None:
+        return account
+    energy = seen.reading.energy_j
+    if energy.value is None:
+        return account
+    counter = CounterReading(energy.source, seen.at_s, energy.value)
+    return account.follow(counter, {model.name: model.rates for model in seen.snapshot.models})
 
 
 class Observer:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.controller.observer import Observation
 from orchestrator.planner.actions import Action, Notice, Numbers, Outcome, Plan, Refusal
+from orchestrator.planner.energy import EnergyAccount
 from orchestrator.planner.host import Limits
 from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family, ServerName
@@ -52,6 +53,7 @@ class StepReport:
         step_s: The time that the step took without its actions.
         recent: The last actions, oldest first.
         families: The families that are looked after, as last seen; none until a repository has been read.
+        energy: Joules since the controller started, up to this step.
     """
 
     server: ServerName
@@ -65,6 +67,7 @@ class StepReport:
     step_s: float
     recent: tuple[ActionRecord, ...] = ()
     families: tuple[Family, ...] = ()
+    energy: EnergyAccount = field(default_factory=EnergyAccount)
 
     @property
     def has_failed(self) -> bool:

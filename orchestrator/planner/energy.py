@@ -49,6 +49,11 @@ class EnergyAccount:
     requests: Mapping[ModelName, float] = field(default_factory=dict)
     last: CounterReading | None = None
 
+    def of_request_j(self, model: ModelName) -> float | None:
+        """Return what a request of a model has drawn on average above idle; None while that is unknown."""
+        requests = self.requests.get(model)
+        return self.models_j[model] / requests if requests and model in self.models_j else None
+
     def follow(self, reading: CounterReading, rates: Mapping[ModelName, Rates]) -> EnergyAccount:
         """Return the account with what was drawn since the last reading, in which the models ran at such rates.
 

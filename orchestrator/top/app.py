@@ -6,6 +6,7 @@ not move away. Nothing is asked of the gateway but its events.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import ClassVar
@@ -18,7 +19,7 @@ from textual.content import Content
 from textual.widgets import DataTable, Footer, Sparkline, Static, TabbedContent, TabPane
 
 from orchestrator.top.events import Document
-from orchestrator.top.tables import TABLES, Row, cells, figures, headline, sort_rows
+from orchestrator.top.tables import TABLES, Row, cells, figures, headline, say_alerts, sort_rows
 
 _POINTS = 120
 _ALERTS = 3
@@ -40,6 +41,7 @@ class Top(App[None]):
     #head {{ text-style: bold; }}
     #alerts {{ color: $error; max-height: {_ALERTS}; }}
     Sparkline {{ height: 1; }}
+    .old #figures, .old #alerts, .old Sparkline, .old #tabs, .old #detail {{ opacity: 60%; }}
     TabbedContent, ContentSwitcher, TabPane, DataTable {{ height: 1fr; padding: 0; }}
     #detail {{ height: {_DETAIL_LINES}; border-top: solid $primary; overflow-y: auto; }}
     """
@@ -54,6 +56,7 @@ class Top(App[None]):
         super().__init__()
         self._watch = watch
         self._document: Document | None = None
+        self._as_of = ""
         self._answered: deque[float] = deque(maxlen=_POINTS)
         self._sorting: dict[str, tuple[int | None, bool]] = dict.fromkeys(TABLES, (None, True))
         self._shown: dict[str, list[Row]] = {name: [] for name in TABLES}
@@ -82,12 +85,17 @@ class Top(App[None]):
     async def _follow(self) -> None:
         async for event in self._watch():
             if isinstance(event, str):
-                self._put("head", event)
+                self._miss(event)
             else:
                 try:
                     self._take(event)
-                except (AttributeError, KeyError, TypeError, ValueError):
-                    self._put("head", "what answers is no gateway of this version")
+                except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+                    self._miss("what answers is no gateway of this version")
+
+    def _miss(self, why: str) -> None:
+        """Say why there is nothing new, and of when what stays below is."""
+        self._put("head", f"{why} · below as of {self._as_of}" if self._as_of else why)
+        self.screen.set_class(bool(self._as_of), "old")
 
     def _take(self, event: Document) -> None:
         points = event["points"]
@@ -95,14 +103,16 @@ class Top(App[None]):
         self._answered.extend(row[at] for row in points["rows"])
         self.query_one(Sparkline).data = list(self._answered)
         if "traffic" not in event:
-            self._put("head", "the gateway starts, or ends")
+            self._miss("the gateway starts, or ends")
             return
         self._document = event
         self._put("head", headline(event))
+        self.screen.remove_class("old")
         self._put("figures", figures(event))
-        self._put("alerts", "\n".join(alert["text"] for alert in event["alerts"][:_ALERTS]))
+        self._put("alerts", say_alerts(event, _ALERTS))
         for name in TABLES:
             self._fill(name)
+        self._as_of = time.strftime("%H:%M:%S", time.localtime(event["unix_s"]))
 
     def _fill(self, name: str) -> None:
         if self._document is None:
@@ -132,7 +142,8 @@ class Top(App[None]):
     def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
         """Sort by the column whose head was clicked, the other way round when it was clicked before."""
         by, descending = self._sorting[self._tab]
-        self._sort(event.column_index, not descending if by == event.column_index else True)
+        index = event.column_index
+        self._sort(index, not descending if by == index else TABLES[self._tab].columns[index].descends)
 
     def on_tabbed_content_tab_activated(self) -> None:
         """Let keys go to the table that is shown."""
@@ -145,9 +156,12 @@ class Top(App[None]):
 
     def action_sort(self) -> None:
         """Sort by the next column; after the last one as the gateway does."""
-        by, descending = self._sorting[self._tab]
-        following = 0 if by is None else by + 1
-        self._sort(following if following < len(TABLES[self._tab].columns) else None, descending)
+        by, _ = self._sorting[self._tab]
+        following, columns = 0 if by is None else by + 1, TABLES[self._tab].columns
+        if following < len(columns):
+            self._sort(following, columns[following].descends)
+        else:
+            self._sort(None, True)
 
     def action_turn(self) -> None:
         """Sort the other way round."""

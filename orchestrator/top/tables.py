@@ -19,6 +19,11 @@ class Column:
     value: Callable[[Row], Any]
     words: Callable[[Any], str] = str
 
+    @property
+    def descends(self) -> bool:
+        """Whether its order begins with the largest: that of numbers, where words begin with A."""
+        return self.words is not str
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -73,9 +78,20 @@ def _widths(row: Row) -> str:
     )
 
 
+def _late(width: Row) -> str:
+    ran = width["answered_per_s"] + width["late_per_s"]
+    return f", {say_part(width['answered_per_s'] / ran)} in time" if ran else ""
+
+
 def _quality(row: Row) -> float | None:
     total = sum(width["answered_per_s"] for width in row["widths"])
     return sum(width["quality"] * width["answered_per_s"] for width in row["widths"]) / total if total else None
+
+
+def _state(row: Row) -> str:
+    """Return how a server is and, of a fleet that gateways share, which of them drives it; 80 columns hold no more."""
+    driver, condition = row.get("driver"), str(row["condition"])
+    return condition if driver is None else f"{condition} · {driver or 'nobody'}"
 
 
 def _what(row: Row) -> str:
@@ -106,7 +122,7 @@ TABLES: Mapping[str, Table] = {
     "servers": Table(
         (
             Column("server", _of("name")),
-            Column("state", _of("condition")),
+            Column("state", _state),
             Column("ans/s", _of("answered_per_s"), say_rate),
             Column("batch", _of("batches_in_flight"), "{:.0f}".format),
             Column("load", _of("controller", "utilisation_ratio"), say_part),
@@ -125,6 +141,7 @@ TABLES: Mapping[str, Table] = {
             Column("answered", _share("answered"), say_part),
             Column("late", _share("late"), say_part),
             Column("refused", _share("refused"), say_part),
+            Column("failed", _share("failed"), say_part),
             Column("p95", _of("latency_p95_s"), say_duration),
             Column("quality", _quality, "{:.3f}".format),
             Column("widths", _widths),
@@ -135,7 +152,7 @@ TABLES: Mapping[str, Table] = {
             f"{w['width']} %: quality {w['quality']:.4g}, "
             f"{UNKNOWN if w['item_s'] is None else say_duration(w['item_s'])} and "
             f"{UNKNOWN if w['item_j'] is None else format(w['item_j'], '.3g')} J an item, "
-            f"{w['instances']} instances on {w['servers']} servers, {say_rate(w['answered_per_s'])} answers/s"
+            f"{w['instances']} instances on {w['servers']} servers, {say_rate(w['answered_per_s'])} answers/s{_late(w)}"
             for w in row["widths"]
         ),
     ),
@@ -184,6 +201,14 @@ def cells(table: Table, row: Row) -> list[str]:
     """Return a row in words."""
     found = [(column, column.value(row)) for column in table.columns]
     return [UNKNOWN if value is None else column.words(value) for column, value in found]
+
+
+def say_alerts(document: Row, most: int) -> str:
+    """Return what needs attention, a line each, the worst first; beyond ``most`` lines how many more there are."""
+    lines = [alert["text"] for alert in document["alerts"]]
+    if len(lines) > most:
+        lines[most - 1 :] = [f"and {len(lines) - most + 1} more"]
+    return "\n".join(lines)
 
 
 def headline(document: Row) -> str:

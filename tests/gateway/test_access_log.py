@@ -32,6 +32,21 @@ async def ask(world: World, model: str, **body: Any) -> dict[str, Any]:
             return found
 
 
+async def test_a_request_that_is_late_is_logged_and_counted_with_the_width_and_server_that_had_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, LOGGER):
+        async with open_world(access_log=True, router={"request_timeout_s": 2}) as world:
+            async with world.busy():
+                await ask(world, "fashion")
+            counted = (await world.gateway.read_metrics()).values["slim_gateway_requests"]
+    [line], [((model, width, server, outcome), [count])] = lines(caplog), counted.items()
+    assert (model, outcome, count) == ("fashion", "deadline", 1)
+    assert (line["outcome"], line["server"]) == ("deadline", server)
+    assert server in world.servers
+    assert int(width) in {model.width for model in world.servers[server].models}
+
+
 async def test_a_line_has_what_finds_the_request_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, LOGGER):
         async with open_world(access_log=True) as world:

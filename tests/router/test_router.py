@@ -291,6 +291,14 @@ async def test_no_answer_in_time_is_an_error_that_names_the_limit() -> None:
             await router.infer(item(0))
 
 
+async def test_a_request_that_is_late_says_who_had_it_last() -> None:
+    async with routed({"a": FakeServer(per_item_s=100)}, warm_up=False, drain_s=0) as router:
+        with pytest.raises(DeadlineError, match="it was sent, and what comes is dropped") as caught:
+            await router.infer(item(0), deadline_ms=500)
+        assert caught.value.sent_to is not None
+        assert (caught.value.sent_to[0], caught.value.sent_to[1] in (25, 50, 75, 100)) == ("a", True)
+
+
 async def test_a_caller_that_gives_up_costs_its_neighbours_nothing() -> None:
     server = FakeServer()
     async with routed({"a": server}, policy="lert", in_flight_groups=1, deadline_ms=10_000) as router:

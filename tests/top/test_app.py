@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -66,7 +67,7 @@ async def test_keys_sort_and_change_tables_and_the_cursor_stays_on_its_row() -> 
         await pilot.pause()
         await pilot.press("down")
         assert text_of(app, "detail") == "edge-0 is in order"
-        await pilot.press("s", "r")  # by name, ascending
+        await pilot.press("s")  # by name, from A
         assert column(app, "servers", 0) == ["edge-0", "edge-1"]
         assert text_of(app, "detail") == "edge-0 is in order"
         document["servers"].append({**document["servers"][0], "name": "a", "reason": ""})
@@ -79,6 +80,41 @@ async def test_keys_sort_and_change_tables_and_the_cursor_stays_on_its_row() -> 
         assert text_of(app, "detail") == "8 items waited\nin time"
         await pilot.press("q")
     assert app.return_code == 0
+
+
+async def test_numbers_are_sorted_from_the_largest_names_from_a_and_both_can_be_turned() -> None:
+    events, document = Events(), await busy_document()
+    app = Top(events)
+    async with app.run_test(size=(80, 24)) as pilot:
+        events.sent.put_nowait(document)
+        await pilot.pause()
+        await pilot.press("s", "s", "s")
+        rates = [float(text) for text in column(app, "servers", 2)]
+        assert rates == sorted(rates, reverse=True)
+        await pilot.press("r")
+        assert [float(text) for text in column(app, "servers", 2)] == rates[::-1] != rates
+
+
+async def test_while_the_gateway_is_away_what_stays_is_told_to_be_old() -> None:
+    events, document = Events(), await busy_document()
+    app = Top(events)
+    async with app.run_test(size=(80, 24)) as pilot:
+        events.sent.put_nowait("no gateway answers at x")
+        await pilot.pause()
+        assert text_of(app, "head") == "no gateway answers at x"
+        events.sent.put_nowait(document)
+        await pilot.pause()
+        assert not app.screen.has_class("old")
+        for missing in ("the gateway at x has ended", {"points": document["points"]}):
+            events.sent.put_nowait(missing)
+            await pilot.pause()
+            told = time.strftime("%H:%M:%S", time.localtime(document["unix_s"]))
+            assert text_of(app, "head").endswith(f" · below as of {told}")
+            assert app.screen.has_class("old")
+        events.sent.put_nowait(document)
+        await pilot.pause()
+        assert text_of(app, "head").startswith("ready")
+        assert not app.screen.has_class("old")
 
 
 async def test_markup_in_names_and_reasons_is_text() -> None:
@@ -101,10 +137,12 @@ async def test_a_document_of_another_version_ends_nothing() -> None:
             {"points": {"keys": [], "rows": []}},
             document | {"policy": 3},
             {**document, "servers": [{}]},
+            {key: value for key, value in document.items() if key != "unix_s"},
+            document | {"unix_s": 1e20},
         ):
             events.sent.put_nowait(other)
             await pilot.pause()
-            assert text_of(app, "head") == "what answers is no gateway of this version"
+            assert text_of(app, "head").startswith("what answers is no gateway of this version")
         events.sent.put_nowait(document)
         await pilot.pause()
         assert text_of(app, "head").startswith("ready")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.top.tables import TABLES, cells, figures, headline, sort_rows
+from orchestrator.top.tables import TABLES, cells, figures, headline, say_alerts, sort_rows
 from tests.top.documents import busy_document
 
 
@@ -42,6 +42,34 @@ async def test_the_lines_above_say_what_the_page_says() -> None:
     assert headline(document) == f"ready · lert:brownout · 1 process · {document['version']}"
     assert f"p95 {document['traffic']['latency_p95_s'] * 1e3:.3g} ms" in figures(document)
     assert "82.6 W" in figures(document)
+
+
+async def test_failed_requests_and_who_drives_a_server_are_shown() -> None:
+    document = await busy_document()
+    document["families"][0] |= {"sent_per_s": 50.0, "failed_per_s": 1.0}
+    document["servers"][0]["driver"], document["servers"][1]["driver"] = "gateway-1", ""
+
+    def values(name: str, title: str) -> list[str]:
+        index = [column.title for column in TABLES[name].columns].index(title)
+        return [cells(TABLES[name], row)[index] for row in TABLES[name].rows(document)]
+
+    assert values("families", "failed") == ["2.0%"]
+    assert values("servers", "state") == ["ejected · gateway-1", "up · nobody"]
+
+
+async def test_of_what_a_width_has_run_the_part_in_time_is_told() -> None:
+    [family] = (await busy_document())["families"]
+    family["widths"] = [w | {"answered_per_s": 3.0 * n, "late_per_s": 1.0 * n} for n, w in enumerate(family["widths"])]
+    idle, *busy = TABLES["families"].detail(family).splitlines()
+    assert "in time" not in idle
+    assert busy
+    assert all(line.endswith(", 75% in time") for line in busy)
+
+
+def test_alerts_beyond_those_that_fit_are_counted() -> None:
+    alerts = [{"text": f"alert {n}"} for n in range(5)]
+    assert say_alerts({"alerts": alerts[:3]}, 3) == "alert 0\nalert 1\nalert 2"
+    assert say_alerts({"alerts": alerts}, 3) == "alert 0\nalert 1\nand 3 more"
 
 
 async def test_a_gateway_that_is_not_ready_says_why() -> None:

@@ -81,6 +81,7 @@ class ModelState:
         quarantine: Its configs that are left alone.
         is_canonical: Whether it runs with what its files say, but for instances and batching; None while it is not
             ready.
+        request_j: What a request has drawn on average above idle, since the controller started; None while unknown.
     """
 
     model: str
@@ -99,6 +100,7 @@ class ModelState:
     demanded_for_s: float | None
     quarantine: tuple[QuarantineStatus, ...] = ()
     is_canonical: bool | None = None
+    request_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,8 @@ class ControllerStatus:
         step_s: The time that the step took without its actions.
         misfits: Why models that look meant for a family are left out, by name.
         driver: The gateway that holds the Triton, of several that share a fleet; None while none is known to.
+        idle_w: The power that is drawn while nothing runs; None before that was seen.
+        idle_j: The energy that idle power took since the controller started; None without a counter.
     """
 
     server: str
@@ -243,6 +247,8 @@ class ControllerStatus:
     misfits: Mapping[str, str] = field(default_factory=dict)
     families: tuple[str, ...] = ()
     driver: str | None = None
+    idle_w: float | None = None
+    idle_j: float | None = None
 
 
 def describe_status(report: StepReport, driver: str | None = None) -> ControllerStatus:
@@ -274,6 +280,8 @@ def describe_status(report: StepReport, driver: str | None = None) -> Controller
         step_s=report.step_s,
         server_threads=reading.server_threads,
         driver=driver,
+        idle_w=report.energy.idle_w,
+        idle_j=None if report.energy.last is None else report.energy.idle_j,
         left_threads=report.state.threads.left_behind,
     )
 
@@ -336,6 +344,7 @@ def _model(report: StepReport, seen: ModelSnapshot) -> ModelState:
         is_changing=seen.name in report.seen.snapshot.busy_models,
         demanded_for_s=until_s - now_s if until_s is not None and until_s > now_s else None,
         quarantine=_quarantine(report, seen.name),
+        request_j=report.energy.of_request_j(seen.name),
     )
 
 

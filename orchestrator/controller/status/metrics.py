@@ -19,7 +19,6 @@ from prometheus_client.registry import Collector
 from orchestrator.controller.report import ActionRecord, StepReport
 from orchestrator.controller.status.document import ControllerStatus, describe_status
 from orchestrator.installed.version import read_build
-from orchestrator.planner.energy import CounterReading, EnergyAccount
 from orchestrator.snapshot import ServerName
 
 # A plan is to take well below a millisecond, a step some milliseconds; beyond a second both are broken.
@@ -43,7 +42,6 @@ class ControllerMetrics(Collector):
         self._failed_steps = failed_steps
         self._report: StepReport | None = None
         self._counted: frozenset[ActionRecord] = frozenset()
-        self._energy = EnergyAccount()
         self.registry.register(self)
         self._actions = Counter(
             "slim_controller_actions",
@@ -76,8 +74,6 @@ class ControllerMetrics(Collector):
         self._counted = ended
         if report.seen.trouble is not None:
             self._failures.inc()
-        else:  # without rates a window is left open, and shared out with the next
-            self._energy = _follow_energy(self._energy, report)
         if report.plan is not None:
             self._plan.observe(report.plan_s)
         self._step.observe(report.step_s)
@@ -100,7 +96,7 @@ class ControllerMetrics(Collector):
             text = "Energy drawn since a fixed moment; only differences mean something."
             drawn_j = {(energy.source,): energy.value}
             yield self._filled(CounterMetricFamily, "slim_controller_energy_joules", text, drawn_j, "source")
-        account = self._energy
+        account = report.energy
         if account.last is not None:
             text, idle_j = "Of the energy, what was drawn for nothing.", {(account.last.source,): account.idle_j}
             yield self._filled(CounterMetricFamily, "slim_controller_idle_energy_joules", text, idle_j, "source")
@@ -127,16 +123,6 @@ class ControllerMetrics(Collector):
 
     def _histogram(self, name: str, text: str, buckets_s: Sequence[float]) -> Histogram:
         return Histogram(name, text, ("server",), buckets=buckets_s, registry=self.registry).labels(self._server)
-
-
-def _follow_energy(account: EnergyAccount, report: StepReport) -> EnergyAccount:
-    reading, snapshot = report.seen.reading, report.seen.snapshot
-    if reading is None or snapshot is None or reading.energy_j.value is None:
-        return account
-    if report.seen.trouble is not None:  # without rates nothing says what ran: the next window spans this one too
-        return account
-    counter = CounterReading(reading.energy_j.source, report.seen.at_s, reading.energy_j.value)
-    return account.follow(counter, {model.name: model.rates for model in snapshot.models})
 
 
 def _gauges(report: StepReport, page: ControllerStatus) -> Iterator[tuple[str, str, tuple[str, ...], _Samples]]:

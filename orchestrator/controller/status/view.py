@@ -145,6 +145,8 @@ def _notes(model: ModelState) -> Iterator[str]:
         yield f"{model.live_instances} of {model.instances} alive"
     if model.rates.failures_per_s:
         yield f"{model.rates.failures_per_s:.3g} errors/s"
+    if model.request_j is not None:
+        yield f"{model.request_j:.3g} J a request"
     if model.demanded_for_s is not None:
         yield f"demanded {say_age(model.demanded_for_s)}"
     if model.quarantine:
@@ -183,6 +185,8 @@ def _load(status: ControllerStatus) -> str:
         known.append(f"power {power.value:.1f} W ({power.source})")
     if energy.value is not None:
         known.append(f"energy {energy.value:,.0f} J ({energy.source})")
+    if status.idle_w is not None and status.idle_j is not None:
+        known.append(f"idle {status.idle_w:.1f} W, {status.idle_j:,.0f} J since the controller started")
     return " · ".join([*known, *(f"{', '.join(names)} unknown ({why})" for why, names in unknown.items())])
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from orchestrator.errors import CapacityError, ServerUnavailableError
+from orchestrator.errors import CapacityError, DeadlineError, ServerUnavailableError
 from orchestrator.gateway.peers.forwarding import Forwarder
 from orchestrator.gateway.protocol.family import FamilyModel, FamilyRequest, WantedOutputs, read_decision
 from orchestrator.gateway.protocol.messages import Message
@@ -129,7 +129,7 @@ class Exchange(Generic[ResponseT]):
         self._sink = None
         if isinstance(outcome, Exception):
             if self._forwarder is None or self._hop is not None or not self._goes_on(self._forwarder, outcome):
-                self._note(outcome_of(outcome))
+                self._note(outcome_of(outcome), _decision_of(outcome))
                 self._callback(outcome)
             return
         try:
@@ -173,6 +173,14 @@ class Exchange(Generic[ResponseT]):
         self._sink = None
         self._note("ok", decision)
         self._callback(response)
+
+
+def _decision_of(error: Exception) -> Decision:
+    """Return where a request that failed was sent: of one that is late that is known."""
+    if not isinstance(error, DeadlineError) or error.sent_to is None:
+        return "", "", None
+    server, width = error.sent_to
+    return str(width), server, None
 
 
 class Ask(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 from orchestrator.gateway.page.observed import Controller, Observed
@@ -27,17 +28,23 @@ _UNWANTED: Final[Mapping[End, tuple[Level, float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One line, with the id of the section that says more."""
+    """One line.
+
+    Attributes:
+        section: The id of the section that says more.
+        key: What it is about, which stays while the text changes; no two have the same.
+    """
 
     level: Level
     text: str
     section: str
+    key: str
 
 
 def find_alerts(traffic: Traffic, observed: Observed) -> list[Alert]:
     """Return what is wrong now, the worst first."""
     found = [
-        *([] if observed.unready is None else [Alert("bad", f"Not ready: {observed.unready}", "servers")]),
+        *([] if observed.unready is None else [Alert("bad", f"Not ready: {observed.unready}", "servers", "ready")]),
         *_of_traffic(traffic),
         *_of_processes(traffic),
         *_of_controllers(observed.controllers),
@@ -52,43 +59,46 @@ def _of_traffic(traffic: Traffic) -> Iterator[Alert]:
     sent_per_s = sum(rates.values())
     for end, (level, most) in _UNWANTED.items():
         if sent_per_s and (part := rates[end] / sent_per_s) > most:
-            yield Alert(level, f"{part * 100:.1f} % of the requests end {end}", "traffic")
+            yield Alert(level, f"{part * 100:.1f} % of the requests end {end}", "traffic", end)
 
 
 def _of_processes(traffic: Traffic) -> Iterator[Alert]:
     if traffic.counted["slim_gateway_worker_restarts"]:
-        yield Alert("bad", "A worker process died and was started again", "traffic")
+        yield Alert("bad", "A worker process died and was started again", "traffic", "worker")
     for (task,) in traffic.counted["slim_background_failures"]:
-        yield Alert("bad", f"{task.capitalize()} failed unexpectedly and began again; the log says why", "traffic")
+        text = f"{task.capitalize()} failed unexpectedly and began again; the log says why"
+        yield Alert("bad", text, "traffic", f"task {task}")
 
 
 def _of_policy(traffic: Traffic, overview: FleetOverview) -> Iterator[Alert]:
     fallbacks = traffic.counted["slim_router_fallbacks"]
     if overview.is_paused:
-        yield Alert("bad", f"Policy {overview.policy} failed too often; {overview.fallback} decides for now", "policy")
+        text = f"Policy {overview.policy} failed too often; {overview.fallback} decides for now"
+        yield Alert("bad", text, "policy", "policy")
     elif fallbacks:
         count, (reason,) = sum(fallbacks.values()), max(fallbacks, key=fallbacks.__getitem__)
         often = f"{count:,.0f} times in {traffic.seconds:.0f} s"
         text = f"{overview.fallback} decided in place of {overview.policy}, {often}: {reason}"
-        yield Alert("warn", text, "policy")
+        yield Alert("warn", text, "policy", "policy")
 
 
 def _of_servers(servers: Sequence[ServerOverview]) -> Iterator[Alert]:
     for server in servers:
+        told = partial(Alert, section="servers", key=f"server {server.name}")
         if server.condition != "up":
             level: Level = "warn" if server.condition == "suspect" else "bad"
-            yield Alert(level, f"Server {server.name} is {server.condition}: {server.reason}", "servers")
+            yield told(level, f"Server {server.name} is {server.condition}: {server.reason}")
         elif server.driver == "":
-            yield Alert("bad", f"No gateway sends anything to server {server.name}", "servers")
+            yield told("bad", f"No gateway sends anything to server {server.name}")
         elif server.left_out:
-            yield Alert("warn", f"Server {server.name} gets nothing for {name_some(server.left_out)}", "servers")
+            yield told("warn", f"Server {server.name} gets nothing for {name_some(server.left_out)}")
 
 
 def _of_controllers(controllers: Mapping[str, Controller]) -> Iterator[Alert]:
     for name, controller in sorted(controllers.items()):
         trouble = controller.reason if controller.status is None else controller.status.get("trouble")
         if trouble:
-            yield Alert("warn", f"Controller of {name}: {trouble}", "servers")
+            yield Alert("warn", f"Controller of {name}: {trouble}", "servers", f"controller {name}")
 
 
 def name_some(names: Sequence[str]) -> str:

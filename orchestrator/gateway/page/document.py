@@ -14,12 +14,15 @@ from typing import Any
 
 from orchestrator.gateway.page.alerts import find_alerts, name_some
 from orchestrator.gateway.page.observed import Controller, Observed
-from orchestrator.gateway.page.traffic import ENDS, Rates, Traffic
+from orchestrator.gateway.page.traffic import ENDS, End, Rates, Traffic
 from orchestrator.router import FamilyOverview, FleetOverview, ServerOverview
 
 FAMILIES_SHOWN = 50
 SERVERS_SHOWN = 100
 ACTIONS_SHOWN = 30
+JOULES_SHOWN = 8
+_RAN: Sequence[End] = ("answered", "late")
+"""Ends of requests that a width has run."""
 
 Document = dict[str, Any]
 
@@ -134,11 +137,20 @@ def _controller(controller: Controller | None) -> Document | None:
         "power_w": _value(controller, "power_w"),
         "used_bytes": used.get("value") if isinstance(used, Mapping) else None,
         "budget_bytes": memory.get("budget_bytes"),
+        **_pick(status, "idle_w", "idle_j"),
+        "request_j": _request_j(status),
         "notices": [_pick(notice, "kind", "model", "numbers", "detail") for notice in _rows(status, "notices")],
         "refusals": [
             _pick(refusal, "kind", "model", "reason", "numbers", "detail") for refusal in _rows(status, "refusals")
         ],
     }
+
+
+def _request_j(status: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a request draws above idle by model, of some models for which it is known."""
+    joules = {str(row.get("label")): row.get("request_j") for row in _rows(status, "models")}
+    known = {label: value for label, value in joules.items() if isinstance(value, int | float)}
+    return dict(list(known.items())[:JOULES_SHOWN])
 
 
 def _rows(status: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
@@ -178,7 +190,10 @@ def _families(traffic: Traffic, overview: FleetOverview | None, find: str) -> Do
                 **_ends(rates.get(name, nothing)),
                 "latency_p95_s": traffic.quantile_s(0.95, name),
                 "widths": [
-                    {**asdict(width), "answered_per_s": by_width.get((name, str(width.width)), nothing)["answered"]}
+                    {
+                        **asdict(width),
+                        **{f"{end}_per_s": by_width.get((name, str(width.width)), nothing)[end] for end in _RAN},
+                    }
                     for width in (family.widths if family is not None else ())
                 ],
             }

@@ -180,6 +180,8 @@ class StatusFeed:
         while not self._is_stopped:
             document = self._describe(find)
             event: dict[str, Any] = {} if document is None else document
+            if self._points and self._points[-1].unix_s < seen_unix_s:  # the clock was set back since
+                seen_unix_s = 0.0
             points = [tuple(point) for point in self._points if point.unix_s > seen_unix_s]
             event["points"] = {"keys": Point._fields, "rows": points, "period_s": self._period_s}
             seen_unix_s = max(seen_unix_s, self._points[-1].unix_s if points else 0.0)

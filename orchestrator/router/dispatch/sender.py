@@ -90,8 +90,10 @@ class Sender:
         server.in_flight.append(batch.sent)
         server.calls += 1
         traces: list[Trace] = []
+        sent_to = server.name, batch.model.width
         for request in batch.requests:
             request.attempts += 1
+            request.sent_to = sent_to
             request.under_way += 1
             if (trace := request.trace) is not None:
                 traces.append(trace)

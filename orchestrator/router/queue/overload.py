@@ -300,7 +300,7 @@ class Shedder:
         elif now_s >= end_s - _SAME_TIME_S:
             self._note_miss(request)
             request.withdraw()
-            request.fail(DeadlineError(self._describe_end(request)))
+            request.fail(DeadlineError(self._describe_end(request), sent_to=request.sent_to))
         elif request.is_queued and request.under_way:  # it waits for a second attempt, and may be answered by the first
             self._deadlines.watch(request, min(now_s + _LOOK_AGAIN_S, end_s))
         else:

@@ -187,6 +187,7 @@ class PendingRequest:
         priority: The priority level; 1 is the highest.
         has_own_deadline: Whether its caller named the deadline; the router's own is no reason to give a request up.
         attempts: How often it was sent.
+        sent_to: Where it was sent last; None before.
         under_way: How many attempts have not ended.
         overdue: How many of these take far longer than was expected, so that little is hoped for.
         given_s: The deadline as its caller gave it, from when it came; infinite when it is not known.
@@ -210,6 +211,7 @@ class PendingRequest:
     priority: int = 1
     has_own_deadline: bool = False
     attempts: int = 0
+    sent_to: tuple[ServerName, Width] | None = None
     under_way: int = 0
     overdue: int = 0
     given_s: float = math.inf

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.controller.status.document import describe_status, encode_status, parse_page
 from orchestrator.errors import PermanentError
 from orchestrator.planner.actions import Plan
+from orchestrator.planner.energy import CounterReading, EnergyAccount
 from orchestrator.planner.rates import Rates
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
@@ -57,7 +58,7 @@ def test_models_are_shown_by_width() -> None:
         "model": "fashion_w025", "label": "w025", "width": 25, "accuracy": 0.9, "status": "ready", "status_reason": "",
         "instances": 2, "desired_instances": 2, "live_instances": 1, "batching": NO_WAIT, "rates": None,
         "waiting_requests": 3.25, "is_changing": False, "demanded_for_s": 58.0, "quarantine": [],
-        "is_canonical": True,
+        "is_canonical": True, "request_j": None,
     }  # fmt: skip
     assert narrow["rates"] == {
         "window_s": 1.0, "requests_per_s": 1200.0, "failures_per_s": 0.5, "items_per_s": 1200.0,
@@ -162,6 +163,18 @@ def test_a_model_that_the_plan_does_not_name_has_no_desired_instances() -> None:
     snapshot = replace(report.seen.snapshot, models=(ready(10, rates=Rates()),))
     (model,) = describe_status(seeing(report, snapshot=snapshot)).models
     assert (model.model, model.desired_instances) == (name(10), None)
+
+
+def test_joules_a_request_and_idle_power_are_there_once_they_are_known_and_never_0_before() -> None:
+    unknown = describe_status(full_report())
+    assert (unknown.idle_w, unknown.idle_j, {m.request_j for m in unknown.models}) == (None, None, {None})
+    last, w025, w050 = CounterReading("rapl", 5000.0, 70.0), name(25), name(50)
+    energy = EnergyAccount(
+        idle_w=20.0, idle_j=60.0, models_j={w025: 30.0}, requests={w025: 1200.0, w050: 3.0}, last=last
+    )
+    page = parse_page(encode_status(replace(full_report(), energy=energy)))
+    assert (page.idle_w, page.idle_j) == (20.0, 60.0)
+    assert {m.label: m.request_j for m in page.models} == {"w025": 0.025, "w050": None, "w075": None, "w100": None}
 
 
 def test_readings_keep_their_source() -> None:

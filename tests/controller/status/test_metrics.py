@@ -7,8 +7,10 @@ from dataclasses import replace
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from orchestrator.controller.observer import follow_energy
 from orchestrator.controller.report import ActionRecord, StepReport
 from orchestrator.controller.status.metrics import ControllerMetrics
+from orchestrator.planner.energy import EnergyAccount
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
@@ -41,9 +43,10 @@ def scrape(metrics: ControllerMetrics) -> dict[Key, float]:
 
 
 def observed(*reports: StepReport) -> dict[Key, float]:
-    metrics = ControllerMetrics(ServerName("gpu-0"))
+    metrics, energy = ControllerMetrics(ServerName("gpu-0")), EnergyAccount()
     for report in reports:
-        metrics.observe(report)
+        energy = follow_energy(energy, report.seen)
+        metrics.observe(replace(report, energy=energy))
     return scrape(metrics)
 
 

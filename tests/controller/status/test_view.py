@@ -22,9 +22,10 @@ from orchestrator.controller.status.view import (
     say_number,
 )
 from orchestrator.planner.actions import ActionKind, ActionReason, Plan
+from orchestrator.planner.energy import CounterReading, EnergyAccount
 from orchestrator.planner.host import Batching
 from orchestrator.planner.state import SchedulerState
-from orchestrator.snapshot import Family
+from orchestrator.snapshot import Family, ModelName
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
     MIB,
@@ -142,6 +143,17 @@ def test_power_and_energy_are_shown_with_their_source() -> None:
     assert "power 71.5 W (nvml-power-average) · energy 12,346 J (nvml-energy-counter)" in " ".join(
         " ".join(lines).split()
     )
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_idle_power_and_joules_a_request_are_shown_once_they_are_known(width: int) -> None:
+    last = CounterReading("rapl", 5000.0, 70.0)
+    models_j, requests = {ModelName("fashion_w025"): 30.0}, {ModelName("fashion_w025"): 1200.0}
+    energy = EnergyAccount(idle_w=20.0, idle_j=6000.0, models_j=models_j, requests=requests, last=last)
+    text = " ".join(" ".join(show_report(replace(full_report(), energy=energy), width)).split())
+    assert "idle 20.0 W, 6,000 J since the controller started" in text
+    assert "0.025 J a request" in text
+    assert "idle" not in " ".join(show_report(full_report()))
 
 
 def test_only_the_last_actions_are_shown_latest_first() -> None:

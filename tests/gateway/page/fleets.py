@@ -117,7 +117,7 @@ async def pass_busy_minutes(feed: StatusFeed, gateway: Gateway, clock: Minutes, 
             for server, part in (("edge-0", 0.7), ("edge-1", 0.3)):
                 took_s = 0.004 + 0.02 * load + 0.0004 * width * (1.5 if server == "edge-1" else 0.3)
                 gateway.end("ok", round(60 * near * part), width=width, server=server, latency_s=took_s)
-        gateway.end("deadline", round(max(0.0, load - 0.85) * 20), latency_s=0.1)
+        gateway.end("deadline", round(max(0.0, load - 0.85) * 20), width=25, server="edge-0", latency_s=0.1)
         gateway.end("shed", round(max(0.0, load - 0.8) * 40), latency_s=0.001)
         for _ in range(round(max(0.0, load - 0.8) * 40)):
             gateway.metrics.router.on_shed("late", 1)

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from orchestrator.gateway.page.document import FAMILIES_SHOWN, describe
+from orchestrator.gateway.page.document import FAMILIES_SHOWN, JOULES_SHOWN, describe
 from orchestrator.gateway.page.observed import Controller, Decision, Observed
 from orchestrator.gateway.page.traffic import Traffic, compare, read_snapshot
 from orchestrator.router import FleetOverview, merge_overviews
@@ -69,6 +69,19 @@ async def test_servers_and_families_have_what_was_answered_by_them() -> None:
     ]
 
 
+async def test_what_was_late_is_told_of_the_width_that_had_it() -> None:
+    gateway = Gateway()
+    gateway.end("ok", 30, width=50, server="edge-0")
+    gateway.end("deadline", 10, width=50, server="edge-0")
+    gateway.end("deadline", 20)  # never sent
+    [family] = (await document_of(gateway))["families"]
+    assert family["late_per_s"] == 3.0
+    assert {w["width"]: (w["answered_per_s"], w["late_per_s"]) for w in family["widths"]} == {
+        **dict.fromkeys((25, 75, 100), (0.0, 0.0)),
+        50: (3.0, 1.0),
+    }
+
+
 async def test_before_anything_is_known_there_is_a_document_all_the_same() -> None:
     found = await document_of(overview=None, unready="no server has a model ready")
     assert (found["policy"], found["servers"], found["families"]) == (None, [], [])
@@ -105,6 +118,16 @@ async def test_power_is_that_of_all_servers_or_unknown_with_the_reason() -> None
     del known["edge-1"]
     energy = (await document_of(gateway, controllers=known))["energy"]
     assert energy == {"power_w": None, "j_per_answer": None, "reason": "no reading of edge-1"}
+
+
+async def test_a_servers_idle_power_and_joules_a_request_are_those_of_its_controller() -> None:
+    models = [{"label": f"w{n}", "request_j": n or None} for n in range(99)]
+    known = controller_status("edge-0", idle_w=20.5, idle_j=900.0, models=[*models, 7, {"request_j": "x"}])
+    controllers = {"edge-0": Controller(known), "edge-1": Controller(controller_status("edge-1"))}
+    first, second = [s["controller"] for s in (await document_of(controllers=controllers))["servers"]]
+    assert (first["idle_w"], first["idle_j"]) == (20.5, 900.0)
+    assert first["request_j"] == {f"w{n}": n for n in range(1, 1 + JOULES_SHOWN)}
+    assert (second["idle_w"], second["request_j"]) == (None, {})
 
 
 async def test_actions_of_all_controllers_are_told_newest_first_with_reason_and_numbers() -> None:
@@ -166,6 +189,24 @@ async def test_what_is_bad_is_told_before_what_is_worth_a_look() -> None:
         ("warn", "Server b gets nothing for fashion_w025, fashion_w050, fashion_w075 and 1 more"),
         ("warn", "Server c is suspect: a batch is overdue"),
     ]
+
+
+async def test_what_needs_attention_keeps_its_key_while_its_numbers_change() -> None:
+    def keys_of(found: dict[str, Any]) -> list[str]:
+        return [alert["key"] for alert in found["alerts"]]
+
+    found, texts = [], []
+    for failed in (1, 2):
+        gateway = Gateway()
+        gateway.end("ok", 90, width=50, server="edge-0")
+        gateway.end("unavailable", failed)
+        servers = tuple(server_overview(name, condition="down", reason=f"for {failed} s") for name in ("a-1", "a-2"))
+        controllers = {"a-1": Controller(None, f"no answer for {failed} s")}
+        document = await document_of(gateway, overview=fleet_overview(servers=servers), controllers=controllers)
+        found.append(keys_of(document))
+        texts.append({alert["text"] for alert in document["alerts"]})
+    assert not texts[0] & texts[1]
+    assert found[0] == found[1] == ["failed", "server a-1", "server a-2", "controller a-1"]
 
 
 async def test_of_a_shared_fleet_it_is_told_who_drives_each_server_and_which_nobody_does() -> None:

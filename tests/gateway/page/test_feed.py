@@ -180,6 +180,21 @@ async def test_a_clock_that_was_set_back_begins_anew() -> None:
     assert [row[0] for row in event["points"]["rows"]] == [page.clock.now_unix_s]
 
 
+async def test_a_page_that_is_open_while_the_clock_is_set_back_gets_what_comes_after() -> None:
+    async with open_page() as page:
+        await pass_busy_minutes(page.feed, page.gateway, page.clock, 5)
+        async with page.events() as events:
+            seen, _ = await anext(events)
+            page.clock.now_unix_s -= 3600
+            await page.sample()
+            await anext(events)
+            await page.sample()
+            _, event = await anext(events)
+            assert [row[0] for row in event["points"]["rows"]] == [page.clock.now_unix_s]
+        async with page.events(last_id=seen) as events:  # one that slept meanwhile
+            assert (await anext(events))[1]["points"] == event["points"]
+
+
 async def test_controllers_are_asked_only_while_somebody_watches() -> None:
     gateway = Gateway()
     async with Controllers({"edge-0": controller_status("edge-0")}) as controllers:

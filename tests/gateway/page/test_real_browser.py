@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from orchestrator.gateway.admin import AdminEndpoint
 from tests.gateway.page.fleets import (
+    START_UNIX_S,
     Controllers,
     Gateway,
     Minutes,
@@ -27,6 +30,7 @@ from tests.gateway.page.fleets import (
     server_overview,
 )
 from tests.gateway.running import Place, fetch
+from tests.router.dispatch.test_explanation import candidate, record
 
 pytestmark = pytest.mark.integration
 
@@ -87,16 +91,22 @@ def troubled() -> Gateway:
 @pytest.mark.parametrize(("width", "scheme"), KINDS)
 async def test_all_that_an_incident_asks_for_is_there_and_fits(width: int, scheme: Scheme, tmp_path: Path) -> None:
     gateway = troubled()
-    statuses = {name: controller_status(name) for name in ("edge-0", "edge-1")}
+    joules = {"idle_w": 21.5, "idle_j": 9300.0, "models": [{"label": "w025", "request_j": 0.0021}]}
+    statuses = {name: controller_status(name, **joules) for name in ("edge-0", "edge-1")}
     async with Controllers(statuses) as controllers, browsing() as browser:
         gateway.servers = controllers.servers
         async with serving(gateway) as admin, looking(admin.address, browser, width=width, scheme=scheme) as page:
             await expect(page.locator("#alerts li").first).to_have_text("Server edge-2 is down: failed to connect")
             await expect(page.locator("#servers .card h3")).to_have_text(["edge-2", "edge-0", "edge-1"])
             await expect(page.locator("#servers .card").nth(1)).to_contain_text("62 %")
+            await expect(page.locator("#servers .card").nth(1)).to_contain_text("21.5 W, 9,300 J so far")
+            await expect(page.locator("#servers .card").nth(1)).to_contain_text("w025: 0.0021 J a request")
             await expect(page.locator("#policy")).to_contain_text("lert:brownout")
             await expect(page.locator("#actions li").first).to_contain_text("failed: out of memory")
             await expect(page.locator("#frontier tbody tr")).to_have_count(4)
+            assert (await page.locator("#frontier thead th").all_inner_texts())[2] == "In time"
+            await expect(page.locator("#frontier tbody tr").last.locator("td").nth(1)).to_have_text("100 %")
+            await expect(page.locator("#frontier .label").last).to_have_text("100 %, 0.015 J")
             await expect(page.locator("#chart-widths .legend li")).to_have_count(4)
             await expect(page.locator("#families tbody th")).to_have_text(["fashion"])
             assert await page.evaluate("document.documentElement.scrollWidth") == width
@@ -115,6 +125,92 @@ async def test_charts_are_read_with_the_keyboard() -> None:
         await expect(page.locator("#chart-ends .time")).to_have_count(1)
         await page.keyboard.press("Escape")
         await expect(page.locator("#chart-ends .time")).to_have_count(0)
+
+
+def write_decisions(directory: Path, numbers: range) -> None:
+    shared = {"family": "fashion", "fault": None}
+    outcome = {"error": None, "items": 4, "service_s": 0.012, "requests": [{"in_time": True}]}
+    queue = {"items": 9, "head_items": 1, "priority": 2}
+    records = [
+        record(candidate("a", 25), **queue) | shared | {"id": f"aa-{n}", "at": START_UNIX_S + n, "outcome": outcome}
+        for n in numbers
+    ]
+    with (directory / "decisions-aa.jsonl").open("a") as file:
+        file.writelines(json.dumps(each) + "\n" for each in records)
+
+
+async def test_a_decision_that_is_open_stays_until_it_is_closed_though_many_newer_ones_come(tmp_path: Path) -> None:
+    gateway = Gateway(fleet_overview(decision_log=str(tmp_path)))
+    write_decisions(tmp_path, range(12))
+    async with browsing() as browser, serving(gateway, 1) as admin, looking(admin.address, browser) as page:
+        details = page.locator("#decisions details")
+        await expect(details).to_have_count(12)
+        await details.nth(3).locator("summary").click()
+        write_decisions(tmp_path, range(100, 150))
+        await expect(details.first).to_contain_text("aa-149")
+        await expect(details.locator("code")).to_have_text([*(f"aa-{n}" for n in range(149, 137, -1)), "aa-8"])
+        await expect(details.last).to_have_attribute("open", "")
+        await expect(details.last.locator("p").last).to_be_visible()
+        await details.last.locator("summary").click()
+        await expect(details).to_have_count(12)
+
+
+async def test_a_clock_that_is_set_back_lets_an_open_page_draw_anew() -> None:
+    gateway, clock = Gateway(), Minutes()
+    admin = admin_of(gateway, clock)
+    await pass_busy_minutes(admin.feed, gateway, clock, 30)
+    await admin.start()
+    async with browsing() as browser, looking(admin.address, browser) as page:
+        await page.locator("#chart-ends .plot").focus()
+        clock.now_unix_s -= 3600
+        await pass_busy_minutes(admin.feed, gateway, clock, 3)
+        await page.keyboard.press("Home")
+        await expect(page.locator("#chart-ends .plot")).to_have_attribute("aria-label", re.compile("[.] 2 s ago: "))
+    await admin.stop()
+
+
+async def test_what_needs_attention_is_told_to_who_listens_and_keeps_the_focus_while_its_numbers_change() -> None:
+    servers = [server_overview(f"edge-{n}", condition="down", reason=f"for {n} s", models=0) for n in range(11)]
+    gateway = Gateway(fleet_overview(servers=tuple(servers)))
+    async with browsing() as browser, serving(gateway, 1) as admin, looking(admin.address, browser) as page:
+        told, links = page.locator("#told[role=status]"), page.locator("#alerts a")
+        await expect(told).to_have_text(re.compile("^1[12] things need attention[.] "))
+        await expect(page.locator("#alerts > p")).to_have_text(re.compile("^and [34] more$"))
+        words, link = await told.text_content(), links.filter(has_text="edge-1 ")
+        await link.focus()
+        servers[1] = replace(servers[1], reason="for 77 s")
+        gateway.overview = fleet_overview(servers=tuple(servers))
+        await expect(page.locator("#alerts a:focus")).to_have_text("Server edge-1 is down: for 77 s")
+        assert await told.text_content() == words
+        gateway.overview = fleet_overview(servers=tuple(servers[:2]))
+        await expect(told).to_have_text(re.compile("^[23] things need attention[.] "))
+        await expect(page.locator("#alerts > p")).to_be_hidden()
+        worse = [servers[0], *(replace(server, condition="suspect") for server in servers[1:4])]
+        gateway.overview = fleet_overview(servers=tuple(worse))
+        await links.filter(has_text="edge-3 is suspect").focus()
+        gateway.overview = fleet_overview(servers=(*worse[:3], servers[3]))
+        await expect(page.locator("#alerts a:focus")).to_have_text("Server edge-3 is down: for 3 s")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(503, "refused: too many pages are open"), (500, "refused: the answer is 500")]
+)
+async def test_a_page_whose_events_are_refused_says_why(status: int, said: str) -> None:
+    async with browsing() as browser, serving(Gateway(), 1) as admin, looking(admin.address, browser) as page:
+        await page.route("**/events?*", lambda route: route.fulfill(status=status))
+        await page.reload()
+        await expect(page.locator("#live")).to_have_text(said)
+        await page.unroute("**/events?*")
+        await expect(page.locator("#live")).to_have_text("Live")
+
+
+async def test_gateways_that_share_the_fleet_are_named() -> None:
+    gateway = Gateway(fleet_overview(servers=(server_overview("edge-0", driver="gateway-1"),)))
+    async with browsing() as browser, serving(gateway, 1) as admin, looking(admin.address, browser) as page:
+        await expect(page.locator("#gateways")).to_be_hidden()
+        gateway.overview = replace(gateway.overview, gateways=("gateway-0", "gateway-1"))
+        await expect(page.locator("#gateways")).to_have_text("Gateways that share the fleet: gateway-0, gateway-1")
+        await expect(page.locator("#servers .card")).to_contain_text("Driven bygateway-1")
 
 
 async def test_one_of_a_thousand_models_is_found_and_names_are_never_markup() -> None:
@@ -157,6 +253,7 @@ async def test_the_page_of_a_real_gateway_shows_what_real_tritons_answer(gateway
         for _ in range(20):
             assert (await asyncio.to_thread(fetch, gateway, "/v2/models/fashion/infer", body))[0] == 200
         row = page.locator("#families tbody tr").filter(has_text="fashion")
+        await expect(row.locator("td").nth(4)).to_have_text("0 %")  # failed
         await expect(row.locator("td").nth(1)).to_have_text("100 %")
         await expect(page.locator("#chart-widths .legend li").last).to_contain_text("%")
         await expect(page.locator("#ready")).to_have_text("Ready")

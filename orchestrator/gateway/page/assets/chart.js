@@ -1,6 +1,8 @@
 // Charts of the last minutes and the frontier, in SVG. A chart reads out through its legend, which shows the values of
 // now or, while a pointer or the arrow keys have moved its cursor, those of that moment.
 
+import { quantity } from "./words.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 600, HEIGHT = 150, LEFT = 46, BOTTOM = 18, TOP = 6, SPANS_S = [120, 300, 600];
 
@@ -204,12 +206,12 @@ export function drawFrontier(plot, family, formatTime) {
     const radius = 4 + 9 * Math.sqrt(part);
     parts.push(svg("circle", { cx: x(width.item_s), cy: y(width.quality), r: radius.toFixed(1) }));
     const [at, up] = [x(width.item_s), y(width.quality) - radius - 4];
-    const isClose = labelled !== null && Math.abs(at - labelled[0]) < 40 && Math.abs(up - labelled[1]) < 14;
+    const isClose = labelled !== null && Math.abs(at - labelled[0]) < (width.item_j === null ? 40 : 90) && Math.abs(up - labelled[1]) < 14;
     const place = isClose ? { x: at + radius + 4, y: y(width.quality) + 4, "text-anchor": "start" } : { x: at, y: up, "text-anchor": "middle" };
-    parts.push(svg("text", { class: "label", ...place }, `${width.width} %`));
+    parts.push(svg("text", { class: "label", ...place }, width.item_j === null ? `${width.width} %` : `${width.width} %, ${quantity(width.item_j)} J`));
     labelled = [at, up];
   }
   plot.replaceChildren(...parts);
-  const words = widths.map((width) => `${width.width} %: quality ${width.quality.toFixed(3)}, ${formatTime(width.item_s)}`);
+  const words = widths.map((width) => `${width.width} %: quality ${width.quality.toFixed(3)}, ${formatTime(width.item_s)}${width.item_j === null ? "" : `, ${quantity(width.item_j)} J`}`);
   plot.setAttribute("aria-label", `Frontier of ${family.name}. ${words.join("; ") || "No times are known yet."}`);
 }

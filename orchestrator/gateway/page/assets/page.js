@@ -5,7 +5,8 @@ import { Chart, drawFrontier, el } from "./chart.js";
 import { actionWords, age, bytes, numbersWords, part, quantity, rate, seconds, titled } from "./words.js";
 
 const $ = (selector) => document.querySelector(selector);
-const KEPT_S = 600, HIDDEN_MS = 60000, AGAIN_MS = 5000;
+const KEPT_S = 600, HIDDEN_MS = 60000, AGAIN_MS = 5000, ALERTS_SHOWN = 8;
+const told = $("#told");
 
 let points = [], now = null, heardMs = null, periodS = 2, events = null, hiddenTimer = null, findTimer = null;
 let refusal = "";
@@ -23,6 +24,7 @@ const charts = {
 
 // Let `parent` have one child for each item, in their order; `make` returns a new one, `change` shows the item in it.
 function keep(parent, items, key, make, change) {
+  const focused = parent.contains(document.activeElement) ? document.activeElement : null;
   const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   const wanted = items.map((item) => {
     const name = String(key(item));
@@ -36,6 +38,7 @@ function keep(parent, items, key, make, change) {
   wanted.forEach((child, index) => {
     if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
   });
+  if (focused !== document.activeElement) focused?.focus({ preventScroll: true }); // what is moved loses it
 }
 
 // Replace children only when they would differ: whoever reads or selects them is not disturbed.
@@ -73,12 +76,23 @@ function showHead(doc) {
   const processes = doc.workers === 1 ? "1 process" : `${doc.workers} processes`;
   set($("#facts"), [doc.policy && `Policy ${doc.policy.name}`, processes, `version ${doc.version}`].filter(Boolean).join(" · "));
   document.title = doc.alerts.length ? `(${doc.alerts.length}) Slim Scheduler` : "Slim Scheduler";
-  keep($("#alerts ul"), doc.alerts.slice(0, 8), (alert) => alert.text, () => el("li", {}, el("a")), (item, alert) => {
+  showAlerts(doc.alerts);
+}
+
+// They are told once to who listens, and again when there are more or fewer or another is the worst: not each number.
+function showAlerts(alerts) {
+  const more = alerts.length - ALERTS_SHOWN, [worst] = alerts, list = $("#alerts ul");
+  keep(list, alerts.slice(0, ALERTS_SHOWN), (alert) => alert.key, () => el("li", {}, el("a")), (item, alert) => {
     const link = item.firstChild;
     link.href = `#${alert.section}`;
     link.className = alert.level;
     set(link, alert.text);
   });
+  empty("#alerts", more > 0 ? `and ${more} more` : null);
+  const what = alerts.length === 1 ? "1 thing needs" : `${alerts.length} things need`, state = worst ? `${alerts.length} ${worst.level} ${worst.key}` : "";
+  if ((told.dataset.state ?? "") === state) return;
+  told.dataset.state = state;
+  told.textContent = worst ? `${what} attention. ${worst.text}` : "Nothing needs attention any more.";
 }
 
 function showTraffic(doc) {
@@ -136,6 +150,8 @@ function showServers(doc) {
   const up = doc.servers.filter((server) => server.condition === "up").length + more;
   set($("#servers small"), `${up} of ${doc.servers_total} up${more ? `; ${more} that are up are not shown` : ""}`);
   $("#servers > .empty").hidden = doc.servers.length > 0;
+  $("#gateways").hidden = doc.gateways.length === 0;
+  set($("#gateways"), `Gateways that share the fleet: ${doc.gateways.join(", ")}`);
   keep($("#servers .cards"), doc.servers, (server) => server.name, () => el("li"), (card, server) => {
     const level = LEVELS[server.condition] ?? "warn", control = server.controller;
     card.className = `card ${level === "good" ? "" : level}`;
@@ -148,11 +164,14 @@ function showServers(doc) {
         control && ["Load", ...meter(control.utilisation_ratio, 1, part(control.utilisation_ratio))],
         control && ["Memory", ...meter(control.used_bytes, control.budget_bytes, bytes(control.used_bytes))],
         control && ["Power", control.power_w === null ? "–" : `${quantity(control.power_w)} W`],
+        typeof control?.idle_w === "number" ? ["Idle", `${quantity(control.idle_w)} W, ${quantity(control.idle_j)} J so far`] : null,
         server.models === 0 ? ["Models", "none"] : null,
         server.driver === null ? null : ["Driven by", server.driver || "nobody"],
       ])),
       server.instances.length ? el("ul", { class: "chips", "aria-label": "Instances by width" },
         ...server.instances.map(([width, instances]) => el("li", {}, `${width} % × ${instances}`))) : null,
+      control && Object.keys(control.request_j).length ? el("ul", { class: "chips", "aria-label": "Joules a request" },
+        ...Object.entries(control.request_j).map(([model, joules]) => el("li", {}, `${model}: ${quantity(joules)} J a request`))) : null,
       server.left_out.length ? el("p", { class: "warn" }, `Left out: ${server.left_out.slice(0, 4).join(", ")}${server.left_out.length > 4 ? ` and ${server.left_out.length - 4} more` : ""}`) : null,
       ...controllerLines(control),
     );
@@ -181,7 +200,7 @@ function showFamilies(doc) {
     put(row,
       el("th", { scope: "row" }, family.name),
       el("td", { class: "n" }, rate(family.sent_per_s)),
-      el("td", { class: "n" }, share("answered")), el("td", { class: "n" }, share("late")), el("td", { class: "n" }, share("refused")),
+      ...["answered", "late", "refused", "failed"].map((end) => el("td", { class: "n" }, share(end))),
       el("td", { class: "n" }, seconds(family.latency_p95_s)),
       el("td", { class: "n" }, total ? (served / total).toFixed(3) : "–"),
       el("td", {}, widths.length ? mix(widths, total) : "passed through"),
@@ -198,6 +217,12 @@ function mix(widths, total) {
   return el("span", { class: "mix", role: "img", title: words, "aria-label": words }, ...widths.map(() => el("i")));
 }
 
+// Of what a width has run, the part that was answered before its deadline; null where it has run nothing.
+function inTime(width) {
+  const ran = width.answered_per_s + width.late_per_s;
+  return ran ? width.answered_per_s / ran : null;
+}
+
 function showFrontier(doc) {
   const families = doc.families.filter((family) => family.widths.length), select = $("#family");
   $("#frontier").hidden = families.length === 0;
@@ -209,7 +234,7 @@ function showFrontier(doc) {
   const total = chosen.widths.reduce((sum, width) => sum + width.answered_per_s, 0);
   keep($("#frontier tbody"), chosen.widths, (width) => width.width, () => el("tr"), (row, width) => put(row,
     el("th", { scope: "row" }, `${width.width} %`),
-    ...[width.quality.toFixed(4), seconds(width.item_s), width.item_j === null ? "–" : `${quantity(width.item_j)} J`, `${width.servers}`,
+    ...[width.quality.toFixed(4), part(inTime(width)), seconds(width.item_s), width.item_j === null ? "–" : `${quantity(width.item_j)} J`, `${width.servers}`,
       `${width.instances}`, total ? part(width.answered_per_s / total) : "–"].map((text) => el("td", { class: "n" }, text))));
 }
 
@@ -243,9 +268,12 @@ function showDecisions(doc) {
   set($("#decisions small"), decisions.is_written ? `1 in ${quantity(1 / decisions.sample_ratio)} is written` : "");
   empty("#decisions", decisions.entries.length ? null : decisions.is_written ? "None was written yet." :
     "Decisions are not written. Give router.decision_log a directory in fleet.yaml, and open any of them here.");
-  keep($("#decisions .details"), decisions.entries, (entry) => entry.id, (entry) => el("details", {},
+  // One that somebody has opened, or is on with the keyboard, stays although newer ones have come.
+  const list = $("#decisions .details"), newest = new Set(decisions.entries.map((entry) => entry.id));
+  const read = [...list.children].filter((item) => !newest.has(item.dataset.key) && (item.open || item.querySelector(":focus-visible")));
+  keep(list, [...decisions.entries, ...read.map((item) => item.entry)], (entry) => entry.id, (entry) => Object.assign(el("details", {},
     el("summary", {}, el("time", { datetime: new Date(entry.unix_s * 1e3).toISOString() }), el("code", {}, entry.id), el("span", {}, `${entry.family}: ${entry.title}`)),
-    ...entry.lines.map((line) => el("p", {}, line))), (item, entry) => set(item.querySelector("time"), age(doc.unix_s - entry.unix_s)));
+    ...entry.lines.map((line) => el("p", {}, line))), { entry }), (item, entry) => set(item.querySelector("time"), age(doc.unix_s - entry.unix_s)));
 }
 
 function show(doc) {
@@ -256,10 +284,11 @@ function show(doc) {
 
 function take(event) {
   const message = JSON.parse(event.data), { keys, rows: values, period_s } = message.points;
-  const newest = points.length ? points[points.length - 1].unix_s : 0;
-  const fresh = values.map((row) => Object.fromEntries(row.map((value, index) => [keys[index], value]))).filter((point) => point.unix_s > newest);
-  points = [...points, ...fresh];
-  if (points.length) points = points.filter((point) => point.unix_s > points[points.length - 1].unix_s - KEPT_S);
+  const given = values.map((row) => Object.fromEntries(row.map((value, index) => [keys[index], value])));
+  if (given.length && points.length && given.at(-1).unix_s < points.at(-1).unix_s) points = []; // the clock was set back
+  const newest = points.length ? points.at(-1).unix_s : 0;
+  points = [...points, ...given.filter((point) => point.unix_s > newest)];
+  if (points.length) points = points.filter((point) => point.unix_s > points.at(-1).unix_s - KEPT_S);
   periodS = period_s;
   heardMs = performance.now();
   refusal = "";
@@ -272,14 +301,30 @@ function take(event) {
 
 function connect() {
   events?.close();
-  events = new EventSource(`events?find=${encodeURIComponent($("#find").value.trim())}`);
+  const source = events = new EventSource(`events?find=${encodeURIComponent($("#find").value.trim())}`);
   events.onmessage = take;
-  events.onerror = () => {
-    if (events.readyState !== EventSource.CLOSED) return; // it tries again by itself
-    refusal = "refused: too many pages are open";
-    setTimeout(() => { if (events?.readyState === EventSource.CLOSED) connect(); }, AGAIN_MS);
+  events.onerror = async () => {
+    if (source.readyState !== EventSource.CLOSED) return; // it tries again by itself
+    setTimeout(() => { if (events === source) connect(); }, AGAIN_MS);
+    const why = await askWhy(source.url);
+    if (events !== source) return;
+    refusal = why;
     showLive();
   };
+}
+
+// Why events were refused: their source does not say, so the same is asked once more.
+async function askWhy(url) {
+  const asking = new AbortController();
+  try {
+    const { status } = await fetch(url, { signal: asking.signal });
+    if (status === 200) return "connecting";
+    return [429, 503].includes(status) ? "refused: too many pages are open" : `refused: the answer is ${status}`;
+  } catch {
+    return "no answer";
+  } finally {
+    asking.abort();
+  }
 }
 
 function showLive() {
