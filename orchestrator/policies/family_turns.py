@@ -138,7 +138,8 @@ def standing(turns: Turns, families: int, family: int, servers: float, now_s: fl
     has_more = own_used > servers * weight_part
     is_patient = turns[ALLOWED_S][family] > PATIENT * least_allowed_s
     longest_s = LONGEST_PART * least_allowed_s if has_more or is_patient else math.inf
-    return Standing(max(weight_part, 1 - others_used / servers), has_more, longest_s)
+    left = 1 - others_used / servers if servers > 0 else 0.0
+    return Standing(max(weight_part, left), has_more, longest_s)
 
 
 _ALONE: Final = Standing(1.0, False, math.inf)

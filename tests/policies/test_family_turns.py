@@ -83,6 +83,7 @@ def test_a_family_counts_on_its_weight_s_part_of_the_servers_and_on_what_others_
     assert turns.standing(CATS, 2, now_s=10.0).share == pytest.approx(0.9, abs=0.02), "what dogs leave"
     assert turns.standing(DOGS, 2, now_s=10.0).share == pytest.approx(0.25, abs=0.02), "its weight's part"
     assert turns.standing(DOGS, 8, now_s=10.0).share == pytest.approx(0.81, abs=0.03), "what cats leave of eight"
+    assert turns.standing(DOGS, 0, now_s=10.0).share == 0.25, "of servers that others drive"
     assert turns.standing(DOGS, 2, now_s=30.0).share == 1.0, "nobody else has used any lately"
     assert FamilyTurns().standing(CATS, 2, now_s=0.0).share == 1.0
 

@@ -8,9 +8,9 @@ is largest, with one price for the whole fleet (the multiplier of the budget). S
 run wide and the others narrow, where a rule that picks one width for all pays the dearest machine's price for it. What
 a server's time is worth is left to deadlines: weighed are only (server, width) that are in time for the head, up to the
 widest width at which the fleet would answer what waits in a ``reserve``-th of its time (policies.rules.drain), or in
-less where other families have most of the servers;
-where none is, the queue is drained as is said there. Where requests that can't be kept are refused, the queue is made
-short by that: the narrowest width counts always, and heads are answered in time.
+less where other families have most of the servers; where none is, the queue is drained as is said there. Where requests
+that can't be kept are refused, the queue is made short by that: the narrowest width counts always, and heads are
+answered in time.
 
     score = (a − a₀)/(a₁ − a₀)  −  energy · e/ē  −  latency · m·t/slack
 
