@@ -21,7 +21,9 @@ import yaml
 from prometheus_client import MetricsHandler
 
 from orchestrator.config import load_fleet
+from orchestrator.controller.observer import follow_energy
 from orchestrator.controller.status.metrics import ControllerMetrics
+from orchestrator.planner.energy import EnergyAccount
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry.reading import Reading
 from tests.cli.test_real_up import Up, answer_over_grpc
@@ -48,12 +50,14 @@ def metered_host() -> Iterator[str]:
     class Handler(MetricsHandler):
         registry = metrics.registry
         step = 0
+        energy = EnergyAccount()
 
         def do_GET(self) -> None:  # noqa: N802 – the standard library's name
             Handler.step += 1
             reading = replace(READING, energy_j=Reading(30.0 * self.step, "rapl"), power_w=Reading(30.0, "rapl"))
             report = seeing(full_report(), reading=reading, at_s=5000.0 + self.step)
-            metrics.observe(replace(report, unix_s=time.time()))
+            Handler.energy = follow_energy(Handler.energy, report.seen)
+            metrics.observe(replace(report, unix_s=time.time(), energy=Handler.energy))
             super().do_GET()
 
         def log_message(self, *_: object) -> None:
