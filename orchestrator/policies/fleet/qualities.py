@@ -4,8 +4,9 @@ Rules and learned policies weigh what a wider width gains against what it costs,
 1, such as top-1: some count a hundredth as a hundredth, others what is gained in parts of what there is. A mean average
 precision in points, or an error with its sign turned, means nothing to them. So where any quality of a family is no
 ratio, all are measured from the best of them, in parts of the largest number that the family has: the best is 1, what
-lies a tenth of the scale below it is 0.9, and none is below 0. Of ratios nothing changes. The alternative, positions
-between the least and the best, would make a thousandth of a point look like all there is to gain.
+lies a tenth of the scale below it is 0.9, and none is below 0. Of ratios nothing changes. Where a quality lies between
+the family's least and best is for a rule to weigh, as ``thrift`` does; what joules and lost answers cost would be lost
+in it, and a thousandth of a point look like all there is to gain.
 
 Nobody says where a scale ends that is no ratio: it may be 100, or there may be no end. So a family counts for more in
 points than it would in ratios, unless its best is the end, wherever a gain has a price (``thrift``, learned policies).
