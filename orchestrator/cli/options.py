@@ -33,6 +33,12 @@ fleet_option = click.option(
 log_format_option = click.option(
     "--log-format", type=click.Choice(FORMATS), default="text", help="Of the lines on stderr."
 )
+token_option = click.option(
+    "--token",
+    envvar="SLIMSCHED_TOKEN",
+    show_envvar=True,
+    help="Of a tenant that may see the gateway's status page, where that asks for one.",
+)
 dask_option = click.option("--dask", help="A Dask scheduler whose workers run it, such as tcp://10.0.0.1:8786.")
 processes_option = click.option("--processes", default=1, type=click.IntRange(1), help="Side by side.")
 until_stdin_ends_option = click.option("--until-stdin-ends", is_flag=True, hidden=True)

@@ -68,6 +68,9 @@ class AuthSettings(Section):
     """Tenants, digests of their tokens, and quotas; see orchestrator.config.tenants. Read again when it changes."""
     open_health: bool = True
     """Whether health needs no token; load balancers rarely have one."""
+    open_status: bool = True
+    """Whether the status page needs no token; otherwise it needs that of a tenant with ``sees_status``. Health and
+    metrics at its address never do: probes and Prometheus rarely have one."""
 
 
 class PassOnModelSettings(Section):

@@ -50,6 +50,8 @@ class TenantSettings(Section):
     """Highest priority of its requests for families. 1 is the highest there is, as in Triton, so 3 refuses 1 and 2."""
     models: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Families and other models that it may use and see; None: all."""
+    sees_status: bool = False
+    """Whether its tokens open the status page, all of it, where ``gateway.auth.open_status`` is false."""
 
     def _contradictions(self) -> Iterator[str]:
         for what in ("requests", "items"):

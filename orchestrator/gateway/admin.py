@@ -3,9 +3,10 @@
 It answers before there is anything to tell of, because a gateway may compile for a minute or wait for its first Triton,
 and must be seen to live meanwhile: what does not answer is started again by Kubernetes, for ever. ``/livez`` says that
 this process answers, ``/readyz`` that requests may be sent, and ``/healthz`` is the older name for the first. No token
-is asked for, because probes and Prometheus send none: the fence is the address, which is loopback unless set, and
-nothing can be changed here. A token that comes is not looked at. Pages of other origins can't read what is answered,
-and the status page runs and loads nothing from elsewhere.
+is asked for these and for metrics, because probes and Prometheus send none: the fence is the address, which is loopback
+unless set, and nothing can be changed here. What the status page shows may be kept for some tenants' tokens; the page
+itself, which shows nothing without it, asks for one. A token comes in a header alone, because addresses are logged.
+Pages of other origins can't read what is answered, and the status page runs and loads nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import orjson
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
+from orchestrator.gateway.auth.callers import ForbiddenError, Guard, UnauthenticatedError
 from orchestrator.gateway.listening import address_of, bind_address, make_http_server, refused_address
 from orchestrator.gateway.metrics.gateway_metrics import BUILD_INFO, MEASURES
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
@@ -52,6 +54,7 @@ class AdminEndpoint:
         address: Where it listens, once started.
         sockets: Those that it listens on, once bound.
         gateway: What it tells of; None: there is nothing yet, or no more.
+        guard: Who may see it, from when there is something to tell of.
         feed: What the status page is fed with.
     """
 
@@ -59,6 +62,7 @@ class AdminEndpoint:
         self.address = address
         self.sockets: Sequence[socket.socket] = given or ()
         self.gateway: Watched | None = None
+        self.guard = Guard()
         self.feed = StatusFeed(lambda: self.gateway)
         self._runner: web.ServerRunner | None = None
 
@@ -101,16 +105,29 @@ class AdminEndpoint:
                 return web.Response(text="ready\n") if reason is None else web.Response(status=503, text=f"{reason}\n")
             case "/metrics":
                 return await self._answer_metrics(request)
+            case "/status" | "/events" if (refusal := self._refusal(request)) is not None:
+                return refusal
             case "/status":
                 document = await self.feed.read_document(find_of(request))
                 return web.Response(body=orjson.dumps(document), content_type="application/json")
             case "/events" if request.method == "GET":
-                return await self.feed.watch(request)
+                return await self.feed.watch(request, lambda: self._refusal(request) is None)
             case path if path in _ASSETS:
                 name, kind = _ASSETS[path]
                 return web.Response(text=_read_asset(name), content_type=kind, charset="utf-8", headers=_PAGE_HEADERS)
             case _:
                 return web.Response(status=404, text=f"there is {_ROUTES} here\n")
+
+    def _refusal(self, request: web.BaseRequest) -> web.Response | None:
+        """Return the answer to whoever may not see what the status page shows; None for all others."""
+        try:
+            given = request.headers.getall("Authorization", ())
+            self.guard.require_status([("authorization", value) for value in given])
+        except UnauthenticatedError as exc:
+            return web.Response(status=401, text=f"{exc}\n", headers={"WWW-Authenticate": "Bearer"})
+        except ForbiddenError as exc:
+            return web.Response(status=403, text=f"{exc}\n")
+        return None
 
     async def _answer_metrics(self, request: web.BaseRequest) -> web.Response:
         encode: Any

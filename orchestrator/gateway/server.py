@@ -116,13 +116,15 @@ class Gateway:
         self._sharing: Sharing | None = None
         self.peer_sockets: Sequence[socket.socket] = ()
         self.background = BackgroundTasks(self._metrics.router.on_background_failure)
+        guard, files = open_guard(settings)
+        self._files += files
         self._tracing = None if settings.tracing is None else Tracing(settings.tracing)
         self.data_plane = DataPlane(
             router,
             self._model_index,
             self._metrics,
             team=team,
-            guard=self._make_guard(),
+            guard=guard,
             retries=retries,
             calls=CallBudget(settings),
             access_log=settings.access_log,
@@ -146,15 +148,6 @@ class Gateway:
         if router.membership is not None:
             self._take(router.membership.servers)
             router.membership.listen(self._take)
-
-    def _make_guard(self) -> Guard:
-        auth = self._settings.auth
-        if auth is None:
-            return Guard()
-        path = auth.tokens_file
-        guard = Guard(load_tenants(path), is_health_open=auth.open_health)
-        self._files.append(WatchedFiles("tenants", [path], lambda: guard.replace(load_tenants(path))))
-        return guard
 
     def _open_tls(self) -> TlsFiles | None:
         if self._settings.tls is None:
@@ -291,7 +284,7 @@ class Gateway:
             await self._close(until_s=0.0)
             raise
         if self.metrics is not None:
-            self.metrics.gateway = self
+            self.metrics.gateway, self.metrics.guard = self, self.data_plane.guard
         self.background.start("watching files", partial(watch, self._files))
         statistics = self.data_plane.fleet_statistics
         if statistics is not None:
@@ -350,6 +343,16 @@ class Gateway:
             await end_tasks(leaving)
         if self._metrics.in_flight:
             log.warning("%d requests are not answered after drain_s and end here", self._metrics.in_flight)
+
+
+def open_guard(settings: GatewaySettings) -> tuple[Guard, list[WatchedFiles]]:
+    """Return who may call, and the files that say so; raises ConfigError when they can't be used."""
+    auth = settings.auth
+    if auth is None:
+        return Guard(), []
+    path = auth.tokens_file
+    guard = Guard(load_tenants(path), is_health_open=auth.open_health, is_status_open=auth.open_status)
+    return guard, [WatchedFiles("tenants", [path], lambda: guard.replace(load_tenants(path)))]
 
 
 def open_servers(servers: Iterable[ServerSettings], pool: ConnectionPool | None = None) -> dict[ServerName, Server]:

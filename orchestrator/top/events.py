@@ -16,22 +16,23 @@ _SILENT_S = 600.0
 _EVENT_LIMIT_BYTES = 16 << 20
 
 
-async def watch(address: str, find: str = "") -> AsyncIterator[Document | str]:
+async def watch(address: str, find: str = "", token: str | None = None) -> AsyncIterator[Document | str]:
     """Yield the document of each event for ever, and in words why there is none while the gateway is away.
 
     Args:
         address: ``host:port`` of the gateway's metrics.
         find: A part of a family's name; empty: any.
+        token: What opens the status page, where it is not open.
     """
     timeout = aiohttp.ClientTimeout(total=None, connect=5.0, sock_read=_SILENT_S)
     async with aiohttp.ClientSession(timeout=timeout, read_bufsize=_EVENT_LIMIT_BYTES) as session:
         seen = ""
         while True:
             try:
-                headers = {"Last-Event-ID": seen} if seen else {}
+                headers = {**_authorization(token), **({"Last-Event-ID": seen} if seen else {})}
                 async with session.get(f"http://{address}/events", params={"find": find}, headers=headers) as answer:
                     if answer.status != 200:
-                        yield f"{address} refuses: {(await answer.text()).strip()[:200]}"
+                        yield await _refusal(address, answer)
                     else:
                         async for line in answer.content:
                             if line.startswith(b"id: "):
@@ -44,11 +45,13 @@ async def watch(address: str, find: str = "") -> AsyncIterator[Document | str]:
             await asyncio.sleep(_AGAIN_S)
 
 
-async def read_alerts(address: str, *, timeout_s: float) -> list[dict[str, str]] | str:
+async def read_alerts(address: str, *, timeout_s: float, token: str | None = None) -> list[dict[str, str]] | str:
     """Return the alerts that stand now, each with its ``level`` and ``text``; in words why none are known."""
-    timeout = aiohttp.ClientTimeout(timeout_s)
+    session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(timeout_s), headers=_authorization(token))
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"http://{address}/status") as answer:
+        async with session, session.get(f"http://{address}/status") as answer:
+            if answer.status in (401, 403):
+                return await _refusal(address, answer)
             document = orjson.loads(await answer.read())
     except TimeoutError:
         return f"no gateway answers at {address} within {timeout_s:g} s"
@@ -58,6 +61,15 @@ async def read_alerts(address: str, *, timeout_s: float) -> list[dict[str, str]]
         return f"what answers at {address} is no gateway"
     alerts = document.get("alerts") if isinstance(document, Mapping) else None
     return alerts if isinstance(alerts, list) else f"the gateway at {address} starts, ends, or is of another version"
+
+
+def _authorization(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+async def _refusal(address: str, answer: aiohttp.ClientResponse) -> str:
+    hint = " (--token, or SLIMSCHED_TOKEN in the environment)" if answer.status == 401 else ""
+    return f"{address} refuses: {(await answer.text()).strip()[:200]}{hint}"
 
 
 def _read(data: bytes) -> Document:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import re
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ import tritonclient.grpc as grpcclient
 import tritonclient.grpc.aio as grpcaio
 import tritonclient.http as httpclient
 import tritonclient.http.aio as httpaio
+from click.testing import CliRunner
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.clients.analyses import analyses, find_analyzer, run_analysis, secured_options
+from orchestrator.cli import main
 from orchestrator.config import AuthSettings, TlsSettings
 from orchestrator.embedded.server import EmbeddedServer
 from tests.gateway.client_calls import ASKED, INFERENCES, Call, answer, plain
@@ -36,6 +39,7 @@ class Secured:
 
     place: Place
     folder: Path
+    fleet: Path
     token: str
 
     @property
@@ -61,10 +65,10 @@ def secured(servers: list[EmbeddedServer], tmp_path_factory: pytest.TempPathFact
         servers,
         workers=2,
         tls=TlsSettings(certificate=folder / "server.pem", key=folder / "server.key"),
-        auth=AuthSettings(tokens_file=folder / "tokens.yaml"),
+        auth=AuthSettings(tokens_file=folder / "tokens.yaml", open_status=False),
     )
     try:
-        yield Secured(process.place, folder, token)
+        yield Secured(process.place, folder, process.path, token)
     finally:
         assert stop_gateway(process) == 0, process.lines
 
@@ -174,3 +178,21 @@ async def test_health_as_load_balancers_ask_for_it(secured: Secured, gateway: Pl
                 await stub.Watch(health_pb2.HealthCheckRequest()).read()
             unknown = grpc.StatusCode.UNIMPLEMENTED if number else grpc.StatusCode.UNAUTHENTICATED
             assert caught.value.code() is unknown
+
+
+def test_the_status_page_of_all_workers_is_kept_for_a_tenant_who_may_see_it(secured: Secured) -> None:
+    def status(**environment: str) -> tuple[int, str]:
+        command = ["status", "--fleet", str(secured.fleet), "--timeout", "60"]
+        done = CliRunner().invoke(main, command, env=environment)
+        return done.exit_code, " ".join(done.output.split())
+
+    code, said = status()
+    assert (code, "refuses: a token is missing" in said) == (1, True), said
+    code, said = status(SLIMSCHED_TOKEN=secured.token)
+    assert (code, "refuses: tenant 'vision' may not see the status page" in said) == (1, True), said
+    tokens = secured.folder / "tokens.yaml"
+    tokens.write_text(tokens.read_text() + "    sees_status: true\n")
+    deadline_s = time.monotonic() + 60.0
+    while "refuses" in said and time.monotonic() < deadline_s:
+        code, said = status(SLIMSCHED_TOKEN=secured.token)
+    assert code in (0, 3), said  # what it tells of a fleet without controllers is up to the fleet

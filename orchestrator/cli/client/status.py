@@ -6,8 +6,9 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 from rich.console import Console, Group, RenderableType
 
-from orchestrator.cli.options import fleet_option
+from orchestrator.cli.options import fleet_option, token_option
 from orchestrator.config import FleetSettings, ServerSettings, load_fleet
 from orchestrator.controller.demands import MAX_HOLD_S
 from orchestrator.controller.status.client import fetch_status, send_demand
@@ -51,7 +52,15 @@ class _Found(NamedTuple):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--watch", "watch_s", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Show anew so often.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=3.0)
-def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: float | None, timeout_s: float) -> None:
+@token_option
+def status(
+    fleet_path: Path,
+    server_name: str | None,
+    as_json: bool,
+    watch_s: float | None,
+    timeout_s: float,
+    token: str | None,
+) -> None:
     """Show what every server's controller knows, wants and did.
 
     Of a server whose controller does not answer, or that has none, its Triton says which models are left out of their
@@ -70,10 +79,11 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
     if as_json and watch_s is not None:
         raise click.UsageError("--json and --watch don't go together; call it repeatedly")
     fleet = load_fleet(fleet_path)
+    look = partial(_look, fleet, server_name, timeout_s, token)
     if watch_s is not None:
-        _watch(fleet, server_name, watch_s, timeout_s)
+        _watch(look, watch_s)
         return
-    found = _look(fleet, server_name, timeout_s)
+    found = look()
     _print(found, as_json=as_json)
     raise click.exceptions.Exit(_exit_status(found))
 
@@ -104,11 +114,11 @@ def demand(fleet_path: Path, server_name: str, width: int, family: str | None, h
     click.echo(f"{server_name} keeps {model} for {hold_s:g} s, if its budget has room")
 
 
-def _look(fleet: FleetSettings, server_name: str | None, timeout_s: float) -> _Found:
+def _look(fleet: FleetSettings, server_name: str | None, timeout_s: float, token: str | None) -> _Found:
     servers = fleet.servers if server_name is None else (fleet.server(server_name),)
     answers = _ask_controllers(servers, timeout_s)
     is_named = "metrics" in fleet.gateway.model_fields_set
-    alerts = None if server_name is not None else _ask_gateway(fleet.gateway.metrics, timeout_s)
+    alerts = None if server_name is not None else _ask_gateway(fleet.gateway.metrics, timeout_s, token)
     return _Found(servers, answers, _ask_tritons(fleet, answers, timeout_s), alerts, is_named)
 
 
@@ -137,8 +147,8 @@ def _ask_tritons(
     return asyncio.run(discovery.find_misfits_of_fleet(fleet, timeout_s=timeout_s))
 
 
-def _ask_gateway(address: str | None, timeout_s: float) -> list[dict[str, str]] | str | None:
-    return None if address is None else asyncio.run(read_alerts(address, timeout_s=timeout_s))
+def _ask_gateway(address: str | None, timeout_s: float, token: str | None) -> list[dict[str, str]] | str | None:
+    return None if address is None else asyncio.run(read_alerts(address, timeout_s=timeout_s, token=token))
 
 
 def _exit_status(found: _Found) -> int:
@@ -185,11 +195,11 @@ def _render(found: _Found) -> RenderableType:
     return Group(*[part for section in sections for part in (section, "")][:-1])
 
 
-def _watch(fleet: FleetSettings, server_name: str | None, watch_s: float, timeout_s: float) -> None:
+def _watch(look: Callable[[], _Found], watch_s: float) -> None:
     console = Console()
     try:
         while True:
-            shown = _render(_look(fleet, server_name, timeout_s))
+            shown = _render(look())
             console.clear()  # only after the answers are there, and nothing where the output is no terminal
             console.print(shown)
             time.sleep(watch_s)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import PATH
+from orchestrator.cli.options import PATH, token_option
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError
 from orchestrator.installed.extras import install_hint
@@ -18,7 +18,8 @@ from orchestrator.top.events import watch
 @click.option("--config", "--fleet", "fleet_path", type=PATH, help="Whose gateway: fleet.yaml, its `gateway.metrics`.")
 @click.option("--address", metavar="HOST:PORT", help="Of the gateway's metrics, in place of the file's.")
 @click.option("--find", default="", help="Only families with that in their name.")
-def top(fleet_path: Path | None, address: str | None, find: str) -> None:
+@token_option
+def top(fleet_path: Path | None, address: str | None, find: str, token: str | None) -> None:
     """Show what a gateway and its fleet do now: the status page in a terminal.
 
     Keys 1 to 4 change the table, s sorts by the next column and r the other way round, arrows move, q ends. Columns can
@@ -36,4 +37,4 @@ def top(fleet_path: Path | None, address: str | None, find: str) -> None:
         from orchestrator.top.app import Top
     except ModuleNotFoundError as exc:
         raise ConfigError(f"'slimsched top' needs {exc.name}: {install_hint('top')}") from exc
-    Top(partial(watch, found, find)).run()
+    Top(partial(watch, found, find, token)).run()

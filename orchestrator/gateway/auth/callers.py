@@ -150,6 +150,7 @@ class Guard:
     Args:
         tenants: All tenants; None lets everybody do everything.
         is_health_open: Whether health needs no token.
+        is_status_open: Whether the status page needs none.
         clock: Returns seconds on a clock that never goes back.
 
     Attributes:
@@ -161,10 +162,12 @@ class Guard:
         tenants: Sequence[TenantSettings] | None = None,
         *,
         is_health_open: bool = True,
+        is_status_open: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_on = tenants is not None
         self._is_health_open = is_health_open
+        self._is_status_open = is_status_open or tenants is None
         self._weighed_s = clock()
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
@@ -255,6 +258,17 @@ class Guard:
             what = "the token is not known" if given else "a token is missing"
             raise UnauthenticatedError(f"{what}; send the header 'authorization: Bearer TOKEN'")
         return Caller(tuple(pair for pair in metadata if pair[0] != "authorization"), tenant, address)
+
+    def require_status(self, metadata: Metadata) -> None:
+        """Raise UnauthenticatedError or ForbiddenError when whoever has this metadata may not see the status page."""
+        if self._is_status_open:
+            return
+        tenant = self.identify("", metadata).tenant or ""
+        if not self._account(tenant).settings.sees_status:
+            raise ForbiddenError(
+                f"tenant '{tenant}' may not see the status page; take another's token, or give this one "
+                "'sees_status: true' in the tokens file"
+            )
 
     def _find(self, authorization: str | bytes) -> str | None:
         """Return the tenant of a header's value, in a time that does not depend on it."""

@@ -156,8 +156,10 @@ class StatusFeed:
         await self.look()
         return self._describe(find)
 
-    async def watch(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Send a watcher the document with each sample, until it leaves, or takes nothing any more."""
+    async def watch(
+        self, request: web.BaseRequest, is_allowed: Callable[[], bool] = lambda: True
+    ) -> web.StreamResponse:
+        """Send a watcher the document with each sample, until it leaves, takes nothing, or is not allowed any more."""
         if self.watchers >= MOST_WATCHERS:
             text = f"{MOST_WATCHERS} pages are open already, the most there may be; close one\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "10"})
@@ -167,7 +169,7 @@ class StatusFeed:
             await self.look()
             self._asked.set()
             await response.prepare(request)
-            await self._send(request, response)
+            await self._send(request, response, is_allowed)
         except (ConnectionError, TimeoutError):  # it has left, or sleeps
             if request.transport is not None:
                 request.transport.abort()
@@ -175,9 +177,11 @@ class StatusFeed:
             self.watchers -= 1
         return response
 
-    async def _send(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+    async def _send(
+        self, request: web.BaseRequest, response: web.StreamResponse, is_allowed: Callable[[], bool]
+    ) -> None:
         find, seen_unix_s = find_of(request), _seen_of(request)
-        while not self._is_stopped:
+        while not self._is_stopped and is_allowed():
             document = self._describe(find)
             event: dict[str, Any] = {} if document is None else document
             if self._points and self._points[-1].unix_s < seen_unix_s:  # the clock was set back since

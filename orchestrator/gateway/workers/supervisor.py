@@ -40,7 +40,7 @@ from orchestrator.gateway.metrics.gateway_metrics import (
     read_process,
 )
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
-from orchestrator.gateway.server import open_servers
+from orchestrator.gateway.server import open_guard, open_servers
 from orchestrator.gateway.workers.file_watch import watch
 from orchestrator.gateway.workers.fleet_updates import FollowedFleet
 from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor
@@ -68,7 +68,8 @@ class Supervisor:
     Call it with an event loop running, and the fleet's names resolved; the fleet's changes are followed. It listens on
     ``sockets`` where there are some already; ``admin`` is that of ``Gateway``.
 
-    Raises ConfigError when a protocol key file can't be used; ``metrics`` is None when that endpoint is not offered.
+    Raises ConfigError when a file of protocol keys or tokens can't be used; ``metrics`` is None when that endpoint is
+    not offered.
     """
 
     def __init__(
@@ -85,7 +86,8 @@ class Supervisor:
         servers, timeout_s = open_servers(fleet.servers), fleet.settings.router.connect_timeout_s
         described = describe_models(fleet.settings.families)
         self._discovery = ModelDiscovery(servers, timeout_s=timeout_s, described=described)
-        self._file = fleet.watch_file(self._take, self._discovery.describe)
+        self._guard, tenants = open_guard(settings)
+        self._files = [fleet.watch_file(self._take, self._discovery.describe), *tenants]
         self._model_index = ModelIndex(self._discovery)
         self._fleet_statistics = FleetStatistics(self._model_index, self.is_served)
         self._distributor = ConnectionDistributor()
@@ -131,13 +133,13 @@ class Supervisor:
             await self._start_workers()
             if self.metrics is not None:
                 await self.metrics.start()
-                self.metrics.gateway = self
+                self.metrics.gateway, self.metrics.guard = self, self._guard
             self._distributor.listen()
             self._ending = stack.pop_all()
         start, period_s = self._background.start, self._settings.statistics_period_s
         start("discovery", lambda: self._discovery.watch(self._discovery_period_s))
         start("asking for statistics", lambda: self._fleet_statistics.watch(period_s))
-        start("watching files", lambda: watch([self._file]))
+        start("watching files", lambda: watch(self._files))
         start("watching workers", self._watch_workers)
         start("resolving names", lambda: self._fleet.watch_names(self._take, self._discovery.answers))
         return self
@@ -176,7 +178,8 @@ class Supervisor:
 
     def reload(self) -> None:
         """Read the fleet file again, and let the workers do so; those that start have just read it."""
-        self._file.refresh(is_forced=True)
+        for files in self._files:
+            files.refresh(is_forced=True)
         for worker in self._workers:
             worker.signal(signal.SIGHUP)
 

@@ -228,7 +228,7 @@ async def test_families_are_found_by_a_part_of_their_name() -> None:
     assert [family["name"] for family in event["families"]] == [f"family-07{n}" for n in range(10)]
 
 
-async def test_nothing_asks_for_a_token_and_one_that_comes_is_not_looked_at() -> None:
+async def test_nothing_asks_for_a_token_unless_set_and_one_that_comes_is_not_looked_at() -> None:
     async with open_page() as page:
         for headers in ({}, {"Authorization": "Bearer nobody"}):
             for path in ("/", "/status", "/metrics"):

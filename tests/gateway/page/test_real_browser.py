@@ -29,6 +29,7 @@ from tests.gateway.page.fleets import (
     pass_busy_minutes,
     server_overview,
 )
+from tests.gateway.page.test_access import OPERATIONS, VISION, close
 from tests.gateway.running import Place, fetch
 from tests.router.dispatch.test_explanation import candidate, record
 
@@ -257,3 +258,39 @@ async def test_the_page_of_a_real_gateway_shows_what_real_tritons_answer(gateway
         await expect(row.locator("td").nth(1)).to_have_text("100 %")
         await expect(page.locator("#chart-widths .legend li").last).to_contain_text("%")
         await expect(page.locator("#ready")).to_have_text("Ready")
+
+
+async def test_a_page_that_is_kept_for_some_tokens_asks_for_one_and_says_what_is_wrong_with_it() -> None:
+    async with browsing() as browser, serving(Gateway(), 1) as admin:
+        close(admin)
+        context = await browser.new_context()
+        page, asked = await context.new_page(), list[str]()
+        page.on("request", lambda request: asked.append(request.url))
+        await page.goto(f"http://{admin.address}/")
+        why, field = page.locator("#token-why"), page.get_by_role("textbox", name="Token")
+        await expect(why).to_contain_text("kept for tokens of tenants that have sees_status")
+        await expect(field).to_be_focused()
+        await expect(page.locator("#live")).to_have_text("closed")
+        assert [violation["id"] for violation in (await Axe().run(page)).response["violations"]] == []
+        for token, said in (("nobody's", "This token is not known."), (VISION, "tenant 'vision' may not see")):
+            await field.fill(token)
+            await page.keyboard.press("Enter")
+            await expect(why).to_contain_text(said)
+            await expect(page.locator("#traffic")).to_be_hidden()
+        await field.fill(OPERATIONS)
+        await page.get_by_role("button", name="Show").click()
+        await expect(page.locator("#live")).to_have_text("Live")
+        await expect(page.locator("#token")).to_be_hidden()
+        await expect(page.locator("#servers .card")).to_have_count(2)
+        await page.reload()  # the tab keeps it
+        await expect(page.locator("#live")).to_have_text("Live")
+        close(admin)
+        admin.guard.replace(())  # revoked
+        await expect(why).to_have_text("This token is not known.")
+        await expect(page.locator("#servers")).to_be_hidden()
+        close(admin)
+        other = await (await browser.new_context()).new_page()
+        await other.goto(f"http://{admin.address}/#token={OPERATIONS}")
+        await expect(other.locator("#live")).to_have_text("Live")
+        assert other.url == f"http://{admin.address}/"
+        assert not [url for url in asked if "token" in url]

@@ -6,10 +6,11 @@ import { actionWords, age, bytes, numbersWords, part, quantity, rate, seconds, t
 
 const $ = (selector) => document.querySelector(selector);
 const KEPT_S = 600, HIDDEN_MS = 60000, AGAIN_MS = 5000, ALERTS_SHOWN = 8;
+const NO_TOKEN = "What this page shows is kept for tokens of tenants that have sees_status in the gateway’s tokens file.";
 const told = $("#told");
 
 let points = [], now = null, heardMs = null, periodS = 2, events = null, hiddenTimer = null, findTimer = null;
-let refusal = "";
+let refusal = "", seen = "";
 
 const outcomes = [["answered", "Answered"], ["late", "Late"], ["refused", "Refused"], ["failed", "Failed"], ["callers", "Callers’ errors"]];
 const colour = (name) => `var(--${name})`;
@@ -282,8 +283,8 @@ function show(doc) {
 
 // --- events ---
 
-function take(event) {
-  const message = JSON.parse(event.data), { keys, rows: values, period_s } = message.points;
+function take(data) {
+  const message = JSON.parse(data), { keys, rows: values, period_s } = message.points;
   const given = values.map((row) => Object.fromEntries(row.map((value, index) => [keys[index], value])));
   if (given.length && points.length && given.at(-1).unix_s < points.at(-1).unix_s) points = []; // the clock was set back
   const newest = points.length ? points.at(-1).unix_s : 0;
@@ -299,32 +300,60 @@ function take(event) {
   showLive();
 }
 
-function connect() {
-  events?.close();
-  const source = events = new EventSource(`events?find=${encodeURIComponent($("#find").value.trim())}`);
-  events.onmessage = take;
-  events.onerror = async () => {
-    if (source.readyState !== EventSource.CLOSED) return; // it tries again by itself
-    setTimeout(() => { if (events === source) connect(); }, AGAIN_MS);
-    const why = await askWhy(source.url);
-    if (events !== source) return;
-    refusal = why;
-    showLive();
-  };
+// Read by hand, because a browser's own reader of events can send no token but in the address, and that is logged.
+async function connect() {
+  events?.abort();
+  const asking = events = new AbortController(), token = sessionStorage.getItem("token");
+  const headers = { ...(seen && { "Last-Event-ID": seen }), ...(token && { Authorization: `Bearer ${token}` }) };
+  try {
+    const url = `events?find=${encodeURIComponent($("#find").value.trim())}`;
+    refusal = await read(await fetch(url, { headers, signal: asking.signal, cache: "no-store" }));
+  } catch {
+    refusal = heardMs === null ? "no answer" : ""; // how long there was none says more
+  }
+  if (events !== asking) return;
+  showLive();
+  setTimeout(() => { if (events === asking) connect(); }, AGAIN_MS);
 }
 
-// Why events were refused: their source does not say, so the same is asked once more.
-async function askWhy(url) {
-  const asking = new AbortController();
-  try {
-    const { status } = await fetch(url, { signal: asking.signal });
-    if (status === 200) return "connecting";
-    return [429, 503].includes(status) ? "refused: too many pages are open" : `refused: the answer is ${status}`;
-  } catch {
-    return "no answer";
-  } finally {
-    asking.abort();
+// Take events until there are no more; return in words why there were none, or nothing.
+async function read(answer) {
+  const { status } = answer;
+  if (status === 401 || status === 403) {
+    askForToken(status === 403 ? await answer.text() : sessionStorage.getItem("token") ? "This token is not known." : NO_TOKEN);
+    return "closed";
   }
+  if (status !== 200) return [429, 503].includes(status) ? "refused: too many pages are open" : `refused: the answer is ${status}`;
+  askForToken(null);
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = "", chunk = await reader.read(); !chunk.done; chunk = await reader.read()) {
+    const lines = (rest + chunk.value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      if (line.startsWith("id: ")) seen = line.slice(4);
+      else if (line.startsWith("data: ")) take(line.slice(6));
+    }
+  }
+  return "";
+}
+
+// Why a token is needed; null: none is. What was shown before is not, as long as one is.
+function askForToken(why) {
+  const wasHidden = $("#token").hidden;
+  if (why !== null) heardMs = null;
+  $("#token").hidden = why === null;
+  $("#main").classList.toggle("closed", why !== null);
+  set($("#token-why"), why ?? "");
+  if (why !== null && wasHidden) $("#token input").focus();
+}
+
+// A link may bring a token behind its #, which browsers send to nobody; it stays in this tab until that is closed.
+function takeToken() {
+  const [, token] = location.hash.match(/^#token=([!-~]+)$/) ?? [];
+  if (!token) return false;
+  sessionStorage.setItem("token", token);
+  history.replaceState(null, "", location.pathname + location.search);
+  return true;
 }
 
 function showLive() {
@@ -336,7 +365,7 @@ function showLive() {
 // A page that nobody sees gives its place back, and comes again with all that it has missed.
 document.addEventListener("visibilitychange", () => {
   clearTimeout(hiddenTimer);
-  if (document.hidden) hiddenTimer = setTimeout(() => { events?.close(); events = null; }, HIDDEN_MS);
+  if (document.hidden) hiddenTimer = setTimeout(() => { events?.abort(); events = null; }, HIDDEN_MS);
   else if (!events || heardMs === null || performance.now() - heardMs > 3000 * periodS) connect();
 });
 $("#find").addEventListener("input", () => {
@@ -344,5 +373,13 @@ $("#find").addEventListener("input", () => {
   findTimer = setTimeout(connect, 300);
 });
 $("#family").addEventListener("change", () => { if (now) showFrontier(now); });
+$("#token form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("token", $("#token input").value.trim());
+  $("#token input").value = "";
+  connect();
+});
+window.addEventListener("hashchange", () => { if (takeToken()) connect(); });
 setInterval(showLive, 1000);
+takeToken();
 connect();
