@@ -56,6 +56,8 @@ _OPTIONS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "priority": ("priority", int),
 }
 """What a router takes in place of a gateway's parameters, and how it is read."""
+POLICY: Final = "policy"
+"""Of a router, instead of the fleet file's ``router.policy``; no gateway takes one from a client."""
 ALSO: Final = "+"
 """Between addresses that get requests in turn, as from a caller who has several Tritons and nothing before them."""
 
@@ -282,13 +284,16 @@ class RouterClient(Client):
     @classmethod
     async def open(cls, fleet: Path, asked: Asked, items: Items, parameters: Parameters) -> RouterClient:
         """Return a client of a router that has seen its fleet; raises SlimError."""
-        options = router_options(parameters)
+        options = router_options({name: value for name, value in parameters.items() if name != POLICY})
         # Here, because a sender that has no router of its own begins in half the time without.
         from orchestrator.config import load_fleet
         from orchestrator.router import Router
 
-        stack = AsyncExitStack()
-        router = await stack.enter_async_context(Router.from_fleet(load_fleet(fleet)))
+        stack, settings = AsyncExitStack(), load_fleet(fleet)
+        if POLICY in parameters:
+            routing = settings.router.model_copy(update={POLICY: str(parameters[POLICY])})
+            settings = settings.model_copy(update={"router": routing})
+        router = await stack.enter_async_context(Router.from_fleet(settings))
         return cls(router, stack, asked, items, options)
 
     def begin(self, item: int, left_ms: int | None) -> asyncio.Future[Answer]:

@@ -15,7 +15,7 @@ from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.http2.grpc.channel import GrpcChannel
 from orchestrator.http2.grpc.wire import RpcError
-from orchestrator.loadgen.clients import ALSO, GRPC, HTTP, ROUTER
+from orchestrator.loadgen.clients import ALSO, GRPC, HTTP, POLICY, ROUTER
 from orchestrator.loadgen.plan import Load
 from orchestrator.router import Router
 from orchestrator.snapshot import Preprocessing, TensorSpec
@@ -153,8 +153,12 @@ def _parse_family(text: str) -> FamilyShare:
 
 
 async def parse_set_up(text: str) -> SetUp:
-    """Return what ``NAME=KIND:PLACE[:MODEL][,PARAMETER=VALUE…]`` names, after asking it; raises as ``find_target``."""
+    """Return what ``NAME=KIND:PLACE[:MODEL][,PARAMETER=VALUE…]`` names, after asking it; raises as ``find_target``.
+
+    Of a router the last parameter may be ``policy=POLICY``, with the policy's own commas.
+    """
     name, is_named, rest = text.partition("=")
+    rest, _, policy = rest.partition(f",{POLICY}=") if rest.startswith(f"{ROUTER}:") else (rest, "", "")
     place, *parameters = rest.split(",")
     kind, _, place = place.partition(":")
     host, _, last = place.rpartition(":")
@@ -164,7 +168,8 @@ async def parse_set_up(text: str) -> SetUp:
     if not is_named or not place or not all(key and equals and value for key, equals, value in pairs):
         raise ConfigError(f"set-up {text!r} is no NAME=KIND:PLACE[:MODEL][,PARAMETER=VALUE…]")
     target = await find_target(kind, address, model)
-    return SetUp(name, target, tuple((key, _number_or_text(value)) for key, _, value in pairs))
+    own = ((POLICY, policy),) if policy else ()
+    return SetUp(name, target, (*((key, _number_or_text(value)) for key, _, value in pairs), *own))
 
 
 async def parse_set_ups(texts: Sequence[str]) -> list[SetUp]:

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from orchestrator.cli import main
 from orchestrator.config import FleetSettings, ServerSettings, render_fleet
 from orchestrator.embedded.server import EmbeddedOptions
+from tests.plugged import install
 from tests.tritons import Tritons
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
@@ -80,6 +81,46 @@ def test_bench_and_its_comparison_send_the_load_that_their_options_describe(flee
     found = json.loads(bench("compare", "--set-up", f"here=router:{fleet_path}", "--rounds", 2))
     assert [(result["set_up"], result["round"]) for result in found] == [("here", 0), ("here", 1)]
     assert all(result["load"]["rate_rps"] == 50.0 and result["summary"]["statuses"] for result in found)
+
+
+WIDTHS = """
+from orchestrator.decision import Dispatch, Hold, Reason
+from orchestrator.policies.knobs import Knob
+from orchestrator.policies.protocol import Binding
+
+class Widths:
+    knobs = (Knob("width", at=0, default=25, least=25, most=100),)
+    binding = Binding.LATE
+
+    def __init__(self, name, width=25):
+        self.name, self.width = name, width
+
+    def choose(self, candidates, situation):
+        free = [c for c in candidates if c.has_room and c.width == self.width]
+        return Dispatch(free[0], Reason.CHEAPEST) if free else Hold(Reason.BETTER_SERVER_BUSY)
+"""
+
+
+def test_bench_lets_a_policy_of_another_package_decide_by_its_name(
+    fleet_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "widths", WIDTHS, {"only": "Widths"})
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    summary = json.loads(bench("--fleet", fleet_path, "--policy", "only", "--deadline-ms", 60_000))
+    assert set(summary["widths"]) == {"25"}, summary
+    policies = {"narrow": "only", "wide": "only,width=100"}
+    set_ups = [f"--set-up={name}=router:{fleet_path},policy={p}" for name, p in policies.items()]
+    found = json.loads(bench("compare", *set_ups, "--rounds", 1, "--deadline-ms", 60_000))
+    assert {result["set_up"]: set(result["summary"]["widths"]) for result in found} == {
+        "narrow": {"25"},
+        "wide": {"100"},
+    }
+    refused = CliRunner().invoke(main, ["bench", "--grpc", "127.0.0.1:1", "--policy", "only"])
+    assert (refused.exit_code, "--policy goes with --fleet" in refused.output) == (2, True)
+    unknown = CliRunner().invoke(main, ["bench", "--fleet", str(fleet_path), "--policy", "nobodys", "--seconds", "1"])
+    assert unknown.exit_code == 1
+    assert "unknown policy 'nobodys'" in unknown.output
 
 
 def test_bad_input_is_one_line(fleet_path: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from orchestrator.cli.options import FILE, PATH
 from orchestrator.cli.research.output import say_figure, wide_console
-from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
+from orchestrator.loadgen.clients import GRPC, HTTP, POLICY, ROUTER
 from orchestrator.loadgen.comparison import Result, compare, standings
 from orchestrator.loadgen.judge import TOP_1
 from orchestrator.loadgen.plan import KINDS, Load, arrivals_of_families_s, check_load
@@ -125,6 +125,7 @@ def _load_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--grpc", "grpc_address", help="HOST:PORT of a gateway's or a Triton's gRPC; with + between several.")
 @click.option("--http", "http_address", help="HOST:PORT of a gateway's or a Triton's HTTP; with + between several.")
 @click.option("--fleet", type=PATH, help="A fleet file: a router in the sender's own process.")
+@click.option("--policy", help="With --fleet: what decides, in place of the file's; also one of another package.")
 @click.option("--model", default="fashion", help="Family or model to ask for.")
 @click.option(
     "--family",
@@ -150,6 +151,7 @@ def bench(
     grpc_address: str | None,
     http_address: str | None,
     fleet: Path | None,
+    policy: str | None,
     model: str,
     families: tuple[str, ...],
     drift: float,
@@ -167,12 +169,17 @@ def bench(
       slimsched up &
       slimsched bench --grpc 127.0.0.1:8081 --rate 500 --deadline-ms 100
       slimsched bench --grpc 127.0.0.1:8081 --workload burst:1000
+      slimsched bench --fleet fleet.yaml --policy lert:slack
       slimsched bench --grpc 127.0.0.1:8081 --family cats=cats.npz --family dogs:2=dogs.npz --drift 2
     """
     if context.invoked_subcommand is not None:
         return
     kind, place = only_place({GRPC: grpc_address, HTTP: http_address, ROUTER: fleet})
     load = options.load(rate)
+    if policy is not None:
+        if kind != ROUTER:
+            raise click.UsageError("--policy goes with --fleet; what decides in a gateway stands in its fleet file")
+        load = replace(load, parameters={POLICY: policy})
     console = Console(stderr=True)
 
     asked = parse_families(families) or [FamilyShare(model)]
@@ -204,7 +211,8 @@ def bench(
     "named",
     multiple=True,
     required=True,
-    help="NAME=KIND:PLACE[:MODEL][,PARAMETER=VALUE…]; kinds are grpc, http and router. Several times for several.",
+    help="NAME=KIND:PLACE[:MODEL][,PARAMETER=VALUE…]; kinds are grpc, http and router, the last one also with "
+    ",policy=POLICY at the end. Several times for several.",
 )
 @click.option("--rate", "rates", type=click.FloatRange(min=0, min_open=True), multiple=True, required=True)
 @click.option("--rounds", type=click.IntRange(1), default=3)
