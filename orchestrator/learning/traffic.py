@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.router.dispatch.decision_log import REJECTED, arrivals_of, files_in, read_file
+from orchestrator.router.dispatch.decision_log import REJECTED, arrivals_of, files_in, is_shed, read_file
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.scenario.trace import Floats, Trace, draw_trace
@@ -186,6 +186,11 @@ def _read_log(path: Path, family: str | None) -> Recorded:
             unread = line
             continue
         try:
+            if is_shed(record):
+                if family in (None, record["family"]):
+                    times_s.append(float(record["at"] - record["age_s"]))
+                    items.append(int(record["items"]))
+                continue
             numbers.add(int(record["id"].rpartition("-")[2]))
             if family is not None and record["family"] != family:
                 continue
@@ -198,8 +203,8 @@ def _read_log(path: Path, family: str | None) -> Recorded:
                 items += [max(1, int(record["queue"]["head_items"]))] * len(arrived_s)
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise ConfigError(f"{path}, line {line}: no decision ({type(exc).__name__} {exc})") from exc
-    if not times_s:
-        return Recorded(np.zeros(0), str(path), frozenset(servers), together)
+    if not times_s or not numbers:
+        return Recorded(np.array(times_s), str(path), frozenset(servers), together)
     part = len(numbers) / (max(numbers) - min(numbers) + 1)
     if part < _LEAST_LOGGED:
         raise ConfigError(

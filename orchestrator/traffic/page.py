@@ -39,6 +39,7 @@ def render_report(
         "batches": traffic.batches,
         "failed_batches": traffic.failed_batches,
         "duration_s": traffic.duration_s,
+        "refused": traffic.refused.counts,
         "counts": traffic.counts,
         "recorded": asdict(figures_of(traffic)),
         "replayed": {name: asdict(figures) for name, figures in replayed.items()},
@@ -59,16 +60,20 @@ def decided_mostly(traffic: Recorded) -> str:
 def _blocks(
     traffic: Recorded, sample_ratio: float, replayed: Mapping[str, TrafficFigures], no_replay: str
 ) -> Iterator[Block]:
-    recorded = figures_of(traffic)
+    recorded, refused = figures_of(traffic), len(traffic.refused.items)
+    came = len(traffic.items) + refused
     began, ended = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(traffic.arrived_unix_s[at])) for at in (0, -1))
     logged = "all" if sample_ratio == 1 else f"{sample_ratio:.3g} of the"
     yield Heading(1, f"Traffic of {traffic.family}")
     yield Text(
         f"{len(traffic.items):,} requests in {traffic.batches:,} batches from {began} to {ended} UTC, of a log of "
-        f"{logged} decisions; {traffic.failed_batches:,} batches failed. Requests that were refused "
-        "for load were not sent and are not in it (`slim_router_sheds_total`)."
+        f"{logged} decisions; {traffic.failed_batches:,} batches failed. {refused:,} more were refused "
+        f"for load, {refused / came:.1%} of all; they count as not in time. What is above a quota is not in the log."
     )
     yield Table(("", *(title for title, *_ in _COLUMNS)), [[_AS_RECORDED, *_cells(recorded)]])
+    if refused:
+        rows = [[reason, f"{count:,}", f"{count / came:.1%}"] for reason, count in traffic.refused.counts.items()]
+        yield Table(("refused", "requests", "part of all"), rows)
     for kind in ("width", "server", "policy", "reason", "fault"):
         if counts := traffic.counts[kind]:
             rows = [[name, f"{count:,}", f"{count / len(traffic.items):.1%}"] for name, count in counts.items()]

@@ -1,7 +1,8 @@
 """The requests of a decision log, as arrays, and their figures; pure.
 
 A batch is written with all of its requests, so a log of one in a hundred decisions has the requests of one in a hundred
-batches. A batch that failed counts as such, and its requests where they were sent again.
+batches, and of one in a hundred refused ones. A batch that failed counts as such, and its requests where they were
+sent again. A refused request was not in time, and counts with those that came.
 """
 
 from __future__ import annotations
@@ -15,14 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
-from orchestrator.router.dispatch.decision_log import Record, arrivals_of
+from orchestrator.router.dispatch.decision_log import REJECTED, SHED, Record, arrivals_of, is_shed
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Refused:
+    """The requests of one family that were refused for load, or given up by a policy.
+
+    Attributes:
+        arrived_unix_s: When each came.
+        deadline_s: From then on.
+        counts: By reason.
+    """
+
+    arrived_unix_s: Floats
+    items: Floats
+    deadline_s: Floats
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
-    """The requests of one family that were answered, by arrival.
+    """The requests of one family that were answered, by arrival, and those that were refused.
 
     Attributes:
         arrived_unix_s: When each came.
@@ -43,6 +60,7 @@ class Recorded:
     energy_j: Floats
     batches: int
     failed_batches: int
+    refused: Refused
     counts: Mapping[str, Mapping[str, int]]
 
     @property
@@ -57,6 +75,7 @@ def read_traffic(records: Iterable[Record], family: str | None = None) -> Record
     Raises:
         ConfigError: There are none, or none of that family.
     """
+    records = list(records)
     sent = [record for record in records if record.get("choice") is not None and "requests" in record["outcome"]]
     families = Counter(record["family"] for record in sent)
     if not sent or (family is not None and family not in families):
@@ -79,8 +98,24 @@ def read_traffic(records: Iterable[Record], family: str | None = None) -> Record
     counts = {kind: _count(answered, name) for kind, name in kinds.items()}
     return Recorded(
         chosen, arrived, items, latency, deadline, in_time > 0, accuracy, energy,
-        len(answered), len(own) - len(answered), counts,
+        len(answered), len(own) - len(answered), _refused(records, chosen), counts,
     )  # fmt: skip
+
+
+def _refused(records: Iterable[Record], family: str) -> Refused:
+    rows, counts = [], Counter[str]()
+    for record in records:
+        if record["family"] != family:
+            continue
+        if is_shed(record):
+            counts[record[SHED]] += 1
+            rows.append((record["at"] - record["age_s"], record["items"], record["deadline_s"]))
+        elif record["outcome"].get("error") == REJECTED:
+            counts[REJECTED] += 1
+            [arrived_unix_s], queue = arrivals_of(record), record["queue"]
+            rows.append((arrived_unix_s, queue["head_items"], record["at"] - arrived_unix_s + queue["head_slack_s"]))
+    arrived, items, deadline = np.array(rows, float).reshape(-1, 3).T
+    return Refused(arrived, items, deadline, dict(counts.most_common()))
 
 
 def _requests(record: Record) -> Iterable[tuple[float, ...]]:
@@ -113,7 +148,10 @@ def _count(records: Iterable[Record], name: Callable[[Record], str | None]) -> d
 
 @dataclass(frozen=True, slots=True)
 class TrafficFigures:
-    """What came of requests, recorded or simulated, by the names of ``simulation.results.Result``."""
+    """What came of requests, recorded or simulated, by the names of ``simulation.results.Result``.
+
+    The two ratios are over all that came, refused ones included; the others over those that were answered.
+    """
 
     attainment_ratio: float
     accuracy: float | None
@@ -128,10 +166,11 @@ class TrafficFigures:
 def figures_of(traffic: Recorded) -> TrafficFigures:
     """Return the figures of recorded requests; joules are those that were expected, above idle."""
     latency_s, energy_j = traffic.latency_s, traffic.energy_j
+    came = len(latency_s) + len(traffic.refused.items)
     return TrafficFigures(
-        attainment_ratio=float(traffic.is_in_time.mean()),
+        attainment_ratio=float(traffic.is_in_time.sum() / came),
         accuracy=float(traffic.accuracy.mean()),
-        effective_accuracy=float((traffic.accuracy * traffic.is_in_time).mean()),
+        effective_accuracy=float((traffic.accuracy * traffic.is_in_time).sum() / came),
         mean_s=float(latency_s.mean()),
         p50_s=float(np.quantile(latency_s, 0.5)),
         p99_s=float(np.quantile(latency_s, 0.99)),

@@ -1,5 +1,6 @@
 """Recorded traffic in the simulator: the profile's servers, the recorded arrivals, sizes and deadlines, other policies.
 
+Requests that were refused come again too, because they were a part of the load.
 Of a sample of the decisions, times are compressed by the part that was sampled, so that the load is what it was; how
 bursts looked is then only known roughly. How far the simulator can be believed is measured, not assumed: the policy
 that really decided is replayed too, and its figures are held against the recorded ones.
@@ -76,7 +77,7 @@ def replay(
             "name": traffic.family,
             # Only the section's own check needs it: the servers are given to the simulation beside it.
             "servers": [{"name": server.name, "profile": "profile.json"} for server in fleet],
-            "workload": {"requests": len(traffic.items)},
+            "workload": {"requests": len(traffic.items) + len(traffic.refused.items)},
             "objectives": {
                 "deadline_ms": router.deadline_ms,
                 "slack_margin": router.slack_margin,
@@ -109,13 +110,16 @@ def _fleet(profile: Profile, servers: Sequence[str], family: str) -> tuple[Simul
 def _trace(
     traffic: Recorded, settings: ScenarioSettings, fleet: Sequence[SimulatedServer], sample_ratio: float
 ) -> Trace:
-    arrived_s = (traffic.arrived_unix_s - traffic.arrived_unix_s[0]) * sample_ratio
-    deadline_s = np.nan_to_num(traffic.deadline_s, nan=settings.objectives.deadline_ms / 1e3)
+    parts = traffic, traffic.refused
+    arrived_unix_s = np.concatenate([part.arrived_unix_s for part in parts])
+    order = np.argsort(arrived_unix_s, kind="stable")
+    arrived_s = (arrived_unix_s[order] - arrived_unix_s.min()) * sample_ratio
+    items = np.concatenate([part.items for part in parts])[order]
+    deadline_s = np.concatenate([part.deadline_s for part in parts])[order]
+    deadline_s = np.nan_to_num(deadline_s, nan=settings.objectives.deadline_ms / 1e3)
     drawn = draw_trace(settings, fleet, seed=0)
-    rate_rps = float(traffic.items.sum() / max(arrived_s[-1], 1e-9))
-    return replace(
-        drawn, arrived_s=arrived_s, deadline_s=arrived_s + deadline_s, items=traffic.items, rate_rps=rate_rps
-    )
+    rate_rps = float(items.sum() / max(arrived_s[-1], 1e-9))
+    return replace(drawn, arrived_s=arrived_s, deadline_s=arrived_s + deadline_s, items=items, rate_rps=rate_rps)
 
 
 def errors_of(recorded: TrafficFigures, simulated: TrafficFigures) -> Mapping[str, float | None]:

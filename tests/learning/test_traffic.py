@@ -133,6 +133,16 @@ def test_what_was_sent_again_arrived_once_and_what_was_rejected_arrived(tmp_path
     np.testing.assert_allclose(found.times_s, [999.7, 999.9, 1001.7])
 
 
+def test_what_was_refused_arrived_too_also_where_nothing_was_decided(tmp_path: Path) -> None:
+    shed = [
+        {"shed": "full", "at": 1000.0 + n, "family": "fg"[n % 2], "items": 1, "age_s": 0.25, "deadline_s": 0.1}
+        for n in range(4)
+    ]
+    assert read_arrivals(log_of(tmp_path, shed)).times_s.tolist() == [999.75, 1000.75, 1001.75, 1002.75]
+    both = read_arrivals(log_of(tmp_path, [*shed, decision(1000.0, 1)], "b.jsonl"), family="f")
+    np.testing.assert_allclose(both.times_s, [999.7, 999.75, 999.9, 1001.75])
+
+
 def test_a_log_of_two_families_is_whole_for_each_of_them(tmp_path: Path) -> None:
     path = log_of(tmp_path, [decision(1000.0 + n, n, family="fg"[n % 3 == 0]) for n in range(30)])
     assert len(read_arrivals(path, family="f").times_s) == 40

@@ -15,10 +15,11 @@ from click.testing import CliRunner
 from orchestrator.cli import main
 from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
+from orchestrator.learning.traffic import read_arrivals
 from orchestrator.policies.learned.policy_file import RULE, write_policy_file
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.profile.document import read_profile
-from orchestrator.router.dispatch.decision_log import read_all
+from orchestrator.router.dispatch.decision_log import is_shed, read_all, read_newest
 from orchestrator.simulation.scenario.fleet import server_from_profile
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import draw_trace
@@ -29,6 +30,7 @@ from orchestrator.traffic.recorded import TrafficFigures, figures_of, read_traff
 from orchestrator.traffic.replay import errors_of, replay
 from tests.fakes.servers import FakeServer, item
 from tests.policies.learned.test_policy import slim
+from tests.router.queue.test_overload import Sheds
 from tests.router.test_router import routed
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "demo-fleet.json"
@@ -162,6 +164,62 @@ async def test_a_routers_own_log_is_read_whole(tmp_path: Path) -> None:
     assert np.allclose(traffic.deadline_s, 0.06)
     assert (np.diff(traffic.arrived_unix_s) >= 0).all()
     assert traffic.is_in_time.all()
+
+
+@pytest.mark.virtual_time
+async def test_what_a_router_refused_is_counted_by_reason_and_as_not_in_time(tmp_path: Path) -> None:
+    settings = {"directory": tmp_path, "sample_ratio": 1.0}
+    observer = Sheds()
+    async with routed(
+        {"local-0": FakeServer(per_item_s=0.02)}, observer=observer, policy="lert:slack", decision_log=settings,
+        queue_limit=30,
+    ) as router:  # fmt: skip
+        asked = (router.infer(item(n % 10), deadline_ms=20 + n) for n in range(60))
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+    in_time = sum(not isinstance(answer, Exception) for answer in answers)
+    traffic = read_traffic(read_all(tmp_path))
+    assert 0 < in_time < 60
+    assert len(observer.counts) > 1
+    assert traffic.refused.counts == observer.counts
+    assert len(traffic.items) + len(traffic.refused.items) == 60
+    assert np.allclose(traffic.refused.arrived_unix_s, traffic.arrived_unix_s[0], atol=1e-3)
+    assert set(np.round(traffic.refused.deadline_s * 1e3)) <= set(range(20, 80))
+    assert figures_of(traffic).attainment_ratio == pytest.approx(in_time / 60)
+    assert len(read_arrivals(tmp_path).times_s) == 60
+    files = render_report(traffic, 1.0, {}, "no profile")
+    assert f"{60 - in_time} more were refused for load, {1 - in_time / 60:.1%} of all" in files["traffic.md"]
+    assert json.loads(files["traffic.json"])["refused"] == dict(observer.counts)
+    assert {record["id"] for record in read_newest(tmp_path, 100)} == {
+        record["id"] for record in read_all(tmp_path) if not is_shed(record)
+    }
+
+
+def test_what_a_policy_gave_up_counts_as_refused_too() -> None:
+    given_up = decision(
+        7.0, 0.0, 0.0, 25, 0.9, choice=None, outcome={"error": "rejected"},
+        queue={"head_age_s": 0.25, "head_slack_s": 0.05, "head_items": 3},
+    )  # fmt: skip
+    refused = read_traffic([decision(0, 0.1, 1, 25, 0.9), given_up]).refused
+    assert refused.counts == {"rejected": 1}
+    assert refused.items.tolist() == [3]
+    assert refused.deadline_s == pytest.approx([0.3])
+
+
+def test_refused_requests_are_a_part_of_the_load_that_is_replayed() -> None:
+    log = simulated_log("lert:slack")
+    shed = [
+        {"shed": "late", "at": BEGAN_UNIX_S + n * 0.001 + 0.02, "family": "fashion", "items": 1, "age_s": 0.02,
+         "deadline_s": 0.08}
+        for n in range(len(log))
+    ]  # fmt: skip
+    profile, router = read_profile(PROFILE), RouterSettings()
+    alone, loaded = (
+        replay(read_traffic(records), ["lert:slack"], profile, router, servers=SERVERS, sample_ratio=1)["lert:slack"]
+        for records in (log, [*shed, *log])
+    )
+    assert loaded.accuracy is not None
+    assert alone.accuracy is not None
+    assert loaded.accuracy < alone.accuracy
 
 
 @pytest.mark.parametrize(

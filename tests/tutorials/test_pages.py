@@ -99,7 +99,7 @@ def test_what_the_page_on_evaluations_says_works(checkout: Path) -> None:
 
 
 def test_what_the_page_on_a_trained_router_says_works(checkout: Path) -> None:
-    patient = {"--deadline-ms 40 --seconds": "--deadline-ms 10000 --seconds"}  # a busy machine sheds, and logs no shed
+    patient = {"--deadline-ms 40 --seconds": "--deadline-ms 10000 --seconds"}  # a busy machine would refuse most
     try:
         assert run(DOCS / "tutorials" / "own-router.md", checkout, replaced=patient) == 12
     finally:

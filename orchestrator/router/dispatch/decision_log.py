@@ -6,8 +6,9 @@ when its batch has ended, with the outcome.
 
 Bounded: a file is begun anew at its size limit, and one older file a router is kept; at the start the oldest files of
 former routers go. Each router, and so each worker process, has files of its own, named by the part of a decision's id
-that differs between routers: so an id leads to its file. A log that can't be written is given up with a warning, for it
-must not cost an answer. The rotation is the standard library's.
+that differs between routers: so an id leads to its file. A request that was refused for load has no decision, unless a
+policy gave it up; of those the same part is written, a short line each (``SHED``). A log that can't be written is given
+up with a warning, for it must not cost an answer. The rotation is the standard library's.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ Record = dict[str, Any]
 
 REJECTED = "rejected"
 """The error in the outcome of a request that the policy gave up."""
+SHED = "shed"
+"""The key of a line about a refused request: the reason. Its time, family, items, age and deadline stand beside it."""
+_SHED_KEYS = {SHED, "at", "family", "items", "age_s", "deadline_s"}
 _MIB = 2**20
 _NEWEST_FILES = 8
 _END_BYTES = 2**18
@@ -93,6 +97,17 @@ class DecisionLog:
             line = json.dumps({"id": decision_id, **record, "outcome": outcome}, separators=(",", ":"), default=_plain)
         except (ValueError, TypeError) as exc:  # what a policy said of itself; the next one may be in order
             log.warning("decision %s is not written: %s", decision_id, exc)
+            return
+        self._emit(line)
+
+    def write_shed(self, reason: str, family: str | None, *, items: int, age_s: float, deadline_s: float) -> None:
+        """Write a request that was refused, if it is sampled: its age, and its deadline from when it came on."""
+        if self.is_sampled():
+            told = {SHED: reason, "at": self._clock(), "family": family, "items": items}
+            self._emit(json.dumps({**told, "age_s": age_s, "deadline_s": deadline_s}, separators=(",", ":")))
+
+    def _emit(self, line: str) -> None:
+        if self._file is None:
             return
         try:
             self._file.emit(logging.LogRecord("", logging.INFO, "", 0, line, None, None))
@@ -217,7 +232,7 @@ def find_decision(directory: Path, decision_id: str) -> Record:
 
 
 def read_all(directory: Path) -> Iterator[Record]:
-    """Yield all decisions that routers have written there, file by file; lines that are no record are left out.
+    """Yield all that routers have written there, file by file; lines that are no record are left out.
 
     Raises:
         ConfigError: The directory or a file can't be read.
@@ -226,8 +241,13 @@ def read_all(directory: Path) -> Iterator[Record]:
     if not files:
         raise ConfigError(f"no decisions are in router.decision_log.directory = {directory}")
     for _, record in (found for file in files for found in read_file(file)):
-        if record is not None and {"id", "at", "family", "outcome"} <= record.keys():
+        if record is not None and (is_shed(record) or {"id", "at", "family", "outcome"} <= record.keys()):
             yield record
+
+
+def is_shed(record: Record) -> bool:
+    """Return whether a record is of a request that was refused, and not of a decision."""
+    return record.keys() >= _SHED_KEYS
 
 
 def files_in(directory: Path) -> list[Path]:
@@ -256,7 +276,8 @@ def read_newest(directory: Path, count: int) -> list[Record]:
         ends = [_read_end(path) for path in files]
     except OSError:  # or one was just rotated away; it is asked again soon
         return []
-    for line in (line for end in ends for line in end.splitlines()[-count - _NO_RECORDS :]):
+    lines = [[line for line in end.splitlines() if not line.startswith(f'{{"{SHED}"')] for end in ends]
+    for line in (line for own in lines for line in own[-count - _NO_RECORDS :]):
         record = _parse(line)
         if record is not None and {"id", "at", "outcome"} <= record.keys():
             found.append(record)

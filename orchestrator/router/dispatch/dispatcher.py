@@ -20,6 +20,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Dispatch, Hold, Reject
@@ -132,6 +133,8 @@ class Dispatcher:
         self.sender = Sender(fleet, queues, observer, self.wake, self._learn, self._log)
         shedder.on_missed = self._note_miss
         shedder.is_any_idle = self._is_any_idle
+        if self._log is not None:
+            shedder.on_shed = partial(self._note_shed, self._log)
         self.unread_bytes: Callable[[], int] = lambda: 0
         self._changes = 0  # of anything but what waits
         self._is_scheduled = False
@@ -140,6 +143,12 @@ class Dispatcher:
         # due at once does not know it.
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = math.inf
+
+    def _note_shed(self, log: DecisionLog, request: PendingRequest, reason: Shed) -> None:
+        if reason is not Shed.REJECTED:  # that was decided, and is written as a decision
+            age_s = asyncio.get_running_loop().time() - request.arrived_s
+            deadline_s = request.deadline_s - request.arrived_s
+            log.write_shed(reason, request.family, items=request.items, age_s=age_s, deadline_s=deadline_s)
 
     def wake(self) -> None:
         """Look at all queues in the next turn of the event loop, if anything waits in them, because of some change."""

@@ -173,6 +173,7 @@ class Shedder:
         settings: The settings of the router now; what waits keeps the time by which it is refused.
         on_missed: Called with the family of each request that is refused because of load, or not answered in time,
             though an idle server could have.
+        on_shed: Called with each request that is given up, and why.
         is_any_idle: Returns whether some server has nothing to do, so that a decision is worth waiting for.
     """
 
@@ -190,6 +191,7 @@ class Shedder:
         self._outage = outage
         self._observer = observer
         self.on_missed: Callable[[Family | None], None] = lambda family: None
+        self.on_shed: Callable[[PendingRequest, Shed], None] = lambda request, reason: None
         self.is_any_idle: Callable[[], bool] = lambda: True
         self._deadlines: Deadlines[PendingRequest] = Deadlines(self._on_due)
         queues.on_queued = self._watch
@@ -220,7 +222,7 @@ class Shedder:
         )
         if displaced is None:
             backlog = self._queues.backlog
-            self._observer.on_shed(Shed.FULL, request.items)
+            self._tell(request, Shed.FULL)
             self._note_miss(request, is_refused=True)
             raise CapacityError(
                 f"the queue is full: {backlog.items} items wait (queue_limit = {self.settings.queue_limit}), "
@@ -248,7 +250,7 @@ class Shedder:
         error = CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._queues))
         self._note_miss(request, is_refused=True)
         if request.give_up(error):
-            self._observer.on_shed(reason, request.items)
+            self._tell(request, reason)
 
     def _note_miss(self, request: PendingRequest, *, is_refused: bool = False) -> None:
         allowed_s = request.deadline_s - request.arrived_s
@@ -268,7 +270,11 @@ class Shedder:
     def _refuse(self, request: PendingRequest, reason: Shed, text: str) -> None:
         """Give up a request, which is not under way, because of how the servers are."""
         request.give_up(ServerUnavailableError(text, executed=False))
+        self._tell(request, reason)
+
+    def _tell(self, request: PendingRequest, reason: Shed) -> None:
         self._observer.on_shed(reason, request.items)
+        self.on_shed(request, reason)
 
     def _watch(self, queue: RequestQueue, request: PendingRequest) -> None:
         """See to it that a request in the queue is refused in time, or at once when its time can't come.
