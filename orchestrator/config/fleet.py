@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -102,6 +103,11 @@ class ServerSettings(Section):
     ``slimsched.telemetry``; None: what the device and the processes show."""
     power: PowerSettings | None = None
     """Power model of the server; None: energy is known only where a counter can be read."""
+
+    @property
+    def digest(self) -> str:
+        """What tells its address from others' without naming it."""
+        return hashlib.sha256(self.grpc.encode()).hexdigest()[:12]
 
     @property
     def controller_address(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 import aiohttp
@@ -45,8 +45,13 @@ async def watch(address: str, find: str = "", token: str | None = None) -> Async
             await asyncio.sleep(_AGAIN_S)
 
 
-async def read_alerts(address: str, *, timeout_s: float, token: str | None = None) -> list[dict[str, str]] | str:
-    """Return the alerts that stand now, each with its ``level`` and ``text``; in words why none are known."""
+async def read_alerts(
+    address: str, *, timeout_s: float, token: str | None = None, fleet: Collection[str] = ()
+) -> list[dict[str, str]] | str:
+    """Return the alerts that stand now, each with its ``level`` and ``text``; in words why none are known.
+
+    ``fleet`` has digests of servers' addresses; a gateway that knows none of them is another fleet's. Empty: any is.
+    """
     session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(timeout_s), headers=_authorization(token))
     try:
         async with session, session.get(f"http://{address}/status") as answer:
@@ -60,6 +65,8 @@ async def read_alerts(address: str, *, timeout_s: float, token: str | None = Non
     except ValueError:
         return f"what answers at {address} is no gateway"
     alerts = document.get("alerts") if isinstance(document, Mapping) else None
+    if isinstance(alerts, list) and fleet and not set(fleet) & set(document.get("fleet") or fleet):
+        return f"the gateway at {address} is another fleet's; say by gateway.metrics where this one's is"
     return alerts if isinstance(alerts, list) else f"the gateway at {address} starts, ends, or is of another version"
 
 

@@ -19,7 +19,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
-from orchestrator.config import ServerSettings
+from orchestrator.cli.client.status import _ask_gateway
+from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings
 from orchestrator.controller.daemon import hold_lease
 from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
 from orchestrator.controller.status.holder import HolderKeeper
@@ -307,6 +308,22 @@ async def test_a_fleet_without_controllers_is_in_order_as_its_tritons_and_its_ga
             await admin.stop()
     assert (code, told["servers"][0]["error"], told["gateway"]["error"]) == (3, None, None)
     assert [alert["text"] for alert in told["gateway"]["alerts"]] == ["Not ready: it is paused"]
+
+
+async def test_a_gateway_of_another_fleet_at_the_default_address_does_not_count() -> None:
+    gateway = Gateway()
+    gateway.unready = "it is paused"
+    admin = admin_of(gateway, Minutes())
+    await admin.start()
+    own, other = (ServerSettings(name="local-0", grpc=f"127.0.0.1:{port}") for port in (1, 2))
+    fleet = FleetSettings(servers=(own,), gateway=GatewaySettings(metrics=admin.address))
+    try:
+        for there, is_named, is_other in ((other, False, True), (own, False, False), (other, True, False)):
+            gateway.servers = (there,)
+            alerts = await asyncio.to_thread(_ask_gateway, fleet, 60.0, None, is_named=is_named)
+            assert isinstance(alerts, str) == ("is another fleet's" in str(alerts)) == is_other
+    finally:
+        await admin.stop()
 
 
 def test_json_is_not_watched(answering: Path) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console, Group, RenderableType
 
 from orchestrator.cli.options import fleet_option, token_option
 from orchestrator.config import FleetSettings, ServerSettings, load_fleet
+from orchestrator.config.names import host_of, is_name
 from orchestrator.controller.demands import MAX_HOLD_S
 from orchestrator.controller.status.client import fetch_status, send_demand
 from orchestrator.controller.status.document import parse_page
@@ -64,7 +65,8 @@ def status(
     """Show what every server's controller knows, wants and did.
 
     Of a server whose controller does not answer, or that has none, its Triton says which models are left out of their
-    families. Of the gateway, unless --server is given, the alerts of its status page are shown.
+    families. Of the gateway, unless --server is given, the alerts of its status page are shown. Where the file names no
+    `gateway.metrics` the default address is asked, and a gateway there counts unless it is another fleet's.
 
     Exits with 1 when something can't be reached: a controller or the gateway that the file names, or a Triton without a
     controller; the others are shown all the same. Exits with 3 when all answer and something is in trouble: an alert
@@ -118,7 +120,7 @@ def _look(fleet: FleetSettings, server_name: str | None, timeout_s: float, token
     servers = fleet.servers if server_name is None else (fleet.server(server_name),)
     answers = _ask_controllers(servers, timeout_s)
     is_named = "metrics" in fleet.gateway.model_fields_set
-    alerts = None if server_name is not None else _ask_gateway(fleet.gateway.metrics, timeout_s, token)
+    alerts = None if server_name is not None else _ask_gateway(fleet, timeout_s, token, is_named=is_named)
     return _Found(servers, answers, _ask_tritons(fleet, answers, timeout_s), alerts, is_named)
 
 
@@ -147,8 +149,15 @@ def _ask_tritons(
     return asyncio.run(discovery.find_misfits_of_fleet(fleet, timeout_s=timeout_s))
 
 
-def _ask_gateway(address: str | None, timeout_s: float, token: str | None) -> list[dict[str, str]] | str | None:
-    return None if address is None else asyncio.run(read_alerts(address, timeout_s=timeout_s, token=token))
+def _ask_gateway(
+    fleet: FleetSettings, timeout_s: float, token: str | None, *, is_named: bool
+) -> list[dict[str, str]] | str | None:
+    """Ask the fleet's gateway, or at the default address whatever is there, unless it is known to be another's."""
+    if fleet.gateway.metrics is None:
+        return None
+    is_known = not is_named and not any(is_name(host_of(server.grpc)) for server in fleet.servers)
+    own = [server.digest for server in fleet.servers] if is_known else []
+    return asyncio.run(read_alerts(fleet.gateway.metrics, timeout_s=timeout_s, token=token, fleet=own))
 
 
 def _exit_status(found: _Found) -> int:

@@ -154,7 +154,10 @@ class StatusFeed:
         if not self._readings:
             await self.sample()
         await self.look()
-        return self._describe(find)
+        document, gateway = self._describe(find), self._gateway()
+        if document is not None and gateway is not None:
+            document["fleet"] = [server.digest for server in gateway.servers]
+        return document
 
     async def watch(
         self, request: web.BaseRequest, is_allowed: Callable[[], bool] = lambda: True
