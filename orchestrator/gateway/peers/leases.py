@@ -72,6 +72,7 @@ class Lease:
         self._on_change = on_change
         self._term: int | None = None
         self._until_s = -math.inf
+        self._end: asyncio.TimerHandle | None = None
         self._is_wanted = False
         self._is_free = False
         self._successor: GatewayName | None = None
@@ -115,7 +116,7 @@ class Lease:
 
     async def give_up(self) -> None:
         """Give the server to who is to have it next, or to whoever claims it; never raises."""
-        self._until_s = -math.inf
+        self._hold_until(-math.inf)
         if self._keeper is not None and self._term is not None:
             with contextlib.suppress(SlimError):  # then it expires
                 await self._keeper.release(self._gateway, self._term, self._successor)
@@ -125,7 +126,8 @@ class Lease:
         asked_s = asyncio.get_running_loop().time()
         try:
             if self._term is not None and not await keeper.renew(self._gateway, self._term):
-                self._term, self._until_s = None, -math.inf
+                self._term = None
+                self._hold_until(-math.inf)
             if self._term is None:
                 asked_s = asyncio.get_running_loop().time()
                 self._term = await keeper.claim(self._gateway)
@@ -139,7 +141,18 @@ class Lease:
             self.is_unkept = False
             self._told = ""
             if self._term is not None:
-                self._until_s = asked_s + LEASE_S
+                self._hold_until(asked_s + LEASE_S)
+
+    def _hold_until(self, until_s: float) -> None:
+        """Note when its time ends, and end it then, not only when somebody looks."""
+        self._until_s = until_s
+        if self._end is not None:
+            self._end.cancel()
+        self._end = None if until_s < 0 else asyncio.get_running_loop().call_at(until_s, self._expire)
+
+    def _expire(self) -> None:
+        self._until_s = -math.inf
+        self._on_change()
 
     def _tell(self, text: str) -> None:
         if text != self._told:

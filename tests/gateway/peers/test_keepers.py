@@ -131,7 +131,8 @@ class Slow:
 @pytest.mark.virtual_time
 async def test_a_lease_ends_two_seconds_after_it_was_asked_for_and_not_after_the_answer() -> None:
     loop = asyncio.get_running_loop()
-    lease = Lease(A, Slow(0.4), is_idle=lambda: True)
+    told: list[tuple[float, bool]] = []
+    lease = Lease(A, Slow(0.4), lambda: True, lambda: told.append((loop.time(), lease.is_held(now_s=loop.time()))))
     lease.want(A)
     running = asyncio.create_task(lease.run())
     began_s = loop.time()
@@ -140,4 +141,6 @@ async def test_a_lease_ends_two_seconds_after_it_was_asked_for_and_not_after_the
     await asyncio.sleep(1.49)
     assert lease.is_held(now_s=began_s + LEASE_S - 0.01)
     assert not lease.is_held(now_s=began_s + LEASE_S)
+    await asyncio.sleep(0.05)
+    assert told == [(pytest.approx(began_s + 0.4), True), (pytest.approx(began_s + LEASE_S), False)], "at once"
     running.cancel()
