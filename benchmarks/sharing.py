@@ -48,11 +48,11 @@ from orchestrator.reporting.journal import Journal, differences
 FAMILY = "fashion"
 SHARING = {2: "two that share", 4: "four that share", 8: "eight that share"}
 ONE, APART = "one gateway", "two, each for itself"
-SLOWDOWNS = (72.0,) * 4
-"""So slow that two cores hold servers, gateways and the sender at twice what the servers answer."""
+SLOWDOWNS = (144.0,) * 4
+"""So slow that two cores hold servers, all gateways and the sender at twice what the servers answer."""
 RATIOS = (0.5, 0.9, 1.2, 2.0)
 """Requests over what the fleet answers at its narrowest width."""
-DEADLINE_S = 0.3
+DEADLINE_S = 0.6
 COST = 0.01
 """Of the requests that are answered in time by one gateway, which those that share its fleet may answer less."""
 _WARM_UP_S = 1.0
@@ -102,7 +102,7 @@ def about(machine: Machine, seconds: float) -> Mapping[str, Any]:
 @path_option("--sample", Path("examples/fashion-mnist/test_1000.npz"))
 @path_option("--journal", Path("build/sharing.jsonl"))
 @click.option("--rounds", type=click.IntRange(2), default=5, show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=2), default=4.0, show_default=True, help="Of each run.")
+@click.option("--seconds", type=click.FloatRange(min=2), default=6.0, show_default=True, help="Of each run.")
 def main(repository: Path, out: Path, sample: Path, journal: Path, rounds: int, seconds: float) -> None:
     """Measure one gateway, several that share its fleet, and two that don't; go on where the journal ends."""
     machine, say = describe_machine(), start_clock()
