@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
 # Builds the three images with podman on a Debian machine that reaches pip's and Debian's packages and no registry of
-# images: the base is made of Debian's packages. Needs root, and what apt-get installs here.
+# images: the base is made of Debian's packages. Needs root, and what apt-get installs here; with the argument "install"
+# that is all it does.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PODMAN_IGNORE_CGROUPSV1_WARNING=1 # not on every kernel are there the newer control groups
 engine=(podman --runtime runc)           # nor can crun do with these
 base=localhost/slim-scheduler/base
 
-needed=(podman buildah runc catatonit netavark aardvark-dns mmdebstrap)
+needed=(podman buildah runc catatonit netavark nftables aardvark-dns mmdebstrap)
 if ! dpkg-query --show "${needed[@]}" > /dev/null 2>&1; then
   apt-get --quiet update
   DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes --no-install-recommends install "${needed[@]}"
 fi
+[ "${1:-}" != install ] || exit 0
 
 # Python 3.11, as in the base that the Dockerfile names. Podman asks health with curl, and Triton's stubs load libpython.
 if ! "${engine[@]}" image exists "$base"; then
+  # Its hooks are written to descriptors above all that are open, and dash knows those of one digit only.
+  exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
   folder=$(mktemp --directory)
   trap 'rm -rf "$folder"' EXIT
   excluded=()

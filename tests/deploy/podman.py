@@ -40,13 +40,14 @@ class PlayedPod:
     part: str
     path: Path
     ip: str
-    alias: str
+    aliases: tuple[str, ...]
     containers: tuple[str, ...]
     grace_s: int
 
     def start(self, network: str) -> None:
         """Create and start the pod."""
-        podman("kube", "play", "--network", f"{network}:alias={self.alias},ip={self.ip}", str(self.path))
+        names = "".join(f"alias={alias}," for alias in self.aliases)
+        podman("kube", "play", "--network", f"{network}:{names}ip={self.ip}", str(self.path))
 
     def stop(self) -> None:
         """Stop the pod as Kubernetes does: its containers with SIGTERM and its grace period, and then its network.
@@ -69,6 +70,9 @@ class PlayedPod:
 def replicas_of(manifests: Sequence[dict[str, Any]], directory: Path) -> Iterator[PlayedPod]:
     """Yield a pod for each replica of a workload, and for a pod itself; each file has the settings and secrets too."""
     shared = [each for each in manifests if each["kind"] in _SHARED_KINDS]
+    selectors = {
+        each["metadata"]["name"]: each["spec"]["selector"].items() for each in manifests if each["kind"] == "Service"
+    }
     number = 10
     for each in manifests:
         template = each if each["kind"] == "Pod" else each.get("spec", {}).get("template")
@@ -80,14 +84,15 @@ def replicas_of(manifests: Sequence[dict[str, Any]], directory: Path) -> Iterato
             _own_folders(pod["spec"], name)
             path = directory / f"{name}.yaml"
             path.write_text(yaml.safe_dump_all([*shared, pod]))
-            part = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+            labels = pod["metadata"]["labels"]
+            part = labels["app.kubernetes.io/component"]
             number += 1
             yield PlayedPod(
                 name,
                 part,
                 path,
                 f"{_SUBNET}.{number}",
-                each["metadata"]["name"],
+                tuple(service for service, wanted in selectors.items() if wanted <= labels.items()),
                 tuple(f"{name}-{container['name']}" for container in pod["spec"]["containers"]),
                 pod["spec"].get("terminationGracePeriodSeconds", 30),
             )

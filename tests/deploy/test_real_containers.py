@@ -28,6 +28,8 @@ pytestmark = pytest.mark.containers
 NETWORK = "slim-scheduler-test"
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 RATE_PER_S = 50.0
+MOST_BYTES = 600e6
+"""Of the images of gateway and controller, whatever their base."""
 OPTIONS = [
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -98,6 +100,12 @@ def is_ready(gateway: PlayedPod) -> bool:
             return bool(client.is_server_ready())
     except tritonclient.InferenceServerException:
         return False
+
+
+@pytest.mark.parametrize("name", ["gateway", "controller"])
+def test_an_image_is_no_larger_than_it_has_to_be(name: str) -> None:
+    said = podman("image", "inspect", "--format", "{{.Size}}", f"localhost/slim-scheduler/{name}")
+    assert int(said) <= MOST_BYTES
 
 
 def test_a_triton_client_is_answered_by_each_gateway(gateways: list[PlayedPod]) -> None:
