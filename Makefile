@@ -17,7 +17,7 @@ help:
 	@echo "make check   format, lint, types, layers and the fast tests"
 	@echo "make docs    the documentation as a site, build/site/index.html, and manual pages, build/man; a dead link is an error"
 	@echo "make images      the three images with docker, or ENGINE=podman"
-	@echo "make containers  the chart's profile without GPU in real containers, on Debian as root: some 15 minutes at first"
+	@echo "make containers  the chart's profile without GPU in real containers, on Debian as root: some 6 minutes at first"
 	@echo "make release     wheel, sdist and chart in dist/, checked; SLIMSCHED_REPOSITORY=https://… is where links lead"
 	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 14 minutes"
 	@echo "make bench-overhead    router and gateway against tritonclient and Envoy: docs/benchmarks/overhead.md, some 5 minutes"
