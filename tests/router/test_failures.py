@@ -219,6 +219,25 @@ async def test_an_unloaded_width_costs_no_request_when_another_server_has_it() -
     assert all(isinstance(o, Answer) and o.width == 100 for o in outcomes)
 
 
+async def test_who_finds_one_width_after_another_unloaded_is_told_to_come_again() -> None:
+    """As while a Triton restarts; that nothing has such a model would be no news of a fleet that has served it."""
+
+    class Restarting(FakeServer):
+        restarts = False
+
+        async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
+            if self.restarts:
+                raise ModelNotFoundError("Request for unknown model: it has no available versions")
+            return await super().infer_batch(model, batch)
+
+    server = Restarting()
+    async with routed({"a": server}, policy="lert:slack") as router:
+        server.restarts = True
+        with pytest.raises(ServerUnavailableError, match="no available versions; it was loaded until now") as refused:
+            await router.infer(item(0))
+    assert not refused.value.executed
+
+
 async def test_a_width_that_is_gone_everywhere_is_an_error() -> None:
     server = FakeServer()
     async with routed({"a": server}, policy="lert", request_timeout_s=3) as router:

@@ -142,11 +142,12 @@ class Exchange(Generic[ResponseT]):
     def _goes_on(self, forwarder: Forwarder, error: Exception) -> bool:
         """Return whether what the router has refused is passed on; it was certainly not run."""
         options = self._wanted.options
-        if isinstance(error, ServerUnavailableError) and not error.executed and forwarder.is_for_peers(options):
+        was_not_run = isinstance(error, ServerUnavailableError) and not error.executed
+        if was_not_run and forwarder.is_for_peers(options):
             self._sink = CallbackSink(self._finish)
             self._pass_on(forwarder)
             return True
-        if isinstance(error, CapacityError) and forwarder.can_relieve(options):
+        if (was_not_run or isinstance(error, CapacityError)) and forwarder.can_relieve(options):
             self._sink = CallbackSink(self._finish)
             self._hop = asyncio.create_task(self._relay(forwarder.relieve, error), name="passing a request on")
             return True
@@ -156,7 +157,7 @@ class Exchange(Generic[ResponseT]):
         self._hop = asyncio.create_task(self._relay(forwarder.ask, None), name="passing a request on")
 
     # A cancel ends this task at its one await, so that it goes on only while nothing else has ended the request.
-    async def _relay(self, ask: Ask, refusal: CapacityError | None) -> None:
+    async def _relay(self, ask: Ask, refusal: Exception | None) -> None:
         wanted, transit = self._wanted, self._transit
         elapsed_s = transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s
         try:

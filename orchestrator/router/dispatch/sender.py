@@ -25,7 +25,13 @@ from functools import partial
 
 import numpy as np
 
-from orchestrator.errors import ServerUnavailableError, SlimError, TransientError, WrongAnswerError
+from orchestrator.errors import (
+    ModelNotFoundError,
+    ServerUnavailableError,
+    SlimError,
+    TransientError,
+    WrongAnswerError,
+)
 from orchestrator.router.dispatch.batch import Batch
 from orchestrator.router.dispatch.decision_log import DecisionLog, outcome_of
 from orchestrator.router.dispatch.retry import Cause, RetryBudget, Verdict, is_repeatable, judge_retry, overdue_after_s
@@ -276,7 +282,7 @@ class Sender:
                 self._queues.push(key, request)
             elif verdict is not Verdict.ELSEWHERE_ALREADY:
                 log.debug("a request is not sent again, %s: %s", verdict, error)
-                request.fail(error)
+                request.fail(_for_caller(error))
 
     def _ask_another(self, batch: Batch, request: PendingRequest, outputs: Tensors) -> bool:
         """Send a request again, once, whose answer is not finite though its input is; return whether it is sent.
@@ -328,6 +334,13 @@ class Sender:
             return Verdict.NO_BUDGET
         self._budget = spent
         return verdict
+
+
+def _for_caller(error: SlimError) -> SlimError:
+    """Return what a caller learns of a failed attempt; a model that its server had until then may come again."""
+    if isinstance(error, ModelNotFoundError):
+        return ServerUnavailableError(f"{error}; it was loaded until now, retry later", executed=False)
+    return error
 
 
 def _is_finite(arrays: Tensors) -> bool:

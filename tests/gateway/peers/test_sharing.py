@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from orchestrator.errors import ServerUnavailableError
+from orchestrator.errors import ModelNotFoundError, ServerUnavailableError
+from orchestrator.snapshot import ServedModel
+from orchestrator.triton.infer_wire import Tensors
 from tests.fakes.servers import FakeServer, item
 from tests.gateway.peers.fleets import SharedFleet, share_in_time, sharing_fleet
 
@@ -69,6 +72,25 @@ async def test_each_server_has_one_driver(gateways: int, servers: int, has_keepe
         assert {driver for each in fleet.gateways for driver in each.sharing.drivers().values()} <= {
             gateway.name for gateway in fleet.gateways
         }
+
+
+async def test_who_finds_one_width_after_another_unloaded_is_answered_by_another_gateways_server() -> None:
+    """As while a Triton restarts, which says of one after another that it is gone: all attempts went to it."""
+
+    class Restarting(FakeServer):
+        restarts = False
+
+        async def infer_batch(self, model: ServedModel, batch: Tensors, **wishes: Any) -> Tensors:
+            if self.restarts:
+                raise ModelNotFoundError("it has no available versions")
+            return await super().infer_batch(model, batch, **wishes)
+
+    restarting = Restarting()
+    async with sharing_fleet({"gpu-0": restarting, "gpu-1": FakeServer()}, 2) as fleet:
+        (driver,) = [g for g in fleet.gateways if g.name in fleet.drivers()["gpu-0"]]
+        restarting.restarts = True
+        assert await driver.call(7, deadline_ms=5000)
+        assert driver.hops == 1
 
 
 async def test_more_gateways_than_servers_answer_all_over_one_hop() -> None:
