@@ -4,13 +4,21 @@ Any KServe client can ask a gateway, and nothing here can't be done by hand with
 parameters, read them from the answer, wait for as long as a refusal says (``grpc-retry-pushback-ms``), and ask another
 gateway when one can't be reached. This does it in one place, over the project's own gRPC channel.
 
-What may have run is not asked again: a request is repeated when it was refused because of load, and when no gateway
-has begun with it. Its deadline runs on meanwhile, and is told to the next one as what is left of it.
+A request is repeated when it was refused because of load, when no gateway has begun with it, and, unless its caller
+says that it must not run twice, when the gateway that has it is gone. Its deadline runs on meanwhile, and is told to
+the next one as what is left of it. What is late is not repeated.
+
+A process that stands still takes calls all the same, because its kernel does. So of several gateways one that is slow
+to answer is asked whether it lives, and one that does not say so is gone, until it does. To send each request twice
+instead, after a while, would double the load just when there is too much.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import math
+import os
 import ssl
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -20,9 +28,9 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from numpy.typing import NDArray
 
-from orchestrator.errors import CapacityError, DeadlineError, TransientError
+from orchestrator.errors import CapacityError, ConnectionLostError, DeadlineError, TransientError
 from orchestrator.http2.grpc.channel import GrpcChannel
-from orchestrator.http2.grpc.wire import RpcError
+from orchestrator.http2.grpc.wire import Metadata, RpcError
 from orchestrator.triton.errors import translate_status
 from orchestrator.triton.infer_wire import InferRequests, decode_outputs, encode_parameters
 from orchestrator.triton.messages import SERVICE, pb
@@ -32,8 +40,12 @@ P = ParamSpec("P")
 Array = NDArray[Any]
 
 _INFER: Final = f"/{SERVICE}/ModelInfer"
+_LIVE: Final = f"/{SERVICE}/ServerLive"
+_REFUSED: Final = os.strerror(errno.ECONNREFUSED)
 _PAUSE_S: Final = 0.1
 """Before gateways are asked again of which none could be reached."""
+_LEAST_QUIET_S, _MOST_QUIET_S = 0.05, 0.5
+"""How long a gateway may say nothing before it is asked whether it lives, and then again; a busy one takes a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,60 @@ class Decided:
     policy: str | None = None
 
 
+class _Gateway:
+    """One gateway, at ``host:port``, and whether it lives.
+
+    That is asked over a connection of its own, where no large request is on its way.
+    """
+
+    def __init__(self, address: str, tls: ssl.SSLContext | None, metadata: Metadata) -> None:
+        self.channel = GrpcChannel(address, tls=tls)
+        self.metadata = metadata
+        self._life = GrpcChannel(address, tls=tls)
+        self._heard_s = -math.inf
+        self._question: asyncio.Task[bool] | None = None
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether it has still to say that it lives."""
+        return self._question is not None and not self._question.done()
+
+    def doubt(self) -> asyncio.Task[bool]:
+        """Ask whether it lives, unless it was asked and has not answered; returns what becomes the answer."""
+        if self._question is None or self._question.done():
+            self._question = asyncio.create_task(self._ask_for_life(), name="does it live")
+        return self._question
+
+    async def watch(self, quiet_s: float, waits: asyncio.Timeout) -> None:
+        """End what waits for its answer once it has said nothing for ``quiet_s``, and to a question for as long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(quiet_s)
+            if loop.time() - self._heard_s >= quiet_s:
+                question = self.doubt()
+                await asyncio.wait((question,), timeout=quiet_s)
+                if not question.done() or not question.result():
+                    waits.reschedule(loop.time())
+                    return
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        if self._question is not None:
+            self._question.cancel()
+        await asyncio.gather(*(channel.close(drain_s=0.0) for channel in (self.channel, self._life)))
+
+    async def _ask_for_life(self) -> bool:
+        try:
+            await self._life.call(_LIVE, b"", self.metadata)
+        except RpcError as exc:
+            # One that drains refuses connections, and still answers what it has; of one that has ended, calls end too.
+            if exc.status == "UNAVAILABLE" and not exc.detail.endswith(_REFUSED):
+                self.channel.set_aside()  # or the next call would wait for what was sent to be acknowledged
+                return False
+        self._heard_s = asyncio.get_running_loop().time()
+        return True
+
+
 class AsyncClient:
     """Asks gateways, each at ``host:port`` of its gRPC; an async context manager, to be used from one event loop.
 
@@ -68,8 +134,7 @@ class AsyncClient:
         token: The caller's token, where the gateways ask for one.
         tls: How to talk TLS, for these gateways alone, because it is told to speak HTTP/2; None: plain.
         attempts: How often a request may be sent, over all gateways.
-        timeout_s: The longest that a request may take, its repetitions included. A gateway that takes a call and then
-            says nothing has all of it, for it may have begun.
+        timeout_s: The longest that a request may take, its repetitions included.
 
     Example:
         async with AsyncClient("gateway-1:8081", "gateway-2:8081") as client:
@@ -90,8 +155,8 @@ class AsyncClient:
             raise ValueError(f"attempts is {attempts}, so that nothing would be sent; give 1 or more")
         if tls is not None:
             tls.set_alpn_protocols(["h2"])
-        self._channels = [GrpcChannel(address, tls=tls) for address in gateways]
-        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self._gateways = [_Gateway(address, tls, metadata) for address in gateways]
         self._attempts = attempts
         self._timeout_s = timeout_s
         self._requests = InferRequests()
@@ -105,7 +170,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Let go of the connections; answers that are awaited don't come any more."""
-        await asyncio.gather(*(channel.close(drain_s=0.0) for channel in self._channels))
+        await asyncio.gather(*(gateway.close() for gateway in self._gateways))
 
     async def infer(
         self,
@@ -118,8 +183,12 @@ class AsyncClient:
         priority: int = 0,
         max_joules: float | None = None,
         preference: str | None = None,
+        idempotent: bool = True,
     ) -> Decided:
         """Return the answer to a batch of items; the options are those of docs/gateway.md.
+
+        Families are pure functions. For another model that must not run twice, because it keeps state, say that it is
+        not ``idempotent``: then nothing is repeated that may have run.
 
         Raises:
             CapacityError: The gateways refused it because of load, for as long as there was time.
@@ -129,6 +198,7 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         timeout_s = self._timeout_s if deadline_ms is None else min(self._timeout_s, deadline_ms / 1e3)
+        quiet_s = min(max(timeout_s / 4, _LEAST_QUIET_S), _MOST_QUIET_S)
         given = {
             "slim_min_accuracy": min_accuracy,
             "slim_width": width,
@@ -141,11 +211,14 @@ class AsyncClient:
             deadline = {"slim_deadline_ms": None if deadline_ms is None else max(0.0, left_s * 1e3)}
             parameters = {name: value for name, value in {**given, **deadline}.items() if value is not None}
             try:
-                return await self._ask(model, inputs, parameters, began_s + timeout_s)
+                return await self._ask(
+                    model, inputs, parameters, began_s + timeout_s, quiet_s=quiet_s if idempotent else None
+                )
             except TransientError as exc:
                 pause_s = self._pause_s(exc, attempt)
                 is_late = pause_s is None or loop.time() + pause_s >= began_s + timeout_s
-                if exc.executed or is_late or attempt == self._attempts:
+                may_run_twice = idempotent and isinstance(exc, ConnectionLostError)
+                if (exc.executed and not may_run_twice) or is_late or attempt == self._attempts:
                     raise
                 await asyncio.sleep(pause_s or 0.0)
         raise AssertionError("unreachable")
@@ -154,24 +227,48 @@ class AsyncClient:
         """Return how long to wait before the next attempt; None: there is none."""
         if isinstance(error, CapacityError):
             return error.retry_after_s
-        return 0.0 if attempt % len(self._channels) else _PAUSE_S
+        return 0.0 if attempt % len(self._gateways) else _PAUSE_S
 
     async def _ask(
-        self, model: str, inputs: Mapping[str, Array], parameters: Mapping[str, Any], until_s: float
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        parameters: Mapping[str, Any],
+        until_s: float,
+        *,
+        quiet_s: float | None,
     ) -> Decided:
-        channel = self._channels[self._turn % len(self._channels)]
-        self._turn += 1
+        """Return a gateway's answer; ``quiet_s`` as in ``_Gateway.watch``, None: it has until ``until_s``."""
+        gateway = self._next()
+        address = gateway.channel.address
         head, *rest = self._requests.encode(model, inputs, ())
+        request = encode_parameters(parameters) + head
+        watching = None
         try:
-            async with asyncio.timeout_at(until_s):
-                message = await channel.call(_INFER, encode_parameters(parameters) + head, self._metadata, rest=rest)
+            async with asyncio.timeout_at(until_s) as waits:
+                if quiet_s is not None and len(self._gateways) > 1:
+                    watching = asyncio.create_task(gateway.watch(quiet_s, waits), name="watching a gateway")
+                message = await gateway.channel.call(_INFER, request, gateway.metadata, rest=rest)
         except TimeoutError:
-            raise DeadlineError(f"{channel.address} has not answered in time") from None
+            if asyncio.get_running_loop().time() < until_s:
+                raise ConnectionLostError(f"{address} takes calls and does not say that it lives") from None
+            if len(self._gateways) > 1:
+                gateway.doubt()
+            raise DeadlineError(f"{address} has not answered in time") from None
         except RpcError as exc:
             if exc.status == "RESOURCE_EXHAUSTED":
-                raise CapacityError(f"{channel.address}: {exc.detail}", retry_after_s=exc.retry_after_s) from exc
-            raise translate_status(exc.status, exc.detail, channel.address) from exc
+                raise CapacityError(f"{address}: {exc.detail}", retry_after_s=exc.retry_after_s) from exc
+            raise translate_status(exc.status, exc.detail, address) from exc
+        finally:
+            if watching is not None:
+                watching.cancel()
         return _read(message, model)
+
+    def _next(self) -> _Gateway:
+        """Return the gateway whose turn it is, of those that live if any does."""
+        turn, self._turn = self._turn % len(self._gateways), self._turn + 1
+        order = self._gateways[turn:] + self._gateways[:turn]
+        return next((each for each in order if not each.is_doubted), order[0])
 
 
 def _waiting(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 import ssl
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from orchestrator.client import AsyncClient, Client, Decided
-from orchestrator.errors import CapacityError, DeadlineError, ServerUnavailableError, SlimError
+from orchestrator.errors import CapacityError, ConnectionLostError, DeadlineError, ServerUnavailableError, SlimError
 from orchestrator.http2.grpc.wire import RpcError
 from tests.gateway.auth.test_tls import Authority
 from tests.gateway.fakes import World, open_world
@@ -31,8 +32,8 @@ class Scripted(AsyncClient):
         super().__init__(*(f"127.0.0.1:{n + 1}" for n in range(gateways)))
         self.script = list(script)
         self.asked: list[tuple[int, float]] = []
-        for number, channel in enumerate(self._channels):
-            channel.call = self._scripted(number)  # type: ignore[method-assign]
+        for number, gateway in enumerate(self._gateways):
+            gateway.channel.call = self._scripted(number)  # type: ignore[method-assign]
 
     def _scripted(self, number: int) -> Any:
         async def call(*_: object, **__: object) -> bytes:
@@ -40,6 +41,32 @@ class Scripted(AsyncClient):
             failure = self.script.pop(0)
             if failure is not None:
                 raise failure
+            return b""
+
+        return call
+
+
+class Standing(AsyncClient):
+    """A client of gateways that answer after ``service_s``, but for those that ``stand``: they take calls."""
+
+    def __init__(self, gateways: int, *, stand: set[int], service_s: float = 0.0, **options: Any) -> None:
+        super().__init__(*(f"127.0.0.1:{n + 1}" for n in range(gateways)), **options)
+        self.stand, self.service_s = stand, service_s
+        self.asked: list[int] = []
+        self.asked_for_life: list[int] = []
+        self.unreachable = ""
+        for number, gateway in enumerate(self._gateways):
+            gateway.channel.call = gateway._life.call = self._answering(number)  # type: ignore[method-assign]
+
+    def _answering(self, number: int) -> Any:
+        async def call(path: str, *_: object, **__: object) -> bytes:
+            is_inference = path.endswith("ModelInfer")
+            (self.asked if is_inference else self.asked_for_life).append(number)
+            if self.unreachable and number == 0 and not is_inference:
+                raise RpcError("UNAVAILABLE", f"failed to connect: {self.unreachable}")
+            await asyncio.sleep(self.service_s if is_inference else 0.001)
+            while number in self.stand:
+                await asyncio.sleep(0.01)
             return b""
 
         return call
@@ -159,3 +186,103 @@ async def test_gateways_that_can_not_be_reached_are_passed_over_at_once_and_all_
     assert [number for number, _ in client.asked] == [0, 1, 0]
     begun_s = [at_s for _, at_s in client.asked]
     assert (begun_s[1] - begun_s[0], begun_s[2] - begun_s[1]) == (pytest.approx(0.0), pytest.approx(0.1))
+
+
+@pytest.mark.virtual_time
+async def test_a_gateway_that_stands_still_costs_one_call_a_second_and_the_next_ones_nothing() -> None:
+    loop = asyncio.get_running_loop()
+    async with Standing(3, stand={0, 1}) as client:
+        took_s = []
+        for _ in range(6):
+            began_s = loop.time()
+            await client.infer("fashion", items())
+            took_s.append(loop.time() - began_s)
+    assert took_s == [pytest.approx(2.0), *[pytest.approx(0.0)] * 5]
+    assert client.asked == [0, 1, *[2] * 6]
+
+
+@pytest.mark.virtual_time
+async def test_a_gateway_that_goes_on_is_asked_again_once_it_says_that_it_lives() -> None:
+    async with Standing(2, stand={0}) as client:
+        await client.infer("fashion", items())
+        client.stand.clear()
+        await asyncio.sleep(0.1)
+        client.asked.clear()
+        for _ in range(4):
+            await client.infer("fashion", items())
+    assert sorted(client.asked) == [0, 0, 1, 1]
+
+
+@pytest.mark.virtual_time
+async def test_a_gateway_that_lives_has_as_long_as_it_takes_and_is_sent_nothing_twice() -> None:
+    async with Standing(2, stand=set(), service_s=30.0) as client:
+        await asyncio.gather(*(client.infer("fashion", items()) for _ in range(20)))
+    assert len(client.asked) == 20
+    assert len(client.asked_for_life) <= 2 * 30 / 0.5  # however many calls wait
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(("unreachable", "asked"), [("Connection refused", [0]), ("no answer", [0, 1])])
+async def test_a_gateway_that_drains_answers_what_it_has_and_one_whose_host_is_gone_is_left(
+    unreachable: str, asked: list[int]
+) -> None:
+    async with Standing(2, stand=set(), service_s=5.0) as client:
+        client.unreachable = unreachable
+        await client.infer("fashion", items())
+    assert client.asked == asked
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(("deadline_ms", "asked"), [(4000, [0, 1]), (400, [0, 1]), (80, [0])])
+async def test_of_a_short_deadline_enough_is_left_for_another_gateway(deadline_ms: float, asked: list[int]) -> None:
+    async with Standing(2, stand={0}) as client:
+        if len(asked) == 2:
+            await client.infer("fashion", items(), deadline_ms=deadline_ms)
+        else:
+            with pytest.raises(DeadlineError):
+                await client.infer("fashion", items(), deadline_ms=deadline_ms)
+        assert client.asked == asked
+        await client.infer("fashion", items(), deadline_ms=deadline_ms)
+        assert client.asked[-1] == 1
+
+
+@pytest.mark.virtual_time
+async def test_what_must_not_run_twice_waits_and_a_single_gateway_has_all_the_time() -> None:
+    loop = asyncio.get_running_loop()
+    for gateways, options in ((2, {"idempotent": False}), (1, {})):
+        async with Standing(gateways, stand={0}, timeout_s=5.0) as client:
+            began_s = loop.time()
+            with pytest.raises(DeadlineError):
+                await client.infer("counter", items(), **options)  # type: ignore[arg-type]
+            assert loop.time() - began_s == pytest.approx(5.0)
+            assert client.asked == [0]
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(("idempotent", "sent"), [(True, 2), (False, 1)])
+async def test_what_a_lost_connection_may_have_run_is_repeated_unless_it_must_not_be(
+    idempotent: bool, sent: int
+) -> None:
+    async with Scripted(RpcError("UNAVAILABLE", "Connection reset"), None) as client:
+        if idempotent:
+            await client.infer("fashion", items())
+        else:
+            with pytest.raises(ConnectionLostError):
+                await client.infer("fashion", items(), idempotent=False)
+    assert len(client.asked) == sent
+
+
+@pytest.mark.virtual_time
+async def test_where_all_gateways_stand_still_the_error_names_one_and_a_call_is_sent_no_oftener_than_asked() -> None:
+    async with Standing(2, stand={0, 1}, attempts=3) as client:
+        with pytest.raises(ConnectionLostError, match=r"127.0.0.1:1 takes calls"):
+            await client.infer("fashion", items())
+    assert client.asked == [0, 1, 0]
+
+
+async def test_a_process_that_stands_still_takes_calls_and_another_gateway_answers_them() -> None:
+    async with open_world() as world:
+        with socket.create_server(("127.0.0.1", 0)) as standing:  # as SIGSTOP leaves it: its kernel takes connections
+            async with AsyncClient(f"127.0.0.1:{standing.getsockname()[1]}", world.grpc) as client:
+                for _ in range(4):
+                    assert (await client.infer("fashion", items())).width

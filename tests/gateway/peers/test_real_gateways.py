@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from orchestrator.client import Client
 from orchestrator.config import (
     FleetSettings,
     GatewaySettings,
@@ -224,11 +226,14 @@ def test_a_restart_costs_nobody_an_answer_and_the_page_says_who_drives_what(pair
     assert {end for ends in load.ends for end in ends} <= {"200", "moved"}, load.ends
 
 
-def test_one_that_stands_still_drives_nothing_for_long(pair: Pair) -> None:
-    popen = pair.running["two"].popen
-    os.kill(popen.pid, signal.SIGSTOP)
-    try:
-        wait(lambda: pair.drives("one") == 2, lambda: "the other's server is to be taken over")
-    finally:
-        os.kill(popen.pid, signal.SIGCONT)
+def test_one_that_stands_still_drives_nothing_for_long_and_clients_of_both_are_answered(pair: Pair) -> None:
+    popen, items = pair.running["two"].popen, {"pixels": np.zeros((1, 1, 28, 28), np.float32)}
+    with Client(*(pair.running[name].place.grpc for name in ("two", "one"))) as client:
+        assert [client.infer("fashion", items).width for _ in range(2)]  # it is connected to both
+        os.kill(popen.pid, signal.SIGSTOP)
+        try:
+            wait(lambda: pair.drives("one") == 2, lambda: "the other's server is to be taken over")
+            assert all(client.infer("fashion", items).width for _ in range(4))
+        finally:
+            os.kill(popen.pid, signal.SIGCONT)
     wait(lambda: [pair.drives(name) for name in ("one", "two")] == [1, 1], lambda: "each is to drive one again")
