@@ -117,19 +117,21 @@ class SpanSender:
                 instrumentation_scope=self._scope,
             )
 
-        said = {"slim.outcome": ended.outcome, **ended.said}
+        said: dict[str, str | int] = {"slim.outcome": ended.outcome, **ended.said}
         whole, queued = (ended.began_s, ended.ended_s), (ended.began_s, sent_s)
         has_failed = ended.outcome in _FAILED
         yield span("inference", root_id, trace.parent_id, whole, said, kind=SpanKind.SERVER, has_failed=has_failed)
         yield span("queue", draw_id(), root_id, queued, {})
         for attempt in trace.attempts:
-            ran = {"slim.server": attempt.server, "slim.width": attempt.width, "slim.batch": attempt.items}
-            error = {} if attempt.error is None else {"error.type": attempt.error}
             within_s = attempt.sent_s, ended.ended_s if attempt.ended_s is None else attempt.ended_s
-            said = {**ran, **error}
-            yield span(
-                "attempt", attempt.span_id, root_id, within_s, said, kind=SpanKind.CLIENT, has_failed=bool(error)
-            )
+            said = {} if attempt.error is None else {"error.type": attempt.error}
+            has_failed = attempt.error is not None
+            if attempt.width is None:
+                name, said["slim.peer"] = "hop", attempt.server
+            else:
+                name = "attempt"
+                said |= {"slim.server": attempt.server, "slim.width": attempt.width, "slim.batch": attempt.items}
+            yield span(name, attempt.span_id, root_id, within_s, said, kind=SpanKind.CLIENT, has_failed=has_failed)
 
 
 def _context(trace: Trace, span_id: str) -> SpanContext:

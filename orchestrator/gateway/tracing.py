@@ -5,8 +5,8 @@ on its way; only the ids of attempts are drawn when they are sent, because Trito
 with the caller's ``tracestate``. The caller's own decision to sample is kept: where it does not, its context is told to
 Triton as it came. Of requests without a context a part is sampled, and all others cost a comparison. A batch has one
 caller for Triton, so of several sampled requests in it the first one's trace goes on there, and each of the others has
-the same attempt under an id of its own. Models that are passed on keep their caller's context as it is, and the gateway
-adds no span to it.
+the same attempt under an id of its own. A gateway that has another one answer a request tells it the context of that
+hop. Models that are passed on keep their caller's context as it is, and the gateway adds no span to it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import asyncio
 import random
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.config.gateway import TracingSettings
 from orchestrator.errors import ConfigError
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.installed.extras import install_hint
-from orchestrator.router import Answer, Trace, draw_id
+from orchestrator.router import Answer, Attempt, Trace, context_of, draw_id
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -50,8 +52,11 @@ class Tracing:
         self._note = Ended
         self._sender = SpanSender(settings, exporter)
 
-    def begin(self, metadata: Metadata) -> Trace | None:
-        """Return what a request's way is noted in; None when it is not traced and has no context to be told on."""
+    def begin(self, metadata: Metadata, *, is_hop: bool) -> Trace | None:
+        """Return what a request's way is noted in; None when it is not traced and has no context to be told on.
+
+        Of one that came by a hop, the gateway that was asked has decided.
+        """
         for key, value in metadata:
             if key == "traceparent" and (found := _PARENT.fullmatch(str(value))) is not None:
                 trace_id, parent_id, flags = found.groups()
@@ -59,7 +64,7 @@ class Tracing:
                     state = ",".join(str(value) for key, value in metadata if key == "tracestate")
                     state = state if _STATE.fullmatch(state) else ""
                     return Trace(trace_id, parent_id, is_sampled=bool(int(flags, 16) & 1), state=state)
-        return Trace(draw_id(_TRACE_BITS)) if random.random() < self._ratio else None
+        return Trace(draw_id(_TRACE_BITS)) if not is_hop and random.random() < self._ratio else None
 
     def end(self, trace: Trace, model: str, outcome: str, *, began_s: float, answer: Answer | None) -> None:
         """Have the spans of a request sent that has ended now; it began at ``began_s`` on the event loop's clock."""
@@ -74,3 +79,22 @@ class Tracing:
     async def close(self) -> None:
         """Send what is left, for no longer than two seconds."""
         await asyncio.to_thread(self._sender.close, _FLUSH_S)
+
+
+@contextmanager
+def hop_noted(trace: Trace | None, peer: str) -> Iterator[Metadata]:
+    """Note in the trace of a request, where there is one, that a peer is asked, and yield what it is told of it."""
+    if trace is None:
+        yield ()
+        return
+    clock = asyncio.get_running_loop().time
+    hop = Attempt(peer, None, 0, clock())
+    if trace.is_sampled:
+        trace.attempts.append(hop)
+    try:
+        yield context_of((trace,))
+    except BaseException as exc:
+        hop.error = type(exc).__name__
+        raise
+    finally:
+        hop.ended_s = clock()

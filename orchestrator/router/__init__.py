@@ -6,13 +6,14 @@ from orchestrator.router.observer import RouterObserver
 from orchestrator.router.overview import FamilyOverview, FleetOverview, ServerOverview, WidthOverview, merge_overviews
 from orchestrator.router.queue.request import Answer, CallbackSink, Transit
 from orchestrator.router.queue.request_queue import Backlog
-from orchestrator.router.queue.trace import Trace, draw_id
+from orchestrator.router.queue.trace import Attempt, Trace, context_of, draw_id
 from orchestrator.router.router import Router, connect_triton
 from orchestrator.router.servers.membership import ResolvedNames, addresses_to_use, resolve_host
 from orchestrator.router.share import FleetShare
 
 __all__ = [
     "Answer",
+    "Attempt",
     "Backlog",
     "CallbackSink",
     "FamilyOverview",
@@ -30,6 +31,7 @@ __all__ = [
     "compile_ahead",
     "compile_into",
     "connect_triton",
+    "context_of",
     "draw_id",
     "merge_overviews",
     "resolve_host",

@@ -19,7 +19,7 @@ from orchestrator.gateway.protocol.messages import Message
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.http2.flow import Buffer
 from orchestrator.request_options import RequestOptions
-from orchestrator.router import Answer, CallbackSink, Transit
+from orchestrator.router import Answer, CallbackSink, Trace, Transit
 
 ResponseT = TypeVar("ResponseT")
 
@@ -161,7 +161,9 @@ class Exchange(Generic[ResponseT]):
         wanted, transit = self._wanted, self._transit
         elapsed_s = transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s
         try:
-            answer = await ask(self._form.message(), wanted.options, items=wanted.items, elapsed_s=elapsed_s)
+            answer = await ask(
+                self._form.message(), wanted.options, items=wanted.items, elapsed_s=elapsed_s, trace=transit.trace
+            )
             if answer is None and refusal is not None:
                 raise refusal
             if answer is None:
@@ -188,6 +190,12 @@ class Ask(Protocol):
     """Asks peers; ``Forwarder.ask`` or ``Forwarder.relieve``."""
 
     async def __call__(
-        self, request: Sequence[Buffer], options: RequestOptions, *, items: int, elapsed_s: float
+        self,
+        request: Sequence[Buffer],
+        options: RequestOptions,
+        *,
+        items: int,
+        elapsed_s: float,
+        trace: Trace | None = None,
     ) -> bytes | None:
         """Return an answer; None for none."""

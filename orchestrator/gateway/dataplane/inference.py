@@ -236,7 +236,7 @@ class Inference:
         the request is withdrawn; it may be called before this returns.
         """
         self._metrics.begin(is_for_peer=caller.is_peer)
-        trace = None if self._tracing is None or caller.is_peer else self._tracing.begin(caller.metadata)
+        trace = None if self._tracing is None else self._tracing.begin(caller.metadata, is_hop=caller.is_peer)
         if trace is not None:
             transit = transit._replace(trace=trace)
         note = partial(self._note, family, caller, request.id, time.perf_counter(), transit)
@@ -283,6 +283,8 @@ class Inference:
     ) -> None:
         latency_s = time.perf_counter() - began_s
         self._metrics.end(is_for_peer=caller.is_peer)
+        if self._tracing is not None and transit.trace is not None:
+            self._tracing.end(transit.trace, family.name, outcome, began_s=transit.arrived_s, answer=answer)
         if caller.is_peer:  # its own gateway counts and times it
             self._metrics.count_for_peer(outcome)
             return
@@ -301,8 +303,6 @@ class Inference:
             write_access(
                 family.name, outcome, caller, request_id=request_id, latency_s=latency_s, server=ran_on, answer=answer
             )
-        if self._tracing is not None and transit.trace is not None:
-            self._tracing.end(transit.trace, family.name, outcome, began_s=transit.arrived_s, answer=answer)
 
     async def _pass_through(
         self, name: str, message: bytes, caller: Caller, rest: Sequence[Buffer] = (), *, is_decoupled: bool = False

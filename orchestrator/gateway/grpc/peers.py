@@ -33,6 +33,8 @@ _MIB: Final = 2**20
 _MOST_STREAMS: Final = 2**16
 _MOST_OPEN_CALLS: Final = 8192
 _HEADER_BYTES: Final = 2**14
+_TOLD: Final = ("traceparent", "tracestate")
+"""The metadata that gateways tell each other."""
 
 
 class PeerEndpoint(Endpoint):
@@ -88,4 +90,5 @@ class PeerEndpoint(Endpoint):
 
 
 def _identify(path: str, metadata: Metadata, address: str) -> Caller:
-    return Caller(address=address, is_peer=True)
+    told = tuple(each for each in metadata if each[0] in _TOLD)
+    return Caller(address=address, is_peer=True, metadata=told)

@@ -20,7 +20,7 @@ from orchestrator.gateway.peers.leases import NoKeeperError
 from orchestrator.gateway.peers.links import PeerGoneError
 from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.channel import Dial, GrpcChannel
-from orchestrator.http2.grpc.wire import RpcError
+from orchestrator.http2.grpc.wire import Metadata, RpcError
 from orchestrator.ownership import GatewayName
 from orchestrator.triton.errors import translate_status
 from orchestrator.triton.messages import SERVICE
@@ -49,14 +49,14 @@ class GrpcPeerClient:
         """Call it over a new connection from now on; what is under way may end."""
         self._channel.set_aside()
 
-    async def infer(self, parts: Sequence[Buffer]) -> bytes:
+    async def infer(self, parts: Sequence[Buffer], metadata: Metadata) -> bytes:
         """Return its answer to a ModelInferRequest, both serialised; raises SlimError."""
-        return await self._call(_INFER, parts)
+        return await self._call(_INFER, parts, metadata)
 
-    async def _call(self, path: str, parts: Sequence[Buffer]) -> bytes:
+    async def _call(self, path: str, parts: Sequence[Buffer], metadata: Metadata = ()) -> bytes:
         head, *rest = parts
         try:
-            return await self._channel.call(path, head, rest=rest)
+            return await self._channel.call(path, head, metadata, rest=rest)
         except RpcError as exc:
             if exc.detail.endswith(_NOBODY):
                 raise PeerGoneError(f"{self._told_as}: {exc.detail}", executed=False) from exc

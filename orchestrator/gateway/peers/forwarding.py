@@ -19,8 +19,10 @@ from orchestrator.errors import CapacityError, ConnectionLostError, DeadlineErro
 from orchestrator.gateway.peers.links import PeerLink
 from orchestrator.gateway.peers.sharing import Sharing
 from orchestrator.gateway.protocol.messages import pb, serialise
+from orchestrator.gateway.tracing import hop_noted
 from orchestrator.http2.flow import Buffer
 from orchestrator.request_options import RequestOptions
+from orchestrator.router import Trace
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,13 @@ class Forwarder:
         return not self._sharing.is_local(options)
 
     async def ask(
-        self, request: Sequence[Buffer], options: RequestOptions, *, items: int, elapsed_s: float
+        self,
+        request: Sequence[Buffer],
+        options: RequestOptions,
+        *,
+        items: int,
+        elapsed_s: float,
+        trace: Trace | None = None,
     ) -> bytes | None:
         """Return a peer's answer to a request; None where this gateway's router is to have it, now or to refuse it.
 
@@ -63,6 +71,7 @@ class Forwarder:
             options: What it asks for; of its deadline ``elapsed_s`` have passed, seconds.
             items: How many it has.
             elapsed_s: See ``options``; what the way back takes counts as passed.
+            trace: What each hop is noted in, and peers are told; None: there is none.
 
         Raises:
             SlimError: The peer refused it, it is too late, or peer after peer failed.
@@ -82,7 +91,7 @@ class Forwarder:
             tried.append(link)
             attempts += 1
             try:
-                return await self._pass_on(link, request, options, items, until_s)
+                return await self._pass_on(link, request, options, items, until_s, trace)
             except CapacityError:  # chance may have brought it much; another is tried once
                 if attempts > 1 or self._sharing.choose(options, tried) is None:
                     raise
@@ -97,7 +106,13 @@ class Forwarder:
         return None
 
     async def relieve(
-        self, request: Sequence[Buffer], options: RequestOptions, *, items: int, elapsed_s: float
+        self,
+        request: Sequence[Buffer],
+        options: RequestOptions,
+        *,
+        items: int,
+        elapsed_s: float,
+        trace: Trace | None = None,
     ) -> bytes | None:
         """Return the answer of a peer with less to do to a request that was refused here for load; None without one.
 
@@ -106,7 +121,8 @@ class Forwarder:
         link, left_s = self._sharing.choose_relief(options), self._left_s(options, elapsed_s)
         if link is None or left_s <= 0:
             return None
-        return await self._pass_on(link, request, options, items, asyncio.get_running_loop().time() + left_s)
+        until_s = asyncio.get_running_loop().time() + left_s
+        return await self._pass_on(link, request, options, items, until_s, trace)
 
     def can_relieve(self, options: RequestOptions) -> bool:
         """Return whether some peer has less to do and can run a request."""
@@ -117,14 +133,21 @@ class Forwarder:
         return min(given_s - elapsed_s, self._timeout_s)
 
     async def _pass_on(
-        self, link: PeerLink, request: Sequence[Buffer], options: RequestOptions, items: int, until_s: float
+        self,
+        link: PeerLink,
+        request: Sequence[Buffer],
+        options: RequestOptions,
+        items: int,
+        until_s: float,
+        trace: Trace | None,
     ) -> bytes:
         self._on_hop()
         left_s = until_s - asyncio.get_running_loop().time()
         parts = request if options.deadline_ms is None else (*request, _deadline(left_s * 1e3))
         try:
-            async with asyncio.timeout(left_s):
-                return await link.infer(parts, items=items)
+            with hop_noted(trace, link.address) as context:
+                async with asyncio.timeout(left_s):
+                    return await link.infer(parts, context, items=items)
         except TimeoutError:
             raise DeadlineError(f"no answer within its deadline from gateway {link.address}") from None
 

@@ -18,6 +18,7 @@ from orchestrator.background import BackgroundTasks, end_tasks
 from orchestrator.errors import PermanentError, ServerUnavailableError, SlimError
 from orchestrator.gateway.peers.report import GatewayReport
 from orchestrator.http2.flow import Buffer
+from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import ServerName
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class PeerClient(Protocol):
     def reconnect(self) -> None:
         """Call it over a new connection from now on; what is under way may end."""
 
-    async def infer(self, parts: Sequence[Buffer]) -> bytes:
+    async def infer(self, parts: Sequence[Buffer], metadata: Metadata) -> bytes:
         """Return its answer to a ModelInferRequest, both serialised; raises SlimError."""
 
     async def close(self) -> None:
@@ -125,11 +126,11 @@ class PeerLink:
         items = self._sent_items + (0.0 if self.report is None else self.report.backlog_items)
         return items / self._capacity_rps if self._capacity_rps else math.inf
 
-    async def infer(self, parts: Sequence[Buffer], *, items: int) -> bytes:
+    async def infer(self, parts: Sequence[Buffer], metadata: Metadata = (), *, items: int) -> bytes:
         """Return its answer to a request of so many items; raises SlimError."""
         self._sent_items += items
         self.given_s += items / self._capacity_rps if self._capacity_rps else 0.0
-        return await self._client.infer(parts)
+        return await self._client.infer(parts, metadata)
 
     def note_failure(self) -> None:
         """Pass nothing on to it until it has answered again."""

@@ -20,17 +20,19 @@ def draw_id(bits: int = SPAN_BITS) -> str:
 
 @dataclass(slots=True)
 class Attempt:
-    """One batch that a traced request went in; times are seconds on the event loop's clock.
+    """One batch that a traced request went in, or one hop of it; times are seconds on the event loop's clock.
 
     Attributes:
-        items: Of the whole batch.
+        server: Of a hop, the address of the peer.
+        width: None: it is a hop.
+        items: Of the whole batch; of a hop 0.
         ended_s: When it was answered or had failed; None: not yet.
         error: The kind of failure; None: there was none.
         span_id: Of the span that stands for it, 16 hexadecimal digits.
     """
 
-    server: ServerName
-    width: Width
+    server: ServerName | str
+    width: Width | None
     items: int
     sent_s: float
     ended_s: float | None = None

@@ -18,6 +18,7 @@ from orchestrator.gateway.peers.sharing import Sharing
 from orchestrator.gateway.protocol.family import FamilyModel, FamilyRequest, merge_widths
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.http2.flow import Buffer
+from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.ownership import GatewayName, Holding
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import CallbackSink, Router, Transit
@@ -121,7 +122,7 @@ class FakePeer:
     def reconnect(self) -> None:
         return None
 
-    async def infer(self, parts: Sequence[Buffer]) -> bytes:
+    async def infer(self, parts: Sequence[Buffer], metadata: Metadata) -> bytes:
         await self._network.require(self._caller, self._called)
         request = pb.ModelInferRequest.FromString(b"".join(parts))
         deadline_ms = request.parameters["slim_deadline_ms"].double_param
