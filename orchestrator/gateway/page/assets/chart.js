@@ -42,7 +42,7 @@ export class Chart {
     figure.append(this.plot, this.legend, this.spoken);
     this.points = [];
     this.series = [];
-    this.cursor = null;
+    this.cursor = null; // the moment that it is on, which stays though points come and go
     this.plot.addEventListener("pointermove", (event) => this.point(event));
     this.plot.addEventListener("pointerleave", () => this.move(null));
     this.plot.addEventListener("blur", () => this.move(null));
@@ -56,32 +56,37 @@ export class Chart {
     this.points = points;
     this.apartS = apartS;
     this.series = series;
-    if (this.cursor !== null && this.cursor >= points.length) this.cursor = null;
+    if (this.index() < 0) this.cursor = null;
     this.draw();
+  }
+
+  index() {
+    return this.points.findIndex((point) => point.unix_s === this.cursor);
   }
 
   point(event) {
     const box = this.plot.getBoundingClientRect();
     const at = ((event.clientX - box.left) / box.width) * this.width;
     let nearest = null;
-    this.points.forEach((point, index) => {
-      if (nearest === null || Math.abs(this.x(point) - at) < Math.abs(this.x(this.points[nearest]) - at)) nearest = index;
-    });
+    for (const point of this.points) {
+      if (nearest === null || Math.abs(this.x(point) - at) < Math.abs(this.x(nearest) - at)) nearest = point;
+    }
     this.move(nearest);
   }
 
   press(event) {
-    const last = this.points.length - 1, at = this.cursor ?? last;
+    const last = this.points.length - 1, at = this.cursor === null ? last : this.index();
     const next = { ArrowLeft: at - 1, ArrowRight: at + 1, PageUp: at - 15, PageDown: at + 15, Home: 0, End: last }[event.key];
     if (event.key === "Escape") this.move(null);
     if (next === undefined || last < 0) return;
     event.preventDefault();
-    this.move(Math.max(0, Math.min(last, next)));
-    this.spoken.textContent = this.words(this.points[this.cursor]);
+    const point = this.points[Math.max(0, Math.min(last, next))];
+    this.move(point);
+    this.spoken.textContent = this.words(point);
   }
 
-  move(cursor) {
-    this.cursor = cursor;
+  move(point) {
+    this.cursor = point?.unix_s ?? null;
     this.draw();
   }
 
@@ -121,7 +126,7 @@ export class Chart {
       const path = this.isStacked ? this.area(one, below, y) : this.line(one, y);
       parts.push(path);
     }
-    const shown = points[this.cursor ?? points.length - 1];
+    const shown = points.at(this.index()); // -1 without a cursor: the last
     if (this.cursor !== null && shown) {
       parts.push(svg("line", { class: "cursor", x1: this.x(shown), x2: this.x(shown), y1: TOP, y2: HEIGHT - BOTTOM }));
     }
