@@ -46,7 +46,7 @@ class Top(App[None]):
     #detail {{ height: {_DETAIL_LINES}; border-top: solid $primary; overflow-y: auto; }}
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(n), f"show('{name}')", name) for n, name in enumerate(TABLES, 1)),
+        *(Binding(str(n), f"show('{name}')", name, show=False) for n, name in enumerate(TABLES, 1)),
         Binding("s", "sort", "sort"),
         Binding("r", "turn", "reverse"),
         Binding("q", "quit", "quit"),
@@ -68,8 +68,8 @@ class Top(App[None]):
         yield Sparkline([], summary_function=max)
         yield Static(id="alerts")
         with TabbedContent(id="tabs"):
-            for name in TABLES:
-                with TabPane(name, id=name):
+            for number, name in enumerate(TABLES, 1):
+                with TabPane(f"{number} {name}", id=name):
                     yield DataTable[Text](id=f"{name}-table", cursor_type="row", zebra_stripes=True)
         yield Static(id="detail")
         yield Footer()

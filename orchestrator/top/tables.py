@@ -78,9 +78,41 @@ def _widths(row: Row) -> str:
     )
 
 
-def _late(width: Row) -> str:
+def _in_time(width: Row) -> float | None:
     ran = width["answered_per_s"] + width["late_per_s"]
-    return f", {say_part(width['answered_per_s'] / ran)} in time" if ran else ""
+    return width["answered_per_s"] / ran if ran else None
+
+
+def _late(width: Row) -> str:
+    part = _in_time(width)
+    return "" if part is None else f", {say_part(part)} in time"
+
+
+def _seconds(value: float | None) -> str:
+    return UNKNOWN if value is None else say_duration(value)
+
+
+def _of_policy(document: Row) -> list[Row]:
+    """Return who decided how often, and what was given up, with the policy as a whole beside each."""
+    policy = document["policy"]
+    decided = [] if policy is None else [{"reason": policy["name"], "per_s": policy["decisions_per_s"]}]
+    found = {
+        "policy decided": decided,
+        "fallback decided": [] if policy is None else policy["fallbacks"],
+        "shadow": [] if policy is None else policy["shadow_outcomes"],
+        "given up for load": document["traffic"]["sheds"],
+    }
+    return [{"what": what, **each, "policy": policy or {}} for what, rows in found.items() for each in rows]
+
+
+def _tell_policy(row: Row) -> str:
+    policy = row["policy"]
+    if not policy:
+        return "nothing is known of the policy yet"
+    shadow = f", shadow {policy['shadow']}" if policy["shadow"] else ""
+    now = ", which decides now" if policy["is_paused"] else ""
+    times = f"p50 {_seconds(policy['p50_s'])}, p99 {_seconds(policy['p99_s'])} a decision"
+    return f"{policy['name']}, fallback {policy['fallback']}{now}{shadow}\n{times}"
 
 
 def _quality(row: Row) -> float | None:
@@ -104,6 +136,7 @@ def _result(row: Row) -> str:
 
 def _of_server(row: Row) -> str:
     control = row["controller"] or {}
+    idle_w, joules = control.get("idle_w"), control.get("request_j") or {}
     lines = [
         row["reason"],
         f"left out: {', '.join(row['left_out'])}" if row["left_out"] else "",
@@ -111,7 +144,11 @@ def _of_server(row: Row) -> str:
         *(f"refused: {_what(each)} ({each['reason']}) {_numbers(each)}" for each in control.get("refusals", ())),
         *(f"{each['kind']} {each['model'] or ''} {_numbers(each)}" for each in control.get("notices", ())),
     ]
-    return "\n".join(filter(None, lines)) or f"{row['name']} is in order"
+    energy = [
+        "" if idle_w is None else f"idle {_say_watts(idle_w)}, {control['idle_j']:,.0f} J so far",
+        ", ".join(f"{model} {value:.3g}" for model, value in joules.items()) + " J a request" if joules else "",
+    ]
+    return "\n".join(filter(None, [*lines, *energy])) or f"{row['name']} is in order"
 
 
 def _numbers(row: Row) -> str:
@@ -182,6 +219,33 @@ TABLES: Mapping[str, Table] = {
         lambda row: row["id"],
         lambda row: "\n".join(row["lines"]),
     ),
+    "widths": Table(
+        (
+            Column("family", _of("family")),
+            Column("width", _of("width"), "{} %".format),
+            Column("ans/s", _of("answered_per_s"), say_rate),
+            Column("in time", _in_time, say_part),
+            Column("quality", _of("quality"), "{:.4g}".format),
+            Column("item", _of("item_s"), say_duration),
+            Column("J an item", _of("item_j"), "{:.3g}".format),
+            Column("servers", _of("servers"), "{}".format),
+        ),
+        lambda document: [
+            {"family": family["name"], **width} for family in document["families"] for width in family["widths"]
+        ],
+        lambda row: f"{row['family']} {row['width']}",
+        lambda row: f"{row['family']} at {row['width']} %: {row['instances']} instances on {row['servers']} servers",
+    ),
+    "policy": Table(
+        (
+            Column("what", _of("what")),
+            Column("reason", _of("reason")),
+            Column("per s", _of("per_s"), say_rate),
+        ),
+        _of_policy,
+        lambda row: f"{row['what']} {row['reason']}",
+        _tell_policy,
+    ),
 }
 """All there are, by name."""
 
@@ -217,7 +281,8 @@ def headline(document: Row) -> str:
     decides = "no router yet" if policy is None else policy["fallback" if policy["is_paused"] else "name"]
     ready = f"NOT READY: {document['unready']}" if document["unready"] else "ready"
     processes = "1 process" if document["workers"] == 1 else f"{document['workers']:.0f} processes"
-    return f"{ready} · {decides} · {processes} · {document['version']}"
+    shared = f" · {len(document['gateways'])} gateways" if document["gateways"] else ""
+    return f"{ready} · {decides} · {processes}{shared} · {document['version']}"
 
 
 def figures(document: Row) -> str:

@@ -11,10 +11,11 @@ import pytest
 
 pytest.importorskip("textual", reason="the terminal needs textual: pip install 'slim-scheduler[top]'")
 
-from textual.widgets import DataTable, Sparkline, Static
+from textual.widgets import DataTable, Sparkline, Static, Tab, Tabs
 
 from orchestrator.top.app import Top
 from orchestrator.top.events import read_alerts, watch
+from orchestrator.top.tables import TABLES
 from tests.gateway.page.fleets import Gateway, Minutes, admin_of
 from tests.ports import choose_free_port
 from tests.top.documents import busy_document
@@ -57,6 +58,30 @@ async def test_all_that_matters_is_seen_at_once(size: tuple[int, int]) -> None:
         assert table.region.bottom <= size[1]
         assert table.region.height > table.row_count
         assert text_of(app, "detail").startswith("it failed")
+        tabs = app.query_one(Tabs).query(Tab)
+        assert [tab.label_text for tab in tabs] == [f"{n} {name}" for n, name in enumerate(TABLES, 1)]
+        assert max(tab.region.right for tab in tabs) <= size[0]
+
+
+async def test_the_frontier_and_what_the_policy_did_are_tables_too() -> None:
+    events, document = Events(), await busy_document()
+    document["policy"]["fallbacks"] = [{"reason": "raised", "per_s": 0.5}]
+    document["traffic"]["sheds"] = [{"reason": "late", "per_s": 2.0}]
+    app = Top(events)
+    async with app.run_test(size=(80, 24)) as pilot:
+        events.sent.put_nowait(document)
+        await pilot.pause()
+        await pilot.press("5")
+        await pilot.pause()
+        assert column(app, "widths", 1) == ["25 %", "50 %", "75 %", "100 %"]
+        assert column(app, "widths", 6)[-1] == "0.015"
+        await pilot.press("6")
+        await pilot.pause()
+        assert column(app, "policy", 0) == ["policy decided", "fallback decided", "given up for load"]
+        assert column(app, "policy", 1) == ["lert:brownout", "raised", "late"]
+        assert text_of(app, "detail").startswith("lert:brownout, fallback lert:reserve\np50 ")
+        table = app.query_one("#policy-table", DataTable)
+        assert sum(each.get_render_width(table) for each in table.ordered_columns) <= 80
 
 
 async def test_keys_sort_and_change_tables_and_the_cursor_stays_on_its_row() -> None:

@@ -57,6 +57,15 @@ async def test_failed_requests_and_who_drives_a_server_are_shown() -> None:
     assert values("servers", "state") == ["ejected · gateway-1", "up · nobody"]
 
 
+async def test_gateways_that_share_the_fleet_are_counted_and_a_servers_joules_told() -> None:
+    document = await busy_document()
+    document["gateways"] = ["one", "two"]
+    server = document["servers"][1]
+    server["controller"] |= {"idle_w": 21.5, "idle_j": 9300.0, "request_j": {"w025": 0.0021, "w100": 0.015}}
+    assert " · 1 process · 2 gateways · " in headline(document)
+    assert TABLES["servers"].detail(server) == "idle 21.5 W, 9,300 J so far\nw025 0.0021, w100 0.015 J a request"
+
+
 async def test_of_what_a_width_has_run_the_part_in_time_is_told() -> None:
     [family] = (await busy_document())["families"]
     family["widths"] = [w | {"answered_per_s": 3.0 * n, "late_per_s": 1.0 * n} for n, w in enumerate(family["widths"])]
