@@ -50,6 +50,17 @@ def test_check_notes_variants_of_described_families_that_gain_nothing(tmp_path: 
     )
 
 
+def test_check_notes_telemetry_that_no_package_here_brings(tmp_path: Path) -> None:
+    result = run("check", tmp_path, 'servers: [{name: a, grpc: "h:1", telemetry: battery}]\n')
+    assert (result.exit_code, result.output.splitlines()) == (
+        0,
+        [
+            f"{tmp_path}/fleet.yaml: note: telemetry 'battery' of server a is of no package here",
+            f"{tmp_path}/fleet.yaml: nothing is wrong",
+        ],
+    )
+
+
 def test_check_tells_of_keys_types_ranges_duplicates_and_contradictions_in_one_go(tmp_path: Path) -> None:
     text = """\
 servers:

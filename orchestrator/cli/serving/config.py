@@ -35,7 +35,8 @@ def config() -> None:
 def check(fleet_path: Path) -> None:
     """Print all that is wrong with a fleet file and its policies, a line each; exit with 1 if anything is.
 
-    A note, which is nothing wrong, tells of a described family's variant that is no better than a narrower one.
+    A note, which is nothing wrong, tells of a described family's variant that is no better than a narrower one, and of
+    a server's telemetry that no package on this machine brings: its controller's host may have it.
     Variables of the environment count as they do for the gateway. Files that it names are not opened, but for that of a
     learned policy, and no server is asked.
 
@@ -47,6 +48,7 @@ def check(fleet_path: Path) -> None:
     from orchestrator.policies.parsing import parse_policy  # takes a second to import, as does the router
     from orchestrator.router import RouterObserver
     from orchestrator.router.dispatch.deciders import make_deciders
+    from orchestrator.telemetry.host import PLUGINS
 
     try:
         # What ``fitted`` is stands in router.policy_file, which is opened with the rest of its section.
@@ -59,6 +61,10 @@ def check(fleet_path: Path) -> None:
         _say(fleet_path, exc.problems)
         raise click.exceptions.Exit(1) from exc
     _say(fleet_path, [f"note: {warning}" for family in fleet.families for warning in family.warnings])
+    unknown = [
+        (server.name, server.telemetry) for server in fleet.servers if server.telemetry not in (None, *PLUGINS.names())
+    ]
+    _say(fleet_path, [f"note: telemetry {what!r} of server {name} is of no package here" for name, what in unknown])
     _say(fleet_path, ["nothing is wrong"])
 
 
