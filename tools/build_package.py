@@ -2,9 +2,9 @@
 
 - The commit of the checkout, as ``orchestrator/commit.txt``, for `slimsched --version`. setuptools-scm would do this,
   and would make up the version number as well, which is stated in pyproject.toml.
-- The demo's family and sample, scenarios, profiles and suites, below ``orchestrator/shipped``. In the repository they
-  lie in its root, for they are read, linked to and made anew there. setuptools takes data from inside of packages only,
-  and a second copy of them would grow old.
+- The demo's family and sample, scenarios, profiles, suites and a policy's template, below ``orchestrator/shipped``. In
+  the repository they lie in its root, for they are read, linked to and made anew there. setuptools takes data from
+  inside of packages only, and a second copy of them would grow old.
 - The README as the package's description. What it links to is not beside it there, so links become absolute where
   ``SLIMSCHED_REPOSITORY`` says under which address the files are read, such as https://github.com/me/slim-scheduler;
   without it, they become the path in the sources.
@@ -29,6 +29,7 @@ SHIPPED: Final = (
     "benchmarks/__init__.py",
     "benchmarks/suites",
     "examples/fashion-mnist/test_1000.npz",
+    "examples/own-policy",
     "model_repository",
     "profiles",
     "scenarios",

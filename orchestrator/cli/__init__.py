@@ -28,6 +28,7 @@ _COMMANDS = {
     "gateway": "orchestrator.cli.serving.gateway:gateway",
     "infer": "orchestrator.cli.client.infer:infer",
     "local": "orchestrator.cli.serving.local:local",
+    "policy-template": "orchestrator.cli.research.policy_template:policy_template",
     "profile": "orchestrator.cli.research.profile:profile",
     "refit": "orchestrator.cli.research.refit:refit",
     "report": "orchestrator.cli.research.report:report",

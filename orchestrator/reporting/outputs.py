@@ -1,4 +1,4 @@
-"""Files that commands leave: a report's in their folder, and single ones."""
+"""Files that commands leave: a report's in their folder, single ones, and a folder as a whole."""
 
 from __future__ import annotations
 
@@ -41,6 +41,22 @@ def write_file(path: Path, content: str | bytes, what: str = "", *, remedy: str 
     """
     with _one_line_errors(path.parent, remedy, f"{what}{path}"):
         write_atomically(path, content)
+
+
+def write_new_folder(folder: Path, contents: Mapping[str, str | bytes], what: str = "") -> None:
+    """Make a folder with files by their names, as a whole or not at all; one that is there and empty is replaced.
+
+    Raises ConfigError, in which ``what`` stands before the path, when something is there or it can't be written.
+    """
+    with (
+        _one_line_errors(folder.parent, "name a directory that does not exist yet", f"{what}{folder}"),
+        tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as beside,
+    ):
+        whole = Path(beside) / "whole"
+        whole.mkdir()
+        for name, content in contents.items():
+            write_atomically(whole / name, content)
+        whole.replace(folder)
 
 
 @contextmanager

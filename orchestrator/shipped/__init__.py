@@ -1,4 +1,4 @@
-"""What ships to try the project with: the demo's family and sample, scenarios, profiles and suites.
+"""What ships to try the project with: the demo's family and sample, scenarios, profiles, suites, a policy's template.
 
 A checkout has them in its root; a build puts them beside this module (``tools/build_package.py``). They are named by
 their path in the checkout, ``scenarios/two-unlike.yaml``, wherever a command runs, and what is in the working directory

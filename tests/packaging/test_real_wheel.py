@@ -91,6 +91,13 @@ def test_scenarios_that_ship_are_simulated_with_the_profiles_that_they_name(
     assert not list(empty.iterdir())
 
 
+def test_the_template_of_a_policy_ships(program: Path, empty: Path, environment: dict[str, str]) -> None:
+    template = ROOT / "examples" / "own-policy"
+    said = run(program, empty, environment, "policy-template", "mine").splitlines()
+    assert said == ["mine/pyproject.toml", "mine/saver.py", "mine/test_saver.py"]
+    assert all((empty / name).read_bytes() == (template / Path(name).name).read_bytes() for name in said)
+
+
 def test_a_suite_that_ships_is_evaluated(program: Path, empty: Path, environment: dict[str, str]) -> None:
     small = ["--traces", "2", "--validation-traces", "1", "--seeds", "2", "--requests", "60", "--jobs", "1"]
     policies = ("random", "lert:slack", "nexus", "thrift", "ppo-slim")
