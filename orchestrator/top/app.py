@@ -7,7 +7,6 @@ not move away. Nothing is asked of the gateway but its events.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import ClassVar
 
@@ -18,8 +17,10 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import DataTable, Footer, Sparkline, Static, TabbedContent, TabPane
 
+from orchestrator.gateway.page.traffic import Point
 from orchestrator.top.events import Document
-from orchestrator.top.tables import TABLES, Row, cells, figures, headline, say_alerts, sort_rows
+from orchestrator.top.graphs import CELLS, keep_points
+from orchestrator.top.tables import TABLES, Row, cells, figures, headline, say_alerts, say_more, sort_rows
 
 _POINTS = 120
 _ALERTS = 3
@@ -57,7 +58,7 @@ class Top(App[None]):
         self._watch = watch
         self._document: Document | None = None
         self._as_of = ""
-        self._answered: deque[float] = deque(maxlen=_POINTS)
+        self._points: list[Point] = []
         self._sorting: dict[str, tuple[int | None, bool]] = dict.fromkeys(TABLES, (None, True))
         self._shown: dict[str, list[Row]] = {name: [] for name in TABLES}
 
@@ -89,7 +90,7 @@ class Top(App[None]):
             else:
                 try:
                     self._take(event)
-                except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+                except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
                     self._miss("what answers is no gateway of this version")
 
     def _miss(self, why: str) -> None:
@@ -98,14 +99,13 @@ class Top(App[None]):
         self.screen.set_class(bool(self._as_of), "old")
 
     def _take(self, event: Document) -> None:
-        points = event["points"]
-        at = points["keys"].index("answered_per_s")
-        self._answered.extend(row[at] for row in points["rows"])
-        self.query_one(Sparkline).data = list(self._answered)
+        self._points = keep_points(self._points, event["points"])
+        self.query_one(Sparkline).data = [point.answered_per_s for point in self._points[-_POINTS:]]
         if "traffic" not in event:
             self._miss("the gateway starts, or ends")
             return
-        self._document = event
+        points = {"keys": Point._fields, "rows": self._points, "period_s": event["points"]["period_s"]}
+        self._document = event | {"points": points, "graph_cells": self.size.width - 80 + CELLS}
         self._put("head", headline(event))
         self.screen.remove_class("old")
         self._put("figures", figures(event))
@@ -133,6 +133,7 @@ class Top(App[None]):
     def _tell(self, name: str) -> None:
         rows, at = self._shown[name], self._table(name).cursor_row
         self._put("detail", TABLES[name].detail(rows[at]) if 0 <= at < len(rows) else "nothing to show")
+        self.query_one("#detail").border_title = self._document and say_more(self._document, name)
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """Tell all of the row that the cursor is on."""

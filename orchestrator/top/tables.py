@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.controller.status.view import UNKNOWN, say_age, say_bytes, say_duration, say_numbers
+from orchestrator.top.graphs import graph_rows, only_family, say_rate
 
 Row = Mapping[str, Any]
 
@@ -39,11 +40,6 @@ class Table:
     rows: Callable[[Row], Sequence[Row]]
     key: Callable[[Row], str]
     detail: Callable[[Row], str]
-
-
-def say_rate(value: float) -> str:
-    """Return events a second."""
-    return "<0.1" if 0 < value < 0.05 else f"{value:.1f}" if value < 99.5 else f"{value:,.0f}"
 
 
 def say_part(value: float) -> str:
@@ -246,6 +242,17 @@ TABLES: Mapping[str, Table] = {
         lambda row: f"{row['what']} {row['reason']}",
         _tell_policy,
     ),
+    "graphs": Table(
+        (
+            Column("graph", _of("name")),
+            Column("now", _of("now")),
+            Column("most", _of("most")),
+            Column("last 10 min", _of("line")),
+        ),
+        graph_rows,
+        lambda row: row["name"],
+        lambda row: f"{row['name']}: " + (f"{row['least']} to {row['most']}" if row["most"] else "nothing is known"),
+    ),
 }
 """All there are, by name."""
 
@@ -275,6 +282,14 @@ def say_alerts(document: Row, most: int) -> str:
     return "\n".join(lines)
 
 
+def say_more(document: Row, name: str) -> str:
+    """Return how many rows of a table the gateway leaves out; empty: none."""
+    of = {"servers": "servers", "families": "families", "widths": "families"}.get(name)
+    total = {"servers": "servers_total", "families": "families_found"}
+    more = document[total[of]] - len(document[of]) if of else 0
+    return f"and {more} more {of}" if more else ""
+
+
 def headline(document: Row) -> str:
     """Return what runs: readiness, policy, processes, version."""
     policy = document["policy"]
@@ -286,18 +301,23 @@ def headline(document: Row) -> str:
 
 
 def figures(document: Row) -> str:
-    """Return the numbers of now in two lines."""
+    """Return the numbers of now in two lines, and what was served for which power in a third where it is known."""
     traffic, energy = document["traffic"], document["energy"]
 
     def seconds(key: str) -> str:
         return UNKNOWN if traffic[key] is None else say_duration(traffic[key])
 
     ends = " ".join(f"{end} {say_rate(traffic[f'{end}_per_s'])}" for end in ("answered", "late", "refused", "failed"))
-    power = "" if energy["power_w"] is None else f" · {_say_watts(energy['power_w'])}"
+    power = "" if energy["power_w"] is None else _say_watts(energy["power_w"])
     joules = "" if energy["j_per_answer"] is None else f", {energy['j_per_answer']:.3g} J an answer"
+    family = only_family(document)
+    served = None if family is None else _quality(family)
+    most = max((width["quality"] for width in family["widths"]), default=0.0) if family else 0.0
+    quality = "" if served is None else f"quality {served:.3f} of at most {most:.3f}"
+    third = " · ".join(filter(None, (quality, power + joules)))
     return (
-        f"{say_rate(traffic['sent_per_s'])}/s: {ends}{power}{joules}\n"
+        f"{say_rate(traffic['sent_per_s'])}/s: {ends}\n"
         f"p50 {seconds('latency_p50_s')}  p95 {seconds('latency_p95_s')}  p99 {seconds('latency_p99_s')} · "
         f"queue {traffic['queue_items']:.0f} items, p95 {seconds('queue_p95_s')} · "
-        f"{traffic['in_flight']:.0f} in flight"
+        f"{traffic['in_flight']:.0f} in flight" + (third and f"\n{third}")
     )

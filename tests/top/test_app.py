@@ -84,6 +84,47 @@ async def test_the_frontier_and_what_the_policy_did_are_tables_too() -> None:
         assert sum(each.get_render_width(table) for each in table.ordered_columns) <= 80
 
 
+@pytest.mark.parametrize(("size", "cells"), [((80, 24), 42), ((200, 60), 150), ((60, 24), 22)])
+async def test_graphs_fit_the_terminal_and_follow_its_events(size: tuple[int, int], cells: int) -> None:
+    events, document = Events(), await busy_document()
+    app = Top(events)
+    async with app.run_test(size=size) as pilot:
+        events.sent.put_nowait(document)
+        await pilot.press("7")
+        await pilot.pause()
+        assert column(app, "graphs", 0)[:5] == ["latency p99", "queue", "answered/s", "quality", "25 % ans/s"]
+        lines = column(app, "graphs", 3)
+        assert {len(line) for line in lines} == {cells}
+        assert set("".join(lines)) >= set("▁█")
+        table = app.query_one("#graphs-table", DataTable)
+        assert sum(each.get_render_width(table) for each in table.ordered_columns) <= size[0]
+        assert table.region.bottom <= size[1]
+        assert text_of(app, "detail").startswith("latency p99: ")
+        keys, newest = document["points"]["keys"], document["points"]["rows"][-1]
+        later = dict(zip(keys, newest, strict=True)) | {"unix_s": newest[0] + 2.0, "queue_items": 4321.0}
+        events.sent.put_nowait(document | {"points": {"keys": keys, "rows": [[*later.values()]], "period_s": 2.0}})
+        await pilot.pause()
+        assert column(app, "graphs", 1)[1] == "4321"
+        assert column(app, "graphs", 3)[1].endswith("█")
+        assert len(app._points) > 2
+
+
+async def test_what_the_gateway_leaves_out_is_counted() -> None:
+    events, document = Events(), await busy_document()
+    app = Top(events)
+    async with app.run_test(size=(80, 24)) as pilot:
+        events.sent.put_nowait(document)
+        await pilot.pause()
+        assert not app.query_one("#detail").border_title
+        events.sent.put_nowait(document | {"servers_total": 42, "families_found": 1000})
+        await pilot.pause()
+        assert app.query_one("#detail").border_title == "and 40 more servers"
+        for key, told in (("2", "and 999 more families"), ("5", "and 999 more families"), ("3", "")):
+            await pilot.press(key)
+            await pilot.pause()
+            assert app.query_one("#detail").border_title == told
+
+
 async def test_keys_sort_and_change_tables_and_the_cursor_stays_on_its_row() -> None:
     events, document = Events(), await busy_document()
     app = Top(events)

@@ -22,7 +22,7 @@ from orchestrator.top.events import watch
 def top(fleet_path: Path | None, address: str | None, find: str, token: str | None) -> None:
     """Show what a gateway and its fleet do now: the status page in a terminal.
 
-    Keys 1 to 6 change the table, s sorts by the next column and r the other way round, arrows move, q ends. Columns can
+    Keys 1 to 7 change the table, s sorts by the next column and r the other way round, arrows move, q ends. Columns can
     be clicked too. Below the table is all that there is to say about its row. Needs the extra `top`.
 
     \b
