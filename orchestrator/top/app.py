@@ -60,6 +60,7 @@ class Top(App[None]):
         self._as_of = ""
         self._points: list[Point] = []
         self._sorting: dict[str, tuple[int | None, bool]] = dict.fromkeys(TABLES, (None, True))
+        self._more = dict.fromkeys(TABLES, "")
         self._shown: dict[str, list[Row]] = {name: [] for name in TABLES}
 
     def compose(self) -> ComposeResult:
@@ -105,23 +106,23 @@ class Top(App[None]):
             self._miss("the gateway starts, or ends")
             return
         points = {"keys": Point._fields, "rows": self._points, "period_s": event["points"]["period_s"]}
-        self._document = event | {"points": points, "graph_cells": self.size.width - 80 + CELLS}
+        event = event | {"points": points, "graph_cells": self.size.width - 80 + CELLS}
         self._put("head", headline(event))
         self.screen.remove_class("old")
         self._put("figures", figures(event))
         self._put("alerts", say_alerts(event, _ALERTS))
         for name in TABLES:
-            self._fill(name)
+            self._fill(name, event)
         self._as_of = time.strftime("%H:%M:%S", time.localtime(event["unix_s"]))
+        self._document = event
 
-    def _fill(self, name: str) -> None:
-        if self._document is None:
-            return
+    def _fill(self, name: str, document: Document) -> None:
         table, widget, (by, descending) = TABLES[name], self._table(name), self._sorting[name]
         old, at = self._shown[name], widget.cursor_row
         key = table.key(old[at]) if 0 <= at < len(old) else None
-        rows = sort_rows(table, self._document, by, descending=descending)
+        rows = sort_rows(table, document, by, descending=descending)
         said = [cells(table, row) for row in rows]  # before anything is changed, because another version's may fail
+        self._more[name] = say_more(document, name)
         self._shown[name] = rows
         widget.clear()
         for line in said:
@@ -133,7 +134,7 @@ class Top(App[None]):
     def _tell(self, name: str) -> None:
         rows, at = self._shown[name], self._table(name).cursor_row
         self._put("detail", TABLES[name].detail(rows[at]) if 0 <= at < len(rows) else "nothing to show")
-        self.query_one("#detail").border_title = self._document and say_more(self._document, name)
+        self.query_one("#detail").border_title = self._more[name]
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """Tell all of the row that the cursor is on."""
@@ -176,7 +177,8 @@ class Top(App[None]):
         for index, (column, definition) in enumerate(zip(widget.ordered_columns, TABLES[name].columns, strict=True)):
             arrow = ("▼" if descending else "▲") if index == by else ""
             column.label = Text(definition.title + arrow)
-        self._fill(name)
+        if self._document is not None:
+            self._fill(name, self._document)
 
     @property
     def _tab(self) -> str:

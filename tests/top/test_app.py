@@ -204,10 +204,12 @@ async def test_a_document_of_another_version_ends_nothing() -> None:
             document | {"policy": 3},
             {**document, "servers": [{}]},
             {key: value for key, value in document.items() if key != "unix_s"},
+            {key: value for key, value in document.items() if key != "servers_total"},
             document | {"unix_s": 1e20},
         ):
             events.sent.put_nowait(other)
             await pilot.pause()
+            await pilot.press("s", "r", "down")
             assert text_of(app, "head").startswith("what answers is no gateway of this version")
         events.sent.put_nowait(document)
         await pilot.pause()
