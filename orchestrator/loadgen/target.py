@@ -116,6 +116,15 @@ def only_place(places: Mapping[str, str | Path | None]) -> tuple[str, str]:
     return given[0]
 
 
+def decided_by(policy: str | None, load: Load, kind: str) -> Load:
+    """Return a load for a kind of target that a policy decides about, where one is given; raises ConfigError."""
+    if policy is None:
+        return load
+    if kind != ROUTER:
+        raise ConfigError("--policy goes with --fleet; what decides in a gateway stands in its fleet file")
+    return replace(load, parameters={POLICY: policy})
+
+
 @dataclass(frozen=True, slots=True)
 class FamilyShare:
     """One of several families that get a load at once.

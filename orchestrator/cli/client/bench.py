@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from orchestrator.cli.options import FILE, PATH
 from orchestrator.cli.research.output import say_figure, wide_console
-from orchestrator.loadgen.clients import GRPC, HTTP, POLICY, ROUTER
+from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
 from orchestrator.loadgen.comparison import Result, compare, standings
 from orchestrator.loadgen.judge import TOP_1
 from orchestrator.loadgen.plan import KINDS, Load, arrivals_of_families_s, check_load
@@ -30,6 +30,7 @@ from orchestrator.loadgen.target import (
     FamilyShare,
     SetUp,
     Target,
+    decided_by,
     find_target,
     only_place,
     parse_families,
@@ -175,11 +176,7 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     kind, place = only_place({GRPC: grpc_address, HTTP: http_address, ROUTER: fleet})
-    load = options.load(rate)
-    if policy is not None:
-        if kind != ROUTER:
-            raise click.UsageError("--policy goes with --fleet; what decides in a gateway stands in its fleet file")
-        load = replace(load, parameters={POLICY: policy})
+    load = decided_by(policy, options.load(rate), kind)
     console = Console(stderr=True)
 
     asked = parse_families(families) or [FamilyShare(model)]
