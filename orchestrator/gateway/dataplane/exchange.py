@@ -8,18 +8,17 @@ that has less to do: chance brings one gateway more than another within less tim
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from orchestrator.errors import CapacityError, DeadlineError, ServerUnavailableError
-from orchestrator.gateway.peers.forwarding import Forwarder
+from orchestrator.gateway.peers.forwarding import Forwarder, Passed
 from orchestrator.gateway.protocol.family import FamilyModel, FamilyRequest, WantedOutputs, read_decision
 from orchestrator.gateway.protocol.messages import Message
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.http2.flow import Buffer
-from orchestrator.request_options import RequestOptions
-from orchestrator.router import Answer, CallbackSink, Trace, Transit
+from orchestrator.router import Answer, CallbackSink, Transit
 
 ResponseT = TypeVar("ResponseT")
 
@@ -157,13 +156,12 @@ class Exchange(Generic[ResponseT]):
         self._hop = asyncio.create_task(self._relay(forwarder.ask, None), name="passing a request on")
 
     # A cancel ends this task at its one await, so that it goes on only while nothing else has ended the request.
-    async def _relay(self, ask: Ask, refusal: Exception | None) -> None:
+    async def _relay(self, ask: Callable[[Passed], Awaitable[bytes | None]], refusal: Exception | None) -> None:
         wanted, transit = self._wanted, self._transit
         elapsed_s = transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s
         try:
-            answer = await ask(
-                self._form.message(), wanted.options, items=wanted.items, elapsed_s=elapsed_s, trace=transit.trace
-            )
+            passed = Passed(self._form.message(), wanted.options, wanted.items, elapsed_s, transit.trace)
+            answer = await ask(passed)
             if answer is None and refusal is not None:
                 raise refusal
             if answer is None:
@@ -184,18 +182,3 @@ def _decision_of(error: Exception) -> Decision:
         return "", "", None
     server, width = error.sent_to
     return str(width), server, None
-
-
-class Ask(Protocol):
-    """Asks peers; ``Forwarder.ask`` or ``Forwarder.relieve``."""
-
-    async def __call__(
-        self,
-        request: Sequence[Buffer],
-        options: RequestOptions,
-        *,
-        items: int,
-        elapsed_s: float,
-        trace: Trace | None = None,
-    ) -> bytes | None:
-        """Return an answer; None for none."""

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.errors import CapacityError, ConnectionLostError, DeadlineError, TransientError
@@ -34,6 +35,25 @@ _COARSE_MS: Final = 20.0
 """Deadlines above are passed on in whole milliseconds: the peer keeps the forms of requests that it has seen."""
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A request that is passed on.
+
+    Attributes:
+        message: The ModelInferRequest, serialised, in parts.
+        options: What it asks for; of its deadline ``elapsed_s`` have passed, seconds.
+        items: How many it has.
+        elapsed_s: See ``options``; what the way back takes counts as passed.
+        trace: What each hop is noted in, and peers are told; None: there is none.
+    """
+
+    message: Sequence[Buffer]
+    options: RequestOptions
+    items: int
+    elapsed_s: float
+    trace: Trace | None
+
+
 class Forwarder:
     """Passes requests on to the peers of one gateway.
 
@@ -53,31 +73,16 @@ class Forwarder:
         """Return whether a request is to be passed on."""
         return not self._sharing.is_local(options)
 
-    async def ask(
-        self,
-        request: Sequence[Buffer],
-        options: RequestOptions,
-        *,
-        items: int,
-        elapsed_s: float,
-        trace: Trace | None = None,
-    ) -> bytes | None:
+    async def ask(self, passed: Passed) -> bytes | None:
         """Return a peer's answer to a request; None where this gateway's router is to have it, now or to refuse it.
 
         While a server goes from one gateway to another nobody drives it, and the request waits.
 
-        Args:
-            request: The ModelInferRequest, serialised, in parts.
-            options: What it asks for; of its deadline ``elapsed_s`` have passed, seconds.
-            items: How many it has.
-            elapsed_s: See ``options``; what the way back takes counts as passed.
-            trace: What each hop is noted in, and peers are told; None: there is none.
-
         Raises:
             SlimError: The peer refused it, it is too late, or peer after peer failed.
         """
-        clock = asyncio.get_running_loop().time
-        until_s = clock() + self._left_s(options, elapsed_s)
+        clock, options = asyncio.get_running_loop().time, passed.options
+        until_s = clock() + self._left_s(passed)
         tried: list[PeerLink] = []
         attempts = 0
         while not self._sharing.is_local(options):
@@ -91,7 +96,7 @@ class Forwarder:
             tried.append(link)
             attempts += 1
             try:
-                return await self._pass_on(link, request, options, items, until_s, trace)
+                return await self._pass_on(link, passed, until_s)
             except CapacityError:  # chance may have brought it much; another is tried once
                 if attempts > 1 or self._sharing.choose(options, tried) is None:
                     raise
@@ -105,49 +110,34 @@ class Forwarder:
                     link.note_failure()
         return None
 
-    async def relieve(
-        self,
-        request: Sequence[Buffer],
-        options: RequestOptions,
-        *,
-        items: int,
-        elapsed_s: float,
-        trace: Trace | None = None,
-    ) -> bytes | None:
-        """Return the answer of a peer with less to do to a request that was refused here for load; None without one.
+    async def relieve(self, passed: Passed) -> bytes | None:
+        """Return the answer of a peer with less to do to a request that was refused here unrun; None without one.
 
         Takes and raises what ``ask`` does; the peer decides by what it has by then.
         """
-        link, left_s = self._sharing.choose_relief(options), self._left_s(options, elapsed_s)
+        link, left_s = self._sharing.choose_relief(passed.options), self._left_s(passed)
         if link is None or left_s <= 0:
             return None
-        until_s = asyncio.get_running_loop().time() + left_s
-        return await self._pass_on(link, request, options, items, until_s, trace)
+        return await self._pass_on(link, passed, asyncio.get_running_loop().time() + left_s)
 
     def can_relieve(self, options: RequestOptions) -> bool:
         """Return whether some peer has less to do and can run a request."""
         return self._sharing.choose_relief(options) is not None
 
-    def _left_s(self, options: RequestOptions, elapsed_s: float) -> float:
-        given_s = math.inf if options.deadline_ms is None else options.deadline_ms / 1e3
-        return min(given_s - elapsed_s, self._timeout_s)
+    def _left_s(self, passed: Passed) -> float:
+        deadline_ms = passed.options.deadline_ms
+        given_s = math.inf if deadline_ms is None else deadline_ms / 1e3
+        return min(given_s - passed.elapsed_s, self._timeout_s)
 
-    async def _pass_on(
-        self,
-        link: PeerLink,
-        request: Sequence[Buffer],
-        options: RequestOptions,
-        items: int,
-        until_s: float,
-        trace: Trace | None,
-    ) -> bytes:
+    async def _pass_on(self, link: PeerLink, passed: Passed, until_s: float) -> bytes:
         self._on_hop()
         left_s = until_s - asyncio.get_running_loop().time()
-        parts = request if options.deadline_ms is None else (*request, _deadline(left_s * 1e3))
+        has_deadline = passed.options.deadline_ms is not None
+        parts = (*passed.message, _deadline(left_s * 1e3)) if has_deadline else passed.message
         try:
-            with hop_noted(trace, link.address) as context:
+            with hop_noted(passed.trace, link.address) as context:
                 async with asyncio.timeout(left_s):
-                    return await link.infer(parts, context, items=items)
+                    return await link.infer(parts, context, items=passed.items)
         except TimeoutError:
             raise DeadlineError(f"no answer within its deadline from gateway {link.address}") from None
 
