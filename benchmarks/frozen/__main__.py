@@ -12,9 +12,9 @@ from benchmarks.frozen.bars import best_single
 from benchmarks.frozen.bounds import bound_of_moments
 from benchmarks.frozen.drawing import FOLDER, digest_all, draw_all
 from benchmarks.frozen.fits import fit_all
-from benchmarks.frozen.judgement import DEFAULT, FrozenSuite, plan
+from benchmarks.frozen.judgement import FrozenSuite, plan
 from benchmarks.harness.command import Say, conclude, path_option, start_clock
-from benchmarks.suites.policies import FALLBACK
+from benchmarks.suites.policies import DEFAULT, FALLBACK
 from orchestrator.errors import SlimError
 from orchestrator.evaluation.campaign import Records, run_campaign
 from orchestrator.evaluation.cases import Case, Extent

@@ -12,9 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.frozen.drawing import SMALL
-from benchmarks.suites.choices import ACCURACY_TOLERANCE, ATTAINMENT_TOLERANCE
 from benchmarks.suites.policies import FALLBACK
-from benchmarks.suites.standard import LEAST_GAP
 from benchmarks.suites.statistics import claim_ratio
 from orchestrator.evaluation.scores import UTILITY, Floats, ScenarioScores
 from orchestrator.evaluation.statistics import Estimate, Indices, estimate
@@ -30,6 +28,10 @@ GAP_BAR: Final = 0.5
 JOULES_LESS, JOULES_BAR = 0.10, 1 / 3
 PPO_BAR, BEHIND_BAR, SMALL_BAR = 0.010, -0.002, 0.5
 LOSS_BAR: Final = 0.02
+_ATTAINMENT_TOLERANCE, _ACCURACY_TOLERANCE = 0.001, 0.002
+"""A tenth of a point of requests in time, 0.2 points of served accuracy: equal."""
+_LEAST_GAP: Final = 0.002
+"""Of utility; who is nearer to the bound leaves nothing to gain."""
 
 
 def best_single(validation: Sequence[ScenarioScores]) -> list[tuple[str, float]]:
@@ -61,14 +63,14 @@ def mean_estimate(strata: Sequence[Floats]) -> Estimate:
 def share_of_gap(scenario: ScenarioScores, single: str, bound: float | None) -> float | None:
     """Return which part of what lies between the best single policy and the bound is gained; None: nothing does."""
     held = mean_of(scenario, single)
-    if bound is None or bound - held < LEAST_GAP:
+    if bound is None or bound - held < _LEAST_GAP:
         return None
     return (mean_of(scenario, FITTED) - held) / (bound - held)
 
 
 def joules_less(scenario: ScenarioScores, single: str) -> float | None:
     """Return the part of the best single policy's joules that is saved; None: not at equal accuracy and deadlines."""
-    for figure, tolerance in (("attainment_ratio", ATTAINMENT_TOLERANCE), ("accuracy", ACCURACY_TOLERANCE)):
+    for figure, tolerance in (("attainment_ratio", _ATTAINMENT_TOLERANCE), ("accuracy", _ACCURACY_TOLERANCE)):
         if mean_of(scenario, FITTED, figure) < mean_of(scenario, single, figure) - tolerance:
             return None
     held = mean_of(scenario, single, "joules_per_answer")

@@ -16,19 +16,15 @@ from benchmarks.frozen.bars import FITS, frozen_claims, joules_less, mean_of, sh
 from benchmarks.frozen.drawing import requests_a_deadline
 from benchmarks.frozen.fits import Fitted
 from benchmarks.frozen.page import show_sections
-from benchmarks.suites.policies import FALLBACK, HEURISTICS
-from orchestrator.config.fleet import RouterSettings
-from orchestrator.evaluation.cases import LEARNED, VALIDATION_SEEDS, Case, PolicyEntry, load_case, make_entry
+from benchmarks.suites.policies import DEFAULT, FALLBACK, SINGLES
+from orchestrator.evaluation.cases import VALIDATION_SEEDS, Case, PolicyEntry, load_case, make_entry
 from orchestrator.evaluation.document import round_value
 from orchestrator.evaluation.scores import ScenarioScores
 from orchestrator.reporting.blocks import Block
 from orchestrator.reporting.claim import Claim
 from orchestrator.simulation.scenario.settings import digest_scenario
 
-DEFAULT: Final[str] = RouterSettings.model_fields["policy"].default
 THRIFT: Final = "thrift"
-SINGLES: Final = tuple(dict.fromkeys((*HEURISTICS, DEFAULT, LEARNED)))
-"""Every policy that ships and is the same everywhere."""
 
 
 def plan(

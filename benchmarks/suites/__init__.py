@@ -1,27 +1,20 @@
-"""The project's own suites: their scenarios lie in ``scenarios/test``, and ``slimsched evaluate`` runs them.
+"""The suites that ``slimsched evaluate`` runs, one for each folder in ``scenarios/test``.
 
-Each module says what a suite claims and why; whatever is chosen is chosen on validation scenarios (``choices``).
-``sections`` is what the suites compare, as JSON; ``page`` and ``pictures`` show it.
+``paper`` has claims; each other folder, of a user's own too, is compared without any. Whatever is chosen is chosen on
+validation scenarios (``choices``). ``sections`` is what a suite compares, as JSON; ``page`` and ``pictures`` show it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from benchmarks.suites.generalisation import generalisation_claims
 from benchmarks.suites.page import show_sections
 from benchmarks.suites.paper import paper_claims
 from benchmarks.suites.pictures import draw_pictures
-from benchmarks.suites.policies import GENERALISED, HEURISTICS, LEARNED_POINTS, OF_PAPER, RANDOM, RANDOM_BATCH
-from benchmarks.suites.sections import (
-    encode_defaults,
-    generalisation_sections,
-    paper_sections,
-    standard_sections,
-)
-from benchmarks.suites.standard import standard_claims
+from benchmarks.suites.policies import LEARNED_POINTS, OF_PAPER, RANDOM, RANDOM_BATCH, SINGLES
+from benchmarks.suites.sections import encode_defaults, paper_sections, plain_sections
 from orchestrator.evaluation.scores import ScenarioScores
 from orchestrator.policies.learned.policy import has_shipped
 from orchestrator.policies.learned.policy_file import PAPER
@@ -31,21 +24,21 @@ from orchestrator.reporting.claim import Claim
 
 @dataclass(frozen=True, slots=True)
 class ProjectSuite:
-    """A suite of the project, as ``orchestrator.evaluation.suite`` wants one.
+    """A suite, as ``orchestrator.evaluation.suite`` wants one.
 
     Attributes:
         name: The name of its folder of scenarios.
         purpose: A sentence that says what it asks.
         policies: The specs of those who meet.
-        claims: Draws its claims.
         sections: Makes what it compares beside.
+        claims: Draws its claims.
     """
 
     name: str
     purpose: str
     policies: tuple[str, ...]
-    claims: Callable[[Sequence[ScenarioScores]], Iterable[Claim]]
     sections: Callable[[Sequence[ScenarioScores]], dict[str, Any]]
+    claims: Callable[[Sequence[ScenarioScores]], Iterable[Claim]] = lambda scenarios: ()
 
     @property
     def command(self) -> str:
@@ -69,28 +62,11 @@ class ProjectSuite:
         return draw_pictures(scenarios)
 
 
-_SUITES: Final = (
-    ProjectSuite(
-        "paper",
-        "What arXiv 2510.09018 reports against random routing, at three loads.",
+def find_suite(name: str) -> ProjectSuite:
+    """Return the suite of a folder, whether there is one or not."""
+    if name == "paper":
         # The paper's own policy meets the others where one ships with the project.
-        (RANDOM, RANDOM_BATCH, *OF_PAPER, *LEARNED_POINTS, *((PAPER,) if has_shipped(PAPER) else ())),
-        paper_claims,
-        paper_sections,
-    ),
-    ProjectSuite(
-        "standard",
-        "The learned policy against heuristics whose knobs were tuned on each scenario's validation file.",
-        (RANDOM, *HEURISTICS, *LEARNED_POINTS),
-        standard_claims,
-        standard_sections,
-    ),
-    ProjectSuite(
-        "generalisation",
-        "One checkpoint where it was not trained, against the guard's fallback.",
-        GENERALISED,
-        generalisation_claims,
-        generalisation_sections,
-    ),
-)
-SUITES: Final = {suite.name: suite for suite in _SUITES}
+        policies = (RANDOM, RANDOM_BATCH, *OF_PAPER, *LEARNED_POINTS, *((PAPER,) if has_shipped(PAPER) else ()))
+        purpose = "What arXiv 2510.09018 reports against random routing, at three loads."
+        return ProjectSuite(name, purpose, policies, paper_sections, paper_claims)
+    return ProjectSuite(name, f"Policies on the scenarios of test/{name}.", (RANDOM, *SINGLES), plain_sections)

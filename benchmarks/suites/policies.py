@@ -1,14 +1,12 @@
-"""Who meets in the project's suites: policies by their specs."""
+"""Who meets in suites: policies by their specs."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from orchestrator.config import GuardSettings
+from orchestrator.config import GuardSettings, RouterSettings
 from orchestrator.evaluation.cases import LEARNED
 
-OWN_HEURISTICS: Final = frozenset({"thrift"})
-"""Heuristics that this project has made, by ``head_of``; the others are of the literature, or nearly so."""
 LEARNED_POINTS: Final = (
     LEARNED,
     f"{LEARNED},accuracy=1,latency=0,energy=0",
@@ -80,5 +78,6 @@ OF_PAPER: Final = (
     "alert,goal=1",
 )
 """Policies at the slimmest width, and such as may be more accurate than random ones and take fewer joules."""
-GENERALISED: Final = (FALLBACK, "jsq:slack", "slackfit", "max-accuracy", "control-limit", LEARNED)
-"""Policies that meet where nobody was tuned or trained."""
+DEFAULT: Final[str] = RouterSettings.model_fields["policy"].default
+SINGLES: Final = tuple(dict.fromkeys((*HEURISTICS, DEFAULT, LEARNED)))
+"""Every policy that ships and is the same everywhere."""

@@ -164,10 +164,11 @@ def plan_cases(
     Raises:
         ConfigError: when the suite has no scenarios, or a file or a policy can't be used.
     """
-    folder = root / "test" / suite
-    paths = sorted(folder.glob("*.yaml"))
-    if not paths:
-        raise ConfigError(f"{folder} holds no scenario; run in the project's folder, or name another with --scenarios")
+    tests = root / "test"
+    paths = sorted((tests / suite).glob("*.yaml"))
+    if not paths or Path(suite).name != suite:
+        known = ", ".join(sorted({path.parent.name for path in tests.glob("*/*.yaml")})) or "none"
+        raise ConfigError(f"{tests / suite} holds no scenario; suites there: {known}; --scenarios names another folder")
     names = [n for n in policies if n not in without and head_of(n) not in without]
     if not names:
         raise ConfigError(f"--without {', '.join(without)} leaves no policy in suite {suite}; leave out fewer")

@@ -72,7 +72,6 @@ def _claim(claim: Claim) -> dict[str, Any]:
         "unit": claim.unit,
         "met": claim.is_met,
         "interval": _interval(claim.interval),
-        "is_equal_elsewhere": claim.holds,
         "note": claim.note,
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,8 +63,6 @@ def write_outputs(suite: Suite, document: Mapping[str, Any], pictures: Mapping[s
 
 def make_page(suite: Suite, document: Mapping[str, Any], pictures: Mapping[str, str]) -> list[Block]:
     """Return the page of a suite's document, with pictures as SVG by scenario."""
-    claims = document["claims"]
-    met = sum(claim["met"] for claim in claims)
     name = suite.name
     blocks: list[Block] = [
         Heading(1, f"Evaluation: {name}"),
@@ -73,8 +71,7 @@ def make_page(suite: Suite, document: Mapping[str, Any], pictures: Mapping[str, 
             f"[evaluation-{name}.json](evaluation-{name}.json), the method is in [evaluation.md](../evaluation.md)."
         ),
         Text(_extent(document)),
-        Heading(2, f"Claims: {met} of {len(claims)} met"),
-        Table(("claim", "value", "95 % interval", "bar", "", "note"), [claim_cells(claim) for claim in claims]),
+        *_claims(document["claims"]),
         *suite.show_sections(document),
         Heading(2, "Every figure of every policy"),
         Text(_READING),
@@ -83,6 +80,12 @@ def make_page(suite: Suite, document: Mapping[str, Any], pictures: Mapping[str, 
         stem = scenario["scenario"]
         blocks += _scenario(scenario, document["measured"]["decision_us"][stem], pictures.get(stem))
     return blocks
+
+
+def _claims(claims: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+    if claims:
+        yield Heading(2, f"Claims: {sum(claim['met'] for claim in claims)} of {len(claims)} met")
+        yield Table(("claim", "value", "95 % interval", "bar", "", "note"), [claim_cells(claim) for claim in claims])
 
 
 def _extent(document: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""What a suite is, and where the project's own are found.
+"""What a suite is, and where those that ``slimsched evaluate`` runs are made.
 
-They belong to the project's measurements and not to the package: they lie beside the scenarios, in
+Their claims belong to the project's measurements and not to the package: they lie beside the scenarios, in
 ``benchmarks/suites``, in a checkout as in what ships, and nothing but ``load_suite`` knows of it.
 """
 
@@ -55,23 +55,21 @@ class Suite(Protocol):
 
 
 def load_suite(name: str, root: Path) -> Suite:
-    """Return one of the project's own suites.
+    """Return the suite of that name, of the scenarios in ``root/test/NAME``.
 
-    They are beside ``root``, the folder of scenarios, else in the working directory, else in what ships.
+    What makes it is beside ``root``, else in the working directory, else in what ships.
 
     Raises:
-        ConfigError: when there are none, or none of that name.
+        ConfigError: when it is nowhere.
     """
     holds_suites = (place for place in (root.resolve().parent, Path.cwd(), ROOT) if (place / _FOLDER).is_dir())
     place = next(holds_suites, None)
     if place is not None and str(place) not in sys.path:
         sys.path.insert(0, str(place))
     try:
-        suites: Mapping[str, Suite] = import_module(_SUITES).SUITES
+        suite: Suite = import_module(_SUITES).find_suite(name)
     except ModuleNotFoundError as exc:
         if not _SUITES.startswith(str(exc.name)):
             raise
         raise ConfigError(f"no suites in {ROOT}; install slim-scheduler anew") from None
-    if name not in suites:
-        raise ConfigError(f"no suite {name!r}; known: {', '.join(suites)}")
-    return suites[name]
+    return suite

@@ -30,7 +30,6 @@ class Claim:
         is_floor: Whether the value must be at least the bar, else at most.
         interval: How sure the value is; None where that is unknown.
         is_certain: Whether the whole interval must lie above 0 too.
-        holds: Whether what the claim takes for granted (the same accuracy, the same deadlines met) is so.
         note: How to read it, what was compared, what fails.
     """
 
@@ -41,13 +40,12 @@ class Claim:
     is_floor: bool = False
     interval: Interval | None = None
     is_certain: bool = False
-    holds: bool = True
     note: str = ""
 
     @property
     def is_met(self) -> bool:
         """Whether the promise is kept."""
-        if self.value is None or not self.holds or math.isnan(self.value):
+        if self.value is None or math.isnan(self.value):
             return False
         if self.is_certain and (self.interval is None or self.interval.low <= 0):
             return False

@@ -56,7 +56,7 @@ ELSEWHERE = {
     r"slimsched bench .*--family ": "tests/tutorials/test_pages_with_up.py, which has several families",
     r"slimsched top ": "tests/top, on a terminal",
     r"make demo$|slimsched demo\b": "tests/cli/test_real_commands.py, for seconds",
-    r"slimsched evaluate --suite standard( --out runs/evaluation)?$": "tests/cli/test_evaluate.py, for seconds",
+    r"slimsched evaluate( --suite mine --scenarios my-scenarios.*)?$": "tests/cli/test_evaluate.py, for seconds",
     r"slimsched bench compare (?!.*--rounds)": "here, with --rounds",
     r"slimsched profile .*--control": "tests/cli/test_real_profile.py",
     r"slimsched (local up (?!.*--cpus)|up(?! --servers))": "here, with more options; tests/cli/test_real_up.py",

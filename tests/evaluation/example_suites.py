@@ -40,7 +40,7 @@ def digest_of(scenario: Path, requests: int = 300) -> str:
 
 
 def write_suite(
-    root: Path, suite: str = "standard", *, stems: Sequence[str] = ("calm", "wild"), requests: int = 300
+    root: Path, suite: str = "own", *, stems: Sequence[str] = ("calm", "wild"), requests: int = 300
 ) -> Path:
     """Write test and validation scenarios and return their folder."""
     for folder in (root / "test" / suite, root / "validation"):

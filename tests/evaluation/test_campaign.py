@@ -20,7 +20,7 @@ EXTENT = Extent(traces=2, validation_traces=1, seeds=3, requests=200)
 
 @pytest.fixture
 def cases(tmp_path: Path) -> tuple[Case, ...]:
-    return plan_cases("standard", POLICIES, write_suite(tmp_path / "scenarios"), EXTENT)
+    return plan_cases("own", POLICIES, write_suite(tmp_path / "scenarios"), EXTENT)
 
 
 def run(cases: tuple[Case, ...], path: Path, *, resume: bool = False, processes: int = 1) -> Records:
@@ -87,7 +87,7 @@ def test_a_journal_serves_who_comes_with_more_policies_and_not_who_comes_with_an
     more = run(cases, path, resume=True)
     assert path.read_text().startswith(before)
     assert len(more.results) == len({cell.key for cells in list_cells(cases, 3) for cell in cells})
-    other = plan_cases("standard", POLICIES, tmp_path / "scenarios", replace(EXTENT, requests=100))[:1]
+    other = plan_cases("own", POLICIES, tmp_path / "scenarios", replace(EXTENT, requests=100))[:1]
     assert len(run(other, path, resume=True).results) == len(more.results) + 2 * len(POLICIES)
 
 
@@ -137,7 +137,7 @@ def test_a_journal_of_something_else_is_refused(
 def test_tuned_specs_are_used_and_what_was_untuned_stands_beside_them_on_validation(tmp_path: Path) -> None:
     root = write_suite(tmp_path)
     (root / "tuned.json").write_text(json.dumps({"calm": {"achq": {"spec": "achq:slack,theta=3", "score": 1}}}))
-    found = plan_cases("standard", POLICIES, root, EXTENT)
+    found = plan_cases("own", POLICIES, root, EXTENT)
     by_key = {case.key: {c.label: c.spec for c in case.entries} for case in found}
     assert by_key["test/calm"] == {"random": "random", "lert:slack": "lert:slack", "achq": "achq:slack,theta=3"}
     assert by_key["validation/calm"]["achq untuned"] == "achq"
@@ -150,7 +150,7 @@ def test_what_can_not_be_run_is_refused_with_its_name(tmp_path: Path) -> None:
         plan_cases("paper", POLICIES, tmp_path, EXTENT)
     root = write_suite(tmp_path)
     with pytest.raises(ConfigError, match="leaves no policy"):
-        plan_cases("standard", ["random"], root, EXTENT, without=["random"])
+        plan_cases("own", ["random"], root, EXTENT, without=["random"])
     for text, problem in (
         ("{", "can't read"),
         ('{"calm": ["achq"]}', "it maps scenario to policy"),
@@ -159,4 +159,4 @@ def test_what_can_not_be_run_is_refused_with_its_name(tmp_path: Path) -> None:
     ):
         (root / "tuned.json").write_text(text)
         with pytest.raises(ConfigError, match=problem):
-            plan_cases("standard", POLICIES, root, EXTENT)
+            plan_cases("own", POLICIES, root, EXTENT)

@@ -37,7 +37,7 @@ def test_checkpoints_are_told_apart_by_what_is_in_them(tmp_path: Path) -> None:
 def test_a_learned_policy_runs_with_its_guard_and_tells_how_often_its_base_decided(tmp_path: Path) -> None:
     file = slim(weights=trained())
     narrow = replace(file, low=np.full_like(file.low, -1), high=np.full_like(file.high, -0.5))
-    scenario = write_suite(tmp_path / "scenarios", stems=("calm",)) / "test" / "standard" / "calm.yaml"
+    scenario = write_suite(tmp_path / "scenarios", stems=("calm",)) / "test" / "own" / "calm.yaml"
     figures = {}
     for name, each in (("trusting", file), ("narrow", narrow)):
         entry = make_entry(name, f"ppo-slim:{written(tmp_path / f'{name}.npz', each)}")

@@ -38,7 +38,7 @@ def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def scenario(tmp_path: Path) -> Path:
-    return write_suite(tmp_path / "scenarios", stems=("calm",)) / "test" / "standard" / "calm.yaml"
+    return write_suite(tmp_path / "scenarios", stems=("calm",)) / "test" / "own" / "calm.yaml"
 
 
 def test_a_suite_runs_it_and_times_no_decision_on_tables(scenario: Path) -> None:

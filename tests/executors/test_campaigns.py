@@ -55,7 +55,7 @@ def test_a_command_writes_the_same_file_with_dask_with_processes_and_alone(
 
 
 def test_a_suite_finds_the_same_figures(cluster: Cluster, tmp_path: Path) -> None:
-    cases = plan_cases("standard", ("random", "lert:slack", "ppo-slim"), write_suite(tmp_path / "scenarios"), EXTENT)
+    cases = plan_cases("own", ("random", "lert:slack", "ppo-slim"), write_suite(tmp_path / "scenarios"), EXTENT)
 
     def run(execute: Executor, path: Path) -> dict[evaluations.CellKey, object]:
         with Records(path, seeds=EXTENT.seeds, resume=False) as records:

@@ -102,9 +102,9 @@ def test_a_suite_that_ships_is_evaluated(program: Path, empty: Path, environment
     small = ["--traces", "2", "--validation-traces", "1", "--seeds", "2", "--requests", "60", "--jobs", "1"]
     policies = ("random", "lert:slack", "nexus", "thrift", "ppo-slim")
     chosen = [word for policy in policies for word in ("--policy", policy)]
-    run(program, empty, environment, "evaluate", "--suite", "standard", "--out", "found", *small, *chosen)
-    document = json.loads((empty / "found" / "evaluation-standard.json").read_text())
-    assert len(document["scenarios"]) == len(list((ROOT / "scenarios" / "test" / "standard").glob("*.yaml")))
+    run(program, empty, environment, "evaluate", "--suite", "paper", "--out", "found", *small, *chosen)
+    document = json.loads((empty / "found" / "evaluation-paper.json").read_text())
+    assert len(document["scenarios"]) == len(list((ROOT / "scenarios" / "test" / "paper").glob("*.yaml")))
 
 
 def test_the_demo_runs_and_leaves_its_report_only(program: Path, empty: Path, environment: dict[str, str]) -> None:

@@ -15,7 +15,6 @@ from orchestrator.reporting.claim import Claim, Interval
         (Claim("", 0.1, "", 0.15), True),
         (Claim("", 0.2, "", 0.15, is_floor=True, interval=Interval(-0.1, 0.5), is_certain=True), False),
         (Claim("", 0.2, "", 0.15, is_floor=True, is_certain=True), False),
-        (Claim("", 0.2, "", 0.15, is_floor=True, interval=Interval(0.1, 0.3), holds=False), False),
         (Claim("", math.nan, "", 0.15, is_floor=True), False),
         (Claim("", None, "", 0.15), False),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.table import Table
@@ -16,18 +17,16 @@ from orchestrator.evaluation.cases import Extent, plan_cases
 from orchestrator.evaluation.document import describe_machine, make_document
 from orchestrator.evaluation.page import check_outputs, claim_cells, write_outputs
 from orchestrator.evaluation.scores import score_cases
-from orchestrator.evaluation.suite import load_suite
+from orchestrator.evaluation.suite import Suite, load_suite
 from orchestrator.executors import open_executor
+from orchestrator.reporting import blocks
 
-_SUITES = ("paper", "standard", "generalisation")
 _DEFAULTS = Extent()
 
 
 @click.command()
-@click.option("--suite", "name", required=True, type=click.Choice(_SUITES), help="Which scenarios and claims.")
-@click.option(
-    "--out", type=FOLDER, default=Path("docs/evaluation"), help="Folder for evaluation-SUITE.json, .md and .html."
-)
+@click.option("--suite", "name", default="frozen", metavar="NAME", help="Folder of test/ that holds the scenarios.")
+@click.option("--out", type=FOLDER, default=Path("reports"), help="Folder for evaluation-SUITE.json, .md and .html.")
 @click.option(
     "--scenarios",
     "root",
@@ -67,14 +66,14 @@ def evaluate(
     resume: bool,
     keep: bool,
 ) -> None:
-    """Hold policies against each other on a suite of scenarios, and against what the project promises.
+    """Hold policies against each other on a suite of scenarios; those of suite paper against its claims, too.
 
     All policies meet the same traces. What was run is kept in OUT/evaluation-SUITE.partial until the report is written;
     after an interruption the same command with --resume goes on from there.
 
     \b
     Example:
-      slimsched evaluate --suite standard --out runs/evaluation
+      slimsched evaluate --suite mine --scenarios my-scenarios --out runs/evaluation
       slimsched evaluate --suite paper --requests 5000 --traces 5 --without ppo-paper --out /tmp/quick
     """
     began_s = time.monotonic()
@@ -91,15 +90,17 @@ def evaluate(
     written = write_outputs(suite, document, suite.draw_pictures(scenarios), out)
     if not keep:
         records.path.unlink()
-    _print(document)
+    _print(suite, document)
     for path in written:
         click.echo(str(path))
 
 
-def _print(document: dict[str, object]) -> None:
-    claims = document["claims"]
-    assert isinstance(claims, list)
-    table = Table("claim", "value", "bar", "", title=f"suite {document['suite']}")
-    for name, value, _, bar, met, _ in map(claim_cells, claims):
-        table.add_row(name, value, bar, met.strip("*"))
+def _print(suite: Suite, document: dict[str, Any]) -> None:
+    """Print the claims, else the first table of what is compared."""
+    claims = [(name, value, bar, met) for name, value, _, bar, met, _ in map(claim_cells, document["claims"])]
+    compared = [block for block in suite.show_sections(document) if isinstance(block, blocks.Table)]
+    shown = blocks.Table(("claim", "value", "bar", ""), claims) if claims else compared[0]
+    table = Table(*shown.head, title=f"suite {suite.name}")
+    for row in shown.rows:
+        table.add_row(*(cell.strip("*`") for cell in row))
     wide_console().print(table)

@@ -63,7 +63,7 @@ def tune(
 
     \b
     Example:
-      slimsched tune --scenario scenarios/validation --out scenarios/tuned.json
+      slimsched tune --scenario scenarios/validation --out runs/tuned.json
     """
     began_s = time.monotonic()
     check_extra("'slimsched tune'", "sim", "scipy")

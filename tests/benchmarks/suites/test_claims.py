@@ -1,189 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
-from benchmarks.suites.choices import (
-    Baselines,
-    best_heuristic,
-    most_accurate_point,
-    rank_defaults,
-    thriftiest_point,
-)
-from benchmarks.suites.generalisation import generalisation_claims
+from benchmarks.suites.choices import best_heuristic, best_point, rank_defaults, rank_tested
 from benchmarks.suites.paper import left_out, paper_claims
 from benchmarks.suites.policies import FALLBACK
-from benchmarks.suites.standard import draw_comparisons, improvement, standard_claims, utility_closed
 from orchestrator.evaluation.cases import LEARNED
 from orchestrator.evaluation.scores import ScenarioScores, Score
 from orchestrator.policies.learned.policy import has_shipped
 from orchestrator.policies.learned.policy_file import PAPER
-from orchestrator.simulation.scenario.fleet import linear_model
 from tests.evaluation.example_suites import scenario_scores, score
-from tests.simulation.worlds import servers
 
 
 def of(
     label: str, accuracy: float, joules: float, *, in_time: float = 0.99, utility: float = 0.5, **more: float
 ) -> Score:
     return score(label, accuracy=accuracy, joules_per_answer=joules, attainment_ratio=in_time, utility=utility, **more)
-
-
-def compared_scenarios(test: Sequence[Score], validation: Sequence[Score] | None = None) -> list[ScenarioScores]:
-    return [scenario_scores("calm", test), scenario_scores("calm", validation or test, is_validation=True)]
-
-
-HEURISTICS = (of("jsq:slack", 0.75, 0.5, utility=0.6), of("nexus", 0.75, 0.4, utility=0.7))
-
-
-def test_heuristic_and_points_are_chosen_on_validation_and_compared_on_test() -> None:
-    test = [of("jsq:slack", 0.75, 0.1, utility=0.9), of("nexus", 0.75, 0.4), of(LEARNED, 0.7495, 0.3)]
-    scenarios = compared_scenarios(test, [*HEURISTICS, of(LEARNED, 0.75, 0.4)])
-    comparison = draw_comparisons(scenarios)[0]
-    assert comparison.heuristic == "nexus"  # whatever the test scenario shows
-    joules, accuracy, *_ = standard_claims(scenarios)
-    assert joules.value == pytest.approx(0.25)
-    assert joules.is_met
-    assert accuracy.value == pytest.approx(-0.0005)
-    assert not accuracy.is_met
-
-
-def test_joules_saved_at_the_price_of_accuracy_or_deadlines_meet_no_claim() -> None:
-    for worse in (of(LEARNED, 0.74, 0.2), of(LEARNED, 0.76, 0.2, in_time=0.98)):
-        claim = next(standard_claims(compared_scenarios([*HEURISTICS, worse])))
-        assert not claim.is_met
-        assert "equal in 0 of 1" in claim.note
-
-
-def test_the_thrifty_point_equals_the_heuristic_and_the_accurate_one_takes_no_more() -> None:
-    points = (
-        of(f"{LEARNED},energy=1", 0.70, 0.1),
-        of(LEARNED, 0.749, 0.3),
-        of(f"{LEARNED},accuracy=1", 0.78, 0.403),
-        of(f"{LEARNED},latency=1", 0.79, 0.5, utility=0.8),
-    )
-    validation = scenario_scores("calm", [*HEURISTICS, *points], is_validation=True)
-    assert thriftiest_point(validation, "nexus") == LEARNED
-    assert most_accurate_point(validation, "nexus") == f"{LEARNED},accuracy=1"
-    late = [of(p.entry.label, 0.8, 0.1, in_time=0.5, utility=at) for at, p in enumerate(points)]
-    hopeless = scenario_scores("calm", [*HEURISTICS, *late], is_validation=True)
-    assert thriftiest_point(hopeless, "nexus") == f"{LEARNED},latency=1"  # of the most utility
-    assert (best_heuristic(None), thriftiest_point(None, FALLBACK)) == (FALLBACK, LEARNED)
-
-
-def test_comparisons_are_with_the_best_of_all_and_with_the_best_of_the_literature() -> None:
-    scenarios = compared_scenarios([*HEURISTICS, of("thrift", 0.75, 0.25, utility=0.8), of(LEARNED, 0.75, 0.2)])
-    assert [draw_comparisons(scenarios, baselines)[0].heuristic for baselines in Baselines] == ["thrift", "nexus"]
-    all_joules, _, literature_joules, *_, alone = standard_claims(scenarios)
-    assert "best tuned heuristic of all," in all_joules.name
-    assert "of the literature (all but thrift)," in literature_joules.name
-    assert all_joules.value == pytest.approx(1 - 0.2 / 0.25)
-    assert literature_joules.value == pytest.approx(1 - 0.2 / 0.4)
-    assert alone.value == pytest.approx(0.8 / 0.75 - 1)  # of all
-    # Where nothing of the literature ran there is nothing to hold a point against.
-    own = compared_scenarios([of("thrift", 0.75, 0.25), of(LEARNED, 0.75, 0.2)])
-    assert draw_comparisons(own, Baselines.LITERATURE) == ()
-    assert [claim.value for claim in standard_claims(own)][2:4] == [None, None]
-
-
-def test_beside_joules_saved_stands_what_the_fluid_bound_leaves_to_save() -> None:
-    models = [
-        linear_model(width, per_item_s=0.001, accuracy=accuracy, per_item_j=joules, max_batch_size=4)
-        for width, accuracy, joules in ((25, 0.7, 1.0), (100, 0.8, 3.0))
-    ]
-    # At 0.748, 0.2 points below the heuristic, 48 % go to the wide model: 1.96 J, and 1 J of idle power at 10/s.
-    bounded = {"fleet": tuple(servers(1, *models, idle_w=10.0)), "rate_rps": 10.0, "most_accuracy": 0.8}
-    test = [of("nexus", 0.75, 3.7), of(LEARNED, 0.75, 3.33)]
-    (comparison,) = draw_comparisons(
-        [scenario_scores("calm", test, **bounded), scenario_scores("calm", test, is_validation=True, **bounded)]
-    )
-    assert comparison.most_saved_ratio == pytest.approx(1 - 2.96 / 3.7)
-    assert comparison.joules_closed is not None
-    assert comparison.joules_closed.value == pytest.approx(0.5)
-    (unknown,) = draw_comparisons(compared_scenarios(test))
-    assert (unknown.most_saved_ratio, unknown.joules_closed) == (None, None)
-    thrifty = [of("nexus", 0.75, 2.9), of(LEARNED, 0.75, 2.9)]  # a short run may end below the bound
-    (none,) = draw_comparisons(
-        [scenario_scores("calm", thrifty, **bounded), scenario_scores("calm", thrifty, is_validation=True, **bounded)]
-    )
-    assert none.joules_closed is None
-
-
-def test_by_utility_the_best_point_of_validation_is_held_against_the_best_heuristic() -> None:
-    spread = [0.001 * at for at in range(8)]
-    point = f"{LEARNED},energy=1"
-
-    def scenario(stem: str, utility: float, most: float | None) -> list[ScenarioScores]:
-        test = [
-            score("nexus", utility=[0.6 + s for s in spread]),
-            score(LEARNED, utility=0.9),
-            score(point, utility=[utility + s + (0.01 if at % 2 else -0.01) for at, s in enumerate(spread)]),
-        ]
-        chosen = [of("nexus", 0.75, 0.4, utility=0.6), of(LEARNED, 0.75, 0.4), of(point, 0.75, 0.4, utility=0.8)]
-        return [scenario_scores(stem, test, most_utility=most), scenario_scores(stem, chosen, is_validation=True)]
-
-    scenarios = [
-        *scenario("ahead", 0.65, 0.7035),
-        *scenario("behind", 0.55, 0.7035),
-        *scenario("even", 0.60, 0.7035),
-        *scenario("served", 0.65, 0.6045),  # next to nothing is left to gain
-        *scenario("overloaded", 0.65, None),
-    ]
-    comparisons = draw_comparisons(scenarios)
-    assert {comparison.best for comparison in comparisons} == {point}
-    assert [str(comparison.verdict) for comparison in comparisons] == [
-        "higher",
-        "lower",
-        "undecided",
-        "higher",
-        "higher",
-    ]
-    assert [comparison.utility_gap is None for comparison in comparisons] == [False, False, False, True, True]
-    shares = [utility_closed([comparison]) for comparison in comparisons]
-    assert [share and pytest.approx(share.value, abs=0.03) for share in shares] == [0.5, -0.5, 0.0, None, None]
-    mean = utility_closed(comparisons)
-    assert mean is not None
-    assert mean.interval is not None
-    assert mean.value == pytest.approx(sum(share.value for share in shares[:3] if share) / 3)
-    assert mean.interval.low < mean.value < mean.interval.high
-    assert utility_closed(comparisons[3:]) is None
-
-
-def test_hypervolumes_are_held_against_all_heuristics_and_against_the_best_alone() -> None:
-    # 0.75 · 0.99 · 0.6 of nexus alone, with jsq inside of it; the learned points dominate 0.75 · 0.99 · 0.8.
-    scenarios = compared_scenarios([*HEURISTICS, of(LEARNED, 0.75, 0.2)])
-    *_, together, alone = standard_claims(scenarios)
-    assert together.value == pytest.approx(0.8 / 0.6 - 1)
-    assert alone.value == pytest.approx(0.8 / 0.6 - 1)
-    assert together.is_met
-    improved = improvement(draw_comparisons(scenarios))
-    assert improved is not None
-    assert improved.value == 0  # utilities of 0.5 against 0.7
-
-
-def test_claims_stay_in_the_report_when_nobody_learned() -> None:
-    claims = [
-        *standard_claims(compared_scenarios(HEURISTICS)),
-        *generalisation_claims([scenario_scores("x", HEURISTICS)]),
-    ]
-    assert len(claims) == 7
-    assert all(claim.value is None and not claim.is_met for claim in claims)
-
-
-def test_the_worst_held_out_scenario_counts_with_the_share_of_the_guard() -> None:
-    def transfer(stem: str, utility: float, share: float) -> ScenarioScores:
-        return scenario_scores(
-            stem, [of(FALLBACK, 0.7, 0.5, utility=0.8), of(LEARNED, 0.7, 0.5, utility=utility, fallback_ratio=share)]
-        )
-
-    (claim,) = generalisation_claims([transfer("good", 0.9, 0.0), transfer("bad", 0.7601, 0.5)])
-    assert claim.value == pytest.approx(1 - 0.7601 / 0.8)
-    assert claim.is_met
-    assert "in bad" in claim.note
-    assert "0.0% to 50.0%" in claim.note
-    (claim,) = generalisation_claims([transfer("good", 0.9, 0.0), transfer("worse", 0.75, 0.5)])
-    assert not claim.is_met
 
 
 def paper_scenario(load: float, *, latency: float, energy: float, is_validation: bool = False) -> ScenarioScores:
@@ -278,4 +110,25 @@ def test_the_default_is_who_wins_on_validation_without_tuning() -> None:
     # Where nothing was tuned for a scenario, the policy itself stands there.
     plain = scenario_scores("c", [of(label, 0.7, 0.5, utility=0.5) for label in ("nexus", "achq")], is_validation=True)
     assert {r.label for r in rank_defaults([scenario("a", 0.9, 0.5, 0.6, 0.8), plain])} == {"nexus", "achq"}
-    assert rank_defaults([scenario_scores("a", HEURISTICS)]) == ()
+    assert rank_defaults([scenario_scores("a", [of("jsq:slack", 0.75, 0.5)])]) == ()
+
+
+def test_over_test_scenarios_policies_are_ranked_as_they_ran_there() -> None:
+    tuned = score("achq", is_tuned=True, utility=0.6)
+    tests = [scenario_scores("a", [of("nexus", 0.7, 0.5, utility=0.9), tuned])]
+    tests += [scenario_scores("b", [of("nexus", 0.7, 0.5, utility=0.1), tuned])]
+    ranked = rank_tested([*tests, scenario_scores("c", [of("jsq", 0.7, 0.5)], is_validation=True)])
+    assert [(r.label, r.worst_scenario, round(r.worst_loss, 6)) for r in ranked] == [
+        ("achq", "a", 0.3),
+        ("nexus", "b", 0.5),
+    ]
+
+
+def test_heuristic_and_point_are_chosen_on_validation_alone() -> None:
+    points = [of(LEARNED, 0.7, 0.3, utility=0.6), of(f"{LEARNED},energy=1", 0.7, 0.1, utility=0.7)]
+    rules = [of("jsq:slack", 0.75, 0.5, utility=0.6), of("nexus", 0.75, 0.4, utility=0.7)]
+    validation = scenario_scores(
+        "calm", [*rules, *points, of("jsq untuned", 0.7, 0.5, utility=0.9)], is_validation=True
+    )
+    assert (best_heuristic(validation), best_point(validation)) == ("nexus", f"{LEARNED},energy=1")
+    assert (best_heuristic(None), best_point(None)) == (FALLBACK, LEARNED)
