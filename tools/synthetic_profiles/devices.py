@@ -3,8 +3,6 @@
 FP32 without tensor cores, because ONNX Runtime computes so unless it is set otherwise. Of CPUs it is cores × base
 clock × FP32 operations a cycle (32 with AVX2's two fused multiply-adds). Power is the board's or package's limit. What
 machines idle at is not published and is assumed, see ``generator``.
-
-Those of HELD_OUT are kept in a folder of their own: what generalises to new machines must not have been tuned on them.
 """
 
 from __future__ import annotations
@@ -30,7 +28,6 @@ class DeviceClass:
         efficiency_ratio: of the peak at full width in large batches.
         idle_ratio: of the power limit, with models resident.
         noise_ratio: standard deviation of a latency over its mean.
-        is_held_out: whether it is kept for tests of generalisation.
     """
 
     name: str
@@ -44,12 +41,9 @@ class DeviceClass:
     efficiency_ratio: float
     idle_ratio: float
     noise_ratio: float
-    is_held_out: bool = False
 
 
-def _card(
-    name: str, description: str, tflops: float, memory_gib: float, power_limit_w: float, *, is_held_out: bool = False
-) -> DeviceClass:
+def _card(name: str, description: str, tflops: float, memory_gib: float, power_limit_w: float) -> DeviceClass:
     """Return a GPU in a server: some 120 kernels of 6 µs."""
     return DeviceClass(
         name=name,
@@ -63,15 +57,12 @@ def _card(
         efficiency_ratio=0.4,
         idle_ratio=0.15,
         noise_ratio=0.03,
-        is_held_out=is_held_out,
     )
 
 
-def _module(
-    name: str, description: str, tflops: float, memory_gib: float, power_limit_w: float, *, is_held_out: bool = False
-) -> DeviceClass:
+def _module(name: str, description: str, tflops: float, memory_gib: float, power_limit_w: float) -> DeviceClass:
     """Return a module for the edge: a slow CPU starts its kernels, 20 µs each."""
-    card = _card(name, description, tflops, memory_gib, power_limit_w, is_held_out=is_held_out)
+    card = _card(name, description, tflops, memory_gib, power_limit_w)
     return replace(card, launch_s=0.0024, noise_ratio=0.05)
 
 
@@ -84,7 +75,6 @@ def _processor(
     flops_a_cycle: int,
     memory_gib: float,
     power_limit_w: float,
-    is_held_out: bool = False,
 ) -> DeviceClass:
     """Return a CPU: little to start, and widths that save nearly what they leave out."""
     return DeviceClass(
@@ -99,7 +89,6 @@ def _processor(
         efficiency_ratio=0.5,
         idle_ratio=0.35,
         noise_ratio=0.08,
-        is_held_out=is_held_out,
     )
 
 
@@ -128,9 +117,9 @@ DEVICES = (
         memory_gib=16,
         power_limit_w=15,
     ),
-    _card("l4", "NVIDIA L4", 30.3, 24, 72, is_held_out=True),
-    _card("v100", "NVIDIA V100 SXM2 32 GB", 15.7, 32, 300, is_held_out=True),
-    _module("jetson-xavier-nx", "NVIDIA Jetson Xavier NX", 0.85, 8, 15, is_held_out=True),
+    _card("l4", "NVIDIA L4", 30.3, 24, 72),
+    _card("v100", "NVIDIA V100 SXM2 32 GB", 15.7, 32, 300),
+    _module("jetson-xavier-nx", "NVIDIA Jetson Xavier NX", 0.85, 8, 15),
     _processor(
         "cpu-64-cores",
         "AMD EPYC 7763, 64 cores",
@@ -139,6 +128,5 @@ DEVICES = (
         flops_a_cycle=32,
         memory_gib=256,
         power_limit_w=280,
-        is_held_out=True,
     ),
 )

@@ -65,16 +65,11 @@ UNLOAD_S = 0.2
 SCALE_DOWN_S = 0.05
 Z_99 = 2.3263
 DATE = "2026-01-01T00:00:00+00:00"
-FOLDERS = ("", "held-out/")
-"""For all devices, and for those that are held out."""
 
 
 def render_files() -> dict[str, str]:
     """Return the text of every synthetic profile by its path below ``profiles/synthetic``."""
-    return {
-        f"{FOLDERS[device.is_held_out]}{device.name}.json": render_profile(synthetic_profile(device))
-        for device in DEVICES
-    }
+    return {f"{device.name}.json": render_profile(synthetic_profile(device)) for device in DEVICES}
 
 
 def synthetic_profile(device: DeviceClass) -> Profile:
