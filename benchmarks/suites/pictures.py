@@ -80,7 +80,8 @@ def _bound(axes: Any, scenario: ScenarioScores) -> None:
     """Draw the least joules at each accuracy that the fleet can have."""
     if scenario.most_accuracy is None:
         return
-    levels = np.linspace(scenario.utility_scale.least_accuracy, scenario.most_accuracy, _BOUND_POINTS)
+    least = min(model.accuracy for server in scenario.fleet for model in server.models)
+    levels = np.linspace(least, scenario.most_accuracy, _BOUND_POINTS)
     known = [(joules, a) for a in levels if (joules := scenario.bound_j(float(a))) is not None]
     if known:
         axes.plot(*zip(*known, strict=True), "--", color="#555555", lw=1, label="fluid bound")

@@ -17,13 +17,13 @@ from typing import Any, Final
 from orchestrator.evaluation.cases import Extent
 from orchestrator.evaluation.figures import FIGURES
 from orchestrator.evaluation.scores import UTILITY, ScenarioScores, Score
-from orchestrator.evaluation.statistics import CONFIDENCE, RESAMPLES, Estimate, estimate_iqm, hypervolume
+from orchestrator.evaluation.statistics import CONFIDENCE, RESAMPLES, Estimate, estimate_iqm
 from orchestrator.evaluation.suite import Suite
 from orchestrator.reporting.claim import Claim, Interval
 
 _DIGITS: Final = 6
 """Significant ones."""
-_PACKAGES: Final = ("slim-scheduler", "numpy", "scipy", "numba", "moocore")
+_PACKAGES: Final = ("slim-scheduler", "numpy", "scipy", "numba")
 
 
 def describe_machine(took_s: float) -> dict[str, Any]:
@@ -53,8 +53,6 @@ def make_document(
             "centre": "interquartile mean over traces; seeds of one trace are averaged first",
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over traces by scenario, {RESAMPLES} resamples",
             "utility": "effective accuracy - (0.02/0.15) * joules a request / most joules",
-            "hypervolume": "unit cube of accuracy from a spread below the narrowest width to the widest, "
-            "requests in time, 1 - joules / (2 * most joules)",
         },
         **suite.make_sections(scenarios),
         "scenarios": [_scenario(scenario) for scenario in tests],
@@ -113,7 +111,6 @@ def _policy(scenario: ScenarioScores, score: Score, *, is_brief: bool) -> dict[s
         "figures": {name: figure(name) for name in (UTILITY, *FIGURES)},
         "utility_spread_over_seeds": round_value(score.seed_spread),
         "least_joules_by_fluid_bound": round_value(bound_j),
-        "hypervolume": round_value(hypervolume(score.places.mean(axis=0, keepdims=True))),
         "width_shares": {str(width): round_value(share) for width, share in score.width_shares.items()},
     } | ({"in_time_of_families": families} if families else {})
 

@@ -42,7 +42,7 @@ def check_outputs(folder: Path) -> None:
     Raises:
         ConfigError: when a package is missing or the folder can't be written.
     """
-    check_extra("an evaluation", "sim", "matplotlib", "moocore", "scipy")
+    check_extra("an evaluation", "sim", "matplotlib", "scipy")
     check_folder(folder, _REMEDY)
 
 
@@ -129,7 +129,7 @@ def _scenario(
             else f"Fluid bound on accuracy {bound:.2%}, on utility {format_value(most_utility, 1, 4)}."
         )
     )
-    head = ("policy", *(name for name, *_ in _COLUMNS), "seeds", "bound on J", "hypervolume", "µs", "fallback %")
+    head = ("policy", *(name for name, *_ in _COLUMNS), "seeds", "bound on J", "µs", "fallback %")
     rows = []
     for policy in scenario["policies"]:
         figures = policy["figures"]
@@ -141,7 +141,6 @@ def _scenario(
                 *(format_estimate(figures[key], scale, digits) for _, key, scale, digits in _COLUMNS),
                 str(policy["seeds"]),
                 format_value(policy["least_joules_by_fluid_bound"], 1, 4),
-                format_value(policy["hypervolume"], 1, 3),
                 f"{format_value(timed['p50'], 1, 0)}; {format_value(timed['with_events'], 1, 1)}",
                 format_estimate(figures["fallback_ratio"], 1e2, 2),
             )

@@ -36,7 +36,6 @@ class Score:
 
     Attributes:
         figures: By name, the utility among them: float64 [traces], NaN for None.
-        places: Positions in the cube of orchestrator.simulation.utility, float64 [traces, 3].
         seeds: How many seeds of random numbers each trace was run with; 1 for a policy that draws none.
         seed_spread: Standard deviation of the utility over seeds, mean of the traces; None with one seed.
         latency_counts: Answers of all traces and seeds, by LATENCY_EDGES_S.
@@ -50,7 +49,6 @@ class Score:
 
     entry: PolicyEntry
     figures: Mapping[str, Floats]
-    places: Floats
     seeds: int
     seed_spread: float | None
     latency_counts: NDArray[np.int64]
@@ -75,7 +73,7 @@ class ScenarioScores:
         fleet: Its servers by name, as in shares.
         rate_rps: Items a second.
         cv2: Squared coefficient of variation of the gaps; as given for gamma, else as found on the first trace.
-        utility_scale: What utility and hypervolume are made with.
+        utility_scale: What utility is made with.
         most_accuracy: The fluid bound on accuracy at its rate; None when the fleet can't serve it for good.
         most_utility: The fluid bound on utility, likewise.
         scores: How each policy did, by its label.
@@ -153,16 +151,12 @@ def _score(entry: PolicyEntry, cells: Sequence[CellResult], utility_scale: Utili
     utilities = [[utility_scale.utility(run.figures) for run in cell.runs] for cell in cells]
     figures = {name: _by_trace(cells, name) for name in FIGURES}
     figures[UTILITY] = np.array([np.mean(values) for values in utilities])
-    places = np.array(
-        [np.mean([utility_scale.coordinates(run.figures) for run in cell.runs], axis=0) for cell in cells]
-    )
     seeds = max(len(cell.runs) for cell in cells)
     decisions = sum(run.figures["decisions"] or 0.0 for run in runs)
     widths = sorted({width for run in runs for width in run.width_shares})
     return Score(
         entry=entry,
         figures=figures,
-        places=places,
         seeds=seeds,
         seed_spread=float(np.mean([np.std(v, ddof=1) for v in utilities if len(v) > 1])) if seeds > 1 else None,
         latency_counts=np.sum([run.latency_counts for run in runs], axis=0),

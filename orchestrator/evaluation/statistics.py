@@ -1,4 +1,4 @@
-"""How sure one can be of a figure: interquartile means, intervals, hypervolume.
+"""How sure one can be of a figure: interquartile means and intervals.
 
 After Agarwal et al., "Deep RL at the edge of the statistical precipice" (NeurIPS 2021): the interquartile mean is moved
 by outliers less than the mean and wastes less than the median; intervals come from a bootstrap that is stratified, so
@@ -6,7 +6,7 @@ each scenario keeps its share. Traces are resampled whole: what policies did on 
 between policies are paired and seeds of one trace are not taken for independent runs.
 
 scipy draws the bootstrap: each stratum is one of its samples, made of the indices of the traces, and a statistic looks
-up what it needs at these indices. moocore, of the authors of the usual algorithm, measures hypervolumes.
+up what it needs at these indices.
 """
 
 from __future__ import annotations
@@ -80,15 +80,3 @@ def estimate_iqm(strata: Sequence[Floats], *, seed: int = 0, is_sure: bool = Tru
         [len(values) for values in strata],
         seed=seed,
     )
-
-
-def hypervolume(points: Floats) -> float:
-    """Return the volume that points dominate in the unit cube, of which 0 is the reference point.
-
-    Points are [points, objectives], more is better in each; what lies below 0 dominates nothing, above 1 is cut.
-    """
-    if not len(points):
-        return 0.0
-    from moocore import hypervolume as dominated
-
-    return float(dominated(np.clip(points, 0.0, 1.0), ref=np.zeros(points.shape[1]), maximise=True))

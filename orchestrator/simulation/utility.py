@@ -1,4 +1,4 @@
-"""One number for a run, and its coordinates in the cube of accuracy, deadlines and joules; both by the scenario alone.
+"""One number for a run, by the scenario alone.
 
 Whoever chooses one policy must trade accuracy, deadlines and joules. The **utility** of a run is
 
@@ -10,12 +10,6 @@ own bars trade them, 15 % fewer joules for 2 points of accuracy. Where joules ar
 **Most joules** is what a request costs on a fleet whose servers all draw the most they can all the time. It follows
 from fleet and load, not from any result, so it is the same for whoever evaluates. A policy that can't keep up still
 works after the last arrival and may take more.
-
-The **reference point** of hypervolumes is (one spread of the widths' accuracies below the narrowest, no request in
-time, twice the most joules); 1 on each axis is (accuracy of the widest, all in time, no joules). Were it at the
-narrowest width itself, a policy that sends only that one, on time and at the least joules, would dominate nothing, and
-there would be nothing to compare with. Likewise at the most joules: a run whose arrivals happen to come slowly, or that
-drains for long, takes more. As it is, half of an axis is for the worst that is sensible and half for what is better.
 """
 
 from __future__ import annotations
@@ -29,22 +23,13 @@ from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings, eligible_fleet
 
 EXCHANGE: Final = 0.02 / 0.15
-_SPARE: Final = 2.0
-"""How many times the most joules the reference point takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Utility:
     """What runs of a scenario are measured by; ``most_j`` is joules a request, None where joules are unknown."""
 
-    least_accuracy: float
-    most_accuracy: float
     most_j: float | None
-
-    @property
-    def reference_accuracy(self) -> float:
-        """Accuracy of the reference point."""
-        return max(0.0, 2 * self.least_accuracy - self.most_accuracy)
 
     @property
     def joule_price(self) -> float:
@@ -56,18 +41,9 @@ class Utility:
         effective, joules = figures["effective_accuracy"], figures["joules_per_answer"]
         return (effective or 0.0) - (0.0 if joules is None else self.joule_price * joules)
 
-    def coordinates(self, figures: Mapping[str, float | None]) -> tuple[float, float, float]:
-        """Return where a run lies in the cube; without joules its third axis says nothing, 1 for all."""
-        accuracy, joules = figures["accuracy"], figures["joules_per_answer"]
-        span = self.most_accuracy - self.reference_accuracy
-        position = 0.0 if accuracy is None else (accuracy - self.reference_accuracy) / span if span > 0 else 1.0
-        thrift = 1 - joules / (_SPARE * self.most_j) if self.most_j and joules is not None else 1.0
-        return position, figures["attainment_ratio"] or 0.0, thrift
-
 
 def make_utility(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> Utility:
     """Return what runs of a scenario are measured by."""
-    accuracies = [m.accuracy for s in servers for m in s.models]
     workload = settings.workload
     taken = eligible_fleet(settings, servers)
     most_rps = capacity_rps(taken, width=workload.load_of_width, shares=settings.family_shares())
@@ -75,7 +51,7 @@ def make_utility(settings: ScenarioSettings, servers: Sequence[SimulatedServer])
     known = [w for w in powers if w is not None]
     rate_rps = workload.load_ratio * most_rps / workload.items
     most_j = sum(known) / rate_rps if len(known) == len(powers) else 0.0
-    return Utility(min(accuracies), max(accuracies), most_j or None)
+    return Utility(most_j or None)
 
 
 def _most_w(server: SimulatedServer) -> float | None:

@@ -34,7 +34,7 @@ SCENARIO = ["--scenario", "scenarios/two-unlike.yaml"]
         ("distributed", "cluster", ["simulate", *SCENARIO, "--dask", "tcp://127.0.0.1:1"]),
         ("scipy", "sim", ["bounds", *SCENARIO]),
         ("scipy", "sim", ["tune", *SCENARIO, "--out", "x.json"]),
-        ("moocore", "sim", ["evaluate", "--suite", "paper"]),
+        ("scipy", "sim", ["evaluate", "--suite", "paper"]),
         ("torch", "learn", ["train-router", *SCENARIO, "--out", "x.npz"]),
         ("distributed", "cluster", ["evaluate", "--suite", "paper", "--dask", "tcp://127.0.0.1:1"]),
         ("torch", "export", ["train", "--data", "cifar10", "--epochs", "1", "--out", "run"]),

@@ -55,10 +55,9 @@ def score(label: str, *, traces: int = 8, is_tuned: bool = False, **figures: flo
     """Return a score with the same figure on every trace, or one a trace; those left out are unknown."""
     values = {name: np.full(traces, np.nan) for name in (UTILITY, *FIGURES)}
     values |= {name: np.broadcast_to(np.asarray(value, float), traces) for name, value in figures.items()}
-    places = np.stack([values["accuracy"], values["attainment_ratio"], 1 - values["joules_per_answer"]], axis=1)
     counts = np.zeros(70, int)
     return Score(
-        PolicyEntry(label, label, label, is_tuned), values, places, 1, None, counts, {25: 1.0}, (1.0,), None, None, 0.0
+        PolicyEntry(label, label, label, is_tuned), values, 1, None, counts, {25: 1.0}, (1.0,), None, None, 0.0
     )
 
 
@@ -74,7 +73,7 @@ def scenario_scores(
         {"name": stem, "servers": [{"name": "s", "widths": {100: {"item_ms": 1}}}], "workload": workload}
     )
     values: dict[str, Any] = {
-        "settings": settings, "fleet": fleet, "rate_rps": 100.0, "cv2": 4.0, "utility_scale": Utility(0.0, 1.0, 1.0),
+        "settings": settings, "fleet": fleet, "rate_rps": 100.0, "cv2": 4.0, "utility_scale": Utility(1.0),
         "most_accuracy": 1.0, "most_utility": 0.8,
     }  # fmt: skip
     return ScenarioScores(case=case, scores=own, **(values | more))

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from orchestrator.evaluation.figures import FIGURES, LATENCY_EDGES_S, take_figures, take_timeline
-from orchestrator.evaluation.statistics import hypervolume
 from orchestrator.simulation.scenario.fleet import linear_model
 from orchestrator.simulation.utility import EXCHANGE, Utility, make_utility
 from orchestrator.simulation.world import columns as sim
@@ -70,38 +69,12 @@ def test_a_timeline_shows_arrivals_and_widths_bin_by_bin() -> None:
 
 
 def test_utility_trades_joules_for_accuracy_at_the_rate_of_the_bars() -> None:
-    utility_scale = Utility(0.7, 0.8, 2.0)
+    utility_scale = Utility(2.0)
     dear = utility_scale.utility({"effective_accuracy": 0.8, "joules_per_answer": 2.0})
     thrifty = utility_scale.utility({"effective_accuracy": 0.78, "joules_per_answer": 2.0 * 0.85})
     assert dear == pytest.approx(0.8 - EXCHANGE)
     assert thrifty == pytest.approx(dear)
-    assert Utility(0.7, 0.8, None).utility({"effective_accuracy": 0.5, "joules_per_answer": None}) == 0.5
-
-
-def test_the_cube_runs_from_below_the_narrowest_to_the_widest_and_from_twice_the_most_joules_to_none() -> None:
-    utility_scale = Utility(0.7, 0.8, 2.0)
-    assert utility_scale.reference_accuracy == pytest.approx(0.6)
-    figures: dict[str, float | None] = {"accuracy": 0.75, "attainment_ratio": 0.9, "joules_per_answer": 0.5}
-    assert utility_scale.coordinates(figures) == (pytest.approx(0.75), 0.9, 1 - 0.5 / 4)
-    for accuracy, position in ((0.7, 0.5), (0.8, 1.0)):
-        assert utility_scale.coordinates(figures | {"accuracy": accuracy})[0] == pytest.approx(position)
-    for joules, thrift in ((2.0, 0.5), (4.0, 0.0)):
-        assert utility_scale.coordinates(figures | {"joules_per_answer": joules})[2] == thrift
-    nothing = {"accuracy": None, "attainment_ratio": 0.0, "joules_per_answer": None}
-    assert utility_scale.coordinates(nothing) == (0.0, 0.0, 1.0)
-    # Accuracies spread wider than they are high: there is nothing below 0.
-    assert Utility(0.2, 0.8, 2.0).coordinates(figures)[0] == pytest.approx(0.75 / 0.8)
-    assert Utility(0.8, 0.8, 2.0).coordinates(figures)[0] == 1.0  # one width: the axis says nothing
-
-
-def test_who_sends_only_the_narrowest_width_dominates_something() -> None:
-    quick = linear_model(25, per_item_s=0.005, accuracy=0.7, per_item_j=0.5)
-    slow = linear_model(100, per_item_s=0.02, accuracy=0.8, per_item_j=3.0)
-    settings, fleet = scenario(requests=300, load=0.3), servers(2, quick, slow, idle_w=15.0)
-    utility_scale = make_utility(settings, fleet)
-    place = utility_scale.coordinates(take_figures(run(settings, fleet, "lert:narrowest"), seed=0).figures)
-    assert place[0] == pytest.approx(0.5)
-    assert hypervolume(np.array([place])) == pytest.approx(np.prod(place)) != 0
+    assert Utility(None).utility({"effective_accuracy": 0.5, "joules_per_answer": None}) == 0.5
 
 
 def test_no_policy_that_keeps_up_spends_more_than_the_most_joules() -> None:

@@ -4,10 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from orchestrator.evaluation.statistics import Interval, estimate_iqm, hypervolume, interquartile_mean
+from orchestrator.evaluation.statistics import Interval, estimate_iqm, interquartile_mean
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
@@ -38,23 +36,3 @@ def test_an_interval_covers_the_true_value_about_as_often_as_it_says() -> None:
         assert interval is not None
         covered += interval.low <= 5 <= interval.high
     assert 105 <= covered <= 119
-
-
-def test_hypervolumes_of_boxes_can_be_added_up_by_hand() -> None:
-    assert hypervolume(np.array([[0.5, 0.5, 0.5]])) == pytest.approx(0.125)
-    # Two boxes less what they share.
-    assert hypervolume(np.array([[0.5, 0.5, 0.5], [1, 0.25, 0.5]])) == pytest.approx(0.125 + 0.125 - 0.0625)
-    assert hypervolume(np.array([[1.0, 1.0, -0.2]])) == 0
-    assert hypervolume(np.zeros((0, 3))) == 0
-
-
-points = st.lists(st.tuples(*[st.floats(0, 1)] * 3), min_size=1, max_size=6)
-
-
-@given(points, st.tuples(*[st.floats(0, 1)] * 3))
-def test_one_more_point_never_dominates_less_and_never_more_than_its_box(
-    known: list[tuple[float, float, float]], more: tuple[float, float, float]
-) -> None:
-    before, after = hypervolume(np.array(known)), hypervolume(np.array([*known, more]))
-    assert before - 1e-12 <= after <= before + math.prod(more) + 1e-12
-    assert after <= 1 + 1e-12
