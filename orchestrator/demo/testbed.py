@@ -30,9 +30,7 @@ _STOP_S = 5.0
 
 
 @asynccontextmanager
-async def embedded_fleet(
-    repository: Path, servers: Sequence[tuple[str, float]] = SERVERS, *, cores: Sequence[int] = ()
-) -> AsyncIterator[FleetSettings]:
+async def embedded_fleet(repository: Path, *, cores: Sequence[int] = ()) -> AsyncIterator[FleetSettings]:
     """Run embedded servers, each on a core of its own where there are enough; of ``cores``, or of all.
 
     Raises:
@@ -41,7 +39,7 @@ async def embedded_fleet(
     cores = cores or sorted(os.sched_getaffinity(0))
     embedded = [
         EmbeddedServer(repository, EmbeddedOptions(slowdown=slowdown, cpus=frozenset({cores[index % len(cores)]})))
-        for index, (_, slowdown) in enumerate(servers)
+        for index, (_, slowdown) in enumerate(SERVERS)
     ]
     async with AsyncExitStack() as stack:
         await _enter_all(stack, embedded)
@@ -53,7 +51,7 @@ async def embedded_fleet(
                     metrics=server.metrics_url,
                     emulated_slowdown=slowdown if slowdown > 1 else None,
                 )
-                for server, (name, slowdown) in zip(embedded, servers, strict=True)
+                for server, (name, slowdown) in zip(embedded, SERVERS, strict=True)
             )
         )
 

@@ -35,12 +35,12 @@ class Estimate:
     interval: Interval | None = None
 
 
-def interquartile_mean(values: Any, axis: int = -1) -> Any:
-    """Return the mean of the middle half of the values along an axis; NaN where one of them is."""
+def interquartile_mean(values: Any) -> Any:
+    """Return the mean of the middle half of the values along the last axis; NaN where one of them is."""
     from scipy.stats import trim_mean
 
     # Trimming would drop a NaN for the largest value.
-    return np.where(np.isnan(values).any(axis=axis), np.nan, trim_mean(values, _CUT, axis=axis))
+    return np.where(np.isnan(values).any(axis=-1), np.nan, trim_mean(values, _CUT, axis=-1))
 
 
 def estimate(statistic: Callable[[Sequence[Indices]], Any], strata: Sequence[int], *, seed: int = 0) -> Estimate:

@@ -11,14 +11,15 @@ from orchestrator.loadgen.target import SetUp
 _PATIENCE_S = 10.0
 """The deadline, and how long answers are waited for: no request is refused, and none is under way afterwards."""
 _OVERLOADED_RATIO = 0.9
+_MOST_RPS = 3000.0
 
 
 async def measure_capacity(
-    set_up: SetUp, sample: LabelledSample, *, seconds: float = 4.0, first_rps: float = 200.0, most_rps: float = 3000.0
+    set_up: SetUp, sample: LabelledSample, *, seconds: float = 4.0, first_rps: float = 200.0
 ) -> float:
     """Return the answers a second of what is sent more than it can answer for a time, without deadlines that matter.
 
-    It is sent ``first_rps``, and as long as it keeps up twice as many each time, until ``most_rps`` is reached.
+    It is sent ``first_rps``, and as long as it keeps up twice as many each time, until ``_MOST_RPS`` is reached.
 
     Raises:
         ServerUnavailableError: As ``run_load``.
@@ -28,7 +29,7 @@ async def measure_capacity(
         load = Load("steady", rate_rps, seconds, _PATIENCE_S)
         run = await run_load(set_up.target, set_up.of(load), sample.sent(), wait_s=_PATIENCE_S)
         found_rps = answers_rps(run.records, seconds)
-        if found_rps < _OVERLOADED_RATIO * rate_rps or rate_rps >= most_rps:
+        if found_rps < _OVERLOADED_RATIO * rate_rps or rate_rps >= _MOST_RPS:
             return found_rps
         rate_rps *= 2
 

@@ -34,6 +34,7 @@ Steps = NDArray[np.int64]
 _MOST_REQUESTS: Final = 60
 _MOST_SERVERS: Final = 3
 _MOST_CHOICES: Final = 60_000
+_NODES: Final = 2000
 _ROUNDING: Final = 1e-9
 
 
@@ -69,7 +70,6 @@ def plan_window(
     exchange: float,
     step_s: float,
     gap: float = 0.005,
-    nodes: int = 2000,
 ) -> Clairvoyant:
     """Return what a clairvoyant earns of at most 60 requests of one item each, on at most three servers.
 
@@ -80,7 +80,6 @@ def plan_window(
         exchange: accuracy that a joule costs; 0 where joules are unknown or do not count.
         step_s: at most the shortest batch.
         gap: between the bound and the plan, relative, at which the search ends; the bound holds wherever it does.
-        nodes: of the search at most.
 
     Raises:
         ConfigError: when the window or the fleet is too large or a width has several instances, or scipy is missing.
@@ -102,7 +101,7 @@ def plan_window(
         )
     if not choices:
         return Clairvoyant(0.0, 0.0, ())
-    return _solve(choices, first, due, {"mip_rel_gap": gap, "node_limit": nodes})
+    return _solve(choices, first, due, {"mip_rel_gap": gap, "node_limit": _NODES})
 
 
 def _check(servers: Sequence[SimulatedServer], arrived_s: Sequence[float], step_s: float) -> None:
