@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ConfigError
+from orchestrator.evaluation.campaign import Records
 from orchestrator.evaluation.cases import make_entry
 from orchestrator.evaluation.runs import Cell, run_cell
-from orchestrator.evaluation.tuning.campaign import Extent, Job, run_job
+from orchestrator.evaluation.tuning.campaign import Extent, try_all
 from orchestrator.evaluation.tuning.space import check_tuned, configurations, tuned_policies
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.snapshot import Width
@@ -68,7 +69,8 @@ def test_it_is_tuned_over_its_own_knobs_when_it_is_named(scenario: Path) -> None
     shares = [getattr(parse_policy(spec), "share", None) for spec in specs[1:]]
     assert len(set(shares)) == 8
     assert all(share is not None and 0.1 <= share <= 1.0 for share in shares)
-    trials = run_job(Job(scenario, "saver", Extent(budget=3, traces=1, requests=200, seed=0)))
+    with Records(scenario.with_suffix(".partial"), seeds=1, resume=True) as records:
+        (trials,) = try_all([scenario], ["saver"], Extent(budget=3, traces=1, requests=200, seed=0), records).values()
     assert [trial.spec.partition(",")[0] for trial in trials] == ["saver"] * 3
 
 

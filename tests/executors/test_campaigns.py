@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -70,7 +71,12 @@ def test_a_suite_finds_the_same_figures(cluster: Cluster, tmp_path: Path) -> Non
 def test_a_worker_that_is_killed_and_an_interruption_change_nothing_of_a_tuning(tmp_path: Path) -> None:
     paths, policies = [SCENARIO], ("lert:slack", "control-limit", "nexus", "achq")
     extent = tunings.Extent(budget=3, traces=1, requests=300)
-    alone = tunings.run_campaign(paths, policies, extent, tmp_path / "alone")
+
+    def tune(path: Path, **more: Any) -> tunings.Trials:
+        with Records(path, seeds=1, resume=True) as records:
+            return tunings.try_all(paths, policies, extent, records, **more)
+
+    alone = tune(tmp_path / "alone")
 
     class InterruptedError(Exception):
         pass
@@ -84,10 +90,9 @@ def test_a_worker_that_is_killed_and_an_interruption_change_nothing_of_a_tuning(
                 raise InterruptedError
 
         with pytest.raises(InterruptedError):
-            tunings.run_campaign(paths, policies, extent, tmp_path / "x", execute=execute, progress=kill_then_interrupt)
+            tune(tmp_path / "x", execute=execute, progress=kill_then_interrupt)
         reported: list[int] = []
-        again = tunings.run_campaign(
-            paths, policies, extent, tmp_path / "x", execute=execute, progress=lambda done, of: reported.append(done)
-        )
-    assert reported == [2, 3, 4]
+        again = tune(tmp_path / "x", execute=execute, progress=lambda done, of: reported.append(done))
+    runs = len({trial.spec for trials in alone.values() for trial in trials})
+    assert reported == list(range(2, runs + 1))
     assert again == alone

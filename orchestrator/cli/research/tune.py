@@ -10,13 +10,14 @@ from rich.table import Column
 
 from orchestrator.cli.options import FILE, SHIPPED_PATH, dask_option, processes_option
 from orchestrator.cli.research.output import counted_progress, figures_table, say_figure, wide_console
+from orchestrator.evaluation.campaign import Records
 from orchestrator.evaluation.tuning.campaign import (
     Extent,
     Trials,
     best_of,
     describe_tuning,
     find_scenarios,
-    run_campaign,
+    try_all,
     write_tuned,
 )
 from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
@@ -74,8 +75,9 @@ def tune(
     partial = out.with_name(out.name + ".partial")
     if restart:
         partial.unlink(missing_ok=True)
-    with open_executor(processes=processes, dask=dask) as execute, counted_progress("tuning") as progress:
-        trials = run_campaign(paths, chosen, extent, partial, execute=execute, progress=progress)
+    records = Records(partial, seeds=1, resume=True)
+    with open_executor(processes=processes, dask=dask) as execute, records, counted_progress("tuning") as progress:
+        trials = try_all(paths, chosen, extent, records, execute=execute, progress=progress)
     took_s = time.monotonic() - began_s
     provenance = describe_tuning(
         scenarios, policies, extent, out, duration_s=took_s, processes=None if dask else processes

@@ -1,11 +1,10 @@
-"""Every policy on every scenario, all of its configurations on the same traces, on any executor.
+"""Every policy on every scenario, all of its configurations on the same traces, by the runs of an evaluation.
 
 The score is the utility of orchestrator.simulation.utility, mean of the traces. All other figures are kept too, so
 that whoever compares can ask for the best at equal attainment and accuracy instead.
 
-A job is one policy on one scenario: seconds. What is done lies in OUT.partial, a JSON line a job, so an interruption
-loses at most the jobs under way; the first line says what it is all about, and a campaign about anything else refuses
-to go on.
+What is done lies in OUT.partial, as that of an evaluation does (``orchestrator.evaluation.campaign``): a run that was
+interrupted goes on, also with other policies, traces or scenarios.
 
 Two files are left. OUT maps the stem of a scenario to policies to ``{"spec": …}`` with the best one's figures: what
 ``slimsched evaluate`` reads. OUT's ``.trials.json`` holds ``provenance`` and of every trial its spec, its utility and
@@ -15,30 +14,27 @@ its figures, in the order that ``columns`` says.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.cases import load_case
+from orchestrator.evaluation.campaign import Records, run_campaign
+from orchestrator.evaluation.cases import Case, load_case, make_entry
+from orchestrator.evaluation.document import round_value
+from orchestrator.evaluation.scores import UTILITY, Score, score_cases
 from orchestrator.evaluation.tuning.space import BUCKETS, RANKS, SEARCHED, configurations
 from orchestrator.executors import Executor, Progress, run_here
-from orchestrator.policies.parsing import parse_policy
-from orchestrator.reporting.journal import Journal, differences
 from orchestrator.reporting.outputs import write_file
-from orchestrator.simulation.results import WARM_UP_RATIO, Result, mean_of_known, summarise
-from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario, load_scenario
-from orchestrator.simulation.scenario.trace import Trace, draw_trace
-from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.utility import EXCHANGE, Utility, make_utility
+from orchestrator.simulation.scenario.settings import digest_scenario
+from orchestrator.simulation.utility import EXCHANGE
 
 FIRST_SEED: Final = 2_000_000
 """Of the traces; those that anything is reported or validated on have lower ones."""
 FIGURES: Final = ("attainment_ratio", "accuracy", "effective_accuracy", "joules_per_answer", "mean_s", "p99_s")
-_DIGITS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +51,6 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """The configurations of one policy on one scenario."""
-
-    path: Path
-    policy: str
-    extent: Extent
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
     """What came of one configuration: means over traces, FIGURES in their order, None where a trace has none."""
 
@@ -72,48 +59,13 @@ class Trial:
     figures: tuple[float | None, ...]
 
 
-_TracedScenario = tuple[ScenarioSettings, tuple[SimulatedServer, ...], tuple[Trace, ...], Utility]
-
-
-def run_job(job: Job) -> tuple[Trial, ...]:
-    """Return what came of every configuration, in their order; the same for the same job in whatever process."""
-    scenario = _load(job.path, job.extent)
-    widths = sorted({m.width for s in scenario[1] for m in s.models})
-    done: dict[str, Trial] = {}
-    specs = configurations(job.policy, widths, job.extent.budget, job.extent.seed)
-    for spec in specs:
-        if spec not in done:
-            done[spec] = _try(scenario, spec)
-    return tuple(done[spec] for spec in specs)
+Trials = dict[tuple[str, str], tuple[Trial, ...]]
+"""What came of each policy on each scenario, by the stem of its file and the policy."""
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
     """Return the trial of the most utility, the first of equals."""
     return max(trials, key=lambda trial: trial.utility)
-
-
-@lru_cache(maxsize=1)
-def _load(path: Path, extent: Extent) -> _TracedScenario:
-    settings, servers = load_case(path, extent.requests)
-    ordered = tuple(sorted(servers, key=lambda s: s.name))  # as in Simulation, so that traces are the same
-    traces = tuple(draw_trace(settings, ordered, FIRST_SEED + at) for at in range(extent.traces))
-    return settings, ordered, traces, make_utility(settings, servers)
-
-
-def _try(scenario: _TracedScenario, spec: str) -> Trial:
-    settings, servers, traces, utility_scale = scenario
-    results: list[Result] = []
-    for at, trace in enumerate(traces):
-        simulation = Simulation(settings, servers, parse_policy(spec), trace=trace)
-        simulation.run()
-        results.append(summarise(simulation, seed=FIRST_SEED + at, warm_up_ratio=WARM_UP_RATIO))
-    rows = [{name: getattr(result, name) for name in FIGURES} for result in results]
-    utility = sum(utility_scale.utility(row) for row in rows) / len(rows)
-    return Trial(spec, utility, tuple(mean_of_known([row[name] for row in rows]) for name in FIGURES))
-
-
-Trials = dict[tuple[str, str], tuple[Trial, ...]]
-"""What came of each policy on each scenario, by the stem of its file and the policy."""
 
 
 def find_scenarios(given: Sequence[Path]) -> list[Path]:
@@ -132,52 +84,44 @@ def find_scenarios(given: Sequence[Path]) -> list[Path]:
     return found
 
 
-def run_campaign(
+def try_all(
     paths: Sequence[Path],
     policies: Sequence[str],
     extent: Extent,
-    partial: Path,
+    records: Records,
     *,
     execute: Executor = run_here,
     progress: Progress = lambda done, of: None,
 ) -> Trials:
-    """Return what came of all; what the partial file holds already is not run again.
+    """Return what came of all; what the records, which are entered, hold already is not run again.
 
-    Files of scenarios are of different stems. The partial file is to be removed when the result is written.
-    ``progress`` is called before the first job and after each.
+    Files of scenarios are of different stems. ``progress`` is called before the first run and after each.
 
     Raises:
-        ConfigError: when a scenario or the partial file can't be used, or that is about something else.
+        ConfigError: when a scenario or a policy can't be used.
     """
-    digests = {path.stem: digest_scenario(*load_scenario(path)) for path in paths}
-    binding = {"scenarios": digests, "extent": asdict(extent)}
-    done: Trials = {}
+    cases, specs = [], {}
+    for path in paths:
+        settings, servers = load_case(path, extent.requests)
+        widths = sorted({model.width for server in servers for model in server.models})
+        own = {policy: configurations(policy, widths, extent.budget, extent.seed) for policy in policies}
+        entries = tuple(make_entry(spec, spec) for spec in dict.fromkeys(chain.from_iterable(own.values())))
+        traces = tuple(range(FIRST_SEED, FIRST_SEED + extent.traces))
+        digest = digest_scenario(settings, servers)
+        cases.append(Case(path.stem, False, path, extent.requests, traces, entries, digest))
+        specs[path.stem] = own
+    run_campaign(cases, records, seeds=1, execute=execute, progress=progress)
+    return {
+        (scenario.case.stem, policy): tuple(_trial(scenario.scores[spec]) for spec in own)
+        for scenario in score_cases(cases, records.results)
+        for policy, own in specs[scenario.case.stem].items()
+    }
 
-    def replay(number: int, values: Mapping[str, Any]) -> None:
-        if number > 1:
-            done[str(values["scenario"]), str(values["policy"])] = tuple(
-                Trial(str(t["spec"]), float(t["utility"]), tuple(t["figures"])) for t in values["trials"]
-            )
-            return
-        for section, wanted in binding.items():
-            for key, found, now in differences(values[section], json.loads(json.dumps(wanted))):
-                raise ConfigError(
-                    f"{partial} was begun with {section}.{key} = {found}, now it is {now}; give what it was begun "
-                    "with, or --restart"
-                )
 
-    journal = Journal(partial, replay, remedy="remove it, or give --restart, to begin anew")
-    jobs = [Job(path, policy, extent) for path in paths for policy in policies]
-    missing = [job for job in jobs if (job.path.stem, job.policy) not in done]
-    with journal:
-        if journal.is_new:
-            journal.write(binding)
-        progress(len(jobs) - len(missing), len(jobs))
-        for count, (job, trials) in enumerate(execute(run_job, missing), len(jobs) - len(missing) + 1):
-            done[job.path.stem, job.policy] = trials
-            journal.write({"scenario": job.path.stem, "policy": job.policy, "trials": list(map(asdict, trials))})
-            progress(count, len(jobs))
-    return {(job.path.stem, job.policy): done[job.path.stem, job.policy] for job in jobs}
+def _trial(score: Score) -> Trial:
+    means = {name: float(values.mean()) for name, values in score.figures.items()}
+    known = tuple(None if math.isnan(means[name]) else means[name] for name in FIGURES)
+    return Trial(score.entry.spec, means[UTILITY], known)
 
 
 def describe_tuning(
@@ -215,14 +159,13 @@ def write_tuned(path: Path, trials: Trials, provenance: Mapping[str, Any]) -> No
         chosen = best_of(own)
         best.setdefault(stem, {})[policy] = {"spec": chosen.spec, **_figures(chosen)}
         every.setdefault(stem, {})[policy] = [[trial.spec, *_figures(trial).values()] for trial in own]
-    tried = {"provenance": provenance, "columns": ["spec", "utility", *FIGURES], "trials": every}
+    tried = {"provenance": provenance, "columns": ["spec", UTILITY, *FIGURES], "trials": every}
     for place, values, depth in ((path.with_suffix(".trials.json"), tried, 3), (path, best, 2)):
         write_file(place, _render(values, depth) + "\n", remedy="choose another place with --out")
 
 
 def _figures(trial: Trial) -> dict[str, float | None]:
-    figures = dict(zip(("utility", *FIGURES), (trial.utility, *trial.figures), strict=True))
-    return {name: None if value is None else float(f"{value:.{_DIGITS}g}") for name, value in figures.items()}
+    return dict(zip((UTILITY, *FIGURES), map(round_value, (trial.utility, *trial.figures)), strict=True))
 
 
 def _render(values: Any, depth: int, indent: str = "") -> str:

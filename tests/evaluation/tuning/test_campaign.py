@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
-from orchestrator.evaluation.tuning import campaign
-from orchestrator.evaluation.tuning.campaign import FIRST_SEED, Extent, Job, Trial, best_of, run_job
-from orchestrator.executors import open_executor
+from orchestrator.evaluation.campaign import Records
+from orchestrator.evaluation.tuning.campaign import FIRST_SEED, Extent, Trial, Trials, best_of, try_all
+from orchestrator.executors import open_executor, run_here
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.simulation.results import summarise
 from orchestrator.simulation.scenario.settings import load_scenario
@@ -63,8 +64,16 @@ def test_what_is_written_is_the_best_of_what_was_tried(scenarios: list[Path], tm
             assert best == max(rows, key=lambda row: row["utility"])
 
 
-def test_the_figures_are_those_of_the_simulator(scenarios: list[Path]) -> None:
-    trial = run_job(Job(scenarios[0], "lert:slack", Extent(budget=1, traces=2)))[0]
+def try_some(
+    scenarios: Sequence[Path], extent: Extent, partial: Path, policies: Sequence[str] = POLICIES, **more: Any
+) -> Trials:
+    with Records(partial, seeds=1, resume=True) as records:
+        return try_all(scenarios, policies, extent, records, **more)
+
+
+def test_the_figures_are_those_of_the_simulator(scenarios: list[Path], tmp_path: Path) -> None:
+    extent = Extent(budget=1, traces=2)
+    (trial,) = try_some(scenarios[:1], extent, tmp_path / "partial", ("lert:slack",))["one", "lert:slack"]
     settings, servers = load_scenario(scenarios[0])
     results = []
     for seed in (FIRST_SEED, FIRST_SEED + 1):
@@ -75,53 +84,51 @@ def test_the_figures_are_those_of_the_simulator(scenarios: list[Path]) -> None:
     assert trial.figures[3] == pytest.approx(sum(r.joules_per_answer or 0 for r in results) / 2)
 
 
-def test_an_interrupted_run_goes_on_where_it_was(
-    scenarios: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_goes_on_where_it_was(scenarios: list[Path], tmp_path: Path) -> None:
     partial, extent = tmp_path / "partial", Extent(budget=3, traces=1)
-    whole = campaign.run_campaign(scenarios, POLICIES, extent, tmp_path / "other")
-    ran: list[Job] = []
+    whole = try_some(scenarios, extent, tmp_path / "other")
 
-    def interrupted(job: Job) -> tuple[Trial, ...]:
-        if len(ran) == 2:
-            raise KeyboardInterrupt
-        ran.append(job)
-        return run_job(job)
+    def interrupted(run: Callable[[Any], Any], cells: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        yield from run_here(run, cells[:4])
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(campaign, "run_job", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        campaign.run_campaign(scenarios, POLICIES, extent, partial)
+        try_some(scenarios, extent, partial, execute=interrupted)
     with partial.open("a") as file:
-        file.write('{"scenario": "two", "pol')  # what a crash leaves
-    monkeypatch.setattr(campaign, "run_job", lambda job: ran.append(job) or run_job(job))
+        file.write('{"cell": ["two')  # what a crash leaves
     reported: list[tuple[int, int]] = []
-    again = campaign.run_campaign(scenarios, POLICIES, extent, partial, progress=lambda *at: reported.append(at))
-    assert len(ran) == 4
-    assert reported == [(2, 4), (3, 4), (4, 4)]
+    again = try_some(scenarios, extent, partial, progress=lambda *at: reported.append(at))
+    runs = len({(stem, trial.spec) for (stem, _), trials in whole.items() for trial in trials})
+    assert reported == [(done, runs) for done in range(4, runs + 1)]
     assert again == whole
     # Nothing is left to do, and every line is whole.
-    assert campaign.run_campaign(scenarios, POLICIES, extent, partial) == whole
-    assert len(ran) == 4
-    assert len(partial.read_text().splitlines()) == 5
+    assert try_some(scenarios, extent, partial) == whole
+    assert len(partial.read_text().splitlines()) == 1 + runs
 
 
 def test_two_processes_find_the_same(scenarios: list[Path], tmp_path: Path) -> None:
     extent = Extent(budget=2, traces=1)
-    alone = campaign.run_campaign(scenarios[:1], POLICIES, extent, tmp_path / "a")
+    alone = try_some(scenarios[:1], extent, tmp_path / "a")
     with open_executor(processes=2) as execute:
-        assert campaign.run_campaign(scenarios[:1], POLICIES, extent, tmp_path / "b", execute=execute) == alone
+        assert try_some(scenarios[:1], extent, tmp_path / "b", execute=execute) == alone
 
 
-def test_what_was_begun_about_something_else_is_not_gone_on_with(scenarios: list[Path], tmp_path: Path) -> None:
-    partial = tmp_path / "tuned.json.partial"
-    campaign.run_campaign(scenarios, ("lert:slack",), Extent(budget=4), partial)
-    other = tune(tmp_path, "--seed", "5")
-    assert other.exit_code == 1
-    assert "was begun with extent.seed = 0, now it is 5; give what it was begun with, or --restart" in other.output
-    assert "two files are called one.yaml" in tune(tmp_path, "--scenario", str(scenarios[0])).output
-    write_scenario(tmp_path, "one", requests=700)
-    assert "was begun with scenarios.one =" in tune(tmp_path).output
+def test_what_was_tried_on_something_else_is_tried_again(scenarios: list[Path], tmp_path: Path) -> None:
+    partial, extent = tmp_path / "partial", Extent(budget=1, traces=1)
+    before = try_some(scenarios, extent, partial, ("lert:slack",))
+    (tmp_path / "other").mkdir()
+    changed = write_scenario(tmp_path / "other", "one", requests=700)
+    after = try_some([changed, scenarios[1]], extent, partial, ("lert:slack",))
+    assert len(partial.read_text().splitlines()) == 1 + 2 + 1
+    assert after["two", "lert:slack"] == before["two", "lert:slack"]
+    assert after["one", "lert:slack"] != before["one", "lert:slack"]
+
+
+def test_what_other_code_has_begun_is_only_begun_anew(scenarios: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "tuned.json.partial").write_text('{"version": 1, "code": "x", "seeds": 1}\n')
+    assert "was begun with code x, now it is" in tune(tmp_path).output
     assert tune(tmp_path, "--restart", policies=("lert:slack",)).exit_code == 0
+    assert "two files are called one.yaml" in tune(tmp_path, "--scenario", str(scenarios[0])).output
 
 
 def test_what_can_not_be_used_is_reported_in_one_line(tmp_path: Path) -> None:
