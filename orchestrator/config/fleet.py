@@ -15,6 +15,7 @@ from orchestrator.config.controller import ControllerSettings
 from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
 from orchestrator.config.families import FamilySettings
 from orchestrator.config.gateway import GatewaySettings
+from orchestrator.config.rollout import RolloutSettings
 from orchestrator.config.section import (
     Address,
     GpuUuid,
@@ -183,9 +184,12 @@ class RouterSettings(Section):
     ``ppo-paper``, which are learned; or another rule, ``SERVER_RULE[:WIDTH_RULE]``, see
     orchestrator.policies.registry; ``thrift`` and ``ppo-slim`` save joules."""
     policy_file: Path | None = None
-    """File of a policy, see docs/learning.md; None: of a learned one, that which ships with the project."""
+    """File of a policy, see docs/learning.md; None: of a learned one, that which ships with the project. A router that
+    runs follows it, see ``rollout``."""
     shadow_policy: PolicyName | None = None
     """Policy that is asked about every decision as well, compared and logged, and never obeyed; None: none is."""
+    rollout: RolloutSettings | None = RolloutSettings()
+    """How ``policy_file`` goes live when it has changed; None: at once, at the router's next start or reload."""
     binding: Literal["policy", "late", "early"] = "policy"
     """Moment at which a request gets its server and width: on arrival, when a server has room, or as the policy
     says."""

@@ -36,7 +36,9 @@ from orchestrator.gateway.metrics.gateway_metrics import (
     MEASURES,
     PEERS,
     POLICY_INFO,
+    POLICY_SINCE,
     QUEUED,
+    ROLLOUT,
     TASKS,
     WORKER_RESTARTS,
     WORKERS,
@@ -234,6 +236,10 @@ class Gateway:
         for name, seen in held.servers.items():
             snapshot.numbers(LEFT_OUT, (name,))[0] = float(not seen.is_healthy)
         snapshot.numbers(POLICY_INFO, held.policies)[0] = 1.0
+        standing = held.standing
+        snapshot.numbers(POLICY_SINCE, (standing.policy,))[0] = standing.since_unix_s
+        if standing.candidate:
+            snapshot.numbers(ROLLOUT, (standing.candidate, standing.stage))[0] = standing.share
         snapshot.put(TASKS, len(asyncio.all_tasks()))
         if self._sharing is not None:
             snapshot.put(PEERS, len(self._sharing.living) - 1)

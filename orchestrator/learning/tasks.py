@@ -16,6 +16,7 @@ from orchestrator.learning.traffic import Recorded, Traffic, check_fleet, read_a
 from orchestrator.policies.learned.policy import FITTED
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES
 from orchestrator.profile.document import read_profile
+from orchestrator.router.rollout.record import in_force_path
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.settings import load_scenario, parse_scenario
 
@@ -124,6 +125,8 @@ def objectives_of(router: RouterSettings) -> dict[str, Any]:
 
 
 def present_spec(router: RouterSettings) -> str:
-    """Return the policy in force as a spec that names its file."""
-    is_bare = router.policy in (FITTED, *LEARNED_NAMES)
-    return f"{router.policy}:{router.policy_file}" if is_bare and router.policy_file is not None else router.policy
+    """Return the policy in force as a spec that names its file: the copy, while that file is on trial or given up."""
+    if router.policy not in (FITTED, *LEARNED_NAMES) or router.policy_file is None:
+        return router.policy
+    path = router.policy_file if router.rollout is None else in_force_path(router.policy_file)
+    return f"{router.policy}:{path}"

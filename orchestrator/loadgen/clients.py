@@ -290,9 +290,11 @@ class RouterClient(Client):
         from orchestrator.router import Router
 
         stack, settings = AsyncExitStack(), load_fleet(fleet)
+        # The file's policy is measured, and what is measured here decides on no rollout of the fleet's gateway.
+        changed: dict[str, object] = {"rollout": None}
         if POLICY in parameters:
-            routing = settings.router.model_copy(update={POLICY: str(parameters[POLICY])})
-            settings = settings.model_copy(update={"router": routing})
+            changed[POLICY] = str(parameters[POLICY])
+        settings = settings.model_copy(update={"router": settings.router.model_copy(update=changed)})
         router = await stack.enter_async_context(Router.from_fleet(settings))
         return cls(router, stack, asked, items, options)
 

@@ -14,8 +14,8 @@ from typing import Literal
 
 from orchestrator.config import RouterSettings
 from orchestrator.profile.fit import EnergyTable, LatencyTable
-from orchestrator.router.dispatch.deciders import Deciders
 from orchestrator.router.dispatch.dispatcher import Dispatcher
+from orchestrator.router.dispatch.live_policy import LivePolicy, Standing
 from orchestrator.router.queue.request_queue import Backlog, RequestQueues
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.fleet import Fleet
@@ -91,6 +91,7 @@ class FleetOverview:
         families: All families that some server serves, by name, ascending.
         gateways: Gateways, or workers of one, that share the fleet and live, by name, ascending; none where there is
             one.
+        standing: What is in force since when and why, and what is to follow it; None where that is not known.
     """
 
     policy: str
@@ -102,6 +103,7 @@ class FleetOverview:
     servers: tuple[ServerOverview, ...]
     families: tuple[FamilyOverview, ...]
     gateways: tuple[str, ...] = ()
+    standing: Standing | None = None
 
 
 def merge_overviews(overviews: Sequence[FleetOverview]) -> FleetOverview | None:
@@ -123,9 +125,9 @@ def merge_overviews(overviews: Sequence[FleetOverview]) -> FleetOverview | None:
     )
 
 
-async def describe_fleet(settings: RouterSettings, fleet: Fleet, deciders: Deciders) -> FleetOverview:
+async def describe_fleet(settings: RouterSettings, fleet: Fleet, live: LivePolicy) -> FleetOverview:
     """Return what is known of a fleet now; other work goes on meanwhile where there are many families."""
-    guarded, log = deciders.policies[False], settings.decision_log
+    guarded, shadow, log = live.deciders.policies[False], live.deciders.shadow, settings.decision_log
     served: dict[str, dict[int, list[tuple[ServerConnection, ServedModel]]]] = {}
     for server in fleet.servers.values():
         if server.health.is_healthy:
@@ -141,12 +143,13 @@ async def describe_fleet(settings: RouterSettings, fleet: Fleet, deciders: Decid
     return FleetOverview(
         policy=guarded.policy.name,
         fallback=guarded.fallback.name,
-        shadow=None if deciders.shadow is None else deciders.shadow.policy.name,
+        shadow=None if shadow is None else shadow.policy.name,
         is_paused=guarded.is_paused(now_s),
         decision_log=None if log is None else str(log.directory),
         sample_ratio=0.0 if log is None else log.sample_ratio,
         servers=tuple(_describe_server(server, now_s) for server in fleet.servers.values()),
         families=tuple(families),
+        standing=live.standing,
     )
 
 
@@ -215,6 +218,7 @@ class RouterInspection:
         batches_under_way: The number of batches that were sent and have not ended, those given up included.
         batches_given_up: The number of batches under way that nobody waits for any more.
         policies: The names of the policy, of its fallback and of the shadow policy, which is empty where there is none.
+        standing: What is in force since when and why, and what is to follow it.
         latency: What batches are expected to take, from all that was observed so far.
         energy: What batches cost in joules, as far as the profile knows.
     """
@@ -225,6 +229,7 @@ class RouterInspection:
     servers: Mapping[ServerName, ServerInspection]
     suspects: frozenset[ServerName]
     policies: tuple[str, str, str]
+    standing: Standing
     latency: LatencyTable
     energy: EnergyTable
 
@@ -244,6 +249,7 @@ def inspect_router(queues: RequestQueues, dispatcher: Dispatcher, fleet: Fleet) 
         },
         suspects=fleet.suspects,
         policies=(guarded.policy.name, guarded.fallback.name, "" if shadow is None else shadow.policy.name),
+        standing=dispatcher.live.standing,
         latency=fleet.times.latency,
         energy=fleet.times.energy,
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
@@ -22,7 +23,6 @@ from orchestrator.errors import ConfigError, DeadlineError, ServerUnavailableErr
 from orchestrator.http2.grpc.channel import ConnectionPool
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.dispatch.compilation import prepare_decisions
-from orchestrator.router.dispatch.deciders import make_deciders
 from orchestrator.router.dispatch.dispatcher import Dispatcher
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.overview import FleetOverview, RouterInspection, describe_fleet, inspect_router
@@ -94,6 +94,7 @@ class Router:
         starts: ProfileStarts | None = None,
         observer: RouterObserver = _SILENT,
         requires_server: bool = True,
+        unix_clock: Callable[[], float] = time.time,
     ) -> None:
         self.membership: Membership | None = None
         self._background = BackgroundTasks(observer.on_background_failure)
@@ -106,7 +107,9 @@ class Router:
         connections = self._fleet.servers
         describe, outage = partial(describe_servers, connections), partial(describe_outage, connections)
         self._shedder = Shedder(settings, self._queues, observer, describe, outage)
-        self._dispatcher = Dispatcher(settings, self._queues, self._fleet, self._shedder, observer)
+        self._dispatcher = Dispatcher(
+            settings, self._queues, self._fleet, self._shedder, observer, unix_clock=unix_clock
+        )
         self._admissions = Admissions()
         self._closing = False
         self._closed_by_s = math.inf
@@ -154,7 +157,7 @@ class Router:
         """
         if self.membership is None:
             raise ConfigError("this router was given its connections; make it with Router.from_fleet to change them")
-        deciders = make_deciders(fleet.router, self._observer)
+        self._dispatcher.live.check(fleet.router)
         for name in ("decision_log", "seed"):
             if getattr(fleet.router, name) != getattr(self._settings, name):
                 log.warning("router.%s has changed; start again for it to take effect", name)
@@ -163,7 +166,7 @@ class Router:
         self._admissions = Admissions()
         self._shedder.settings = self._dispatcher.settings = fleet.router
         self._queues.turns.reweigh(fleet.router.family_weights)
-        self._dispatcher.deciders = deciders
+        self._dispatcher.live.reconfigure(fleet.router)
         self._dispatcher.wake()
 
     async def __aenter__(self) -> Self:
@@ -175,6 +178,7 @@ class Router:
         except BaseException:
             await self._fleet.close(drain_s=0.0)
             raise
+        self._background.start("following the policy's file", self._dispatcher.live.watch)
         if self.membership is not None:
             self._background.start("resolving names", partial(self.membership.watch, self._fleet))
         return self
@@ -290,6 +294,7 @@ class Router:
             family=key.family,
             trace=transit.trace,
         )
+        self._dispatcher.live.note_arrival(request.arrived_s)
         self._shedder.begin(request)
         try:
             self._queues.push(key, request)
@@ -314,7 +319,7 @@ class Router:
 
     async def describe(self) -> FleetOverview:
         """Return what is known of the fleet and of who decides; of many families it takes several turns of the loop."""
-        return await describe_fleet(self._settings, self._fleet, self._dispatcher.deciders)
+        return await describe_fleet(self._settings, self._fleet, self._dispatcher.live)
 
     def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:
         """Return, for each server that answers, the widths of a family that it serves, ascending.

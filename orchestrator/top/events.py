@@ -1,4 +1,4 @@
-"""The status page's events as a terminal reads them, again and again while it is away; and its alerts, read once."""
+"""The status page's events as a terminal reads them, again and again while it is away; and its document, read once."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ async def watch(address: str, find: str = "", token: str | None = None) -> Async
             await asyncio.sleep(_AGAIN_S)
 
 
-async def read_alerts(
+async def read_document(
     address: str, *, timeout_s: float, token: str | None = None, fleet: Collection[str] = ()
-) -> list[dict[str, str]] | str:
-    """Return the alerts that stand now, each with its ``level`` and ``text``; in words why none are known.
+) -> Document | str:
+    """Return the document of now, with ``alerts``, each with its ``level`` and ``text``; in words why there is none.
 
     ``fleet`` has digests of servers' addresses; a gateway that knows none of them is another fleet's. Empty: any is.
     """
@@ -67,7 +67,9 @@ async def read_alerts(
     alerts = document.get("alerts") if isinstance(document, Mapping) else None
     if isinstance(alerts, list) and fleet and not set(fleet) & set(document.get("fleet") or fleet):
         return f"the gateway at {address} is another fleet's; say by gateway.metrics where this one's is"
-    return alerts if isinstance(alerts, list) else f"the gateway at {address} starts, ends, or is of another version"
+    if not isinstance(alerts, list):
+        return f"the gateway at {address} starts, ends, or is of another version"
+    return dict(document)
 
 
 def _authorization(token: str | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ pytest.importorskip("textual", reason="the terminal needs textual: pip install '
 from textual.widgets import DataTable, Sparkline, Static, Tab, Tabs
 
 from orchestrator.top.app import Top
-from orchestrator.top.events import read_alerts, watch
+from orchestrator.top.events import read_document, watch
 from orchestrator.top.tables import TABLES
 from tests.gateway.page.fleets import Gateway, Minutes, admin_of
 from tests.ports import choose_free_port
@@ -256,5 +256,5 @@ async def test_alerts_are_read_once_or_it_is_told_why_not(answer: bytes, told: o
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
-        found = await read_alerts(f"{host}:{port}", timeout_s=60)
-    assert found == told if isinstance(told, list) else str(found).startswith(str(told))
+        found = await read_document(f"{host}:{port}", timeout_s=60)
+    assert found["alerts"] == told if isinstance(found, dict) else found.startswith(str(told))

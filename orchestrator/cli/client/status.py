@@ -24,7 +24,7 @@ from orchestrator.controller.status.client import fetch_status, send_demand
 from orchestrator.controller.status.document import parse_page
 from orchestrator.controller.status.view import find_troubles, render_gateway, render_status, render_unreachable
 from orchestrator.errors import SlimError
-from orchestrator.top.events import read_alerts
+from orchestrator.top.events import Document, read_document
 from orchestrator.triton import discovery
 
 _UNREACHABLE, _IN_TROUBLE = 1, 3  # 2 is what misuse of a command ends with
@@ -37,13 +37,13 @@ class _Found(NamedTuple):
     Attributes:
         answers: Of each server's controller: its page, or why there is none; None: the file names no controller.
         misfits: What Tritons say, by server, where a controller says nothing; None: the Triton does not answer.
-        alerts: Of the gateway's status page, or why none are known; None: it was not asked.
+        gateway: The document of its status page, or why there is none; None: it was not asked.
     """
 
     servers: tuple[ServerSettings, ...]
     answers: list[_Answer]
     misfits: Mapping[str, Mapping[str, str] | None]
-    alerts: list[dict[str, str]] | str | None
+    gateway: Document | str | None
     is_gateway_named: bool
 
 
@@ -120,8 +120,8 @@ def _look(fleet: FleetSettings, server_name: str | None, timeout_s: float, token
     servers = fleet.servers if server_name is None else (fleet.server(server_name),)
     answers = _ask_controllers(servers, timeout_s)
     is_named = "metrics" in fleet.gateway.model_fields_set
-    alerts = None if server_name is not None else _ask_gateway(fleet, timeout_s, token, is_named=is_named)
-    return _Found(servers, answers, _ask_tritons(fleet, answers, timeout_s), alerts, is_named)
+    gateway = None if server_name is not None else _ask_gateway(fleet, timeout_s, token, is_named=is_named)
+    return _Found(servers, answers, _ask_tritons(fleet, answers, timeout_s), gateway, is_named)
 
 
 def _ask_controllers(servers: tuple[ServerSettings, ...], timeout_s: float) -> list[_Answer]:
@@ -149,24 +149,22 @@ def _ask_tritons(
     return asyncio.run(discovery.find_misfits_of_fleet(fleet, timeout_s=timeout_s))
 
 
-def _ask_gateway(
-    fleet: FleetSettings, timeout_s: float, token: str | None, *, is_named: bool
-) -> list[dict[str, str]] | str | None:
+def _ask_gateway(fleet: FleetSettings, timeout_s: float, token: str | None, *, is_named: bool) -> Document | str | None:
     """Ask the fleet's gateway, or at the default address whatever is there, unless it is known to be another's."""
     if fleet.gateway.metrics is None:
         return None
     is_known = not is_named and not any(is_name(host_of(server.grpc)) for server in fleet.servers)
     own = [server.digest for server in fleet.servers] if is_known else []
-    return asyncio.run(read_alerts(fleet.gateway.metrics, timeout_s=timeout_s, token=token, fleet=own))
+    return asyncio.run(read_document(fleet.gateway.metrics, timeout_s=timeout_s, token=token, fleet=own))
 
 
 def _exit_status(found: _Found) -> int:
-    is_gateway_away = found.is_gateway_named and isinstance(found.alerts, str)
+    is_gateway_away = found.is_gateway_named and isinstance(found.gateway, str)
     if is_gateway_away or any(map(_is_away, found.servers, found.answers, repeat(found.misfits))):
         return _UNREACHABLE
     pages = [parse_page(answer) for answer in found.answers if isinstance(answer, dict)]
     is_troubled = any(find_troubles(page, now_unix_s=time.time()) for page in pages)
-    has_alerts = bool(found.alerts) and not isinstance(found.alerts, str)
+    has_alerts = isinstance(found.gateway, dict) and bool(found.gateway["alerts"])
     return _IN_TROUBLE if is_troubled or has_alerts else 0
 
 
@@ -179,9 +177,14 @@ def _print(found: _Found, *, as_json: bool) -> None:
         Console().print(_render(found))
         return
     shown = [_encode(*each, found.misfits) for each in zip(found.servers, found.answers, strict=True)]
-    key = "error" if isinstance(found.alerts, str) else "alerts"
-    gateway = None if found.alerts is None else {"error": None, "alerts": [], key: found.alerts}
+    gateway = None if found.gateway is None else _encode_gateway(found.gateway)
     click.echo(json.dumps({"servers": shown, "gateway": gateway}, indent=2))
+
+
+def _encode_gateway(document: Document | str) -> dict[str, Any]:
+    if isinstance(document, str):
+        return {"error": document, "alerts": [], "policy": None}
+    return {"error": None, "alerts": document["alerts"], "policy": document.get("policy")}
 
 
 def _encode(server: ServerSettings, answer: _Answer, misfits: Mapping[str, Mapping[str, str] | None]) -> dict[str, Any]:
@@ -199,8 +202,8 @@ def _render(found: _Found) -> RenderableType:
         else:
             reason = None if answer is None else str(answer)
             sections.append(render_unreachable(server.name, reason, found.misfits[server.name]))
-    if found.alerts is not None:
-        sections.append(render_gateway(found.alerts))
+    if found.gateway is not None:
+        sections.append(render_gateway(found.gateway, now_unix_s=time.time()))
     return Group(*[part for section in sections for part in (section, "")][:-1])
 
 

@@ -26,7 +26,7 @@ def refit(
     """Fit a policy to the traffic of a router's decision log, and replace its policy file where that is better.
 
     Fleet, deadline and the policy in force are those of fleet.yaml, which needs router.profile and router.decision_log
-    with sample_ratio 1.
+    with sample_ratio 1. A router that runs rolls the new file out by itself.
 
     \b
     Example:

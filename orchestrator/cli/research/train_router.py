@@ -152,7 +152,8 @@ def fit_and_write(
         click.echo(f"{settings.present} stays in force; no policy was written")
         return
     fitting.write_promoted(out, fit.promoted)
-    click.echo(f"wrote {out}; serve it with router.policy: fitted and router.policy_file: {out}")
+    served = f"router.policy: fitted and router.policy_file: {out}"
+    click.echo(f"wrote {out}; serve it with {served}, where a router that runs rolls it out")
 
 
 @contextmanager

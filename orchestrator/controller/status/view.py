@@ -9,7 +9,8 @@ another. The log has the numbers as ``name=value`` (see ``report``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -70,13 +71,26 @@ def render_unreachable(server: str, reason: str | None, misfits: Mapping[str, st
     return _section(server, [controller, *triton])
 
 
-def render_gateway(told: str | Sequence[Mapping[str, str]]) -> RenderableType:
-    """Return the section of the gateway: the alerts of its status page, or in words why there are none to tell of."""
-    if isinstance(told, str):
-        return _section("gateway", [("status page", told, "yellow")])
+def render_gateway(document: str | Mapping[str, Any], *, now_unix_s: float) -> RenderableType:
+    """Return the section of the gateway: who decides and the alerts of its status page, or why there is none."""
+    if isinstance(document, str):
+        return _section("gateway", [("status page", document, "yellow")])
     styles = {"bad": "bold red", "warn": "bold yellow"}
-    alerts = [("alert", alert["text"], styles.get(alert["level"], "")) for alert in told]
-    return _section("gateway", alerts or [("alerts", "none", "")])
+    alerts = [("alert", alert["text"], styles.get(alert["level"], "")) for alert in document["alerts"]]
+    return _section("gateway", [*_of_policy(document, now_unix_s), *(alerts or [("alerts", "none", "")])])
+
+
+def _of_policy(document: Mapping[str, Any], now_unix_s: float) -> Iterator[Line]:
+    """Yield what is in force since when and why, and what is to follow it; nothing where that is not told."""
+    standing = (document.get("policy") or {}).get("standing")
+    if standing is None:
+        return
+    age = say_age(now_unix_s - standing["since_unix_s"])
+    yield "policy", f"{standing['policy']}, in force for {age}: {standing['why']}", ""
+    if standing["candidate"]:
+        age = say_age(now_unix_s - standing["candidate_since_unix_s"])
+        style = "yellow" if standing["stage"] == "returned" else ""
+        yield "rollout", f"{standing['candidate']}, {standing['stage']} for {age}: {standing['candidate_why']}", style
 
 
 def _section(title: str, lines: list[Line]) -> RenderableType:

@@ -112,6 +112,15 @@ LEFT_OUT = Measure(
 POLICY_INFO = Measure(
     "slim_router_policy_info", "1 for the policies in force.", ("policy", "fallback", "shadow"), kind="largest"
 )
+POLICY_SINCE = Measure(
+    "slim_router_policy_since_seconds", "Since when a policy is in force, since 1970.", ("policy",), kind="largest"
+)
+ROLLOUT = Measure(
+    "slim_router_rollout_share_ratio",
+    "Part of the time in which the policy of a changed file decides, by where it stands.",
+    ("candidate", "stage"),
+    kind="largest",
+)
 BUILD_INFO = Measure("slim_build_info", "1 for what runs.", ("version", "commit", "python"), kind="largest")
 # prometheus_client's own, of all processes together.
 _PROCESS = (
@@ -128,7 +137,7 @@ MEASURES = {
         *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *QUEUED),
         *(_FOR_PEERS, _HOPS, DRIVEN, PEERS),
         *(_TENANTS, _UNAUTHENTICATED, TASK_FAILURES, WORKERS, WORKER_RESTARTS),
-        *(LEFT_OUT, POLICY_INFO, BUILD_INFO, *_PROCESS),
+        *(LEFT_OUT, POLICY_INFO, POLICY_SINCE, ROLLOUT, BUILD_INFO, *_PROCESS),
     )
 }
 """All there is, by name, in the order of the page."""

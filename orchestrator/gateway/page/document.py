@@ -79,6 +79,7 @@ def _policy(traffic: Traffic, overview: FleetOverview | None) -> Document | None
         "fallback": overview.fallback,
         "shadow": overview.shadow,
         "is_paused": overview.is_paused,
+        "standing": None if overview.standing is None else asdict(overview.standing),
         "decisions_per_s": sum(traffic.policy) / traffic.seconds,
         "p50_s": traffic.policy_quantile_s(0.5),
         "p99_s": traffic.policy_quantile_s(0.99),

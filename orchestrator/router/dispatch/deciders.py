@@ -8,8 +8,9 @@ because the fallback would not look at what they prefer.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Decision, Hold
@@ -37,6 +38,18 @@ class Decided(NamedTuple):
     record: Record | None
 
 
+class Trial(NamedTuple):
+    """A candidate that decides in a part of the time.
+
+    Attributes:
+        policies: As of ``Deciders``.
+        decides: Returns whether it does at a moment of the event loop's clock.
+    """
+
+    policies: dict[bool, GuardedPolicy]
+    decides: Callable[[float], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Deciders:
     """Who decides.
@@ -46,11 +59,15 @@ class Deciders:
         observing: Those of them, fallbacks included, that want to know what becomes of batches; each once, however
             often it stands in for others, because what it remembers is one for all.
         shadow: The policy that is asked beside them, and of which nothing comes; None: there is none.
+        trial: The candidate that decides in their place in a part of the time; None: there is none.
+        standing: What is in force since when and why, as JSON values, for the log.
     """
 
     policies: dict[bool, GuardedPolicy]
     observing: tuple[ObservingPolicy, ...]
     shadow: Shadow | None = None
+    trial: Trial | None = None
+    standing: Mapping[str, Any] = field(default_factory=dict)
 
     def decide(
         self,
@@ -70,7 +87,10 @@ class Deciders:
             PermanentError: when the policy and its fallback have failed.
         """
         situation = candidate_set.situation
-        policy = self.policies[situation.queue.preference is not None]
+        policies = self.policies
+        if self.trial is not None and self.trial.decides(situation.now_s):
+            policies = self.trial.policies
+        policy = policies[situation.queue.preference is not None]
         try:
             decision, name, fault = policy.decide(candidate_set, is_idle=is_idle, stale=stale)
         except Exception as exc:  # of the fallback too
@@ -90,37 +110,67 @@ class Deciders:
                 fault=fault,
                 shadow=shadowed,
             )
+            record |= self.standing
         return Decided(decision, name, policy.binding, record)
 
 
-def make_deciders(settings: RouterSettings, observer: RouterObserver) -> Deciders:
-    """Return who decides by such settings.
+def make_deciders(settings: RouterSettings, observer: RouterObserver, in_force: Policy | None = None) -> Deciders:
+    """Return who decides by such settings; ``in_force`` is what stands in place of the policy that they name.
 
     Raises:
         ConfigError: when there is no such policy, its file can't be used, or it can't be bound as asked.
     """
-    policy, fallback = policy_of(settings.policy, settings), parse_policy(settings.guard.fallback)
+    policy = in_force or policy_of(settings.policy, settings)
+    policies = _guarded(policy, settings, observer)
+    shadow = None
+    if settings.shadow_policy is not None:
+        shadow = in_shadow(policy_of(settings.shadow_policy, settings), policies, settings, observer)
+    return Deciders(policies, _observing(policies), shadow)
+
+
+def in_shadow(
+    policy: Policy, policies: Mapping[bool, GuardedPolicy], settings: RouterSettings, observer: RouterObserver
+) -> Shadow:
+    """Return a policy in the shadow of others, bound as they are."""
+    return Shadow(rebind(policy, policies[False].binding), settings.guard, observer)
+
+
+def on_trial(
+    deciders: Deciders,
+    candidate: Policy,
+    decides: Callable[[float], bool],
+    settings: RouterSettings,
+    observer: RouterObserver,
+) -> Deciders:
+    """Return the same, with a candidate that decides in a part of the time; raises as ``make_deciders``."""
+    policies = _guarded(candidate, settings, observer)
+    observing = _observing(policies, deciders.policies)
+    return replace(deciders, trial=Trial(policies, decides), observing=observing)
+
+
+def _guarded(policy: Policy, settings: RouterSettings, observer: RouterObserver) -> dict[bool, GuardedPolicy]:
+    fallback = parse_policy(settings.guard.fallback)
     binding = policy.binding if settings.binding == "policy" else Binding(settings.binding)
-    if binding is Binding.EARLY and is_learned(settings.policy):
+    if binding is Binding.EARLY and isinstance(policy, LearnedPolicy):
         raise ConfigError(
-            f"policy {settings.policy!r} was trained to bind late; remove router.binding = 'early', or name a rule as "
+            f"policy {policy.name!r} was trained to bind late; remove router.binding = 'early', or name a rule as "
             "router.policy, such as thrift"
         )
     is_slim = isinstance(policy, LearnedPolicy) and policy.file.kind == SLIM
     preferred = PreferredPolicy()
-    shadow = None
-    if settings.shadow_policy is not None:
-        shadow = Shadow(rebind(policy_of(settings.shadow_policy, settings), binding), settings.guard, observer)
-    policies = {
+    return {
         prefers: GuardedPolicy(rebind(own, binding), rebind(other, binding), settings.guard, observer)
         for prefers, own, other in (
             (False, policy, fallback),
             (True, policy, preferred) if is_slim else (True, preferred, fallback),
         )
     }
-    asked = [policy for guarded in policies.values() for policy in (guarded.policy, guarded.fallback)]
-    observing = {p.name: p for p in asked if isinstance(p, ObservingPolicy) and p.is_observing}
-    return Deciders(policies, tuple(observing.values()), shadow)
+
+
+def _observing(*policies: Mapping[bool, GuardedPolicy]) -> tuple[ObservingPolicy, ...]:
+    guards = [guarded for each in policies for guarded in each.values()]
+    asked = [policy for guarded in guards for policy in (guarded.policy, guarded.fallback)]
+    return tuple({p.name: p for p in asked if isinstance(p, ObservingPolicy) and p.is_observing}.values())
 
 
 def policy_of(name: str, settings: RouterSettings) -> Policy:

@@ -32,8 +32,9 @@ from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.queue_rules import slack_used
 from orchestrator.profile.fit import EnergyTable, LatencyFit, LatencyTable
 from orchestrator.router.dispatch.batch import Batch, part_of
-from orchestrator.router.dispatch.deciders import Decided, make_deciders
+from orchestrator.router.dispatch.deciders import Decided, Deciders
 from orchestrator.router.dispatch.decision_log import REJECTED, DecisionLog
+from orchestrator.router.dispatch.live_policy import LivePolicy
 from orchestrator.router.dispatch.sender import Sender
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.overload import Shed, Shedder, describe_lack, estimate, take_late
@@ -110,19 +111,26 @@ class Dispatcher:
 
     Attributes:
         settings: The settings of the router now.
-        deciders: The policies that they name.
+        live: The policy in force, and what is to follow it.
         sender: What is under way.
         unread_bytes: Returns about how many bytes of requests have come in front of the router, but were not read yet.
     """
 
     def __init__(
-        self, settings: RouterSettings, queues: RequestQueues, fleet: Fleet, shedder: Shedder, observer: RouterObserver
+        self,
+        settings: RouterSettings,
+        queues: RequestQueues,
+        fleet: Fleet,
+        shedder: Shedder,
+        observer: RouterObserver,
+        *,
+        unix_clock: Callable[[], float],
     ) -> None:
         self.settings = settings
         self._queues = queues
         self._fleet = fleet
         self._shedder = shedder
-        self.deciders = make_deciders(settings, observer)
+        self.live = LivePolicy(settings, fleet, observer, unix_clock=unix_clock)
         self._tables = KeptTables()
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
@@ -131,6 +139,7 @@ class Dispatcher:
         sampled = settings.decision_log
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
         self.sender = Sender(fleet, queues, observer, self.wake, self._learn, self._log)
+        self.sender.on_answer = self.live.note_answer
         shedder.on_missed = self._note_miss
         shedder.is_any_idle = self._is_any_idle
         if self._log is not None:
@@ -149,6 +158,11 @@ class Dispatcher:
             age_s = asyncio.get_running_loop().time() - request.arrived_s
             deadline_s = request.deadline_s - request.arrived_s
             log.write_shed(reason, request.family, items=request.items, age_s=age_s, deadline_s=deadline_s)
+
+    @property
+    def deciders(self) -> Deciders:
+        """Who decides now."""
+        return self.live.deciders
 
     def wake(self) -> None:
         """Look at all queues in the next turn of the event loop, if anything waits in them, because of some change."""

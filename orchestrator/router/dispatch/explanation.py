@@ -19,14 +19,15 @@ _EXPLAINED = ":brownout"
 def describe_decision(record: Record) -> list[str]:
     """Return all that can be said of a decision in sentences: what it was about, what it weighed, and its shadow."""
     queue = record["queue"]
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record["at"]))
     stood_in = "" if record["fault"] is None else f", standing in ({record['fault']})"
+    at = _utc(record["at"])
     lines = [
-        f"{record['id']} of {record['family']}, {at} UTC, decided by {record['policy']}{stood_in}: {record['reason']}",
+        f"{record['id']} of {record['family']}, {at}, decided by {record['policy']}{stood_in}: {record['reason']}",
         f"{queue['items']} items wait, a head of {queue['head_items']} due in {_ms(queue['head_slack_s'])}; "
         f"nine of ten due in {_ms(queue['tail_slack_s'])}; priority {queue['priority']}",
         *explain(record),
     ]
+    lines += _describe_rollout(record)
     if (shadow := record.get("shadow")) is not None:
         own = shadow["choice"]
         instead = f"{own['items']} items to {own['server']} at {own['width']} %" if own is not None else "nothing now"
@@ -34,6 +35,19 @@ def describe_decision(record: Record) -> list[str]:
             f"{shadow['policy']}, in the shadow, would have sent {instead} ({shadow['fault'] or shadow['outcome']})"
         )
     return lines
+
+
+def _describe_rollout(record: Record) -> Iterator[str]:
+    """Yield since when what was in force was, and why, and what was to follow it; nothing where that is not told."""
+    if (in_force := record.get("in_force")) is not None:
+        yield f"{in_force['policy']} was in force since {_utc(in_force['since'])}: {in_force['why']}"
+    if (rollout := record.get("rollout")) is not None:
+        since = _utc(rollout["since"])
+        yield f"{rollout['candidate']} was to follow it, {rollout['stage']} since {since}: {rollout['why']}"
+
+
+def _utc(unix_s: float) -> str:
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(unix_s))} UTC"
 
 
 def describe_outcome(outcome: Record) -> str:

@@ -154,7 +154,11 @@ class GuardedPolicy:
 
 
 class Shadow:
-    """Asks a policy, which is bound as the one that decides, what it would do; ``clock`` as for GuardedPolicy."""
+    """Asks a policy, which is bound as the one that decides, what it would do; ``clock`` as for GuardedPolicy.
+
+    Attributes:
+        outcomes: How often it compared how: ``same``, ``other`` or ``fault``.
+    """
 
     def __init__(
         self,
@@ -167,8 +171,13 @@ class Shadow:
         self.policy = policy
         self._observer = observer
         self._guard = PolicyGuard(settings, clock)
-        self._counts: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
+        self._summed_up: Counter[str] = Counter()
         self._logged_s: float | None = None
+
+    def is_paused(self, now_s: float) -> bool:
+        """Return whether the policy is not asked for now, because it has failed too often."""
+        return self._guard.breaker.is_open(now_s)
 
     def compare(
         self, decision: Decision, candidates: Sequence[Candidate], situation: Situation, *, is_idle: bool
@@ -177,7 +186,7 @@ class Shadow:
 
         None while it is not asked. ``is_idle`` is whether no server has anything to do.
         """
-        if self._guard.breaker.is_open(situation.now_s):
+        if self.is_paused(situation.now_s):
             return None
 
         def decide() -> tuple[Decision, Fault | None]:
@@ -188,7 +197,7 @@ class Shadow:
         if fault is Fault.RAISED:
             log.debug("shadow policy %s raised %s", self.policy.name, detail)
         outcome = "fault" if fault is not None else "same" if _is_same(own, decision) else "other"
-        self._counts[outcome] += 1
+        self.outcomes[outcome] += 1
         self._observer.on_shadow(outcome)
         self._sum_up(situation.now_s)
         # What is no decision may hold anything, and this is written.
@@ -208,15 +217,16 @@ class Shadow:
         if now_s - self._logged_s < _SUMMARY_PERIOD_S:
             return
         self._logged_s = now_s
+        counts = self.outcomes - self._summed_up
+        self._summed_up = self.outcomes.copy()
         log.info(
             "shadow policy %s would have decided the same in %d of %d decisions, otherwise in %d, and failed in %d",
             self.policy.name,
-            self._counts["same"],
-            self._counts.total(),
-            self._counts["other"],
-            self._counts["fault"],
+            counts["same"],
+            counts.total(),
+            counts["other"],
+            counts["fault"],
         )
-        self._counts.clear()
 
 
 def _is_same(one: Decision | None, other: Decision) -> bool:

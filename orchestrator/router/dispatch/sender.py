@@ -37,7 +37,7 @@ from orchestrator.router.dispatch.decision_log import DecisionLog, outcome_of
 from orchestrator.router.dispatch.retry import Cause, RetryBudget, Verdict, is_repeatable, judge_retry, overdue_after_s
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.deadline_timers import Deadlines
-from orchestrator.router.queue.request import BatchKey, PendingRequest
+from orchestrator.router.queue.request import Answer, BatchKey, PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueues
 from orchestrator.router.queue.trace import Attempt, Trace, context_of
 from orchestrator.router.servers.connection import StalledServerError
@@ -56,6 +56,9 @@ class Sender:
 
     ``wake`` is called when something was queued or may be sent that could not be sent before, ``learn`` with each batch
     that was answered while it was awaited, and when. Outcomes are written to ``decisions``, where there is such a log.
+
+    Attributes:
+        on_answer: Called with each request that is answered, and its answer.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Sender:
         self._given_up: set[asyncio.Future[Tensors]] = set()
         self._ended: list[tuple[Batch, float, str | None]] = []
         self._is_closing = False
+        self.on_answer: Callable[[PendingRequest, Answer], None] = lambda request, answer: None
 
     @property
     def under_way(self) -> int:
@@ -246,7 +250,9 @@ class Sender:
             start += request.items
             if request.is_over or (looks_wrong and self._ask_another(batch, request, part)):
                 continue
-            request.answer(batch.answer(request, part, now_s=now_s))
+            answer = batch.answer(request, part, now_s=now_s)
+            request.answer(answer)
+            self.on_answer(request, answer)
         self._budget = self._budget.answered(len(batch.requests), self._fleet.settings.retries)
 
     def _fail(self, batch: Batch, exc: BaseException) -> str:

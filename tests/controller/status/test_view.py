@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
@@ -128,10 +129,21 @@ def test_a_controller_that_does_not_answer_is_shown_as_such() -> None:
 
 
 def test_alerts_of_the_gateway_are_shown_or_why_there_are_none() -> None:
-    assert show(render_gateway([])) == ["gateway", "alerts  none"]
-    assert show(render_gateway("no gateway answers")) == ["gateway", "status page  no gateway answers"]
+    def render(told: str | list[dict[str, str]], **document: Any) -> list[str]:
+        return show(render_gateway(told if isinstance(told, str) else {"alerts": told, **document}, now_unix_s=100.0))
+
+    assert render([]) == ["gateway", "alerts  none"]
+    assert render("no gateway answers") == ["gateway", "status page  no gateway answers"]
     told = [{"level": "bad", "text": "Not ready: x", "section": "servers"}, {"level": "new", "text": "y"}]
-    assert show(render_gateway(told)) == ["gateway", "alert  Not ready: x", "alert  y"]
+    assert render(told) == ["gateway", "alert  Not ready: x", "alert  y"]
+    standing = {"policy": "thrift", "since_unix_s": 40.0, "why": "so it is", "candidate": ""}
+    assert render([], policy={"standing": standing}) == [
+        "gateway",
+        "policy  thrift, in force for 60 s: so it is",
+        "alerts  none",
+    ]
+    standing |= {"candidate": "x", "stage": "shadow", "candidate_since_unix_s": 90.0, "candidate_why": "it came"}
+    assert render([], policy={"standing": standing})[2] == "rollout  x, shadow for 10 s: it came"
 
 
 def test_power_and_energy_are_shown_with_their_source() -> None:

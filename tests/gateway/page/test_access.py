@@ -13,7 +13,7 @@ import pytest
 from orchestrator.config import TenantSettings
 from orchestrator.gateway.admin import AdminEndpoint
 from orchestrator.gateway.auth.callers import Guard
-from orchestrator.top.events import read_alerts, watch
+from orchestrator.top.events import read_document, watch
 from tests.gateway.auth.test_tenants import digest, write
 from tests.gateway.fakes import open_world
 from tests.gateway.page.fleets import Gateway, Minutes, admin_of, pass_busy_minutes
@@ -98,10 +98,10 @@ async def test_after_a_gateway_has_ended_nothing_is_left_open() -> None:
 
 async def test_a_terminal_says_why_it_is_refused_and_shows_all_with_the_token() -> None:
     async with closed_page() as admin:
-        assert "refuses: a token is missing" in str(await read_alerts(admin.address, timeout_s=PATIENCE_S))
-        said = await read_alerts(admin.address, timeout_s=PATIENCE_S, token=VISION)
+        assert "refuses: a token is missing" in str(await read_document(admin.address, timeout_s=PATIENCE_S))
+        said = await read_document(admin.address, timeout_s=PATIENCE_S, token=VISION)
         assert "refuses: tenant 'vision' may not see the status page" in str(said)
-        assert isinstance(await read_alerts(admin.address, timeout_s=PATIENCE_S, token=OPERATIONS), list)
+        assert isinstance(await read_document(admin.address, timeout_s=PATIENCE_S, token=OPERATIONS), dict)
         refused, shown = watch(admin.address), watch(admin.address, token=OPERATIONS)
         assert "(--token, or SLIMSCHED_TOKEN in the environment)" in str(await anext(refused))
         assert "traffic" in await anext(shown)

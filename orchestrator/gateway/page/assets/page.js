@@ -242,8 +242,10 @@ function showFrontier(doc) {
 function showPolicy(doc) {
   const { policy, traffic } = doc;
   const counts = (found) => (found.length ? found.map((one) => `${one.reason.replaceAll("_", " ")} ${rate(one.per_s)}/s`).join(", ") : "none");
+  const { standing } = policy ?? {};
   put($("#policy .rows"), ...(policy === null ? [el("dd", {}, "Nothing is known yet.")] : rows([
-    ["In force", policy.name],
+    ["In force", standing ? `${policy.name}, since ${age(doc.unix_s - standing.since_unix_s)}, because ${standing.why}` : policy.name],
+    standing?.candidate ? ["Rollout", `${standing.candidate}, ${standing.stage} since ${age(doc.unix_s - standing.candidate_since_unix_s)}, because ${standing.candidate_why}`] : null,
     ["Fallback", policy.is_paused ? `${policy.fallback}, deciding now` : policy.fallback],
     ["Fallback decided", counts(policy.fallbacks)],
     policy.shadow ? ["Shadow", `${policy.shadow}: ${counts(policy.shadow_outcomes)}`] : null,
