@@ -107,8 +107,10 @@ def _tell_policy(row: Row) -> str:
         return "nothing is known of the policy yet"
     shadow = f", shadow {policy['shadow']}" if policy["shadow"] else ""
     now = ", which decides now" if policy["is_paused"] else ""
+    standing = policy.get("standing") or {"candidate": ""}
+    rollout = f", {standing['candidate']} {standing['stage']}" if standing["candidate"] else ""
     times = f"p50 {_seconds(policy['p50_s'])}, p99 {_seconds(policy['p99_s'])} a decision"
-    return f"{policy['name']}, fallback {policy['fallback']}{now}{shadow}\n{times}"
+    return f"{policy['name']}, fallback {policy['fallback']}{now}{shadow}{rollout}\n{times}"
 
 
 def _quality(row: Row) -> float | None:

@@ -12,6 +12,7 @@ from orchestrator.cli import main
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError
 from orchestrator.learning.tasks import given_traffic, logged_traffic, objectives_of, present_spec, profile_task
+from orchestrator.router.rollout.record import kept_path
 from tests.learning.test_traffic import decision, log_of
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,15 @@ def test_the_policy_in_force_is_named_with_its_file(tmp_path: Path) -> None:
     assert present("  policy: thrift\n  policy_file: x.npz\n") == "thrift"
     assert present("  policy: fitted\n  policy_file: x.npz\n").startswith("fitted:")
     assert present("  policy: ppo-slim\n") == "ppo-slim"
+
+
+def test_a_file_that_is_on_trial_or_was_given_up_is_not_the_policy_in_force(tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+    file.write_bytes(b"new")
+    kept_path(file).write_bytes(b"old")
+    for rollout, expected in (("{}", kept_path(file)), ("null", file)):
+        text = f"  policy: fitted\n  policy_file: {file}\n  rollout: {rollout}\n"
+        assert present_spec(load_fleet(fleet_file(tmp_path, text)).router) == f"fitted:{expected}"
 
 
 def test_a_fleet_file_says_what_it_lacks(tmp_path: Path) -> None:

@@ -6,17 +6,18 @@ of ``stages``.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from orchestrator.files import read_file, write_atomically
-from orchestrator.router.rollout.stages import Rollout, Source, Verdict, resume
+from orchestrator.router.rollout.stages import Rollout, Source, resume
 
+_RECORD: Final = TypeAdapter(Rollout)
 _MOST_BYTES: Final = 2**20
+_LATEST_UNIX_S: Final = 1e11  # a time that can be written as a date
 MOST_POLICY_BYTES: Final = 64 * 2**20
 
 
@@ -46,27 +47,16 @@ def read_digest(path: Path) -> str | None:
 def read_record(policy_file: Path) -> Rollout | None:
     """Return how a rollout stands; None when nothing is written, or nothing that can be read."""
     try:
-        found = json.loads(read_file(record_path(policy_file), most_bytes=_MOST_BYTES))
-        return _parse(found)
-    except (OSError, ValueError, KeyError, TypeError):
+        found = _RECORD.validate_json(read_file(record_path(policy_file), most_bytes=_MOST_BYTES))
+    except (OSError, ValueError):
         return None
-
-
-def _parse(found: Mapping[str, Any]) -> Rollout:
-    return Rollout(
-        candidate=str(found["candidate"]),
-        since_unix_s=float(found["since_unix_s"]),
-        why=str(found["why"]),
-        stage=max(0, int(found["stage"])),
-        verdict=Verdict(found["verdict"]),
-        before_since_unix_s=float(found["before_since_unix_s"]),
-        before_why=str(found["before_why"]),
-    )
+    times_are_sound = all(0 <= unix_s <= _LATEST_UNIX_S for unix_s in (found.since_unix_s, found.before_since_unix_s))
+    return found if found.stage >= 0 and times_are_sound else None
 
 
 def write_record(policy_file: Path, rollout: Rollout) -> None:
     """Write how a rollout stands; raises OSError when it can't be written."""
-    write_atomically(record_path(policy_file), json.dumps(asdict(rollout), indent=1) + "\n")
+    write_atomically(record_path(policy_file), _RECORD.dump_json(rollout, indent=1))
 
 
 def in_force_path(policy_file: Path) -> Path:

@@ -33,6 +33,15 @@ from orchestrator.router.rollout.stages import (
 
 SETTINGS = RolloutSettings(shadow_decisions=100, answers=200)
 SHADOW = Rollout("new", 0.0, "it came")
+BROKEN = (
+    ("rolling out", "perhaps"),
+    ('"stage": 2', '"stage": -1'),
+    ('"stage": 2', '"stage": 1e999'),
+    ('"since_unix_s": 0.0', '"since_unix_s": NaN'),
+    ('"since_unix_s": 0.0', '"since_unix_s": 1e999'),
+    ('"since_unix_s": 0.0', '"since_unix_s": 1e12'),
+    ('"candidate": "new",', ""),
+)
 ROLLOUTS = st.builds(
     Rollout,
     candidate=st.sampled_from(["new", "other"]),
@@ -143,7 +152,9 @@ def test_a_record_is_read_as_it_was_written_and_what_is_none_is_no_record(tmp_pa
     assert read_record(file) is None
     write_record(file, at(2))
     assert read_record(file) == at(2)
-    for text in ("", "[]", "null", '{"candidate": "x"}', '{"verdict": "perhaps"}', "\xff"):
+    whole = record_path(file).read_text()
+    broken = ("", "[]", "null", "[" * 10**5, "\xff", *(whole.replace(*each) for each in BROKEN))
+    for text in broken:
         record_path(file).write_text(text, encoding="latin-1")
         assert read_record(file) is None
 
