@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 
+_Stamp = tuple[int, int, int] | None
+"""What differs once a file has changed; None when it is not there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -96,6 +99,10 @@ class LivePolicy:
     """
 
     deciders: Deciders
+    rollout: Rollout | None
+    _candidate: _Loaded | None
+    _stamp: _Stamp
+    _record_stamp: _Stamp
 
     def __init__(
         self,
@@ -204,7 +211,7 @@ class LivePolicy:
             named = "policy_file" if in_force.data else "policy" if rollout is None else "guard.fallback"
             self._since_unix_s, self._why = self._unix_clock(), f"it is what router.{named} named then"
         self._stamp = None if settings.policy_file is None else _stamp(settings.policy_file)
-        self._record_stamp: object = None
+        self._record_stamp = None
         self._in_force, self._candidate, self.rollout = in_force, candidate, rollout
         self._candidate_name = "" if candidate is None else candidate.policy.name
         self._open()
@@ -390,8 +397,7 @@ def _told(standing: Standing) -> Mapping[str, Any]:
     return told
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Return what differs once a file has changed; None when it is not there."""
+def _stamp(path: Path) -> _Stamp:
     try:
         found = path.stat()
     except OSError:
