@@ -15,8 +15,9 @@ from typing import Literal
 from orchestrator.config import RouterSettings
 from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.router.dispatch.dispatcher import Dispatcher
-from orchestrator.router.dispatch.live_policy import LivePolicy, Standing
+from orchestrator.router.dispatch.live_policy import LivePolicy
 from orchestrator.router.queue.request_queue import Backlog, RequestQueues
+from orchestrator.router.rollout.standing import Standing
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.snapshot import ServedModel, ServerName

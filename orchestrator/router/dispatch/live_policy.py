@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from orchestrator.config import RouterSettings
 from orchestrator.config.rollout import RolloutSettings
@@ -39,6 +39,7 @@ from orchestrator.router.rollout.stages import (
     reconcile,
     resume,
 )
+from orchestrator.router.rollout.standing import Standing
 from orchestrator.router.rollout.worth import Scale, scale_of
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.snapshot import Family
@@ -49,30 +50,6 @@ LOOK_S: Final = 1.0
 
 _Stamp = tuple[int, int, int] | None
 """What differs once a file has changed; None when it is not there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What is in force since when and why, and what is to follow it.
-
-    Attributes:
-        policy: The name of the policy in force.
-        since_unix_s: Since when it is, as far as this process knows.
-        candidate: The name of the policy of a file that is rolled out or was given up; empty when there is none.
-        stage: Where that stands, in a word or two.
-        share: The part of the time that it decides in.
-        candidate_since_unix_s: Since when it stands there; 0 when there is none.
-        candidate_why: Why.
-    """
-
-    policy: str
-    since_unix_s: float
-    why: str
-    candidate: str = ""
-    stage: str = ""
-    share: float = 0.0
-    candidate_since_unix_s: float = 0.0
-    candidate_why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +251,7 @@ class LivePolicy:
                 share = rollout.share(settings.rollout.shares)
                 self._ledger = Ledger(Split(rollout.candidate, share, slot_s, now_s))
                 self._offset_s = now_s - asyncio.get_running_loop().time()
-        self.deciders = replace(deciders, standing=_told(self.standing))
+        self.deciders = replace(deciders, standing=self.standing.told())
 
     def _decides(self, now_s: float) -> bool:
         """Return whether the candidate decides now, on the event loop's clock."""
@@ -381,20 +358,6 @@ def _apart(file: _Loaded, in_force: _Loaded) -> _Loaded:
     if isinstance(policy, LearnedPolicy) and policy.name == in_force.policy.name:
         return replace(file, policy=LearnedPolicy(policy.file, name=f"{policy.name}@{file.digest[:7]}"))
     return file
-
-
-def _told(standing: Standing) -> Mapping[str, Any]:
-    """Return what the decision log says of who is in force."""
-    in_force = {"policy": standing.policy, "since": standing.since_unix_s, "why": standing.why}
-    told: dict[str, Any] = {"in_force": in_force}
-    if standing.candidate:
-        told["rollout"] = {
-            "candidate": standing.candidate,
-            "stage": standing.stage,
-            "since": standing.candidate_since_unix_s,
-            "why": standing.candidate_why,
-        }
-    return told
 
 
 def _stamp(path: Path) -> _Stamp:
