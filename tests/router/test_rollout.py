@@ -272,4 +272,6 @@ async def test_the_decision_log_tells_what_was_in_force_and_what_was_to_follow(f
     *_, record = read_all(tmp_path / "log")
     told = "\n".join(describe_decision(record))
     assert "lert:reserve was in force since 2027-01-15 08:00:00 UTC: it is what router.policy_file named then" in told
-    assert f"lert:slack was to follow it, shadow since 2027-01-15 08:00:01 UTC: {file} has changed" in told
+    since = f"2027-01-15 08:00:{int(record['rollout']['since'] - START_UNIX_S):02}"
+    assert f"lert:slack was to follow it, shadow since {since} UTC: {file} has changed" in told
+    assert record["rollout"]["since"] > record["in_force"]["since"]
