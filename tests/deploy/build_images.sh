@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the three images with podman on a Debian machine that reaches pip's and Debian's packages and no registry of
 # images: the base is made of Debian's packages. Needs root, and what apt-get installs here; with the argument "install"
-# that is all it does.
+# that is all it does. With "probe" it tries whether a container can run that has a network of its own.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PODMAN_IGNORE_CGROUPSV1_WARNING=1 # not on every kernel are there the newer control groups
@@ -14,6 +14,15 @@ if ! dpkg-query --show "${needed[@]}" > /dev/null 2>&1; then
   DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes --no-install-recommends install "${needed[@]}"
 fi
 [ "${1:-}" != install ] || exit 0
+
+# It has one file, which needs no other.
+if [ "${1:-}" = probe ]; then
+  root=$(mktemp --directory)
+  trap 'rm -rf "$root"' EXIT
+  cp "$(command -v catatonit)" "$root"
+  "${engine[@]}" run --rm --rootfs "$root" /catatonit --version
+  exit
+fi
 
 # Python 3.11, as in the base that the Dockerfile names. Podman asks health with curl, and Triton's stubs load libpython.
 if ! "${engine[@]}" image exists "$base"; then
