@@ -24,7 +24,7 @@ from tests.triton.calls import infer
 from tests.triton.onnx_models import write_model
 from tests.tutorials.document import File, execute, parse
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 OWN_NETWORK = Path(__file__).parents[2] / "docs" / "tutorials" / "own-network.md"
 FAMILIES = {"shapes": (50, 100), "text": (50, 100), "plates": (30, 100), "voice": (100,)}

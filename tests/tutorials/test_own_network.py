@@ -20,6 +20,7 @@ def test_blocks_are_files_and_commands_with_their_output() -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.long
 def test_what_the_page_says_works(tmp_path: Path) -> None:
     try:
         assert run(PAGE, tmp_path) == 16
