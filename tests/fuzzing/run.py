@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
+import multiprocessing
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +28,8 @@ from orchestrator.reporting.outputs import write_report
 from tests.fuzzing.corpus import read_corpus, unpack, write_corpus
 from tests.fuzzing.targets import TARGETS
 
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.fuzzing.search"])
 _SLOW_S = 5
 """One input may take so long, where a parse takes milliseconds and instrumented code some ten times as much."""
 _MEMORY_MIB = 2048
@@ -103,8 +105,14 @@ def search(name: str, seconds: int, *, seed: int, keep: bool) -> Search:
         found.mkdir()
         failed.mkdir()
         unpack(read_corpus(name), found)
-        options = (f"-max_total_time={seconds}", f"-timeout={_SLOW_S}", f"-rss_limit_mb={_MEMORY_MIB}", f"-seed={seed}")
-        printed = _start(name, found, *options, f"-max_len={_LARGEST_BYTES}", f"-artifact_prefix={failed}/")
+        options = [f"-max_total_time={seconds}", f"-timeout={_SLOW_S}", f"-rss_limit_mb={_MEMORY_MIB}", f"-seed={seed}"]
+        options += [f"-max_len={_LARGEST_BYTES}", f"-artifact_prefix={failed}/"]
+        said = Path(folder) / "said"
+        said.touch()
+        searching = _FORKS.Process(target=_fork, args=(name, [str(found), *options], said))
+        searching.start()
+        searching.join()
+        printed = said.read_text(errors="replace")
         if keep:  # libFuzzer adds what reaches new code, and replaces it where less does
             write_corpus(name, choose_kept(read_corpus(name), [path.read_bytes() for path in found.iterdir()]))
         reasons = re.findall(r"^(?: === Uncaught.*\n(.*)|==\d+== ERROR: (.*))$", printed, re.MULTILINE)
@@ -128,10 +136,10 @@ def choose_kept(old: Sequence[bytes], inputs: Iterable[bytes]) -> list[bytes]:
     return kept
 
 
-def _start(name: str, *arguments: str | Path) -> str:
-    command = [sys.executable, "-m", "tests.fuzzing.search", name, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    return done.stdout + done.stderr
+def _fork(name: str, arguments: Sequence[str], printed: Path) -> None:
+    from tests.fuzzing import search  # which instruments all that is imported with it
+
+    search.search(name, arguments, printed)
 
 
 def _last(pattern: str, text: str) -> int:
