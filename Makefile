@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# Python compiles what is imported, a small part of what is installed.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 # Processes that tests run in, a module in one of them and in order, because modules of a package share fixtures.
 WORKERS ?= 2
 TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -56,8 +57,10 @@ lint: $(VENV)/.everything
 compiled: $(VENV)/.everything
 	@$(BIN)/python -m tests.compile_ahead
 
+# One module in ten has such tests; importing all others takes each process half a minute.
 integration: $(VENV)/.everything
-	$(TESTS) -m "integration or gpu" --integration
+	$(TESTS) -m "integration or gpu" --integration \
+	  $$(grep -rlE 'mark\.(integration|gpu)\b' tests --include='test_*.py' | LC_ALL=C sort)
 
 docs: $(VENV)/.everything
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
