@@ -99,7 +99,8 @@ def test_the_template_of_a_policy_ships(program: Path, empty: Path, environment:
 
 
 def test_a_suite_that_ships_is_evaluated(program: Path, empty: Path, environment: dict[str, str]) -> None:
-    small = ["--traces", "2", "--validation-traces", "1", "--seeds", "2", "--requests", "60", "--jobs", "1"]
+    # Of more traces there are intervals, and of more requests a clairvoyant plans for long: tests/cli/test_evaluate.py.
+    small = ["--traces", "1", "--validation-traces", "1", "--seeds", "1", "--requests", "8", "--jobs", "1"]
     policies = ("random", "lert:slack", "nexus", "thrift", "ppo-slim")
     chosen = [word for policy in policies for word in ("--policy", policy)]
     run(program, empty, environment, "evaluate", "--suite", "paper", "--out", "found", *small, *chosen)
