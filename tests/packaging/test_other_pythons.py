@@ -5,6 +5,7 @@ Tests themselves run on one Python; this finds others where pyenv or the system 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -90,8 +91,8 @@ def installed(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pyt
     subprocess.run([found, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
     # This environment's pip, because a system's Python may be without.
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", f"{wheel}[local]"]
-    done = subprocess.run(install, capture_output=True, text=True, check=False, cwd=folder)
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
+    done = subprocess.run([*install, f"{wheel}[local]"], capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     return Installed(version, python, folder)
 
@@ -101,6 +102,22 @@ def test_the_demo_runs_and_leaves_its_report_only(installed: Installed) -> None:
     assert "page:" in installed.run("demo", "--seconds", "1", "--rounds", "1", "--policy", "default")
     left = sorted(path.name for path in installed.empty.rglob("*"))
     assert left == ["demo.html", "demo.png", "reports"]
+
+
+@pytest.mark.parametrize("installed", WITH_TRITON, indirect=True)
+def test_up_serves_the_family_that_ships(installed: Installed) -> None:
+    grpc, http, metrics, triton = (f"127.0.0.1:{port}" for port in choose_free_ports(4))
+    fleet = write_fleet(installed, triton, grpc, http, metrics)
+    assert_answers_until_ended(installed.start("up", "--fleet", str(fleet)), grpc)
+
+
+@pytest.mark.parametrize("installed", [*WITH_TRITON, *WITHOUT_TRITON], indirect=True)
+def test_a_suite_that_ships_is_evaluated(installed: Installed, tmp_path: Path) -> None:
+    small = ["--traces", "2", "--validation-traces", "1", "--seeds", "1", "--requests", "60", "--jobs", "1"]
+    policies = ["--policy", "random", "--policy", "lert:slack"]
+    installed.run("evaluate", "--suite", "paper", "--out", str(tmp_path), *small, *policies)
+    document = json.loads((tmp_path / "evaluation-paper.json").read_text())
+    assert len(document["scenarios"]) == len(list((ROOT / "scenarios" / "test" / "paper").glob("*.yaml")))
 
 
 @pytest.mark.parametrize("installed", WITHOUT_TRITON, indirect=True)
@@ -123,18 +140,28 @@ def test_a_gateway_serves_a_triton_of_another_python(installed: Installed, trito
     grpc, http, metrics = (f"127.0.0.1:{port}" for port in choose_free_ports(3))
     options = EmbeddedOptions(models=("fashion_w025",))
     with tritons.running(ROOT / "model_repository", options) as server:
-        fleet = installed.folder / "fleet.yaml"
-        fleet.write_text(
-            f"servers: [{{name: one, grpc: '{server.grpc_address}'}}]\n"
-            f"gateway: {{grpc: '{grpc}', http: '{http}', metrics: '{metrics}'}}\n"
-        )
-        gateway = installed.start("gateway", "--fleet", str(fleet))
-        try:
-            assert answers_within(grpc, WAIT_S) == (1, 10)
-        finally:
-            gateway.send_signal(signal.SIGTERM)
-            said, _ = gateway.communicate(timeout=WAIT_S)
-        assert gateway.returncode == 0, said[-3000:]
+        fleet = write_fleet(installed, str(server.grpc_address), grpc, http, metrics)
+        assert_answers_until_ended(installed.start("gateway", "--fleet", str(fleet)), grpc)
+
+
+def write_fleet(installed: Installed, triton: str, grpc: str, http: str, metrics: str) -> Path:
+    """Write settings of a fleet of one server, all at addresses of this test, and return their path."""
+    path = installed.folder / "fleet.yaml"
+    path.write_text(
+        f"servers: [{{name: one, grpc: '{triton}'}}]\n"
+        f"gateway: {{grpc: '{grpc}', http: '{http}', metrics: '{metrics}'}}\n"
+    )
+    return path
+
+
+def assert_answers_until_ended(serving: subprocess.Popen[str], grpc: str) -> None:
+    """Ask what serves, end it, and see it end well."""
+    try:
+        assert answers_within(grpc, WAIT_S) == (1, 10)
+    finally:
+        serving.send_signal(signal.SIGTERM)
+        said, _ = serving.communicate(timeout=WAIT_S)
+    assert serving.returncode == 0, said[-3000:]
 
 
 def answers_within(address: str, seconds: float) -> tuple[int, ...]:
