@@ -29,7 +29,8 @@ ROOT = Path(__file__).parents[2]
 WITH_TRITON = [version for version in ("3.11", "3.12") if version != f"3.{sys.version_info.minor}"]
 WITHOUT_TRITON = ["3.13"]
 """Those for which there is no wheel of Triton's."""
-WAIT_S = 300.0
+WAIT_S = 900.0
+"""After which something hangs: to compile takes two minutes of a processor, of which a busy machine gives a quarter."""
 
 
 def find_python(version: str) -> Path | None:
