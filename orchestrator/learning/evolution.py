@@ -28,7 +28,16 @@ from orchestrator.policies.registry import parse_policy
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.trace import Floats
 
-PORTFOLIO: Final = ("thrift", "lert:brownout", "slackfit-accuracy", "nexus", "model-switching", "lert:slack", "alert")
+PORTFOLIO: Final = (
+    "thrift",
+    "thrift:brownout",
+    "lert:brownout",
+    "slackfit-accuracy",
+    "nexus",
+    "model-switching",
+    "lert:slack",
+    "alert",
+)
 """Rules that are tried; each binds late."""
 _EVOLVED: Final = 2
 _TRIALS: Final = 8  # traces that say which of the portfolio are evolved

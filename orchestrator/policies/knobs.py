@@ -19,7 +19,7 @@ PARAMETER: Final = 2
 """Place in a rule's column of the width in percent that the rule FIXED takes, or the buckets of SlackFit."""
 FIRST_KNOB: Final = 6
 """Place of the first knob in a rule's column."""
-KNOB_COUNT: Final = 12
+KNOB_COUNT: Final = 18
 OF_SERVERS: Final = 8
 """How many places a knob of servers takes."""
 MARGIN_PLACE: Final = KNOB_COUNT

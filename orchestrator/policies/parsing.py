@@ -63,8 +63,9 @@ def parse_own_policy(name: str) -> RulePolicy | LearnedPolicy:
     return policy
 
 
-def knobs_of(name: str) -> Sequence[Knob]:
-    """Return the knobs of the policy that is called so before the colon."""
+def knobs_of(head: str) -> Sequence[Knob]:
+    """Return the knobs of the policy that is called so before the first comma."""
+    name = head.partition(":")[0]
     if is_learned(name):
         return PREFERENCE_KNOBS
-    return registry.knobs_of(name) if name in registry.policy_names() else plugin_knobs(name)
+    return registry.knobs_of(head) if name in registry.policy_names() else plugin_knobs(name)

@@ -24,7 +24,7 @@ from orchestrator.policies import rule
 from orchestrator.policies.fleet.row_values import choose_among
 from orchestrator.policies.knobs import FIRST_KNOB, MARGIN_PLACE, PARAMETER, SLACK_MARGIN_KNOB, Knob, parse_knobs
 from orchestrator.policies.protocol import Binding, Outcome, Situation
-from orchestrator.policies.rules import batch_rules, width_rules
+from orchestrator.policies.rules import batch_rules, brownout, width_rules
 from orchestrator.policies.rules.joint import (
     alert,
     central,
@@ -83,14 +83,17 @@ _ENTRIES: dict[str, _Entry] = {
     "fluid-lp": _Entry(central.BY_PLAN, Binding.EARLY, None, knobs=fluid.KNOBS),
     "proteus-lp": _Entry(central.BY_HALVED_PLAN, Binding.EARLY, None, knobs=fluid.KNOBS),
 }
+_BROWNOUT = "brownout"
 _WIDTH_RULES: dict[str, int] = {
     "random": width_rules.DRAWN,
     "widest": width_rules.WIDEST,
     "narrowest": width_rules.NARROWEST,
     "slack": width_rules.SLACK,
     "reserve": width_rules.RESERVE,
-    "brownout": width_rules.BROWNOUT,
+    _BROWNOUT: width_rules.BROWNOUT,
 }
+_BELOW_CEILING: dict[str, int] = {"thrift": central.THRIFT_BELOW_CEILING}
+"""Those that choose the width themselves, and may be told to stay below the ceiling of brownout."""
 _WITH_BUCKETS = ("slackfit", "slackfit-accuracy")
 _MOST_BUCKETS = 1024
 
@@ -152,7 +155,7 @@ def policy_names() -> tuple[str, ...]:
 
 def has_width_rule(name: str) -> bool:
     """Return whether a width rule may follow the colon of the policy that is called so before it."""
-    return _ENTRIES[name].default_width is not None
+    return name in _ENTRIES and _ENTRIES[name].default_width is not None
 
 
 def describe_rules() -> str:
@@ -165,9 +168,12 @@ def describe_rules() -> str:
     )
 
 
-def knobs_of(name: str) -> tuple[Knob, ...]:
-    """Return the knobs of the policy that is called so before the colon, but for the slack margin, which all have."""
-    return _ENTRIES[name].knobs
+def knobs_of(head: str) -> tuple[Knob, ...]:
+    """Return the knobs of the policy that is called so before the first comma, without the slack margin of all."""
+    name, _, second = head.partition(":")
+    if second != _BROWNOUT:
+        return _ENTRIES[name].knobs
+    return (*_ENTRIES[name].knobs, *(brownout.CEILING_KNOBS if name in _BELOW_CEILING else brownout.KNOBS))
 
 
 def parse_policy(name: str) -> RulePolicy:
@@ -188,15 +194,20 @@ def parse_policy(name: str) -> RulePolicy:
         numbers[rule.SERVER_RULE] = entry.code
         width_code, numbers[PARAMETER] = _width_rule(second or entry.default_width, policy=name)
         numbers[rule.WIDTH_RULE] = width_code
+    elif second == _BROWNOUT and first in _BELOW_CEILING:
+        numbers[rule.SERVER_RULE], numbers[rule.WIDTH_RULE] = rule.CENTRAL, _BELOW_CEILING[first]
     else:
         if second and first not in _WITH_BUCKETS:
-            raise ConfigError(f"policy {name!r}: {first} chooses the width itself and takes nothing after a colon")
+            more = f"but {_BROWNOUT} " if first in _BELOW_CEILING else ""
+            raise ConfigError(
+                f"policy {name!r}: {first} chooses the width itself and takes nothing {more}after a colon"
+            )
         numbers[rule.SERVER_RULE], numbers[rule.WIDTH_RULE] = rule.CENTRAL, entry.code
         numbers[PARAMETER] = _bucket_count(second, policy=name) if second else slackfit.DEFAULT_BUCKETS
     numbers[rule.BINDS_LATE] = entry.binding is Binding.LATE
     numbers[rule.CORRECTS_STALE] = entry.corrects_stale
     numbers[rule.REMEMBERS] = entry.remembers
-    places = dict(parse_knobs(knobs, (*entry.knobs, SLACK_MARGIN_KNOB), policy=name))
+    places = dict(parse_knobs(knobs, (*knobs_of(head), SLACK_MARGIN_KNOB), policy=name))
     slack_margin = places.pop(MARGIN_PLACE)
     for at, value in places.items():
         numbers[FIRST_KNOB + at] = value

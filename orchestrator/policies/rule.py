@@ -13,9 +13,8 @@ from typing import Final
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import FIRST_KNOB, KNOB_COUNT, PARAMETER
 from orchestrator.policies.rules import batch_rules, brownout, server_rules
-from orchestrator.policies.rules.demand import note_sent
 from orchestrator.policies.rules.joint import alert, clockwork
-from orchestrator.policies.rules.joint.central import choose_centrally
+from orchestrator.policies.rules.joint.central import THRIFT_BELOW_CEILING, choose_centrally
 from orchestrator.policies.rules.width_rules import BROWNOUT, narrow
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import stretch_overdue
@@ -94,7 +93,7 @@ def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Colu
     if server_rule == CENTRAL:
         return choose_centrally(int(rule[WIDTH_RULE]), rule, memory, rows, count, query)
     if rule[WIDTH_RULE] == BROWNOUT:
-        width, timely = brownout.narrow_below(memory, rows, count, query)
+        width, timely = brownout.narrow_below(rule, memory, rows, count, query)
     else:
         width, timely = narrow(int(rule[WIDTH_RULE]), rule[PARAMETER], rows, count, query)
     if server_rule > CENTRAL:
@@ -103,10 +102,8 @@ def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Colu
     if rule[BINDS_LATE] != 0 and rows[col.ROW_HAS_ROOM][row] == 0:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
     items = server_rules.drawn_items(row, rows, query) if server_rule == DRAWN_WITH_BATCH else rows[col.ROW_ITEMS][row]
-    if rule[WIDTH_RULE] == BROWNOUT:
-        note_sent(items, memory)
-        if brownout.is_limiting(memory, rows, count):
-            return row, items, _BELOW_CEILING, math.inf
+    if rule[WIDTH_RULE] == BROWNOUT and brownout.note_choice(items, memory, rows, count):
+        return row, items, _BELOW_CEILING, math.inf
     return row, items, _REASON_CODES[server_rule], math.inf
 
 
@@ -126,7 +123,7 @@ def observe(
 ) -> None:
     """Let a rule remember what became of a batch, see orchestrator.policies.protocol.Outcome."""
     if is_browning_out(rule):
-        brownout.note_answer(memory, width, items, took_s, slack_used, now_s)
+        brownout.note_answer(rule, memory, width, items, took_s, slack_used, now_s)
     place = int(server * memory[WHOLE][STRIDE] + column)
     if rule[REMEMBERS] == BATCH_LIMITS:
         batch_rules.adapt_limit(rule, memory, place, items, is_in_time)
@@ -146,7 +143,7 @@ def observe_miss(rule: Column, memory: Table) -> None:
 @compiled
 def is_browning_out(rule: Column) -> bool:
     """Return whether the width is chosen under a ceiling that what becomes of requests moves."""
-    return bool(rule[SERVER_RULE] != CENTRAL and rule[WIDTH_RULE] == BROWNOUT)
+    return bool(rule[WIDTH_RULE] == (THRIFT_BELOW_CEILING if rule[SERVER_RULE] == CENTRAL else BROWNOUT))
 
 
 @compiled

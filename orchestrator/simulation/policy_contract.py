@@ -82,7 +82,7 @@ def check_decisions(policy: Policy) -> None:
 def _specs(name: str) -> Iterator[str]:
     yield name
     if "," not in name:
-        for knob in knobs_of(name.partition(":")[0]):
+        for knob in knobs_of(name):
             for value in (knob.least, knob.most):
                 yield f"{name},{knob.name}={value:g}"
 

@@ -23,7 +23,7 @@ def test_a_knob_that_is_not_given_has_its_default() -> None:
     assert (numbers[FIRST_KNOB], numbers[FIRST_KNOB + 1]) == (2.0, 0.9)
 
 
-@pytest.mark.parametrize("name", policy_names())
+@pytest.mark.parametrize("name", [*policy_names(), "lert:brownout", "achq:brownout", "thrift:brownout"])
 def test_every_default_may_be_written_and_changes_nothing(name: str) -> None:
     knobs = knobs_of(name)
     written = ",".join([name, *(f"{k.name}={k.default:g}" for k in knobs)])
@@ -47,6 +47,8 @@ def test_every_default_may_be_written_and_changes_nothing(name: str) -> None:
             "jsq:slack,theta=1",
             "'theta=1' is no knob of it; known, each once: slack_margin (1 to 10, else as the router's)",
         ),
+        ("lert:slack,calm_s=2", "'calm_s=2' is no knob of it"),
+        ("thrift:slack", "thrift chooses the width itself and takes nothing but brownout after a colon"),
         ("lert,slack_margin=0.9", "slack_margin=0.9 is not allowed; give a number from 1 to 10"),
     ],
 )

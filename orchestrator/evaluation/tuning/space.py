@@ -47,6 +47,10 @@ SEARCHED: Final[Mapping[str, tuple[float, float]]] = {
     "patience": (0.01, 1.0),
     "reserve": (1.0, 4.0),
     "fill": (0.0, 0.2),
+    "calm_s": (0.05, 4.0),
+    "step_s": (0.02, 2.0),
+    "used": (0.2, 1.0),
+    "risk": (0.0003, 0.3),
 }
 """From where to where each knob is searched; the same in every policy that has one of that name."""
 BUCKETS: Final = (2.0, 64.0)
@@ -93,20 +97,19 @@ def configurations(policy: str, widths: Sequence[Width], budget: int, seed: int)
 
 def default_point(policy: str) -> tuple[float, ...]:
     """Return the point of the unit cube of margin and knobs at which a policy is about as it is by default."""
-    name = policy.partition(":")[0]
-    return (_part(_MARGIN, _MARGIN.default), *(_part(axis, axis.default) for axis in _axes(name)))
+    return (_part(_MARGIN, _MARGIN.default), *(_part(axis, axis.default) for axis in _axes(policy)))
 
 
 def spec_at(policy: str, point: Sequence[float]) -> str:
     """Return a policy, by its spec without knobs, with the margin and the knobs of a point of the unit cube."""
     values: dict[str, list[str]] = {"slack_margin": [_value(_MARGIN, point[0])]}
-    for axis, part in zip(_axes(policy.partition(":")[0]), point[1:], strict=True):
+    for axis, part in zip(_axes(policy), point[1:], strict=True):
         values.setdefault(axis.name, []).append(_value(axis, part))
     return ",".join([policy, *(f"{key}={'/'.join(numbers)}" for key, numbers in values.items())])
 
 
-def _axes(name: str) -> list[Knob]:
-    return [axis for k in knobs_of(name) for axis in [k] * (RANKS if k.is_of_servers else 1)]
+def _axes(policy: str) -> list[Knob]:
+    return [axis for k in knobs_of(policy) for axis in [k] * (RANKS if k.is_of_servers else 1)]
 
 
 def _part(knob: Knob, value: float) -> float:

@@ -38,21 +38,21 @@ from orchestrator.policies.rules.batch_rules import objective_s
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD
-from orchestrator.policies.tables.memory import WHOLE
+from orchestrator.policies.tables.memory import OF_LEARNED, WHOLE
 
-_HOLD_UNTIL_S: Final = 12  # slots of row WHOLE; 0: no hold stands
-_HEAD_DEADLINE_S: Final = 13
-_MOST_ITEMS: Final = 14
-_ROOM: Final = 15
-_SEEN_S: Final = 16
-_LEFT_ITEMS: Final = 17
-_QUICK_ITEMS: Final = 18
-_QUICK_S: Final = 19  # 0: nothing was seen yet
-_SLOW_ITEMS: Final = 20
-_SLOW_S: Final = 21
-_SWING: Final = 22
-_HELD_ITEMS: Final = 23  # that waited when the hold began; 0: nothing is held
-_VAIN: Final = 24
+_HOLD_UNTIL_S: Final = OF_LEARNED  # slots of row WHOLE; 0: no hold stands
+_HEAD_DEADLINE_S: Final = OF_LEARNED + 1
+_MOST_ITEMS: Final = OF_LEARNED + 2
+_ROOM: Final = OF_LEARNED + 3
+_SEEN_S: Final = OF_LEARNED + 4
+_LEFT_ITEMS: Final = OF_LEARNED + 5
+_QUICK_ITEMS: Final = OF_LEARNED + 6
+_QUICK_S: Final = OF_LEARNED + 7  # 0: nothing was seen yet
+_SLOW_ITEMS: Final = OF_LEARNED + 8
+_SLOW_S: Final = OF_LEARNED + 9
+_SWING: Final = OF_LEARNED + 10
+_HELD_ITEMS: Final = OF_LEARNED + 11  # that waited when the hold began; 0: nothing is held
+_VAIN: Final = OF_LEARNED + 12
 _SLOWER: Final = 8.0
 _BEGUN: Final = 0.2
 _LEAST_S: Final = 1e-9

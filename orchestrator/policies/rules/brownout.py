@@ -7,11 +7,11 @@ how long answers really took, and wide networks make all of them worse. So, as c
 al., "Brownout: building more robust cloud applications", ICSE 2014), what becomes of requests moves a ceiling:
 
 - A request that was refused because of load, or was not answered in time, puts the ceiling to the narrowest width, for
-  ``CALM_S`` after the last of them; not one whose deadline an idle server could not have kept, or a client who asks for
+  ``calm_s`` after the last of them; not one whose deadline an idle server could not have kept, or a client who asks for
   the impossible would narrow everybody.
-- An answer that used more than ``USED`` of the time that it had to spare puts it one width lower; so does more than
+- An answer that used more than ``used`` of the time that it had to spare puts it one width lower; so does more than
   all servers could answer, whether or not anybody has waited for it yet.
-- While neither happens, it rises by a width every ``STEP_S``, as long as servers could answer what arrives in ``LOAD``
+- While neither happens, it rises by a width every ``step_s``, as long as servers could answer what arrives in ``load``
   of their time: at the width that it rises to, or, where that is so much more accurate that it is worth the risk, at
   the one that it leaves. Then some requests get the one and some the other; families of few widths far apart would
   waste much otherwise. What it risks is how much longer than expected answers take (orchestrator.profile.margin).
@@ -21,9 +21,10 @@ al., "Brownout: building more robust cloud applications", ICSE 2014), what becom
   where a width gains little, it is hardly ever tried beside a job that makes it fail, and where it gains much, all the
   time.
 
-Below the ceiling the width is the widest at which the head is in time and the queue drains in a ``RESERVE``-th of its
+Below the ceiling the width is the widest at which the head is in time and the queue drains in a ``reserve``-th of its
 time, and within ``LONGEST_DRAIN_S`` (policies.rules.width_rules). Where a request allows no width below it, the
-narrowest that it allows is taken.
+narrowest that it allows is taken. ``thrift`` may run below a ceiling as well (policies.rules.joint.thrift): then what
+it weighs is what is not wider.
 """
 
 from __future__ import annotations
@@ -31,19 +32,40 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand
+from orchestrator.policies.knobs import Knob, knob
+from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand, note_sent
 from orchestrator.policies.rules.width_rules import is_timely, nearest_width, next_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import capacity_rps, margin_of
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.memory import WHOLE
 
+_CALM: Final = 12
+_STEP: Final = 13
+_USED: Final = 14
+_LOAD: Final = 15
+_RISK: Final = 16
+_RESERVE: Final = 17
 CALM_S: Final = 1.0
-"""From the last request that was missed to when the ceiling rises."""
 STEP_S: Final = 0.25
-"""From one rise to the next, and from a step down to a rise."""
-USED: Final = 0.6
-"""Part of the time that an answer had to spare above which it says that there is too much to do."""
+CEILING_KNOBS: Final = (
+    # From the last request that was missed to when the ceiling rises.
+    Knob("calm_s", _CALM, CALM_S, 0.01, 60.0, is_log=True),
+    # From one rise to the next, and from a step down to a rise.
+    Knob("step_s", _STEP, STEP_S, 0.001, 60.0, is_log=True),
+    # Part of the time that an answer had to spare above which it says that there is too much to do.
+    Knob("used", _USED, 0.6, 0.0, 1.0),
+    # Part of the servers' time that what arrives may take for the ceiling to rise.
+    Knob("load", _LOAD, 0.8, 0.05, 2.0),
+    # Relative gain in accuracy, over the square of the margin, from which on two widths are mixed.
+    Knob("risk", _RISK, 0.003, 0.0001, 1.0, is_log=True),
+)
+"""Of each policy that has a ceiling; at places that no rule has for its own."""
+KNOBS: Final = (
+    *CEILING_KNOBS,
+    # The queue must drain in that part of its time, with the margin: the rest is for what comes meanwhile.
+    Knob("reserve", _RESERVE, 2.5, 1.0, 10.0, is_log=True),
+)
 PRICE: Final = 0.5
 """Part of what a width could gain that trying it again may cost."""
 SHORTEST_PAUSE_S: Final = 1.0
@@ -51,17 +73,11 @@ LONGEST_PAUSE_S: Final = 60.0
 """From when a width failed to when it is tried again."""
 AGAIN_S: Final = 5.0
 """A width that fails later than that after it was tried has done well meanwhile; its pauses are short again."""
-RESERVE: Final = 2.5
-"""The queue must drain in a RESERVE-th of its time, with the margin: the rest is for what comes meanwhile."""
 LONGEST_DRAIN_S: Final = 1.0
 """However much time it has, or deadlines of half a minute would let it grow until it is full; in the long run the width
 is what the load leaves time for, and a longer queue only makes answers late."""
-RISK: Final = 0.003
-"""Relative gain in accuracy, over the square of the margin, from which on two widths are mixed."""
 RELIEVED: Final = 0.7
 """With less than this part of what came when a width failed, that says nothing of it any more."""
-LOAD: Final = 0.8
-"""Part of the servers' time that what arrives may take for the ceiling to rise."""
 _WINDOW_S: Final = 0.25  # over which arrivals are counted
 
 _CEILING: Final = FREE_SLOT  # of row WHOLE: the widest width that is allowed, in percent; 0 before the first decision
@@ -73,18 +89,22 @@ _FAILED_S: Final = FREE_SLOT + 5  # when
 _MISSES: Final = FREE_SLOT + 6  # what that has cost
 _FAILED_RPS: Final = FREE_SLOT + 7  # how much came then
 _FAILURES: Final = FREE_SLOT + 8  # how often it has failed again since it last did well
+SLOT_BEHIND: Final = FREE_SLOT + 9
+"""The first that who decides below a ceiling may use."""
 
 _NONE: Final = 0.0
 _HIGH: Final = 0.5
 
 
 @compiled
-def note_answer(memory: Table, width: float, items: float, took_s: float, slack_used: float, now_s: float) -> None:
+def note_answer(
+    rule: Column, memory: Table, width: float, items: float, took_s: float, slack_used: float, now_s: float
+) -> None:
     """Note what became of a batch that ran at a width, see orchestrator.policies.protocol.Outcome."""
     whole = memory[WHOLE]
     if slack_used > 1:
         note_misses(memory, items)
-    elif slack_used > USED and width <= whole[_CEILING] and now_s - took_s >= whole[_CHANGED_S]:
+    elif slack_used > knob(rule, _USED) and width <= whole[_CEILING] and now_s - took_s >= whole[_CHANGED_S]:
         # What was sent before the ceiling fell says nothing of how it is now.
         whole[_PRESSURE] = max(whole[_PRESSURE], _HIGH)
 
@@ -96,17 +116,16 @@ def note_misses(memory: Table, count: float) -> None:
 
 
 @compiled
-def narrow_below(memory: Table, rows: Table, count: int, query: Column) -> tuple[float, float]:
+def narrow_below(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> tuple[float, float]:
     """Return the width, and which of its rows count, as orchestrator.policies.rules.width_rules.narrow does."""
-    follow_demand(_WINDOW_S, memory, query)
-    ceiling = _move_ceiling(memory, rows, count, query)
-    widest, soonest, reserve = 0.0, -1, RESERVE
+    ceiling, least_reserve = ceiling_now(rule, memory, rows, count, query), reserve_of(rule)
+    widest, soonest, reserve = 0.0, -1, least_reserve
     for row in range(count):
         width = rows[col.ROW_WIDTH][row]
         if width > ceiling:
             continue
         drains_soon = rows[col.ROW_DRAIN_S][row] <= LONGEST_DRAIN_S
-        of_row = RESERVE * max(1.0, margin_of(row, rows, query))
+        of_row = least_reserve * max(1.0, margin_of(row, rows, query))
         if width > widest and drains_soon and is_timely(row, of_row, rows, query):
             widest, reserve = width, of_row
         if soonest < 0 or _drains_sooner(row, soonest, rows):
@@ -116,6 +135,19 @@ def narrow_below(memory: Table, rows: Table, count: int, query: Column) -> tuple
     if widest > 0:
         return widest, 0.0  # there is no narrower one that a server could take which is not in time
     return rows[col.ROW_WIDTH][soonest], 0.0
+
+
+@compiled
+def reserve_of(rule: Column) -> float:
+    """Return in which part of its time, as one over it, the queue must drain below the ceiling."""
+    return knob(rule, _RESERVE)
+
+
+@compiled
+def note_choice(items: float, memory: Table, rows: Table, count: int) -> bool:
+    """Note what a decision sends; return whether some row is wider than the ceiling, and not all of them."""
+    note_sent(items, memory)
+    return is_limiting(memory, rows, count)
 
 
 @compiled
@@ -132,9 +164,10 @@ def _drains_sooner(row: int, other: int, rows: Table) -> bool:
 
 
 @compiled
-def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> float:
+def ceiling_now(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> float:
     """Return the ceiling for these rows, after what was noted and the time that has passed; at least the narrowest."""
-    whole, now_s = memory[WHOLE], query[col.NOW_S]
+    follow_demand(_WINDOW_S, memory, query)
+    whole, now_s, step_s = memory[WHOLE], query[col.NOW_S], knob(rule, _STEP)
     narrowest, widest = nearest_width(0.0, rows, count), nearest_width(math.inf, rows, count)
     if whole[_CEILING] == 0:
         whole[_CEILING] = math.inf
@@ -143,33 +176,35 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
     within = _next_lower(current + 1, rows, count)  # what these rows have up to there
     if pressure != _NONE:
         if current > narrowest:  # else the width is not what is to blame
-            _note_failure(whole, current, now_s)
-        if now_s - whole[_FAILED_S] <= CALM_S:
+            _note_failure(rule, whole, current, now_s)
+        if now_s - whole[_FAILED_S] <= knob(rule, _CALM):
             whole[_MISSES] += math.floor(pressure)
         lower = 1.0 if pressure >= 1 else _next_lower(current, rows, count)
         if lower < whole[_CEILING]:
             whole[_CEILING], whole[_CHANGED_S] = lower, now_s
-        whole[_RISES_S] = now_s + (CALM_S if pressure >= 1 else STEP_S)
-    elif within > narrowest and not _keeps_up(_next_lower(within, rows, count), within, 1.0, whole, rows, count, query):
+        whole[_RISES_S] = now_s + (knob(rule, _CALM) if pressure >= 1 else step_s)
+    elif within > narrowest and not _keeps_up(
+        rule, _next_lower(within, rows, count), within, 1.0, whole, rows, count, query
+    ):
         whole[_CEILING], whole[_CHANGED_S] = _next_lower(within, rows, count), now_s
-        whole[_RISES_S] = now_s + STEP_S
+        whole[_RISES_S] = now_s + step_s
     elif within < widest and now_s >= whole[_RISES_S]:
         higher = next_width(within, rows, count)
         has_failed = 0 < whole[_FAILED] <= higher and whole[RATE_RPS] > RELIEVED * whole[_FAILED_RPS]
         pause_s = _pause_s(within, higher, whole, rows, count) if has_failed else 0.0
         is_left_out = now_s < whole[_FAILED_S] + pause_s
-        if not is_left_out and _keeps_up(within, higher, LOAD, whole, rows, count, query):
+        if not is_left_out and _keeps_up(rule, within, higher, knob(rule, _LOAD), whole, rows, count, query):
             whole[_CEILING] = math.inf if higher == widest else higher
-            whole[_CHANGED_S], whole[_RISES_S] = now_s, now_s + STEP_S
+            whole[_CHANGED_S], whole[_RISES_S] = now_s, now_s + step_s
             if higher >= whole[_FAILED]:
                 whole[_MISSES] = 0.0
     return max(narrowest, whole[_CEILING])
 
 
 @compiled
-def _note_failure(whole: Column, width: float, now_s: float) -> None:
+def _note_failure(rule: Column, whole: Column, width: float, now_s: float) -> None:
     """Note that the ceiling falls because of what became of requests at a width."""
-    if now_s - whole[_FAILED_S] > CALM_S:
+    if now_s - whole[_FAILED_S] > knob(rule, _CALM):
         is_again = whole[_FAILED] <= width and whole[_FAILED_S] < whole[_CHANGED_S] > now_s - AGAIN_S
         whole[_FAILURES] = whole[_FAILURES] + 1 if is_again else 0.0
     whole[_FAILED], whole[_FAILED_S], whole[_FAILED_RPS] = width, now_s, whole[RATE_RPS]
@@ -186,13 +221,15 @@ def _capacity_rps(width: float, rows: Table, count: int) -> float:
 
 
 @compiled
-def _keeps_up(width: float, higher: float, load: float, whole: Column, rows: Table, count: int, query: Column) -> bool:
+def _keeps_up(
+    rule: Column, width: float, higher: float, load: float, whole: Column, rows: Table, count: int, query: Column
+) -> bool:
     """Return whether servers can answer what arrives, in so much of their time, with the ceiling at ``higher``."""
     margin = 1.0
     for row in range(count):
         if rows[col.ROW_WIDTH][row] == width:
             margin = max(margin, margin_of(row, rows, query))
-    mixes = _gain(width, higher, rows, count) >= RISK * margin * margin
+    mixes = _gain(width, higher, rows, count) >= knob(rule, _RISK) * margin * margin
     return bool(load * _capacity_rps(width if mixes else higher, rows, count) >= whole[RATE_RPS])
 
 

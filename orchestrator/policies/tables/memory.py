@@ -33,7 +33,9 @@ MEMORY_FIELDS: Final = RATIOS + RATIO_COUNT
 
 STRIDE: Final = 0
 """Slot of row WHOLE that says how many places a server has."""
-SLOTS: Final = 28
+OF_LEARNED: Final = 18
+"""The first slot of row WHOLE that is a learned policy's; those before it are its base's, whichever that is."""
+SLOTS: Final = 32
 """The least number of places of row WHOLE."""
 
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.decision import Reason
-from orchestrator.policies.rules.brownout import LONGEST_DRAIN_S, RESERVE
+from orchestrator.policies.registry import has_width_rule, parse_policy
+from orchestrator.policies.rules.brownout import LONGEST_DRAIN_S, reserve_of
 from orchestrator.profile.margin import CONFIDENCE
 
 Record = Mapping[str, Any]
 
-_EXPLAINED = ":brownout"
-"""End of the names of policies that take the widest width below their ceiling, whose choice of it can be explained."""
+_EXPLAINED = "brownout"
+"""The width rule whose choice of the widest width below its ceiling can be explained."""
 
 
 def describe_decision(record: Record) -> list[str]:
@@ -74,7 +75,8 @@ def explain(record: Record) -> Iterator[str]:
         f"{choice['server']} at {choice['width']} % was expected to answer in {_ms(expected_s)}{waiting}, "
         f"and {CONFIDENCE * 100:g} times in 100 within {_ms(expected_s * margin)}; the head was due in {_ms(slack_s)}."
     )
-    if not record["policy"].partition(",")[0].endswith(_EXPLAINED):
+    name, _, width_rule = record["policy"].partition(",")[0].partition(":")
+    if width_rule != _EXPLAINED or not has_width_rule(name):
         return
     yield _why_not_wider(chosen, candidates, record)
     second = min(
@@ -99,7 +101,8 @@ def _why_not_wider(chosen: Record, candidates: Sequence[Record], record: Record)
         return f"{width} % might have been too late: {quickest['server']} would have taken up to {_ms(most_s)}."
     if drain_s > LONGEST_DRAIN_S:
         return f"At {width} % all servers together would have taken {_ms(drain_s)} for what waited."
-    if drain_s * RESERVE * max(1.0, _margin(quickest, record)) > tail_slack_s:
+    reserve = reserve_of(parse_policy(record["policy"]).numbers)
+    if drain_s * reserve * max(1.0, _margin(quickest, record)) > tail_slack_s:
         return (
             f"At {width} % all servers together would have taken {_ms(drain_s)} for what waited, of which nine of ten "
             f"were due in {_ms(tail_slack_s)}; only part of that may be used."

@@ -220,3 +220,26 @@ def test_within_a_second_of_a_miss_nothing_wider_than_the_narrowest_runs(story: 
         now_s += STEP_S
         chosen = width_at(asker, now_s)
     assert chosen == WIDEST
+
+
+def test_its_numbers_can_be_set() -> None:
+    asker = Asker("lert:brownout,calm_s=3,step_s=0.5,used=0.95")
+    assert width_at(asker, 0.0) == WIDEST
+    asker.observe(slack_used=0.9, now_s=5.0)
+    assert width_at(asker, 5.0) == WIDEST  # three fifths would have been enough
+    asker.policy.observe_miss(asker.memory)
+    seen = {at_s: width_at(asker, at_s) for at_s in (5.1, 8.0, 8.2, 8.6, 8.8)}
+    assert list(seen.values()) == [NARROWEST, NARROWEST, 50, 50, 75]
+
+
+def test_thrift_below_a_ceiling_is_thrift_until_a_request_is_missed() -> None:
+    asker, thrift = Asker("thrift:brownout"), Asker("thrift")
+    for number in range(40):
+        now_s = number * 0.05
+        slack_s = 0.002 * (1 + number % 20)
+        assert width_at(asker, now_s, slack_s=slack_s) == width_at(thrift, now_s, slack_s=slack_s)
+    asker.policy.observe_miss(asker.memory)
+    assert width_at(asker, 2.0) == NARROWEST != width_at(thrift, 2.0)
+    assert asker.query(IN_TIME, now_s=2.5).reason is Reason.BELOW_CEILING
+    seen = [width for _, width in widths_until(asker, 2.5, 2.0 + CALM_S + 5 * STEP_S)]
+    assert list(dict.fromkeys(seen)) == list(WIDTHS)  # one after another

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import pytest
+
 from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Situation
-from orchestrator.policies.tables.memory import OF_MODEL, OF_SERVER, WHOLE, Memory
+from orchestrator.policies.registry import policy_names
+from orchestrator.policies.tables.memory import OF_LEARNED, OF_MODEL, OF_SERVER, WHOLE, Memory
 from orchestrator.snapshot import QueueState, ServerName, Width
 from tests.policies.cases import Asker, candidate
 from tests.policies.fleets import decide, fleet_server, latencies
@@ -57,3 +60,17 @@ def test_without_a_memory_every_decision_is_the_first() -> None:
     situation = Situation(QueueState(1, 1, 1.0, 1.0, (WIDE,)), 0.0, 0, (0.0, 0.0), 1.0)
     candidates = [candidate("a"), candidate("b")]
     assert policy.choose(candidates, situation) == policy.choose(candidates, situation)
+
+
+@pytest.mark.parametrize("name", [*policy_names(), "lert:brownout", "achq:brownout", "thrift:brownout"])
+def test_a_base_leaves_what_a_learned_policy_remembers_alone(name: str) -> None:
+    """Both are in one table: of a base that wrote there, a hold would begin or end that nobody has decided on."""
+    asker = Asker(name)
+    for number in range(60):
+        now_s = 0.1 * number
+        rows = [candidate(width=width, completion_s=0.0002 * width) for width in (25, 50, 100)]
+        asker.query(rows, now_s=now_s, items=1 + number % 7, slack_s=0.015)
+        asker.observe(slack_used=0.5 + 0.02 * (number % 40), took_s=0.02, now_s=now_s)
+        if number % 20 == 0 and hasattr(asker.policy, "observe_miss"):
+            asker.policy.observe_miss(asker.memory)
+    assert not asker.memory.table(asker.policy.name)[WHOLE][OF_LEARNED:].any()

@@ -19,10 +19,11 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import PARAMETER
+from orchestrator.policies.rules import brownout
 from orchestrator.policies.rules.drain import row_to_drain
 from orchestrator.policies.rules.joint import alert, clockwork, fluid, infaas, model_switching, slackfit, thrift
 from orchestrator.policies.rules.server_rules import least_completion
-from orchestrator.policies.rules.width_rules import is_in_time, soonest_drained
+from orchestrator.policies.rules.width_rules import is_in_time, nearest_width, soonest_drained
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
@@ -38,6 +39,7 @@ ALERT: Final = 7
 BY_PLAN: Final = 8
 BY_HALVED_PLAN: Final = 9
 THRIFT: Final = 10
+THRIFT_BELOW_CEILING: Final = 11
 
 _MOST_ACCURATE: Final = REASONS.index(Reason.MOST_ACCURATE)
 _LARGEST_BATCH: Final = REASONS.index(Reason.LARGEST_BATCH)
@@ -45,6 +47,7 @@ _SLACK_BUCKET: Final = REASONS.index(Reason.SLACK_BUCKET)
 _BEST_BY_PREFERENCE: Final = REASONS.index(Reason.BEST_BY_PREFERENCE)
 _NONE_IN_TIME: Final = REASONS.index(Reason.NONE_IN_TIME)
 _WAITS_FOR_BATCH: Final = REASONS.index(Reason.WAITS_FOR_BATCH)
+_BELOW_CEILING: Final = REASONS.index(Reason.BELOW_CEILING)
 _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
 
@@ -63,17 +66,40 @@ def choose_centrally(code: int, rule: Column, memory: Table, rows: Table, count:
         row, is_any_in_time = alert.choose_predicted(rule, memory, rows, count, query)
         return _send_wait_or_drain(row, is_any_in_time, alert.reason_of_goal(rule), rows, count, query)
     if code == THRIFT:
-        row, is_any_in_time = thrift.choose_thrifty(rule, rows, count, query)
-        if row >= 0:
-            until_s = thrift.fills_until_s(rule, memory, row, rows, count, query)
-            if until_s > query[col.NOW_S]:
-                return HOLD, 0.0, _WAITS_FOR_BATCH, until_s
-        if row < 0 and not is_any_in_time:
-            row, items = row_to_drain(rows, count, query)
-            if row >= 0:
-                return row, items, _NONE_IN_TIME, math.inf
-        return _send_wait_or_drain(row, is_any_in_time, _BEST_BY_PREFERENCE, rows, count, query)
+        return _choose_thrifty(rule, math.inf, memory, rows, count, query)
+    if code == THRIFT_BELOW_CEILING:
+        row, items, reason, until_s = _choose_below_ceiling(rule, memory, rows, count, query)
+        if row >= 0 and brownout.note_choice(items, memory, rows, count):
+            reason = _BELOW_CEILING
+        return row, items, reason, until_s
     return _fill_slack(code, rule, rows, count, query)
+
+
+@compiled
+def _choose_thrifty(rule: Column, ceiling: float, memory: Table, rows: Table, count: int, query: Column) -> Choice:
+    row, is_any_in_time = thrift.choose_thrifty(rule, ceiling, rows, count, query)
+    if row >= 0:
+        until_s = thrift.fills_until_s(rule, memory, row, rows, count, query)
+        if until_s > query[col.NOW_S]:
+            return HOLD, 0.0, _WAITS_FOR_BATCH, until_s
+    if row < 0 and not is_any_in_time:
+        row, items = row_to_drain(rows, count, query)
+        if row >= 0:
+            return row, items, _NONE_IN_TIME, math.inf
+    return _send_wait_or_drain(row, is_any_in_time, _BEST_BY_PREFERENCE, rows, count, query)
+
+
+@compiled
+def _choose_below_ceiling(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> Choice:
+    """Return what thrift takes below a ceiling; where that is at the narrowest width, whatever answers first."""
+    ceiling = brownout.ceiling_now(rule, memory, rows, count, query)
+    narrowest = nearest_width(0.0, rows, count)
+    if ceiling > narrowest or narrowest == nearest_width(math.inf, rows, count):
+        return _choose_thrifty(rule, ceiling, memory, rows, count, query)
+    row = least_completion(narrowest, 0.0, rows, count, query)
+    if rows[col.ROW_HAS_ROOM][row] == 0:
+        return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
+    return row, rows[col.ROW_ITEMS][row], _BELOW_CEILING, math.inf
 
 
 @compiled

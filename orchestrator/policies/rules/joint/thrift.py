@@ -32,6 +32,9 @@ deadline; until the batch is full, or the head would have ``reserve`` times what
 such batches stayed unfilled of late, for a lone caller who waits for each answer fills none however long he is made to
 wait: it is an average over the holds there were. Where less than half an item is expected nobody is held, but one batch
 in some dozens to find out, because u is slowly forgotten.
+
+``thrift:brownout`` weighs only what is below a ceiling that falls when requests are missed (policies.rules.brownout);
+where that is at the narrowest width joules count no more, and whatever answers first is taken.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from typing import Final, NamedTuple
 
 from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.rules.batch_rules import LEAST_WAIT_S, largest_batch_within, objective_s
+from orchestrator.policies.rules.brownout import SLOT_BEHIND
 from orchestrator.policies.rules.drain import sendable_items, widest_draining
 from orchestrator.policies.rules.width_rules import is_in_time, nearest_width
 from orchestrator.policies.tables import columns as col
@@ -52,9 +56,9 @@ _LATENCY: Final = 1
 _PATIENCE: Final = 2
 _RESERVE: Final = 3
 _FILL: Final = 4
-_UNFILLED: Final = 1  # slots of row WHOLE of the memory
-_HELD_ITEMS: Final = 2  # that waited when the hold began; 0: nothing is held
-_HELD_DEADLINE_S: Final = 3  # of the head then
+_UNFILLED: Final = SLOT_BEHIND  # slots of row WHOLE of the memory
+_HELD_ITEMS: Final = SLOT_BEHIND + 1  # that waited when the hold began; 0: nothing is held
+_HELD_DEADLINE_S: Final = SLOT_BEHIND + 2  # of the head then
 _LATEST: Final = 0.25  # what the latest hold counts for
 _FORGOTTEN: Final = 1 / 8192  # of it, with each batch that was not held for
 _LEAST_JOINING: Final = 0.5  # items
@@ -81,8 +85,11 @@ class _Prices(NamedTuple):
 
 
 @compiled
-def choose_thrifty(rule: Column, rows: Table, count: int, query: Column) -> tuple[int, bool]:
-    """Return the row with room that scores best, -1 to wait or for none, and whether any at all is in time."""
+def choose_thrifty(rule: Column, ceiling: float, rows: Table, count: int, query: Column) -> tuple[int, bool]:
+    """Return the row with room that scores best, -1 to wait or for none, and whether any at all is in time.
+
+    What is wider than the ceiling does not count.
+    """
     least, most, reference_j = _scales(rows, count)
     energy, latency = _weights(rule, most - least, query)
     slack_s = max(1e-9, query[col.HEAD_DEADLINE_S] - query[col.NOW_S])
@@ -91,6 +98,7 @@ def choose_thrifty(rule: Column, rows: Table, count: int, query: Column) -> tupl
     widest = widest_draining((query[col.TAIL_DEADLINE_S] - query[col.NOW_S]) / reserve, rows, count, query)
     if query[col.REFUSES_LATE] != 0:
         widest = max(widest, nearest_width(0.0, rows, count))
+    widest = min(widest, ceiling)
     best, chosen, best_score, chosen_score = -1, -1, -math.inf, -math.inf
     for row in range(count):
         if rows[col.ROW_WIDTH][row] > widest or not is_in_time(row, rows, query):
