@@ -46,6 +46,14 @@ def test_a_better_server_that_is_busy_is_waited_for_only_when_it_is_better_by_mo
     assert sends.reason is Reason.BEST_BY_PREFERENCE
 
 
+def test_once_its_ceiling_has_fallen_whatever_answers_first_is_taken_and_no_better_server_waited_for() -> None:
+    fleet = [*server("a", wait_s=0.01, has_room=False), *server("b", dear=3.0)]
+    asker = Asker("thrift:brownout,worth=0.3,latency=0,patience=0.3")
+    assert asker.query(fleet) == Hold(Reason.BETTER_SERVER_BUSY)
+    asker.policy.observe_miss(asker.memory)
+    assert asker.choice(fleet, now_s=0.1)[:2] == ("b", 50)
+
+
 def test_a_better_server_that_could_not_do_all_that_waits_in_time_is_not_waited_for() -> None:
     fleet = [*server("a", wait_s=0.01, has_room=False), *server("b", dear=3.0)]
     # In 0.3 s server a, free after 0.01 s, would answer 29 items of 0.01 s.
