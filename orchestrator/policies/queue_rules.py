@@ -44,6 +44,8 @@ class QueueEstimate(NamedTuple):
 
 UNKNOWN: Final = QueueEstimate()
 """Before the first decision."""
+MOST_ADDED: Final = 0.25
+"""Part of its deadline that a margin may add at most to what is expected of a request, for it to be given up."""
 
 
 def order_key(priority: float, deadline_s: float) -> tuple[float, float]:
@@ -139,17 +141,6 @@ def is_overloaded(drain_s: float, tail_slack_s: float, margin: float) -> bool:
     return drain_s * margin > tail_slack_s
 
 
-def head_margin(margin: float, slack_margin: float, is_beyond_help: bool) -> float:
-    """Return what a head's expected time is multiplied by to see whether it has to be given up.
-
-    At least by the margin of the settings, however well servers have kept a lower one: a head is at its last moment.
-    In a queue that is overloaded without any margin every head is, so that all whom a margin does not cover would be
-    late, and whoever is given up makes room for one who has more time: there the margin of the settings counts as well.
-    """
-    cautious = max(margin, slack_margin)
-    return cautious * slack_margin if is_beyond_help else cautious
-
-
 def longest_service_s(allowed_s: float, tail_slack_s: float, margin: float) -> float:
     """Return how long a batch may run for two of them to fit into the time from arrival to deadline.
 
@@ -185,7 +176,6 @@ def slack_used(elapsed_s: float, allowed_s: float, service_s: float) -> float:
 
 
 _head_batch = compiled(head_batch)
-_head_margin = compiled(head_margin)
 
 
 class LeastTimes(NamedTuple):
@@ -208,18 +198,38 @@ class LeastTimes(NamedTuple):
 
 
 @compiled
+def _with_margin_s(expected_s: float, row: int, rows: Table, query: Column) -> float:
+    """Return how long an answer may take, with its margin, as far as the head is given up for it.
+
+    That adds no more than MOST_ADDED of the head's deadline. Where stalls are long beside deadlines a margin may be
+    many times what a small batch takes. Then it would refuse almost everybody, at any load, and let only tiny batches
+    be sent, of which the same margin is learned again.
+    """
+    added_s = expected_s * (margin_of(row, rows, query) - 1)
+    if not math.isnan(query[col.HEAD_ARRIVED_S]):
+        added_s = min(added_s, MOST_ADDED * (query[col.HEAD_DEADLINE_S] - query[col.HEAD_ARRIVED_S]))
+    return expected_s + added_s
+
+
+@compiled
+def _cautious_s(expected_s: float, row: int, rows: Table, query: Column) -> float:
+    """Return the same with at least the margin of the settings: whoever is to be given up is at its last moment."""
+    return max(_with_margin_s(expected_s, row, rows, query), expected_s * query[col.SLACK_MARGIN])
+
+
+@compiled
 def least_times(rows: Table, count: int, query: Column) -> LeastTimes:
     """Return what candidates, on rows, show of their queue."""
     if count == 0:
         return LeastTimes(0.0, 0.0, 1.0, 0.0, math.inf)
     fastest_s, drain_s, soonest_s, drain_margin = math.inf, math.inf, math.inf, 1.0
     for row in range(count):
-        margin = margin_of(row, rows, query)
-        fastest_s = min(fastest_s, (rows[col.ROW_PER_ITEM_S][row] + rows[col.ROW_FIXED_S][row]) * margin)
-        cautious = max(margin, query[col.SLACK_MARGIN])  # as head_margin
-        soonest_s = min(soonest_s, rows[col.ROW_HEAD_COMPLETION_S][row] * cautious)
+        alone_s = rows[col.ROW_PER_ITEM_S][row] + rows[col.ROW_FIXED_S][row]
+        fastest_s = min(fastest_s, _with_margin_s(alone_s, row, rows, query))
+        soonest_s = min(soonest_s, _cautious_s(rows[col.ROW_HEAD_COMPLETION_S][row], row, rows, query))
         if rows[col.ROW_DRAIN_S][row] < drain_s:
-            drain_s, drain_margin = rows[col.ROW_DRAIN_S][row], margin
+            drain_s = rows[col.ROW_DRAIN_S][row]
+            drain_margin = _with_margin_s(drain_s, row, rows, query) / drain_s if drain_s > 0 else 1.0
     if query[col.QUEUE_ITEMS] <= MANY_ITEMS:
         return LeastTimes(fastest_s, drain_s, drain_margin, soonest_s, math.inf)
     most_rps, of_server_rps = 0.0, 0.0
@@ -246,6 +256,7 @@ def least_answer_s(
         if longest_s >= 0:
             most = min(rows[col.ROW_MAX_BATCH][row], query[col.QUEUE_ITEMS])
             batch = _head_batch(items, most, longest_s, per_item_s, fixed_s)
-        margin = _head_margin(margin_of(row, rows, query), query[col.SLACK_MARGIN], is_beyond_help)
-        least_s = min(least_s, (rows[col.ROW_WAIT_S][row] + per_item_s * batch + fixed_s) * margin)
-    return least_s
+        least_s = min(least_s, _cautious_s(rows[col.ROW_WAIT_S][row] + per_item_s * batch + fixed_s, row, rows, query))
+    # In a queue that is overloaded without any margin every head is at its last moment, so that all whom a margin does
+    # not cover would be late, and whoever is given up makes room for one who has more time.
+    return least_s * query[col.SLACK_MARGIN] if is_beyond_help else least_s

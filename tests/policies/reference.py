@@ -54,7 +54,7 @@ def reference_candidates(
         _candidate(
             option,
             queue,
-            items=_batch_items(option, by_width[option.model.width], queue, slack_s=slack_s / margin_of(option)),
+            items=_batch_items(option, by_width[option.model.width], queue, slack_s=slack_s, margin=margin_of(option)),
             drain_s=drains_s[option.model.width],
             margin=margin_of(option),
             joules=energy.line(option.server.name, option.model.name),
@@ -121,14 +121,18 @@ def _candidate(
     )
 
 
-def _batch_items(option: _Option, same_width: Sequence[_Option], queue: QueueState, *, slack_s: float) -> int:
+def _batch_items(
+    option: _Option, same_width: Sequence[_Option], queue: QueueState, *, slack_s: float, margin: float
+) -> int:
     most = max(queue.head_items, min(queue.items, option.model.max_batch_size))
     if most == queue.head_items:  # which no bound lowers
         return most
     if option.slope_s > 0:
-        in_time = math.floor((slack_s - option.wait_s - option.fixed_s) / option.slope_s)
-        if in_time >= queue.head_items:
-            most = min(most, in_time)
+        for within_s in (slack_s / margin, slack_s):
+            in_time = math.floor((within_s - option.wait_s - option.fixed_s) / option.slope_s)
+            if in_time >= queue.head_items:
+                most = min(most, in_time)
+                break
     for other in same_width:
         if other.slope_s < option.slope_s:
             head_start_s = other.wait_s + other.fixed_s - option.wait_s - option.fixed_s

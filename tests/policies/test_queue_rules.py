@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.policies.fleet.candidate_set import CandidateSet
+from orchestrator.policies.fleet.fleet_tables import FleetTables
+from orchestrator.policies.protocol import Situation
 from orchestrator.policies.queue_rules import slack_used
+from orchestrator.profile.fit import LatencyTable
+from orchestrator.profile.margin import Margin
+from orchestrator.snapshot import QueueState, ServerName, Width
+from tests.policies.fleets import fleet_server, line, model_name
+
+
+def candidates(margin: float, arrived_s: float | None = 0.0) -> CandidateSet:
+    """Return what an idle server with that margin offers a head that has 100 ms, of which a batch takes 10."""
+    fit = replace(line(0.0, 0.01), margin=Margin(math.log(margin), 0.01, 0.0, observed_s=0.0))
+    tables = FleetTables([fleet_server("a")], LatencyTable({(ServerName("a"), model_name(100)): fit}))
+    queue = QueueState(1, 1, 0.1, 0.1, (Width(100),), head_arrived_s=arrived_s)
+    return CandidateSet(tables, Situation(queue, now_s=0.0, turn=0, uniforms=(0.0, 0.0), slack_margin=1.25), ())
+
+
+def test_a_margin_adds_no_more_than_a_quarter_of_the_deadline_to_what_a_head_is_given_up_by() -> None:
+    assert candidates(2.0).least.soonest_s == pytest.approx(0.02)
+    found = candidates(8.0)
+    assert found.least.soonest_s == found.least_answer_s(1, -1.0, False) == pytest.approx(0.01 + 0.25 * 0.1)
+    assert found.least.fastest_s == pytest.approx(0.01 + 0.25 * 0.1)
+    assert found.least_answer_s(1, -1.0, True) == pytest.approx(1.25 * found.least.soonest_s)
+    assert candidates(8.0, arrived_s=None).least.soonest_s == pytest.approx(0.08)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,12 @@ def test_a_batch_is_cut_so_that_the_head_is_in_time_unless_it_is_lost_anyway() -
     assert build([server()], queue(20, slack_s=0.005), latency)["a", 100].items == 20
 
 
+def test_a_head_that_its_margin_makes_late_is_put_at_no_more_risk_by_those_that_go_with_it() -> None:
+    latency = LatencyTable({(A, model(100)): line(0.010, 0.002)})
+    # Alone it is expected after 12 ms, and 36 with the margin; with seven others after 82, of the 90 that it has.
+    assert build([server()], queue(20, slack_s=0.09), latency, margin=8.0)["a", 100].items == 8
+
+
 def test_a_slow_server_takes_only_what_it_answers_before_the_fast_one_would() -> None:
     latency = LatencyTable({(A, model(100)): line(0.010, 0.0), (B, model(100)): line(0.110, 0.0)})
     busy = server("a", in_flight=(BatchInFlight(model(100), 32, sent_s=0.0),))
