@@ -27,8 +27,11 @@ def memory_order(device: torch.device) -> torch.memory_format:
 
 
 def to_unit(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return float32 pixels in 0..1 in the order of ``memory_order``."""
-    return (pixels.to(device).float() / 255).contiguous(memory_format=memory_order(device))
+    """Return float32 pixels in 0..1 in the order of ``memory_order``.
+
+    Images of one channel are in either order at once, and ``contiguous`` would leave them the strides of the wrong one.
+    """
+    return (pixels.to(device).float() / 255).clone(memory_format=memory_order(device))
 
 
 def accuracy_of(network: SlimmableNetwork, images: ImageSet, width: Width, *, device: torch.device) -> float:

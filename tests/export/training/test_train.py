@@ -378,3 +378,9 @@ def test_gradients_of_a_narrow_convolution_that_skips_pixels_are_right_on_large_
     assert weight.grad is not None
     wanted = 1e-3 * images[:, :, ::2, ::2].sum(dim=(0, 2, 3))
     torch.testing.assert_close(weight.grad[:16, :8, 0, 0], wanted.expand(16, 8), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_that_were_cut_out_pixel_by_pixel_have_the_order_of_the_device(channels: int) -> None:
+    cut_out = torch.zeros(2, 6, 5, channels, dtype=torch.uint8).permute(0, 3, 1, 2)
+    assert to_unit(cut_out, CPU).stride() == torch.empty(2, channels, 6, 5).stride()
