@@ -45,7 +45,7 @@ class QueueEstimate(NamedTuple):
 UNKNOWN: Final = QueueEstimate()
 """Before the first decision."""
 MOST_ADDED: Final = 0.25
-"""Part of its deadline that a margin may add at most to what is expected of a request, for it to be given up."""
+"""Part of a deadline that what was learned of margins may add at most to what a request is given up by."""
 
 
 def order_key(priority: float, deadline_s: float) -> tuple[float, float]:
@@ -182,9 +182,9 @@ class LeastTimes(NamedTuple):
     """What candidates show of their queue, in seconds; zeros and infinity when there are none.
 
     Attributes:
-        fastest_s: the least time of one item alone on an idle server, the margin included.
+        fastest_s: the least time of one item alone on an idle server, the margin included as far as MOST_ADDED lets it.
         drain_s: the least expected time until the queue is drained at one width.
-        drain_margin: the margin of the one that drains it.
+        drain_margin: the margin of the one that drains it, bounded likewise.
         soonest_s: the least time until the head is answered, with the margin by which it would be given up.
         most_rps: items a second that all servers answer in full batches, each at its quickest width; infinite while
             few wait.
@@ -202,7 +202,7 @@ def _with_margin_s(expected_s: float, row: int, rows: Table, query: Column) -> f
     """Return how long an answer may take, with its margin, as far as the head is given up for it.
 
     That adds no more than MOST_ADDED of the head's deadline. Where stalls are long beside deadlines a margin may be
-    many times what a small batch takes. Then it would refuse almost everybody, at any load, and let only tiny batches
+    many times what a small batch takes. Then it could refuse almost everybody, at any load, and let only tiny batches
     be sent, of which the same margin is learned again.
     """
     added_s = expected_s * (margin_of(row, rows, query) - 1)

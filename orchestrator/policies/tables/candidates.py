@@ -6,8 +6,8 @@ one instance on one core and a fair guess elsewhere.
 
 A batch holds as many items as wait and fit, under two bounds, but at least the head:
 
-- The head still meets its deadline, by the margin of the row; or as far as is expected, when its margin makes it late
-  even alone. When no margin does, but it can't be in time, this bound falls: then throughput helps those behind it.
+- The head still meets its deadline, by the margin of the row. Where only the margin makes it late even alone, it meets
+  it as far as is expected. Where it can't be in time at all this bound falls: throughput is what helps those behind it.
 - No other server would answer the same items sooner. So a slow server that is idle takes the few items it can answer
   before a fast one that is busy gets to them, and not a full batch that would come back last.
 
@@ -161,7 +161,7 @@ def _size_batches(fleet: Fleet, width: int, query: Column, rows: Table, scratch:
             if per_item_s[row] > 0:
                 alone_s = wait_s[row] + fixed_s[row]
                 in_time = math.floor((slack_s / margin_of(row, rows, query) - alone_s) / per_item_s[row])
-                if in_time < head_items:  # only the margin makes it late, so it is not lost; unless more go with it
+                if in_time < head_items:  # alone it may still be in time, unless too many go with it
                     in_time = math.floor((slack_s - alone_s) / per_item_s[row])
                 if in_time >= head_items:
                     most = min(most, in_time)

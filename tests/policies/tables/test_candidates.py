@@ -129,7 +129,7 @@ def test_a_batch_is_cut_so_that_the_head_is_in_time_unless_it_is_lost_anyway() -
 
 def test_a_head_that_its_margin_makes_late_is_put_at_no_more_risk_by_those_that_go_with_it() -> None:
     latency = LatencyTable({(A, model(100)): line(0.010, 0.002)})
-    # Alone it is expected after 12 ms, and 36 with the margin; with seven others after 82, of the 90 that it has.
+    # Alone it is expected after 12 ms, and after 96 with the margin; with seven others after 82, of the 90 that it has.
     assert build([server()], queue(20, slack_s=0.09), latency, margin=8.0)["a", 100].items == 8
 
 
