@@ -21,6 +21,7 @@ from orchestrator.evaluation.cases import Case, Extent
 from orchestrator.evaluation.document import describe_machine, make_document
 from orchestrator.evaluation.page import check_outputs, write_outputs
 from orchestrator.evaluation.scores import ScenarioScores, score_cases
+from orchestrator.executors import Executor, open_executor
 
 _WORLDS_SEED = 7_000_000
 _EACH = 13  # drawn worlds of each of 16 kinds, 208 in all
@@ -30,16 +31,18 @@ _WORLD_TRACES = 2
 @click.command()
 @path_option("--out", Path("docs/evaluation"))
 @path_option("--work", Path("reports/frozen"))
-@click.option("--seconds", default=10.0, show_default=True, help="Processor time that evolution and PPO have, each.")
+@click.option("--seconds", default=20.0, show_default=True, help="Processor time that each learner has.")
 @click.option("--traces", default=5, show_default=True, help="Of each test scenario.")
 @click.option("--validation-traces", default=3, show_default=True, help="Of each scenario, to choose by.")
+@click.option("--processes", type=click.IntRange(1), default=2, show_default=True, help="That fit and judge.")
 @click.option("--each", default=_EACH, show_default=True, help="Drawn worlds of each kind.")
-def main(out: Path, work: Path, seconds: float, traces: int, validation_traces: int, each: int) -> None:
+def main(out: Path, work: Path, seconds: float, traces: int, validation_traces: int, processes: int, each: int) -> None:
     """Judge on the frozen scenarios; after an interruption the same command goes on."""
     try:
         extent, began_s = Extent(traces, validation_traces, seeds=1), time.monotonic()
         check_outputs(out)
-        suite = judge(work, extent, seconds=seconds, each=each, say=start_clock())
+        with open_executor(processes=processes) as execute:
+            suite = judge(work, extent, seconds=seconds, each=each, execute=execute, say=start_clock())
         document = make_document(suite, extent, suite.narrowed(), describe_machine(time.monotonic() - began_s))
         written = write_outputs(suite, document, {}, out)
     except SlimError as exc:
@@ -49,7 +52,7 @@ def main(out: Path, work: Path, seconds: float, traces: int, validation_traces: 
     conclude(suite.draw_claims(suite.tests))
 
 
-def judge(work: Path, extent: Extent, *, seconds: float, each: int, say: Say) -> FrozenSuite:
+def judge(work: Path, extent: Extent, *, seconds: float, each: int, execute: Executor, say: Say) -> FrozenSuite:
     """Return all that was found; ``work`` is the folder that keeps it.
 
     Raises:
@@ -65,13 +68,13 @@ def judge(work: Path, extent: Extent, *, seconds: float, each: int, say: Say) ->
                 if done % 100 == 0 or done == of:
                     say(f"{name}: {done} of {of} runs")
 
-            run_campaign(cases, records, seeds=1, progress=progress)
+            run_campaign(cases, records, seeds=1, execute=execute, progress=progress)
             return score_cases(cases, records.results)
 
         ranking = best_single(run("validation", plan(paths, extent.validation_traces, None)))
         say(f"best single policy: {ranking[0][0]}, {ranking[0][1]:.4f}")
         single = ranking[0][0]
-        fits = fit_all(plan(paths, 1, None), single, seconds=seconds, folder=work, say=say)
+        fits = fit_all(plan(paths, 1, None), single, seconds=seconds, folder=work, execute=execute, say=say)
         tests = run("test", plan(paths, extent.traces, fits))
         worlds = run("drawn worlds", plan(_draw_worlds(work / "worlds", each), _WORLD_TRACES, {}, (DEFAULT, FALLBACK)))
     bounds = {test.case.stem: bound_of_moments(test) for test in tests}

@@ -1,4 +1,4 @@
-"""What evolution and PPO make of each scenario, each with the same processor time on one core, kept as they come.
+"""What evolution and PPO make of each scenario, each learner with the same processor time on one core, as they come.
 
 It is what ``slimsched train-router --scenario`` does, with the best single policy in force. Its traces, to learn from,
 to choose by and to prove oneself on, are of other seeds than those of the judgement.
@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.cases import Case
+from orchestrator.executors import Executor
 from orchestrator.learning.checkpoints import RunFolder
-from orchestrator.learning.fitting import FitSettings, fit, write_promoted
+from orchestrator.learning.fitting import EVOLUTION, PPO, PPO_EVOLVED, FitSettings, fit, write_promoted
 from orchestrator.learning.tasks import given_traffic
 from orchestrator.policies.learned.policy_file import SLIM
 from orchestrator.policies.tables.compiled import SOURCE_DIGEST
@@ -33,9 +35,9 @@ class Fitted:
         ppo: What PPO made of the best rule as it is; the policy in force where there are several families, of which it
             can't learn.
         fitted: What was promoted, or the policy in force.
-        origin: "evolution", "ppo", "rule" or "in force".
+        origin: "evolution", "ppo", "ppo-evolved", "rule" or "in force".
         generations, runs: Of evolution.
-        choices: That PPO learned from.
+        choices: That PPO learned from by itself.
         seconds: That all of it took by the clock.
     """
 
@@ -50,7 +52,7 @@ class Fitted:
 
 
 def fit_all(
-    cases: Sequence[Case], present: str, *, seconds: float, folder: Path, say: Callable[[str], None]
+    cases: Sequence[Case], present: str, *, seconds: float, folder: Path, execute: Executor, say: Callable[[str], None]
 ) -> Mapping[str, Fitted]:
     """Return what was fitted to the scenario of each case, by its stem.
 
@@ -76,37 +78,37 @@ def fit_all(
     with Journal(path, replay, remedy=_REMEDY) as journal:
         if journal.is_new:
             journal.write(binding)
-        for case in cases:
-            if case.stem in found:
-                continue
-            fitted = found[case.stem] = _fit(case, present, seconds, folder)
+        missing = [case for case in cases if case.stem not in found]
+        for case, fitted in execute(partial(_fit, present, seconds, folder), missing):
+            found[case.stem] = fitted
             journal.write({"scenario": case.stem, "digest": case.digest, **asdict(fitted)})
             say(f"{case.stem}: {fitted.origin} {fitted.fitted}; {fitted.runs:,} runs, {fitted.choices:,} choices")
     return found
 
 
-def _fit(case: Case, present: str, seconds: float, folder: Path) -> Fitted:
+def _fit(present: str, seconds: float, folder: Path, case: Case) -> Fitted:
     traffic = given_traffic(case.path, None, None)
-    learners = ("evolution",) if traffic.task.settings.families else ("evolution", "ppo")
+    learners = (EVOLUTION,) if traffic.task.settings.families else (EVOLUTION, PPO)
     settings = FitSettings(present, seconds=seconds, threads=1, learners=learners)
     run = RunFolder(folder / "run" / case.stem, {}, resume=True, restart=False)
     run.end()  # a fit that was interrupted begins anew, so that its budget is what it says
     result = fit(traffic, settings, run, clock=time.process_time)
     run.end()
     assert result.evolved is not None
-    ppo, promoted = present, result.promoted
-    for learned in (candidate for candidate in result.candidates if candidate.origin == "ppo"):
-        file = folder / f"{case.stem}.npz"
-        write_promoted(file, learned)
-        ppo = f"{SLIM}:{file}"
-    spec = present if promoted is None else ppo if promoted.origin == "ppo" else promoted.spec
+    promoted, specs = result.promoted, {PPO: present}
+    for learned in result.candidates:
+        if learned.origin in (PPO, PPO_EVOLVED):
+            file = folder / f"{case.stem}-{learned.origin}.npz"
+            write_promoted(file, learned)
+            specs[learned.origin] = f"{SLIM}:{file}"
+    spec = present if promoted is None else specs.get(promoted.origin, promoted.spec)
     return Fitted(
         evolution=result.evolved.specs[0],
-        ppo=ppo,
+        ppo=specs[PPO],
         fitted=spec,
         origin="in force" if promoted is None else promoted.origin,
         generations=result.evolved.generations,
         runs=result.evolved.runs,
-        choices=result.choices,
+        choices=sum(each.choices for each in result.learned if each.origin == PPO),
         seconds=round(result.seconds, 1),
     )

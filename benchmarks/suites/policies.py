@@ -53,6 +53,7 @@ HEURISTICS: Final = (
     "model-switching",
     "alert",
     "thrift",
+    "thrift:brownout",
     "fluid-lp",
     "proteus-lp",
 )

@@ -1,9 +1,9 @@
 """What a fit keeps on disk, so that an interruption costs at most a minute of it.
 
 A run has a folder: ``settings.json`` says what is fitted to what, ``evolution.json`` holds every generation's utilities
-(its search is deterministic, so replaying them brings it to where it was), ``ppo.pt`` actor, critic and optimiser with
-the best weights so far, ``log/`` is for TensorBoard. Each file is replaced as a whole. Nothing is written before there
-is something to keep, and all but the log are gone when the fit has ended.
+(its search is deterministic, so replaying them brings it to where it was), ``ppo.pt`` and ``ppo-evolved.pt`` actor,
+critic and optimiser with the best weights so far, ``log/`` is for TensorBoard. Each file is replaced as a whole.
+Nothing is written before there is something to keep, and all but the log are gone when the fit has ended.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class RunFolder:
 
     def end(self) -> None:
         """Forget how far the run has come, so that another may begin here."""
-        for name in ("settings.json", "evolution.json", "ppo.pt"):
-            (self.path / name).unlink(missing_ok=True)
+        for path in (self.path / "settings.json", self.path / "evolution.json", *self.path.glob("*.pt")):
+            path.unlink(missing_ok=True)
 
     def read(self, name: str) -> Any:
         """Return the JSON value of that name; None when there is none."""
@@ -65,11 +65,11 @@ class RunFolder:
         self._keep_settings()
         write_atomically(self.path / f"{name}.json", json.dumps(value, indent=1) + "\n")
 
-    def read_state(self) -> dict[str, Any] | None:
-        """Return the state of PPO; None when there is none."""
+    def read_state(self, name: str) -> dict[str, Any] | None:
+        """Return the state of a learner of that name; None when there is none."""
         import torch
 
-        path = self.path / "ppo.pt"
+        path = self.path / f"{name}.pt"
         if not path.exists():
             return None
         try:
@@ -78,14 +78,14 @@ class RunFolder:
             raise ConfigError(f"can't resume from {path} ({exc}); remove the folder to begin anew") from exc
         return found
 
-    def write_state(self, state: Mapping[str, Any]) -> None:
-        """Keep the state of PPO."""
+    def write_state(self, name: str, state: Mapping[str, Any]) -> None:
+        """Keep the state of a learner under a name."""
         import torch
 
         self._keep_settings()
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        write_atomically(self.path / "ppo.pt", buffer.getvalue())
+        write_atomically(self.path / f"{name}.pt", buffer.getvalue())
 
     def _keep_settings(self) -> None:
         write_atomically(self.path / "settings.json", json.dumps(self._settings, indent=1) + "\n")

@@ -1,9 +1,10 @@
 """A policy fitted to one fleet and its traffic: found by evolution and by PPO, and promoted only when it is better.
 
-Evolution and PPO get the same time and the same cores. Then all stand side by side on traffic that nobody learned from:
-the policy in force, the rules as they are, the rules that were evolved, and what PPO made of the best of them. The best
-of these is held against the policy in force on traffic that nothing was chosen by (``judging``). It is promoted when
-the mean difference is above 0 with all of its 95 % interval; else the policy in force stays, and the report says why.
+Evolution and PPO get the same time and the same cores: evolution from the rules as they are, PPO on top of the best of
+these. Then PPO learns as long again on top of the best that was evolved. All stand side by side on traffic that nobody
+learned from, beside the policy in force and the rules as they are. The best of them is held against the policy in force
+on traffic that nothing was chosen by (``judging``). It is promoted when the mean difference is above 0 with all of its
+95 % interval; else the policy in force stays, and the report says why.
 """
 
 from __future__ import annotations
@@ -22,20 +23,23 @@ import numpy as np
 from orchestrator.executors import Executor, run_on
 from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.evolution import PORTFOLIO, Evolved, evolve
-from orchestrator.learning.groups import Groups
-from orchestrator.learning.judging import Candidate, Contender, judge, mean_utility, promote
-from orchestrator.learning.objective import objective_weights
-from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
+from orchestrator.learning.judging import Candidate, Contender, judge, promote
+from orchestrator.learning.learner import PpoLearner
+from orchestrator.learning.ppo.training import PpoSettings, Round
 from orchestrator.learning.traffic import Traffic
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.policy import LearnedPolicy
-from orchestrator.policies.learned.policy_file import RULE, SLIM, PolicyFile, write_policy_file
+from orchestrator.policies.learned.policy_file import RULE, PolicyFile, write_policy_file
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.simulation.scenario.settings import digest_scenario
 
 _KEEP_EVERY_S: Final = 30.0
-_VALIDATE_EVERY_S: Final = 10.0
-_PPO: Final = "ppo"
+_JUDGING: Final = 0.2  # of a learner's time, roughly
+EVOLUTION: Final = "evolution"
+PPO: Final = "ppo"
+"""By itself, on top of a rule as it is."""
+PPO_EVOLVED: Final = "ppo-evolved"
+"""On top of the best rule that was evolved."""
 
 Report = Callable[[float, str], None]
 """Called with the part of the work that is done, and a line of text or none."""
@@ -49,16 +53,34 @@ class FitSettings:
 
     Attributes:
         present: the policy in force, by its spec; what is promoted must be better than it.
-        seconds: that evolution and PPO have, each.
-        learners: which of the two.
+        seconds: that each learner has: evolution, PPO, and PPO on top of evolution.
+        learners: EVOLUTION and PPO, or one of them alone.
     """
 
     present: str
     seconds: float = 120.0
     seed: int = 0
     threads: int = 2
-    learners: tuple[str, ...] = ("evolution", "ppo")
+    learners: tuple[str, ...] = (EVOLUTION, PPO)
     ppo: PpoSettings = field(default_factory=PpoSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What PPO did.
+
+    Attributes:
+        origin: PPO or PPO_EVOLVED.
+        base: the rule that it learned on top of.
+        file: the best that it came to.
+        choices: that it learned from, those before an interruption too.
+    """
+
+    origin: str
+    base: str
+    file: PolicyFile
+    rounds: tuple[Round, ...]
+    choices: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +91,7 @@ class Fit:
         candidates: all, the best by the traces that choose first.
         promoted: the one to serve; None: the one in force stays.
         why: in words.
-        evolved, rounds: what the two learners did; None and empty where they were not asked.
-        choices: that PPO learned from.
+        evolved, learned: what evolution and PPO did; None and empty where they were not asked.
         seconds: all of it took.
     """
 
@@ -78,8 +99,7 @@ class Fit:
     promoted: Candidate | None
     why: str
     evolved: Evolved | None
-    rounds: tuple[Round, ...]
-    choices: int
+    learned: tuple[Learned, ...]
     seconds: float
 
 
@@ -102,30 +122,33 @@ def fit(
     """
     began_s = time.monotonic()
     present = parse_policy(settings.present)
-    shares = len(settings.learners) + 0.2
+    phases, done = len(settings.learners) + (len(settings.learners) > 1), 0
+
+    def tell(part: float, text: str) -> None:
+        report((done + part) / (phases + _JUDGING), text)
+
     with ThreadPoolExecutor(settings.threads, thread_name_prefix="fit") as pool:
-        evolved: Evolved | None = None
-        if "evolution" in settings.learners:
-            evolved = _evolve(traffic, settings, folder, pool, lambda part, text: report(part / shares, text), clock)
-        base = PORTFOLIO[0] if evolved is None else max(evolved.portfolio, key=lambda rule: evolved.portfolio[rule])
-        learned: PolicyFile | None = None
-        rounds: tuple[Round, ...] = ()
-        choices = 0
-        if _PPO in settings.learners:
-            first = (len(settings.learners) - 1) / shares
-            learning = _Learning(traffic, settings, folder, base, pool, clock)
-            learned, rounds, choices = learning.run(lambda part, text: report(first + part / shares, text))
+        evolved, base, bases = None, PORTFOLIO[0], {}
+        if EVOLUTION in settings.learners:
+            evolved = _evolve(traffic, settings, folder, pool, tell, clock)
+            base = max(evolved.portfolio, key=lambda rule: evolved.portfolio[rule])
+            done += 1
+        if PPO in settings.learners:
+            bases = {PPO: base} if evolved is None else {PPO: base, PPO_EVOLVED: evolved.specs[0]}
+        learned: list[Learned] = []
+        for origin, rule in bases.items():
+            learned.append(_learn(traffic, settings, folder, pool, (origin, rule), tell, clock))
+            done += 1
         contenders = [Contender("in force", settings.present, present)]
-        for origin, specs in (("rule", PORTFOLIO), ("evolution", evolved.specs if evolved else ())):
+        for origin, specs in (("rule", PORTFOLIO), (EVOLUTION, evolved.specs if evolved else ())):
             for spec in specs:
                 if spec != settings.present:
                     contenders.append(Contender(origin, spec, parse_policy(spec), _rule_file(spec)))
-        if learned is not None:
-            contenders.append(Contender(_PPO, _PPO, LearnedPolicy(learned), learned))
+        contenders += [Contender(each.origin, each.origin, LearnedPolicy(each.file), each.file) for each in learned]
         candidates = judge(traffic, contenders, execute or run_on(pool, lambda: settings.threads))
         report(1.0, "")
     promoted, why = promote(candidates)
-    return Fit(candidates, promoted, why, evolved, rounds, choices, time.monotonic() - began_s)
+    return Fit(candidates, promoted, why, evolved, tuple(learned), time.monotonic() - began_s)
 
 
 def write_promoted(path: Path, promoted: Candidate) -> None:
@@ -169,101 +192,32 @@ def _evolve(
     return found
 
 
-class _Learning:
-    """PPO as it learns on top of a rule, and what it has validated best; it goes on from what the folder has kept."""
-
-    def __init__(
-        self,
-        traffic: Traffic,
-        settings: FitSettings,
-        folder: RunFolder,
-        base: str,
-        pool: ThreadPoolExecutor,
-        clock: Clock,
-    ) -> None:
-        self._traffic, self._settings, self._folder, self._base = traffic, settings, folder, base
-        self._execute = run_on(pool, lambda: settings.threads)
-        self._clock = clock
-        state, self._began_s = folder.read_state(), clock()
-        self._spent_s = 0.0 if state is None else float(state["seconds"])
-        self._groups = Groups(
-            traffic.task,
-            traffic.fit,
-            base=base,
-            replicas=settings.ppo.replicas,
-            segment=settings.ppo.segment,
-            choices=settings.ppo.choices,
-            threads=settings.threads,
-            seed=settings.seed + (0 if state is None else int(state["choices"])),
-        )
-        weights = objective_weights(traffic.task)
-        per_deadline = max(1.0, traffic.rate_rps * traffic.task.settings.objectives.deadline_ms / 1e3)
-        scale = per_deadline * float(weights.max())
-        log = folder.path / "log"
-        self._ppo = Ppo(self._groups, weights, scale=scale, settings=settings.ppo, seed=settings.seed, log=log)
-        if state is not None:
-            self._ppo.restore(state)
-        self._choosing = traffic.choosing()
-        self._best, self._best_utility = self._export(), -np.inf
-        if state is not None and state["best"]:
-            weights_of = {name: tensor.numpy() for name, tensor in state["best"].items()}
-            self._best, self._best_utility = replace(self._best, weights=weights_of), float(state["best_utility"])
-
-    def run(self, report: Report) -> tuple[PolicyFile, tuple[Round, ...], int]:
-        """Return what was validated best, the rounds, and how many choices were learned from, once the time is over."""
-        rounds: list[Round] = []
-        kept_s = validated_s = self._clock()
-        try:
-            while not rounds or self._part < 1:
-                rounds.append(self._ppo.round())
-                report(self._part, "")
-                if self._clock() - validated_s > _VALIDATE_EVERY_S:
-                    self._validate(rounds[-1], report)
-                    validated_s = self._clock()
-                if self._clock() - kept_s > _KEEP_EVERY_S:
-                    self._keep()
-                    kept_s = self._clock()
-            self._validate(rounds[-1], report)
-            self._keep()
-        finally:
-            self._ppo.close()
-            self._groups.close()
-        return self._best, tuple(rounds), self._ppo.choices
-
-    @property
-    def _elapsed_s(self) -> float:
-        return self._spent_s + self._clock() - self._began_s
-
-    @property
-    def _part(self) -> float:
-        return min(1.0, self._elapsed_s / max(1e-9, self._settings.seconds))
-
-    def _validate(self, last: Round, report: Report) -> None:
-        """Judge the network as it is, and remember it where it is best."""
-        file = self._export()
-        utility = mean_utility(self._traffic, LearnedPolicy(file), self._choosing, self._execute)
-        if utility > self._best_utility:
-            self._best, self._best_utility = file, utility
-        said = f"{last.explained:.0%} of variance explained, gradient signal/noise {last.signal:+.2f}"
-        found = f"ppo: {self._ppo.choices:,} choices, utility {utility:.4f}, best {self._best_utility:.4f}; {said}"
-        report(self._part, found)
-
-    def _keep(self) -> None:
-        import torch
-
-        tensors = {name: torch.as_tensor(array) for name, array in self._best.weights.items()}
-        best = {"best": tensors, "best_utility": self._best_utility}
-        self._folder.write_state({**self._ppo.state(), "seconds": self._elapsed_s, **best})
-
-    def _export(self) -> PolicyFile:
-        return PolicyFile(
-            SLIM,
-            self._base,
-            self._ppo.export_weights(),
-            *self._ppo.ranges.known(),
-            strength=self._settings.ppo.strength,
-            provenance={"settings": asdict(self._settings), "choices": self._ppo.choices, **_versions()},
-        )
+def _learn(
+    traffic: Traffic,
+    settings: FitSettings,
+    folder: RunFolder,
+    pool: ThreadPoolExecutor,
+    about: tuple[str, str],
+    report: Report,
+    clock: Clock,
+) -> Learned:
+    """Return what PPO comes to; ``about`` is its origin and its base."""
+    origin, base = about
+    learner = PpoLearner(
+        traffic,
+        base,
+        settings.ppo,
+        folder,
+        origin,
+        seconds=settings.seconds,
+        seed=settings.seed,
+        threads=settings.threads,
+        execute=run_on(pool, lambda: settings.threads),
+        clock=clock,
+    )
+    file, rounds, choices = learner.run(report)
+    provenance = {"settings": asdict(settings), "choices": choices, **_versions()}
+    return Learned(origin, base, replace(file, provenance=provenance), rounds, choices)
 
 
 def _rule_file(spec: str) -> PolicyFile:

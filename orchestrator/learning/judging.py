@@ -54,8 +54,8 @@ class Candidate:
     """A policy that stands for promotion.
 
     Attributes:
-        origin: "in force", "rule", "evolution", "ppo" or "given".
-        spec: of a rule; of what PPO made "ppo".
+        origin: "in force", "rule", "evolution", "ppo", "ppo-evolved" or "given".
+        spec: of a rule; of what PPO made its origin.
         file: what is written where it is promoted; None: it is the one in force.
         chosen_by: mean utility on the traces that choose.
         figures: means on the traces that are held out.
@@ -95,9 +95,9 @@ def judge(traffic: Traffic, contenders: Sequence[Contender], execute: Executor) 
     return tuple(sorted(found, key=lambda candidate: -candidate.chosen_by))
 
 
-def mean_utility(traffic: Traffic, policy: Policy, traces: Sequence[Trace], execute: Executor) -> float:
-    """Return the mean utility of a policy over traces."""
-    return float(np.mean(_utilities(_run_all(traffic, [policy], traces, execute)[0])))
+def utilities_of(traffic: Traffic, policy: Policy, traces: Sequence[Trace], execute: Executor) -> NDArray[np.float64]:
+    """Return the utility of a policy on each trace."""
+    return _utilities(_run_all(traffic, [policy], traces, execute)[0])
 
 
 def promote(candidates: Sequence[Candidate]) -> tuple[Candidate | None, str]:

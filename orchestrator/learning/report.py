@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.learning.fitting import Fit, FitSettings
+from orchestrator.learning.fitting import Fit, FitSettings, Learned
 from orchestrator.learning.judging import Candidate
 from orchestrator.learning.ppo.training import Round
 from orchestrator.learning.traffic import CHOOSING, WINDOWS, Traffic
@@ -17,22 +17,28 @@ _DIGITS = 6
 
 def describe_fit(fit: Fit, traffic: Traffic, settings: FitSettings) -> dict[str, Any]:
     """Return the report: what it was fitted to, every candidate, who is promoted and why, and how learning went."""
-    rounds = fit.rounds
-    moving = [at for at, each in enumerate(rounds) if each.is_moving]
     return {
         **describe_judgement(fit.candidates, fit.promoted, fit.why, traffic),
         "evolution": None if fit.evolved is None else asdict(fit.evolved),
-        "ppo": {
-            "choices": fit.choices,
-            "rounds": len(rounds),
-            "choices_per_s": _rates(rounds),
-            "actor_moves_from_round": moving[0] + 1 if moving else None,
-            "explained_variance": [round(each.explained, 3) for each in rounds],
-            "explained_by_critic": [round(each.by_critic, 3) for each in rounds],
-            "gradient_signal_to_noise": [round(each.signal, 3) for each in rounds],
-        },
+        **{each.origin: _describe_learned(each) for each in fit.learned},
         "settings": asdict(settings),
         "seconds": round(fit.seconds, 1),
+    }
+
+
+def _describe_learned(learned: Learned) -> dict[str, Any]:
+    rounds = learned.rounds
+    moving = [at for at, each in enumerate(rounds) if each.is_moving]
+    return {
+        "base": learned.base,
+        "strength": learned.file.strength,
+        "choices": learned.choices,
+        "rounds": len(rounds),
+        "choices_per_s": _rates(rounds),
+        "actor_moves_from_round": moving[0] + 1 if moving else None,
+        "explained_variance": [round(each.explained, 3) for each in rounds],
+        "explained_by_critic": [round(each.by_critic, 3) for each in rounds],
+        "gradient_signal_to_noise": [round(each.signal, 3) for each in rounds],
     }
 
 

@@ -125,11 +125,17 @@ def test_a_fit_promotes_what_is_better_and_says_what_all_candidates_did(tmp_path
     assert made.promoted is not None
     assert made.promoted.better_by.low > 0
     origins = {candidate.origin for candidate in made.candidates}
-    assert origins == {"in force", "rule", "evolution", "ppo"}
+    assert origins == {"in force", "rule", "evolution", "ppo", "ppo-evolved"}
     assert [c.chosen_by for c in made.candidates] == sorted((c.chosen_by for c in made.candidates), reverse=True)
     said = describe_fit(made, traffic, SETTINGS)
     assert json.loads(json.dumps(said))["promoted"] == made.promoted.spec
-    assert said["ppo"]["choices"] == made.choices > 0
+    assert made.evolved is not None
+    assert [(each.origin, each.base in made.evolved.specs) for each in made.learned] == [
+        ("ppo", False),
+        ("ppo-evolved", True),
+    ]
+    assert said["ppo"]["choices"] == made.learned[0].choices > 0
+    assert said["ppo-evolved"]["base"] == made.evolved.specs[0]
     assert any(line.startswith("evolution:") for line in lines)
     fitting.write_promoted(tmp_path / "fitted.npz", made.promoted)
     served = parse_policy(f"fitted:{tmp_path / 'fitted.npz'}")
@@ -157,7 +163,7 @@ def test_where_nothing_is_better_the_policy_in_force_stays(tmp_path: Path) -> No
     settings = replace(SETTINGS, present="lert:slack", learners=("evolution",))
     found = fit(traffic, settings, RunFolder(tmp_path, {}, resume=False))
     assert found.promoted is None or found.promoted.better_by.value < 0.05  # how long to hold may still matter
-    assert found.rounds == ()
+    assert found.learned == ()
 
 
 def candidate(differences: np.ndarray, chosen_by: float = 1.0, *, in_force: bool = False) -> Candidate:  # type: ignore[type-arg]
@@ -189,15 +195,17 @@ def test_an_interrupted_fit_goes_on_and_no_other_is_taken_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traffic, folder = costly_traffic(), tmp_path / "run"
-    monkeypatch.setattr(fitting, "_KEEP_EVERY_S", 0.0)
-    run = RunFolder(folder, identity(traffic, SETTINGS), resume=False)
+    for module in ("fitting", "learner"):
+        monkeypatch.setattr(f"orchestrator.learning.{module}._KEEP_EVERY_S", 0.0)
+    run, lines = RunFolder(folder, identity(traffic, SETTINGS), resume=False), list[str]()
 
     def interrupt(part: float, line: str) -> None:
-        if line.startswith("ppo:"):
+        lines.append(line)
+        if sum(each.startswith("ppo:") for each in lines) == 2:  # after the first one was kept
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(traffic, SETTINGS, run, report=interrupt)
+        fit(traffic, replace(SETTINGS, seconds=2.0), run, report=interrupt)
     with pytest.raises(ConfigError, match="holds a run already"):
         RunFolder(folder, identity(traffic, SETTINGS), resume=False)
     with pytest.raises(ConfigError, match=r"other settings \(seed\)"):
@@ -205,7 +213,8 @@ def test_an_interrupted_fit_goes_on_and_no_other_is_taken_for_it(
     resumed = RunFolder(folder, identity(traffic, replace(SETTINGS, seconds=1.0)), resume=True)
     assert resumed.read("evolution")["history"]
     made = fit(traffic, SETTINGS, resumed)
-    assert made.choices > sum(each.choices for each in made.rounds)  # those before count too
+    own = made.learned[0]
+    assert own.choices > sum(each.choices for each in own.rounds)  # those before count too
     resumed.end()
     RunFolder(folder, {}, resume=False)
     (folder / "settings.json").write_text("{")
@@ -213,7 +222,7 @@ def test_an_interrupted_fit_goes_on_and_no_other_is_taken_for_it(
         RunFolder(folder, {}, resume=True)
     (folder / "ppo.pt").write_bytes(b"x")
     with pytest.raises(ConfigError, match="can't resume from"):
-        resumed.read_state()
+        resumed.read_state("ppo")
 
 
 def test_the_command_fits_and_writes_what_a_router_is_given(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ serving needs no values.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -91,12 +92,18 @@ class ScoringNet(nn.Module):
         return named
 
     def export_weights(self) -> dict[str, Floats32]:
-        """Return the weights as a policy file holds them."""
+        """Return copies of the weights as a policy file holds them; later updates don't reach them."""
         layers = self.layers()
         return {
-            name: np.ascontiguousarray(layers[name].detach().cpu().numpy().T.reshape(shape), np.float32)
+            name: np.array(layers[name].detach().cpu().numpy().T.reshape(shape), np.float32, order="C")
             for name, shape in SHAPES.items()
         }
+
+    def import_weights(self, weights: Mapping[str, Floats32]) -> None:
+        """Take over weights as a policy file holds them."""
+        with torch.no_grad():
+            for name, layer in self.layers().items():
+                layer.copy_(torch.as_tensor(weights[name].T.reshape(layer.shape)))
 
 
 class ValueNet(nn.Module):

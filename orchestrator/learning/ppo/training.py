@@ -14,7 +14,7 @@ rule. What is validated and served are averages of the weights of late (``Candid
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,17 +67,17 @@ class PpoSettings:
         averaged: part of the averaged weights that each update keeps.
     """
 
-    choices: int = 32_768
+    choices: int = 4096
     replicas: int = 8
     segment: float = 8.0
     horizon: float = 4.0
     memories: tuple[float, float, float, float] = (0.5, 1.0, 0.5, 3.0)
-    batch: int = 1024
-    epochs: int = 1
+    batch: int = 512
+    epochs: int = 4
     learning_rate: float = 1e-3
     entropy: float = 1e-3
     strength: float = 3.0
-    averaged: float = 0.9
+    averaged: float = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +224,11 @@ class Ppo:
         self.policy.optimizer.load_state_dict(state["optimizer"])
         self.ranges.low, self.ranges.high = (tensor.numpy() for tensor in state["ranges"])
         self.choices, self._is_moving = int(state["choices"]), bool(state["is_moving"])
+
+    def return_to(self, weights: Mapping[str, Floats32]) -> None:
+        """Go on with an actor of these weights, as a policy file holds them."""
+        for net in (self.policy.scoring, self.policy.average_net):
+            net.import_weights(weights)
 
     def _prepare(self, rollout: Rollout) -> Sequence[NDArray[Any]]:
         """Return the choices of a rollout with advantages and returns, each array [choices, …]."""

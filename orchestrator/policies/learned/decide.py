@@ -123,17 +123,19 @@ def observe(numbers: Column, memory: Table, rows: Table, count: int, query: Colu
 def choose_base(
     rule: Column, memory: Table, rows: Table, count: int, query: Column, preference: Column, view: View
 ) -> None:
-    """Fill the first part of a view: what the base policy would do, weighing as this policy does.
+    """Fill the first part of a view: what the base policy would do.
 
-    ``preference`` weighs accuracy, latency and energy where the head has none; NaN: as WORTH gives.
+    Where the head has no preference the base weighs by ``preference``, of accuracy, latency and energy; where that is
+    NaN by its own knobs.
     """
     follow_arrivals(memory, query)
-    has_own = not math.isnan(query[col.PREFER_ACCURACY])
-    if not has_own:
-        _write_preference(rows, count, preference, query)
+    is_given = math.isnan(query[col.PREFER_ACCURACY]) and not math.isnan(preference[0])
+    if is_given:
+        query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY] = preference[0], preference[1]
+        query[col.PREFER_ENERGY] = preference[2]
     row, items, _, until_s = choose_row(rule, memory, rows, count, query)
     view.base[0], view.base[1], view.base[2] = row, items, until_s
-    if not has_own:
+    if is_given:
         query[col.PREFER_ACCURACY] = query[col.PREFER_LATENCY] = query[col.PREFER_ENERGY] = math.nan
 
 

@@ -16,6 +16,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.evaluation.cases import Extent
 from orchestrator.evaluation.document import make_document
 from orchestrator.evaluation.page import make_page
+from orchestrator.executors import run_here
 from orchestrator.reporting.blocks import render_markdown
 from tests.evaluation.example_suites import SCENARIO
 
@@ -35,7 +36,10 @@ def test_it_chooses_fits_judges_and_reports_and_does_nothing_twice(
     monkeypatch.setattr(command, "DIGEST", digest_all(folder))
     monkeypatch.setattr(command, "_draw_worlds", lambda place, each: [folder / "calm.yaml"])
     said: list[str] = []
-    suites = [command.judge(tmp_path / "work", Extent(3, 2, 1), seconds=0.0, each=1, say=said.append) for _ in range(2)]
+    suites = [
+        command.judge(tmp_path / "work", Extent(3, 2, 1), seconds=0.0, each=1, execute=run_here, say=said.append)
+        for _ in range(2)
+    ]
     assert suites[0].fits == suites[1].fits
     assert sum(line.startswith("calm: ") for line in said) == 1  # fitted once
     suite = suites[1]
@@ -44,7 +48,7 @@ def test_it_chooses_fits_judges_and_reports_and_does_nothing_twice(
     (compared,) = document["compared"]
     assert {"thrift", "evolution", "ppo", "fitted", suite.single} <= compared["utilities"].keys()
     assert compared["utilities"]["fitted"] == compared["utilities"].get(compared["specs"]["fitted"]) or (
-        compared["promoted"] in ("evolution", "ppo")
+        compared["promoted"] in ("evolution", "ppo", "ppo-evolved")
     )
     page = render_markdown(make_page(suite, document, {}))
     assert "make bench-frozen" in page
@@ -56,4 +60,4 @@ def test_fits_of_another_budget_are_not_gone_on_with(tmp_path: Path) -> None:
     cases = plan([tmp_path / "calm.yaml"], 1, None, ("thrift",))
     (tmp_path / "fits.jsonl").write_text('{"present":"thrift","seconds":9,"code":"x"}\n')
     with pytest.raises(ConfigError, match=r"was begun with code = x, now it is \w+; remove it to begin anew"):
-        fit_all(cases, "thrift", seconds=9, folder=tmp_path, say=lambda text: None)
+        fit_all(cases, "thrift", seconds=9, folder=tmp_path, execute=run_here, say=lambda text: None)

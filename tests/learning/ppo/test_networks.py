@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from orchestrator.learning.ppo.networks import CandidatePolicy, ScoringNet
 from orchestrator.policies.learned import features as feat
@@ -29,17 +26,10 @@ def observations(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]
     return found
 
 
-def load(net: ScoringNet, weights: Mapping[str, NDArray[np.float32]]) -> None:
-    """Give a network the weights of a policy file."""
-    with torch.no_grad():
-        for name, tensor in net.layers().items():
-            tensor.copy_(torch.as_tensor(np.array(weights[name].T).reshape(tuple(tensor.shape))))
-
-
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_served_network_computes_what_torch_does(seed: int) -> None:
     net, seen = ScoringNet(3.0), observations(2 * feat.ROWS + 2)
-    load(net, trained(seed))
+    net.import_weights(trained(seed))
     with torch.no_grad():
         expected = net(torch.as_tensor(seen)).numpy()
     params, hidden, scores = pack(net.export_weights()), new_hidden(), new_column(ACTIONS)
@@ -56,9 +46,18 @@ def test_the_served_network_computes_what_torch_does(seed: int) -> None:
 
 def test_weights_go_out_as_they_came_in() -> None:
     net, weights = ScoringNet(5.0), trained(3)
-    load(net, weights)
+    net.import_weights(weights)
     for name, weight in net.export_weights().items():
         np.testing.assert_array_equal(weight, weights[name])
+
+
+def test_weights_that_went_out_are_not_changed_by_what_is_learned_later() -> None:
+    net = ScoringNet(5.0)
+    net.import_weights(trained(3))
+    kept = net.export_weights()
+    net.import_weights(trained(4))
+    for name, weight in kept.items():
+        np.testing.assert_array_equal(weight, trained(3)[name])
 
 
 def test_an_untrained_network_scores_nothing_but_its_base() -> None:
@@ -75,9 +74,9 @@ def test_averaged_weights_follow_those_that_explore_and_are_never_trained() -> N
     space = gymnasium.spaces.Box(-1.0, 1.0, (feat.OBSERVATION,), np.float32)
     policy = CandidatePolicy(space, gymnasium.spaces.Discrete(ACTIONS), lambda part: 1e-3)
     first, then = trained(1), trained(2)
-    load(policy.scoring, first)
+    policy.scoring.import_weights(first)
     policy.average(0.0)
-    load(policy.scoring, then)
+    policy.scoring.import_weights(then)
     policy.average(0.75)
     for name, weight in policy.average_net.export_weights().items():
         np.testing.assert_allclose(weight, 0.75 * first[name] + 0.25 * then[name], atol=1e-6)
