@@ -98,8 +98,8 @@ class PpoLearner:
             self._groups, weights, scale=scale, settings=settings, seed=seed, log=folder.path / "log" / name
         )
         self._choosing = traffic.choosing()
-        self._spent_s, self._validating_s, self._began_s = 0.0, 0.0, clock()
         self._untrained = self._judge(self._export())
+        self._spent_s, self._validating_s, self._began_s = 0.0, 0.0, clock()
         self._best: _Validated | None = None
         if state is not None:
             self._ppo.restore(state)
