@@ -1,7 +1,7 @@
-"""What evolution and PPO make of each scenario, each learner with the same processor time on one core, as they come.
+"""What evolution and PPO make of each scenario, each learner with the same processor time on one core.
 
-It is what ``slimsched train-router --scenario`` does, with the best single policy in force. Its traces, to learn from,
-to choose by and to prove oneself on, are of other seeds than those of the judgement.
+Fits are kept as they come. Each is what ``slimsched train-router --scenario`` does, with the best single policy in
+force. Its traces, to learn from, to choose by and to prove oneself on, are of other seeds than those of the judgement.
 """
 
 from __future__ import annotations

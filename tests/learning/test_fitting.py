@@ -24,6 +24,7 @@ from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
 from orchestrator.learning.report import describe_fit
 from orchestrator.learning.tasks import given_traffic
 from orchestrator.learning.traffic import Traffic
+from orchestrator.policies.learned.network import untrained
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import RULE, PolicyFile, read_policy_file
 from orchestrator.policies.parsing import parse_policy
@@ -66,6 +67,17 @@ def test_threads_run_one_learned_policy_side_by_side() -> None:
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
             assert list(pool.map(lambda trace: run_policy(traffic.task, policy, trace), traces)) == alone
+
+
+def test_a_base_goes_by_its_own_knobs_where_requests_prefer_nothing() -> None:
+    traffic = Traffic(costly_width(count=2), None)
+    traces, utilities = traffic.held_out(), {}
+    for spec in ("thrift,worth=0", "thrift,worth=0.6,latency=0.4"):
+        for policy in (parse_policy(spec), LearnedPolicy(slim(spec, weights=untrained()))):
+            found = [run_policy(traffic.task, policy, trace)["utility"] for trace in traces]
+            assert utilities.setdefault(spec, found) == found
+    first, second = utilities.values()
+    assert first != second
 
 
 def explored(traffic: Traffic, rounds: int, *, choices: int = 4096) -> tuple[Ppo, list[Round]]:
