@@ -28,7 +28,7 @@ help:
 	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 15 minutes"
 	@echo "make bench-real        every policy on real servers, quiet and beside other work: docs/benchmarks/real.md, an hour"
 	@echo "make bench-frozen      policies fitted to each frozen scenario: docs/evaluation/evaluation-frozen.md, an hour of processor time"
-	@echo "make bench-sharing     two, four and eight gateways over one fleet against one: docs/benchmarks/sharing.md, some 15 minutes"
+	@echo "make bench-sharing     two, four and eight gateways over one fleet against one: docs/benchmarks/sharing.md, some 45 minutes"
 	@echo "make bench-tracing     a gateway that traces 1 % against one that traces none: docs/benchmarks/tracing.md, 9 minutes"
 	@echo "make bench-families    a family beside one that floods against it alone: docs/benchmarks/families.md, 5 minutes"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
