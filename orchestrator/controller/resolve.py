@@ -17,7 +17,8 @@ from typing import Any
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings
 from orchestrator.errors import ConfigError
 from orchestrator.planner.host import HostSnapshot, Limits, RepositoryModel
-from orchestrator.snapshot import Family, ModelName, ServerName
+from orchestrator.planner.resident import resident_models
+from orchestrator.snapshot import Family, ServerName
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def resolve_limits(
     """
     if not models:
         raise ConfigError(f"the repository of server {server.name} holds no width; export a family to it")
-    minimum, wanted = _resident(settings, models)
+    minimum, wanted = resident_models(settings, models)
     _warn_of_unknown(server, settings, models)
     unmeasured_mib = settings.unmeasured_instance_mib or UNMEASURED_INSTANCE_MIB[server.device]
     default_instances = GPU_MAX_INSTANCES if server.device == "gpu" else cpus or UNKNOWN_CPUS
@@ -171,30 +172,6 @@ def _surplus_bytes(limits: Limits, snapshot: HostSnapshot) -> int | None:
             return None
         surplus_bytes += surplus * (seen.instance_bytes or 0)
     return surplus_bytes
-
-
-def _resident(
-    settings: ControllerSettings, models: Iterable[RepositoryModel]
-) -> tuple[tuple[ModelName, ...], tuple[ModelName, ...]]:
-    """Return the minimum set of all families, and what is wanted of them, of each family the most wanted first."""
-    by_family: dict[Family, dict[int, ModelName]] = {}
-    for model in sorted(models, key=lambda m: (m.family, m.width)):
-        by_family.setdefault(model.family, {})[int(model.width)] = model.name
-    minimum, wanted = list[ModelName](), list[ModelName]()
-    for family, by_width in by_family.items():
-        own = settings.families.get(family)
-        where = "the repository" if len(by_family) == 1 else f"family {family}"
-        remedy = f"; name its own in controller.families.{family}" if own is None and len(by_family) > 1 else ""
-        section, widths = ("controller", settings) if own is None else (f"controller.families.{family}", own)
-        for width in (*(widths.minimum_widths or ()), *(widths.wanted_widths or ())):
-            if width not in by_width:
-                key = "minimum_widths" if width in (widths.minimum_widths or ()) else "wanted_widths"
-                there = ", ".join(map(str, by_width))
-                raise ConfigError(f"{section}.{key}: {where} has no width {width}; it has {there}{remedy}")
-        narrowest_first = tuple(by_width)
-        minimum += [by_width[w] for w in widths.minimum_widths or narrowest_first[:1]]
-        wanted += [by_width[w] for w in (narrowest_first if widths.wanted_widths is None else widths.wanted_widths)]
-    return tuple(minimum), tuple(wanted)
 
 
 def _warn_of_unknown(server: ServerSettings, settings: ControllerSettings, models: Iterable[RepositoryModel]) -> None:

@@ -19,7 +19,7 @@ from orchestrator.evaluation.runs import CellKey, CellResult
 from orchestrator.evaluation.statistics import interquartile_mean
 from orchestrator.simulation.scenario.capacity import least_joules, most_accuracy, most_utility
 from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import ScenarioSettings, eligible_fleet
+from orchestrator.simulation.scenario.settings import ScenarioSettings, fullest_fleet
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.utility import Utility, make_utility
 
@@ -110,7 +110,8 @@ class ScenarioScores:
         if self.most_accuracy is None:
             return None
         least = min(accuracy, self.most_accuracy) - _ROUNDING
-        bound_j = least_joules(self.fleet, self.rate_rps, least, shares=self.settings.family_shares())
+        taken = fullest_fleet(self.settings, self.fleet)
+        bound_j = least_joules(taken, self.rate_rps, least, shares=self.settings.family_shares())
         return None if bound_j is None else bound_j * self.settings.workload.items
 
 
@@ -124,7 +125,7 @@ def _scenario(case: Case, results: Mapping[CellKey, CellResult]) -> ScenarioScor
     fleet = tuple(sorted(servers, key=lambda s: s.name))
     trace = draw_trace(settings, fleet, case.traces[0])
     workload, utility_scale = settings.workload, make_utility(settings, fleet)
-    taken, shares = eligible_fleet(settings, fleet), settings.family_shares()
+    taken, shares = fullest_fleet(settings, fleet), settings.family_shares()
     gaps_s = np.diff(trace.arrived_s)
     found_cv2 = float(gaps_s.var() / gaps_s.mean() ** 2) if len(gaps_s) and gaps_s.mean() > 0 else 0.0
     scores = {}

@@ -15,7 +15,7 @@ from orchestrator.executors import Executor, run_here, run_in_order
 from orchestrator.policies.protocol import Policy
 from orchestrator.simulation.scenario.capacity import most_accuracy
 from orchestrator.simulation.scenario.fleet import SimulatedServer, families_of
-from orchestrator.simulation.scenario.settings import ScenarioSettings, eligible_fleet
+from orchestrator.simulation.scenario.settings import ScenarioSettings, fullest_fleet
 from orchestrator.simulation.scenario.trace import Trace, draw_trace, only_family
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
@@ -195,12 +195,16 @@ def _of_requests(name: str, table: NDArray[np.float64]) -> FamilyResult:
 
 def _server_results(simulation: Simulation) -> Sequence[ServerResult]:
     found = []
-    for server, of_server in zip(simulation.servers, simulation.world.truth.T.tolist(), strict=True):
+    controlled = {each.server: each.peak_bytes for each in simulation.controllers}
+    for index, (server, of_server) in enumerate(
+        zip(simulation.servers, simulation.world.truth.T.tolist(), strict=True)
+    ):
         items, batches, up_s = int(of_server[sim.ITEMS_RUN]), int(of_server[sim.BATCHES_RUN]), of_server[sim.UP_S]
         utilisation_ratio = of_server[sim.BUSY_S] / up_s if up_s > 0 else 0.0
         energy_j = of_server[sim.IDLE_W] * up_s + of_server[sim.BUSY_J]
         known_j = None if math.isnan(energy_j) else energy_j
-        peak_bytes = sum(model.instances * model.instance_bytes for model in server.models)
+        all_bytes = sum(model.instances * model.instance_bytes for model in server.models)
+        peak_bytes = controlled.get(index, all_bytes)
         found.append(ServerResult(server.name, items, batches, utilisation_ratio, known_j, peak_bytes))
     return found
 
@@ -274,7 +278,7 @@ def compare_policies(
     jobs = [(policy, seed) for seed in range(seeds) for policy in policies]
     found = run_in_order(execute, partial(_run_one, settings, servers, alone), jobs)
     rate_rps = found[-1][0]
-    bound = most_accuracy(eligible_fleet(settings, servers), rate_rps, shares=settings.family_shares())
+    bound = most_accuracy(fullest_fleet(settings, servers), rate_rps, shares=settings.family_shares())
     return Comparison(rate_rps, bound, tuple(result for _, result in found))
 
 

@@ -1,8 +1,8 @@
 """Rollouts inside the compiled simulator, the actor network included: what PPO learns from.
 
 A world is run from choice to choice by the network that explores, and everything that an update needs is written down
-on the way; Python is back when all worlds of a batch have come to a time. So choices cost what world, features and
-network cost, and threads that collect from batches of their own run side by side.
+on the way; Python is back when all worlds of a batch have come to a time, or where controllers are to act. So choices
+cost what world, features and network cost, and threads that collect from batches of their own run side by side.
 
 A rollout ends at a time and not after a number of choices, because worlds that share a trace are compared moment by
 moment (orchestrator.learning.ppo.advantages), and worlds in which less is chosen must not look further ahead.
@@ -28,6 +28,9 @@ from orchestrator.simulation.rewards import OBJECTIVES
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import StackedWorlds, world_of
 from orchestrator.simulation.world_batch import (
+    AFTER_ACTION,
+    BEFORE_CHOICE,
+    RUNS,
     Learners,
     WorldBatch,
     run_to_choice,
@@ -98,7 +101,10 @@ class RolloutBatch(WorldBatch):
         assert self._worlds is not None, "load the worlds first"
         hidden, scores = np.zeros((HIDDEN_LINES, HIDDEN), np.float32), np.zeros(ACTIONS)
         network = params, strength, hidden, scores
-        _collect(self._worlds, self._learners, self._is_running, network, until, draws, into)
+        run = self._worlds, self._learners, self._is_running, self._stopped, network, until, draws, into
+        _collect(*run, False)
+        while self._control():
+            _collect(*run, True)
 
 
 @compiled_unlocked
@@ -106,19 +112,26 @@ def _collect(
     worlds: StackedWorlds,
     learner: Learners,
     is_running: NDArray[np.bool_],
+    stopped: NDArray[np.int8],
     network: tuple[Floats32, float, Floats32, Column],
     until: NDArray[np.float64],
     draws: NDArray[np.float32],
     into: Rollout,
+    goes_on: bool,
 ) -> None:
     params, strength, hidden, scores = network
     room, lines = into.actions.shape[1], into.masks.shape[2] - 1
     for i in range(is_running.shape[0]):
-        world, view = world_of(worlds, i), view_of(learner, i)
-        is_choice, count = is_running[i], 0
-        if is_choice and world.state[sim.IS_PENDING] == 0:  # it was only just loaded
+        if goes_on and stopped[i] == RUNS:
+            continue
+        world, view, since = world_of(worlds, i), view_of(learner, i), stopped[i]
+        is_choice, count = is_running[i], int(into.counts[i]) if goes_on else 0
+        if is_choice and world.state[sim.IS_PENDING] == 0:  # it was only just loaded, or had stopped
             is_choice = run_to_choice(world, view, learner, i)
-            rewards.write_rewards(world, learner.scales[i], learner.sums[i], into.rewards[i, 0])
+            stopped[i] = max(since, BEFORE_CHOICE) if world.state[sim.IS_CONTROL_DUE] != 0 else RUNS
+            if stopped[i] == RUNS:
+                rewards.write_rewards(world, learner.scales[i], learner.sums[i], into.rewards[i, count])
+                count += since == AFTER_ACTION
         while is_choice:
             considered = int(learner.considered[i])
             now = world.state[sim.NOW_S] / learner.scales[i, rewards.DEADLINE_SCALE]
@@ -132,8 +145,14 @@ def _collect(
             into.log_probs[i, count] = log_prob
             take(world, view, learner, action, i)
             is_choice = run_to_choice(world, view, learner, i)
+            if world.state[sim.IS_CONTROL_DUE] != 0:
+                stopped[i] = AFTER_ACTION
+                break
             rewards.write_rewards(world, learner.scales[i], learner.sums[i], into.rewards[i, count])
             count += 1
+        if stopped[i] != RUNS:
+            into.counts[i] = count
+            continue
         into.times[i, count] = world.state[sim.NOW_S] / learner.scales[i, rewards.DEADLINE_SCALE]
         into.counts[i], into.ended[i], is_running[i] = count, not is_choice, is_choice
 

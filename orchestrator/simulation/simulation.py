@@ -27,7 +27,8 @@ from orchestrator.policies.tables.layout import HOLD, REJECT, QueueHead
 from orchestrator.policies.tables.memory import MEMORY_FIELDS, Memory, new_memory
 from orchestrator.profile.document import EnergySource
 from orchestrator.profile.fit import EnergyLine, EnergyTable, LatencyTable
-from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer, families_of
+from orchestrator.simulation.controllers import begin_control, control, controllers_of
+from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer, families_of, most_instances
 from orchestrator.simulation.scenario.hosts import HostSettings
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import COMMON_STEPS, Trace, draw_trace
@@ -63,7 +64,10 @@ class Simulation:
     its base decides, as a guard whose fallback is the base would have it. A trace may be drawn before, so that several
     policies meet the same; else that of the seed is drawn.
 
+    Where the scenario has controllers, they act in between; see orchestrator.simulation.controllers.
+
     Attributes:
+        controllers: of the servers, in their order; empty where there are none.
         families: Names of the families, ascending, as requests count them.
         learned_counts: How many decisions a learned policy made, by DECIDED and DISTRUSTED.
     """
@@ -84,6 +88,12 @@ class Simulation:
         self._tables = _known_fleet(self.servers, settings, self.trace)
         self._memories = [Memory() for _ in self.families]
         self.world = _make_world(self._tables, self.servers, settings, self.trace, policy)
+        places = [
+            {_model_name(m): self._tables.widths.index(_column_of(m, self.families)) for m in server.models}
+            for server in self.servers
+        ]
+        self.controllers = controllers_of(settings.controller, self.servers, places)
+        begin_control(self.world, self.controllers)
 
     def run(self) -> None:
         """Run to the end: until every request is answered or given up."""
@@ -92,18 +102,24 @@ class Simulation:
 
     def run_until(self, until_s: float) -> None:
         """Run up to a time; the policy decides wherever it is asked."""
-        if isinstance(self.policy, LearnedPolicy):
-            self._run_learned(self.policy, until_s)
-            return
-        while advance(self.world, until_s):
-            self._decide()
+        while True:
+            if isinstance(self.policy, LearnedPolicy):
+                self._run_learned(self.policy, until_s)
+            else:
+                while advance(self.world, until_s):
+                    self._decide()
+            if not control(self.world, self.controllers):
+                return
 
     def next_decision(self, until_s: float = math.inf) -> int | None:
         """Run to the next decision; return how many rows it has, None when the time is reached first.
 
         Only for a policy that is no rule, or ``decides_outside`` was called; then ``apply`` makes the decision.
         """
-        return int(self.world.state[sim.ROW_COUNT]) if advance(self.world, until_s) else None
+        while not advance(self.world, until_s):
+            if not control(self.world, self.controllers):
+                return None
+        return int(self.world.state[sim.ROW_COUNT])
 
     def decide_outside(self) -> None:
         """Leave decisions to ``next_decision`` and ``apply``, whatever the policy."""
@@ -217,17 +233,20 @@ def _width_of(column: Width) -> Width:
     return Width(column % _OF_FAMILY)
 
 
+def _model_name(model: SimulatedModel) -> ModelName:
+    return ModelName(f"{model.family}_w{model.width:03d}")
+
+
 def _served(model: SimulatedModel, families: Sequence[Family]) -> ServedModel:
-    name, instances = ModelName(f"{model.family}_w{model.width:03d}"), max(1, model.instances)
-    about = _column_of(model, families), model.accuracy, None, model.max_batch_size, instances, None
-    return ServedModel(name, model.family, *about, (_SPEC,), (_SPEC,))
+    about = _column_of(model, families), model.accuracy, None, model.max_batch_size, max(1, model.instances), None
+    return ServedModel(_model_name(model), model.family, *about, (_SPEC,), (_SPEC,))
 
 
 def _known_fleet(servers: Sequence[SimulatedServer], settings: ScenarioSettings, trace: Trace) -> FleetTables:
     """Return the fleet as its router knows it at the beginning; the widths of all families are columns, in turn."""
     states, fits, joules, families = [], {}, {}, families_of(servers)
     waiting = settings.objectives.in_flight_groups - 1
-    limits = [waiting + max(1, *(m.instances for m in server.models)) for server in servers]
+    limits = [waiting + most_instances(server) for server in servers]
     for server, limit, speed in zip(servers, limits, trace.believed_speed.tolist(), strict=True):
         models = tuple(_served(m, families) for m in server.models)
         room = limit + _SPARE_BATCHES
@@ -294,6 +313,7 @@ def _make_world(
         queues=_queues(settings, families, tables.widths),
     )
     for index, server in enumerate(servers):
+        world.truth[sim.CONTENTION][index] = server.contention
         _write_truth(world, index, server, [tables.widths.index(_column_of(m, families)) for m in server.models])
     world.truth[sim.HOST] = -1
     world.held[sim.CORE_UNTIL_S] = math.nan
@@ -384,7 +404,7 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy, *, families
     state[sim.HOSTS] = len(settings.hosts)
     state[sim.ROUTER_HOST] = -1
     state[sim.HAS_SLEPT] = 1
-    state[sim.HOLD_UNTIL_S] = math.inf
+    state[sim.HOLD_UNTIL_S] = state[sim.CONTROL_S] = math.inf
     is_varied = np.any(np.diff(trace.priority)) or np.any(np.diff(trace.deadline_s) < 0)
     state[sim.CAN_DISPLACE] = bool(is_varied or families > 1)
     state[sim.SHEDS_LATE] = objectives.shed_late and objectives.deadline_ms / 1e3 < objectives.request_timeout_s

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from copy import copy
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -30,15 +31,23 @@ from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled, compiled_apart
 from orchestrator.policies.tables.layout import HOLD
 from orchestrator.simulation import rewards
+from orchestrator.simulation.controllers import SimulatedController, control
 from orchestrator.simulation.rewards import OBJECTIVES, Task
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world.layout import StackedWorlds, World, stack, world_of
+from orchestrator.simulation.world.layout import StackedWorlds, World, stack, world_at, world_of
 from orchestrator.simulation.world.loop import advance, apply
 
 Floats = NDArray[np.float64]
 _MOST_WIDTHS: Final = 32
+
+RUNS: Final = 0
+"""A world has not stopped for its controllers."""
+BEFORE_CHOICE: Final = 1
+"""It has, on the way to its first choice."""
+AFTER_ACTION: Final = 2
+"""It has, after an action."""
 
 
 class Step(NamedTuple):
@@ -97,6 +106,8 @@ class WorldBatch:
         self._worlds: StackedWorlds | None = None
         self._learners = _new_learners(worlds, holds_on=holds_on)
         self._is_running = np.zeros(worlds, np.bool_)
+        self._controllers: list[list[SimulatedController]] = [[] for _ in range(worlds)]
+        self._stopped = np.zeros(worlds, np.int8)
         self._step = Step(
             np.zeros((worlds, OBSERVATION), np.float32),
             np.ones((worlds, ACTIONS), np.bool_),
@@ -125,6 +136,7 @@ class WorldBatch:
         query = made.head.query
         query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = task.preference
         self._worlds = stack(self._worlds, world, made, self.worlds)
+        self._controllers[world], self._stopped[world] = simulation.controllers, RUNS
         self._learners = learner = _with_room(self._learners, self._worlds.tables)
         learner.preference[world] = task.preference
         learner.sums[world] = 0
@@ -159,8 +171,19 @@ class WorldBatch:
 
     def _run(self) -> None:
         assert self._worlds is not None, "load the worlds first"
-        _step_worlds(self._worlds, self._learners, self._orders, self._is_running, self._step)
+        run = self._worlds, self._learners, self._orders, self._is_running, self._stopped, self._step
+        _step_worlds(*run, False)
+        while self._control():
+            _step_worlds(*run, True)
         self._orders[:] = -1
+
+    def _control(self) -> bool:
+        """Let controllers act for which worlds have stopped; return whether any had."""
+        assert self._worlds is not None, "load the worlds first"
+        stopped = np.flatnonzero(self._stopped)
+        for world in stopped:
+            control(world_at(self._worlds, world), self._controllers[world])
+        return len(stopped) > 0
 
     def resemble(self, source: int, first: int, count: int) -> None:
         """Make ``count`` worlds from one on the same as another is now, its choice included."""
@@ -168,6 +191,8 @@ class WorldBatch:
         for array in _arrays((self._worlds, self._learners._replace(views=_own(self._learners.views)))):
             array[first : first + count] = array[source].copy()
         self._is_running[first : first + count] = self._is_running[source]
+        for world in range(first, first + count):
+            self._controllers[world] = [copy(each) for each in self._controllers[source]]
 
     def totals(self, world: int) -> dict[str, float]:
         """Return what has come of an episode so far: requests by outcome, mean accuracy and latency, joules."""
@@ -249,21 +274,34 @@ def view_of(learners: Learners, at: int) -> View:
 
 @compiled
 def _step_worlds(
-    worlds: StackedWorlds, learner: Learners, orders: NDArray[np.int64], is_running: NDArray[np.bool_], step: Step
+    worlds: StackedWorlds,
+    learner: Learners,
+    orders: NDArray[np.int64],
+    is_running: NDArray[np.bool_],
+    stopped: NDArray[np.int8],
+    step: Step,
+    goes_on: bool,
 ) -> None:
+    """Take the actions and run to the next choices; where it ``goes_on``, only run those on that had stopped."""
     for i in range(orders.shape[0]):
-        for objective in range(4):
-            step.rewards[i, objective] = 0.0
-        step.ended[i] = not is_running[i]
-        step.elapsed[i] = 0.0
-        if not is_running[i]:
+        if goes_on and stopped[i] == RUNS:
             continue
         world, view = world_of(worlds, i), view_of(learner, i)
-        if world.state[sim.IS_PENDING] != 0:
-            if orders[i, 0] < 0:
-                continue  # it waits for its action
-            _take_apart(world, view, learner, orders[i], i)
+        if not goes_on:
+            for objective in range(4):
+                step.rewards[i, objective] = 0.0
+            step.ended[i] = not is_running[i]
+            step.elapsed[i] = 0.0
+            if not is_running[i]:
+                continue
+            if world.state[sim.IS_PENDING] != 0:
+                if orders[i, 0] < 0:
+                    continue  # it waits for its action
+                _take_apart(world, view, learner, orders[i], i)
         is_choice = run_to_choice(world, view, learner, i)
+        stopped[i] = AFTER_ACTION if world.state[sim.IS_CONTROL_DUE] != 0 else RUNS
+        if stopped[i] != RUNS:
+            continue
         passed_s = world.state[sim.NOW_S] - learner.sums[i, rewards.TIME_SUM]
         step.elapsed[i] = passed_s / learner.scales[i, rewards.DEADLINE_SCALE]
         learner.sums[i, rewards.TIME_SUM] = world.state[sim.NOW_S]
@@ -306,7 +344,7 @@ def take(world: World, view: View, learner: Learners, action: int, i: int) -> No
 
 @compiled_apart
 def run_to_choice(world: World, view: View, learner: Learners, i: int) -> bool:
-    """Run to the next decision with a choice; return whether there is one."""
+    """Run to the next decision with a choice; return whether there is one: else all is over, or controllers are due."""
     while advance(world, math.inf):
         count = int(world.state[sim.ROW_COUNT])
         rows, query, memory = world.rows, world.head.query, world.memory

@@ -15,15 +15,16 @@ from orchestrator.simulation.rollouts import Rollout, RolloutBatch, draw_action,
 from orchestrator.simulation.world_batch import Step
 from tests.policies.learned.test_policy import trained
 from tests.policies.learned.views import numpy_scores
-from tests.simulation.test_world_batch import on_a_host, task
+from tests.simulation.test_world_batch import on_a_host, task, with_a_controller
 
-WORLDS, ROOM, LINES, STRENGTH = 3, 400, 9, 2.0
+WORLDS, ROOM, LINES, STRENGTH = 4, 600, 9, 2.0
 PARAMS = pack(trained())
 
 
 def loaded(seed: int = 0, base: str = "lert:slack") -> RolloutBatch:
     batch = RolloutBatch(WORLDS, base=base, holds_on=True)
-    for world, made in enumerate((task(3, load=0.9), on_a_host(task(3, load=0.7)), task(1, requests=40, joules=False))):
+    busy, hosted, small = task(3, load=0.9), on_a_host(task(3, load=0.7)), task(1, requests=40, joules=False)
+    for world, made in enumerate((busy, hosted, small, with_a_controller(task(3, requests=500, load=1.2)))):
         batch.load(world, made, seed + world)
     return batch
 
@@ -101,7 +102,7 @@ def test_a_rollout_in_parts_is_the_whole() -> None:
 
 def test_what_is_made_to_resemble_goes_on_as_its_source() -> None:
     batch = RolloutBatch(WORLDS, holds_on=True)
-    made = task(3, load=0.9)
+    made = with_a_controller(task(3, load=0.9))
     for world in range(WORLDS):
         batch.load(world, made, 7)
     collected(batch, 3.0)

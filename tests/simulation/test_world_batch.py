@@ -23,6 +23,7 @@ from orchestrator.simulation.world_batch import Step, WorldBatch
 from orchestrator.snapshot import ServerName
 from tests.policies.learned.test_policy import slim, trained
 from tests.policies.learned.views import numpy_scores
+from tests.simulation.controlled import with_controllers
 from tests.simulation.worlds import on_hosts, scenario
 
 Act = Callable[[Step], NDArray[np.int64]]
@@ -71,6 +72,12 @@ def on_a_host(made: Task) -> Task:
     return replace(made, settings=on_hosts(made.settings, made.servers, [host]))
 
 
+def with_a_controller(made: Task) -> Task:
+    """Return a task whose servers have controllers that load, scale and unload while it runs."""
+    settings, fleet = with_controllers(made.settings, made.servers, contention=0.3, budget_mib=460)
+    return replace(made, settings=settings, servers=fleet)
+
+
 def play(batch: WorldBatch, act: Act) -> tuple[list[Step], NDArray[np.float64]]:
     """Run all worlds to their ends; return every step, and what each world earned."""
     step = batch.settle()
@@ -107,8 +114,9 @@ def batch() -> WorldBatch:
 
 @pytest.mark.parametrize("base", ["lert:slack", "lert:brownout", "slackfit-accuracy", "max-batch"])
 def test_worlds_that_do_as_their_base_become_what_its_simulations_become(base: str) -> None:
-    batch = WorldBatch(3, base=base)
+    batch = WorldBatch(4, base=base)
     tasks = [task(1, requests=100), on_a_host(task(3, load=1.1)), task(9, requests=200, joules=False)]
+    tasks.append(with_a_controller(task(3, requests=1500, load=1.1)))
     for world, made in enumerate(tasks):
         batch.load(world, made, seed=world)
     play(batch, as_the_base)

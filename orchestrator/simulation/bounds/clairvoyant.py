@@ -110,6 +110,10 @@ def _check(servers: Sequence[SimulatedServer], arrived_s: Sequence[float], step_
     if not 1 <= len(arrived_s) <= _MOST_REQUESTS:
         raise ConfigError(f"a clairvoyant plans for 1 to {_MOST_REQUESTS} requests, not {len(arrived_s)}")
     for server in servers:
+        if server.limits is not None:
+            raise ConfigError(
+                f"server {server.name} has a controller; a clairvoyant plans for fleets that stay as they are"
+            )
         for model in server.models:
             if model.instances != 1:
                 raise ConfigError(

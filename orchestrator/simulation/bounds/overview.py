@@ -18,7 +18,7 @@ from orchestrator.simulation.bounds.batch_control import BatchServer
 from orchestrator.simulation.bounds.clairvoyant import Clairvoyant, plan_window
 from orchestrator.simulation.scenario.capacity import least_joules, most_accuracy
 from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings, TelemetrySettings, eligible_fleet
+from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings, TelemetrySettings, fullest_fleet
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.utility import make_utility
@@ -49,15 +49,15 @@ class FluidBounds:
 def find_fluid_bounds(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> FluidBounds:
     """Return the most accuracy, and the least joules at some accuracies up to it."""
     rate_rps = draw_trace(settings, servers, 0).rate_rps
-    shares = settings.family_shares()
-    most = most_accuracy(eligible_fleet(settings, servers), rate_rps, shares=shares)
+    taken, shares = fullest_fleet(settings, servers), settings.family_shares()
+    most = most_accuracy(taken, rate_rps, shares=shares)
     if most is None:
         return FluidBounds(rate_rps, None, ())
     least = min(m.accuracy for s in servers for m in s.models)
     # The last point a hair below the most, which rounding would make impossible.
     points = [least + (most - 1e-9 - least) * at / (_POINTS - 1) for at in range(_POINTS)]
     return FluidBounds(
-        rate_rps, most, tuple((point, least_joules(servers, rate_rps, point, shares=shares)) for point in points)
+        rate_rps, most, tuple((point, least_joules(taken, rate_rps, point, shares=shares)) for point in points)
     )
 
 

@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from orchestrator.config import LimitSettings
 from orchestrator.errors import ConfigError
 from orchestrator.policies.fleet.qualities import relative_quality
 from orchestrator.profile.document import ModelProfile, ServerProfile
@@ -26,6 +27,12 @@ from orchestrator.snapshot import Family, ServerName, Width
 
 ONE_FAMILY: Final = Family("simulated")
 """The family of whoever does not say."""
+LOAD_S: Final = 1.0
+"""What a load takes where nobody has measured it; likewise a change in place and an unload."""
+SCALE_S: Final = 0.3
+UNLOAD_S: Final = 0.5
+MAX_INSTANCES: Final = 4
+"""Of a width, where limits say nothing; as on GPUs live."""
 _P99 = 2.3263478740408408  # of the standard normal distribution
 
 
@@ -39,10 +46,12 @@ class SimulatedModel:
         instances: that serve it at the beginning; 0 when it is not loaded.
         sigma: of the lognormal factor of service times; 0 for none.
         start: what the router knows of it at the beginning.
-        load_s, load_w: Seconds and watts of a load. No run depends on them; a scenario's digest does
-            (``digest_scenario``).
+        load_s: of a load, and of a full reload, where a controller does one.
+        load_w: above idle meanwhile.
         delay_s: from the end of a batch until the router has its answer, while the next one runs.
         family: whose width it is.
+        scale_s: of a change of its instances in place.
+        unload_s: from the call until its memory is given back.
     """
 
     width: Width
@@ -52,11 +61,13 @@ class SimulatedModel:
     instances: int = 1
     sigma: float = 0.0
     start: LatencyFit = field(default_factory=LatencyFit)
-    load_s: float = 1.0
+    load_s: float = LOAD_S
     load_w: float = 0.0
     instance_bytes: int = 0
     delay_s: float = field(default=0.0, repr=False)  # digest_scenario adds it where there is any
     family: Family = field(default=ONE_FAMILY, repr=False)  # likewise, where there are several
+    scale_s: float = field(default=SCALE_S, repr=False)  # likewise, where there is a controller
+    unload_s: float = field(default=UNLOAD_S, repr=False)
 
     @property
     def max_batch_size(self) -> int:
@@ -71,11 +82,27 @@ class SimulatedModel:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedServer:
-    """One server, with its widths by family, ascending, and the watts that it draws while up; None while unknown."""
+    """One server.
+
+    Attributes:
+        models: its widths by family, ascending.
+        idle_w: that it draws while up; None while unknown.
+        contention: part of its time for which a batch needs the device that instances share; 0: they do not hinder each
+            other, 1: nothing is gained by more of them.
+        limits: that its controller keeps to; None: it has no controller.
+    """
 
     name: ServerName
     models: tuple[SimulatedModel, ...]
     idle_w: float | None = None
+    contention: float = field(default=0.0, repr=False)  # digest_scenario adds both where there is any
+    limits: LimitSettings | None = field(default=None, repr=False)
+
+
+def most_instances(server: SimulatedServer) -> int:
+    """Return the most instances that one of a server's widths may come to have."""
+    now = max(1, *(model.instances for model in server.models))
+    return now if server.limits is None else max(now, server.limits.max_instances or MAX_INSTANCES)
 
 
 def linear_model(
@@ -93,7 +120,7 @@ def linear_model(
 ) -> SimulatedModel:
     """Return a width whose batches of n take per_item_s · n + fixed_s, and per_item_j · n + fixed_j above idle.
 
-    It has a parameter for each key of a width that a scenario writes out.
+    It has a parameter for each key of a width that a scenario writes out, but for those of a controller.
     """
     sizes = range(1, max_batch_size + 1)
     service_s = tuple(per_item_s * n + fixed_s for n in sizes)
@@ -180,7 +207,13 @@ def _model_from_profile(model: ModelProfile) -> SimulatedModel:
     )
     if changes is None:
         return built
-    return replace(built, load_s=changes.load.mean_s, instance_bytes=changes.instance_bytes or 0)
+    return replace(
+        built,
+        load_s=changes.load.mean_s,
+        scale_s=changes.scale_up.mean_s,
+        unload_s=changes.unload.mean_s,
+        instance_bytes=changes.instance_bytes or 0,
+    )
 
 
 def _between(model: ModelProfile, measured: Sequence[float]) -> tuple[float, ...]:

@@ -9,12 +9,16 @@ from typing import Annotated
 
 from pydantic import Field
 
+from orchestrator.config import LimitSettings
 from orchestrator.config.section import Name, Section
 from orchestrator.errors import ConfigError
 from orchestrator.profile.document import read_profile
 from orchestrator.shipped import find_shipped
 from orchestrator.simulation.scenario.fleet import (
+    LOAD_S,
     ONE_FAMILY,
+    SCALE_S,
+    UNLOAD_S,
     SimulatedModel,
     SimulatedServer,
     families_of,
@@ -23,6 +27,7 @@ from orchestrator.simulation.scenario.fleet import (
 )
 from orchestrator.snapshot import ServerName
 
+MIB = 1 << 20
 Percent = Annotated[int, Field(ge=1, le=100)]
 
 
@@ -45,6 +50,14 @@ class WidthSettings(Section):
     """And a batch besides."""
     sigma: float = Field(default=0, ge=0, le=2)
     """Of the lognormal factor of service times."""
+    instance_mib: float | None = Field(default=None, gt=0)
+    """Memory of an instance; needed where there is a controller."""
+    load_ms: float = Field(default=1e3 * LOAD_S, gt=0)
+    """A load or a full reload takes so long."""
+    scale_ms: float = Field(default=1e3 * SCALE_S, gt=0)
+    """And a change of its instances in place."""
+    unload_ms: float = Field(default=1e3 * UNLOAD_S, gt=0)
+    """And an unload."""
 
 
 class ServerSettings(Section):
@@ -64,6 +77,11 @@ class ServerSettings(Section):
     """The widths of each family, where the scenario has several."""
     idle_w: float | None = Field(default=None, ge=0)
     """Drawn while up; None: what the profile says, or unknown."""
+    contention: float = Field(default=0.0, ge=0, le=1)
+    """Part of its time for which a batch needs the device that instances share: beside n others it takes 1 + contention
+    · n times as long. 0: they do not hinder each other; 1: a device gains nothing by more of them."""
+    limits: LimitSettings | None = None
+    """As in fleet.yaml, for its controller; needed where ``controller`` is given."""
 
     def _contradictions(self) -> Iterator[str]:
         if (self.profile is not None) + bool(self.widths) + bool(self.families) != 1:
@@ -94,25 +112,34 @@ def servers_of(settings: ServerSettings, folder: Path, families: Collection[str]
         raise ConfigError(f"servers: {settings.name}: has {', '.join(found)}; name those to simulate in families")
     else:
         one = replace(one, models=tuple(replace(model, family=ONE_FAMILY) for model in one.models))
-    return [SimulatedServer(ServerName(name), one.models, one.idle_w) for name in settings.names()]
+    one = replace(one, contention=settings.contention, limits=settings.limits)
+    return [replace(one, name=ServerName(name)) for name in settings.names()]
 
 
 def _written(family: str, widths: Mapping[int, WidthSettings]) -> list[SimulatedModel]:
-    return [
-        linear_model(
-            width,
-            per_item_s=w.item_ms / 1e3,
-            fixed_s=w.group_ms / 1e3,
-            max_batch_size=w.max_batch_size,
-            accuracy=w.accuracy,
-            per_item_j=None if w.item_mj is None else w.item_mj / 1e3,
-            fixed_j=w.group_mj / 1e3,
-            instances=w.instances,
-            sigma=w.sigma,
-            family=family,
-        )
-        for width, w in sorted(widths.items())
-    ]
+    return [_one_width(family, width, written) for width, written in sorted(widths.items())]
+
+
+def _one_width(family: str, width: int, written: WidthSettings) -> SimulatedModel:
+    model = linear_model(
+        width,
+        per_item_s=written.item_ms / 1e3,
+        fixed_s=written.group_ms / 1e3,
+        max_batch_size=written.max_batch_size,
+        accuracy=written.accuracy,
+        per_item_j=None if written.item_mj is None else written.item_mj / 1e3,
+        fixed_j=written.group_mj / 1e3,
+        instances=written.instances,
+        sigma=written.sigma,
+        family=family,
+    )
+    return replace(
+        model,
+        instance_bytes=int((written.instance_mib or 0) * MIB),
+        load_s=written.load_ms / 1e3,
+        scale_s=written.scale_ms / 1e3,
+        unload_s=written.unload_ms / 1e3,
+    )
 
 
 def _server(settings: ServerSettings, folder: Path) -> SimulatedServer:

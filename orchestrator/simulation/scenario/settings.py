@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, field_validator
 
+from orchestrator.config import ControllerSettings
 from orchestrator.config.section import Name, Section, parse_settings
 from orchestrator.errors import ConfigError
 from orchestrator.policies.fleet.qualities import relative_quality
@@ -22,6 +23,7 @@ from orchestrator.simulation.scenario.fleet import (
     SimulatedModel,
     SimulatedServer,
     check_fleet,
+    most_instances,
     qualities_of,
     with_relative_qualities,
 )
@@ -48,6 +50,8 @@ class FamilySettings(Section):
     """Only widths of at least this accuracy, on the family's own scale; left out: any."""
 
 
+_OF_CONTROLLER: Final = {"instance_mib", "load_ms", "scale_ms", "unload_ms"}
+"""Keys of a width that only a controller reads."""
 KINDS: Final = ("poisson", "gamma", "mmpp", "self-similar", "ramp", "diurnal", "flash-crowd", "replay")
 
 
@@ -197,6 +201,8 @@ class ScenarioSettings(Section):
     telemetry: TelemetrySettings = TelemetrySettings()
     hosts: tuple[HostSettings, ...] = ()
     """Machines that servers and router share; a server that is on none is one of its own."""
+    controller: ControllerSettings | None = None
+    """As in fleet.yaml: a controller beside each server loads widths and scales them; None: what is there stays."""
 
     def _contradictions(self) -> Iterator[str]:
         check_hosts(self.hosts, [server.name for server in self.servers])
@@ -204,6 +210,9 @@ class ScenarioSettings(Section):
             for family in server.families or ():
                 if family not in self.families:
                     yield f"server {server.name!r} has widths of {family!r}; name it in families as well"
+        for server in self.servers if self.controller is not None else ():
+            if server.limits is None or server.limits.memory_budget_mib is None:
+                yield f"server {server.name!r} has a controller and no limits.memory_budget_mib; name what it may use"
         if self.families and self.objectives.min_accuracy != 0:
             yield "objectives.min_accuracy is of one family's scale; of several give each its own"
 
@@ -255,6 +264,8 @@ def parse_scenario(text: str, *, source: str, folder: Path) -> tuple[ScenarioSet
     hosts = tuple(host.with_files(folder) for host in settings.hosts)
     settings = settings.model_copy(update={"hosts": hosts})
     fleet = tuple(server for entry in settings.servers for server in servers_of(entry, folder, settings.families))
+    if settings.controller is None:
+        fleet = tuple(replace(server, limits=None) for server in fleet)
     check_fleet(fleet)
     known = qualities_of(fleet)
     for name in settings.families:
@@ -289,37 +300,66 @@ def eligible_fleet(settings: ScenarioSettings, servers: Sequence[SimulatedServer
     return tuple(replace(server, models=tuple(filter(is_taken, server.models))) for server in servers)
 
 
+def fullest_fleet(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> tuple[SimulatedServer, ...]:
+    """Return a scenario's eligible fleet with as many instances as controllers may give: what bounds are of.
+
+    So many instances on one device, which hinder each other, are one that is as quick as all of them.
+    """
+    taken = eligible_fleet(settings, servers)
+    if settings.controller is None:
+        return taken
+
+    def all_of(server: SimulatedServer, model: SimulatedModel) -> SimulatedModel:
+        count = most_instances(server)
+        ratio = (1 + server.contention * (count - 1)) / count
+        return replace(model, instances=1, service_s=tuple(ratio * service_s for service_s in model.service_s))
+
+    return tuple(replace(server, models=tuple(all_of(server, m) for m in server.models)) for server in taken)
+
+
 def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> str:
     """Return the identity of a scenario, a digest of all that it says, of its fleet and of the times that it replays.
 
     Raises:
         ConfigError: when the file of times is missing or out of order.
     """
-    excluded: dict[str, Any] = {
-        "workload": {"file"},
-        "objectives": set[str](),
-    }  # newer keys at their defaults, so that older digests stay
-    if not settings.hosts:
-        excluded["hosts"] = True
-    if not settings.families:
-        excluded["families"] = True
-        excluded["workload"] |= {"drift_amplitude", "drift_periods"}
-        excluded["servers"] = {"__all__": {"families"}}
-    if settings.workload.priorities is None:
-        excluded["workload"].add("priorities")
-    if not settings.objectives.shed_late:
-        excluded["objectives"].add("shed_late")
-    if not settings.workload.numbers:
-        excluded["workload"].add("numbers")
-    text = settings.model_dump_json(exclude=excluded) + repr(tuple(servers))
+    text = settings.model_dump_json(exclude=_left_out(settings)) + repr(tuple(servers))
     if settings.workload.kind not in KINDS:
         text += workloads.PLUGINS.version(settings.workload.kind)
     delays_s = [[model.delay_s for model in server.models] for server in servers]
     if any(any(row) for row in delays_s):
         text += repr(delays_s)  # only then, so that the digests of all others stay what they were
+    if settings.controller is not None:
+        text += repr([[(model.scale_s, model.unload_s) for model in server.models] for server in servers])
     if settings.families:
         text += repr([[model.family for model in server.models] for server in servers])
     if settings.workload.file is not None:
         settings.workload.shape()
         text += settings.workload.file.read_text()
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _left_out(settings: ScenarioSettings) -> dict[str, Any]:
+    """Return what a digest leaves out: newer keys at their defaults, so that older digests stay."""
+    excluded: dict[str, Any] = {"workload": {"file"}, "objectives": set[str]()}
+    of_servers: dict[str, Any] = {}
+    if not settings.hosts:
+        excluded["hosts"] = True
+    if settings.controller is None:
+        excluded["controller"] = of_servers["limits"] = True
+        of_servers["widths"] = {"__all__": _OF_CONTROLLER}
+        of_servers["families"] = {"__all__": {"__all__": _OF_CONTROLLER}}
+    if not any(server.contention for server in settings.servers):
+        of_servers["contention"] = True
+    if not settings.families:
+        excluded["families"] = of_servers["families"] = True
+        excluded["workload"] |= {"drift_amplitude", "drift_periods"}
+    if of_servers:
+        excluded["servers"] = {"__all__": of_servers}
+    if settings.workload.priorities is None:
+        excluded["workload"].add("priorities")
+    if not settings.objectives.shed_late:
+        excluded["objectives"].add("shed_late")
+    if not settings.workload.numbers:
+        excluded["workload"].add("numbers")
+    return excluded

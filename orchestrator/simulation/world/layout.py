@@ -95,8 +95,7 @@ def _written(many: Any, one: Any, at: int, worlds: int) -> Any:
     return many
 
 
-@compiled
-def world_of(stacked: StackedWorlds, at: int) -> World:
+def world_at(stacked: StackedWorlds, at: int) -> World:
     """Return one of the worlds, by index; what is written into it is written into the tables."""
     tables, counts = stacked.tables, stacked.counts[at]
     fleet, head, scratch = tables.fleet, tables.head, tables.scratch
@@ -125,3 +124,7 @@ def world_of(stacked: StackedWorlds, at: int) -> World:
         tables.inbox[at],
         tables.queues[at],
     )
+
+
+world_of = compiled(world_at)
+"""``world_at`` for compiled code, which can't hand arrays to Python that it has made of others."""

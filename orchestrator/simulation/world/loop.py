@@ -32,6 +32,7 @@ FROM_SCHEDULE = 2
 ARRIVAL = 3
 HOLD_ENDS = 4
 FROM_HOST = 5
+CONTROL = 6
 
 _ROUNDING = 1e-9
 """Relative, so that who has waited for as long as anybody may has by the sum of his times as well."""
@@ -41,7 +42,8 @@ _ROUNDING = 1e-9
 def advance(world: World, until_s: float) -> bool:
     """Run until a time, or until a decision is to be made outside; return whether the latter is so.
 
-    Such a decision is about ``rows``, of which there are ``state[ROW_COUNT]``; ``apply`` makes it.
+    Such a decision is about ``rows``, of which there are ``state[ROW_COUNT]``; ``apply`` makes it. It ends before where
+    controllers are to act, with ``state[IS_CONTROL_DUE]``; see orchestrator.simulation.controllers.
     """
     state = world.state
     while True:
@@ -55,6 +57,9 @@ def advance(world: World, until_s: float) -> bool:
                 state[sim.NOW_S] = max(state[sim.NOW_S], until_s)
             return False
         state[sim.NOW_S] = at_s
+        if source == CONTROL:
+            state[sim.IS_CONTROL_DUE] = 1
+            return False
         _go_on(world, source)
 
 
@@ -96,10 +101,19 @@ def _go_on(world: World, source: int) -> None:
 @compiled
 def _next_event(world: World) -> tuple[int, float]:
     state = world.state
-    source, at_s = NO_EVENT, math.inf
     # What a failed server holds counts as neither until the router has noticed.
     if state[sim.ANSWERED_COUNT] + state[sim.LOST_COUNT] == state[sim.ARRIVALS]:
-        return source, at_s
+        return NO_EVENT, math.inf
+    source, at_s = _next_but_control(world)
+    if state[sim.CONTROL_S] < at_s:
+        source, at_s = CONTROL, max(state[sim.NOW_S], state[sim.CONTROL_S])
+    return source, at_s
+
+
+@compiled
+def _next_but_control(world: World) -> tuple[int, float]:
+    state = world.state
+    source, at_s = NO_EVENT, math.inf
     if state[sim.EVENTS] > 0:
         source, at_s = FROM_HEAP, world.events[sim.AT_S][0]
     if state[sim.NEXT_ENTRY] < state[sim.ENTRIES]:
@@ -121,6 +135,30 @@ def _next_event(world: World) -> tuple[int, float]:
         if at_s < math.inf:
             source = HOLD_ENDS
     return source, at_s
+
+
+@compiled
+def set_instances(world: World, server: int, column: int, instances: float) -> None:
+    """Let a server have so many instances of a width from now on; what was sent to one that it gives up still runs.
+
+    The router knows at once. What was bound to a width that is gone waits for another decision.
+    """
+    fleet, state = world.fleet, world.state
+    model = server * fleet.columns + column
+    fleet.models[col.SERVED][model] = instances > 0
+    if instances > 0:
+        fleet.models[col.INSTANCES][model] = instances
+    else:
+        _unbind(world, server, column)
+    most = 1.0
+    for at in range(server * fleet.columns, (server + 1) * fleet.columns):
+        if fleet.models[col.SERVED][at] != 0:
+            most = max(most, fleet.models[col.INSTANCES][at])
+    fleet.servers[col.BATCH_LIMIT][server] = fleet.servers[col.WAITING_LIMIT][server] + most
+    servers.start_batches(world, server)
+    _serve_bound(world, server)
+    state[sim.IS_CHANGED] = 1
+    state[sim.CHANGES] += 1
 
 
 @compiled

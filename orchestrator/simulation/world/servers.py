@@ -3,7 +3,8 @@
 A batch of a width with k instances takes a k-th of its server, batches start in the order they were sent, and none
 overtakes: the reading of ``policies.tables.occupancy``, which expects just that, is here the truth. A batch takes
 what its width and size take on average, times the noise of its first request, times the server's throttling; longer
-where its host has too few cores for all that wants one (orchestrator.simulation.world.hosts).
+for each batch that runs on the same device when it starts, by the part of its time for which it needs that, and where
+its host has too few cores for all that wants one (orchestrator.simulation.world.hosts).
 Its answer reaches the router DELAY_S later, while the next batch runs already: what a call takes beside the instance
 (travel, decoding) costs latency and no capacity. A router that takes time has it when it has read it.
 
@@ -96,6 +97,8 @@ def start_batches(world: World, server: int) -> None:
         items = int(fleet.batches[col.ITEMS][slot])
         factor = _noise(world, server, model, int(held[sim.FIRST][slot])) * truth[sim.SPEED][server]
         held[sim.STARTED_S][slot] = now_s
+        factor *= 1 + truth[sim.CONTENTION][server] * truth[sim.RUNNING_BATCHES][server]
+        truth[sim.RUNNING_BATCHES][server] += 1
         held[sim.TAKES_S][slot] = world.service_s[model][items - 1] * factor
         if instances > 1:
             fleet.batches[col.BEGAN_S][slot] = now_s
@@ -124,6 +127,23 @@ def account(world: World, server: int) -> None:
     if truth[sim.IS_UP][server] != 0:
         truth[sim.UP_S][server] += passed_s
         truth[sim.BUSY_S][server] += passed_s * min(1.0, truth[sim.BUSY_PARTS][server])
+        truth[sim.UTILISED_S][server] += passed_s * utilised_part(world, server)
+
+
+@compiled
+def utilised_part(world: World, server: int) -> float:
+    """Return which part of its device, or of its host's cores, a server uses now.
+
+    Where n batches need the device for a part c of their time each, and so take 1 + c · (n − 1) times as long beside
+    each other, they use n · c / (1 + c · (n − 1)) of it.
+    """
+    truth, host = world.truth, int(world.truth[sim.HOST][server])
+    running, needed = truth[sim.RUNNING_BATCHES][server], truth[sim.CONTENTION][server]
+    if running == 0:
+        return 0.0
+    if host >= 0:
+        return min(1.0, running * truth[sim.CORE_RATIO][server] / world.hosts[sim.CORES][host])
+    return running * needed / (1 + needed * (running - 1))
 
 
 @compiled
@@ -142,9 +162,11 @@ def end_batch(world: World, server: int, slot: int, part: float) -> None:
     fleet, held, truth, state = world.fleet, world.held, world.truth, world.state
     account(world, server)
     truth[sim.BUSY_PARTS][server] = max(0.0, truth[sim.BUSY_PARTS][server] - part)
+    truth[sim.RUNNING_BATCHES][server] -= 1
     column = int(fleet.batches[col.COLUMN][slot])
     model = server * fleet.columns + column
     truth[sim.BUSY_J][server] += _fixed_j(world, model, slot)
+    _count_run(world, model, slot)
     if world.models[sim.DELAY_S][model] > 0:
         held[sim.HAS_RUN][slot] = 1
         at_s = state[sim.NOW_S] + world.models[sim.DELAY_S][model]
@@ -156,6 +178,15 @@ def end_batch(world: World, server: int, slot: int, part: float) -> None:
     else:
         answer_batch(world, server, slot)
     start_batches(world, server)
+
+
+@compiled
+def _count_run(world: World, model: int, slot: int) -> None:
+    counted, held, batches = world.models, world.held, world.fleet.batches
+    counted[sim.RUN_BATCHES][model] += 1
+    counted[sim.RUN_ITEMS][model] += batches[col.ITEMS][slot]
+    counted[sim.RUN_WAITED_S][model] += held[sim.STARTED_S][slot] - batches[col.SENT_S][slot]
+    counted[sim.RUN_S][model] += world.state[sim.NOW_S] - held[sim.STARTED_S][slot]
 
 
 @compiled
@@ -316,7 +347,7 @@ def fail(world: World, server: int) -> None:
     account(world, server)
     fleet, held, truth = world.fleet, world.held, world.truth
     truth[sim.IS_UP][server] = 0
-    truth[sim.BUSY_PARTS][server] = 0
+    truth[sim.BUSY_PARTS][server] = truth[sim.RUNNING_BATCHES][server] = 0
     for slot in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
         if math.isnan(held[sim.STARTED_S][slot]) or not math.isnan(held[sim.DONE_S][slot]):
             continue
