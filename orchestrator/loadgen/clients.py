@@ -70,12 +70,14 @@ class Reply(NamedTuple):
         width: In percent; 0 where it is not said.
         server: Empty where it is not said.
         decision: The id of a router's decision; empty likewise.
+        energy_j: What a router expects it to have cost, above idle; NaN where it is not said.
     """
 
     outputs: Outputs
     width: int
     server: str
     decision: str
+    energy_j: float = math.nan
 
 
 class Asked(NamedTuple):
@@ -196,7 +198,8 @@ class GrpcClient(Client):
         if "slim_width" not in parameters:
             return Reply(outputs, 0, "", "")
         server, decision = (parameters[key].string_param for key in ("slim_server", "slim_decision_id"))
-        return Reply(outputs, parameters["slim_width"].int64_param, server, decision)
+        energy_j = parameters["slim_energy_j"].double_param if "slim_energy_j" in parameters else math.nan
+        return Reply(outputs, parameters["slim_width"].int64_param, server, decision, energy_j)
 
     async def close(self) -> None:
         """Close the channels, whatever is under way."""
@@ -264,7 +267,8 @@ class HttpClient(Client):
             at = ends
         parameters = said.get("parameters", {})
         server, decision = (str(parameters.get(name, "")) for name in ("slim_server", "slim_decision_id"))
-        return Reply(self._asked.without_batch(outputs), int(parameters.get("slim_width", 0)), server, decision)
+        width, energy_j = int(parameters.get("slim_width", 0)), float(parameters.get("slim_energy_j", math.nan))
+        return Reply(self._asked.without_batch(outputs), width, server, decision, energy_j)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -306,7 +310,8 @@ class RouterClient(Client):
 
     def read(self, answer: Answer) -> Reply:
         """Return what a router's answer says."""
-        return Reply(answer.outputs, int(answer.width), str(answer.server), answer.decision_id)
+        energy_j = math.nan if answer.energy_j is None else answer.energy_j
+        return Reply(answer.outputs, int(answer.width), str(answer.server), answer.decision_id, energy_j)
 
     async def close(self) -> None:
         """Close the router, after it has answered."""

@@ -37,6 +37,8 @@ class Records:
         decision: The id of the router's decision, see ``slimsched why``; empty: it isn't known; str [n].
         quality: How good the answer is, by the metric of the run, float64 [n]: of top-1 1 where the class with the
             highest score is the true one, else 0. 0 without an answer; NaN: nobody can say.
+        energy_j: What it is expected to have cost above idle, by the profile that its router has, float64 [n]; NaN: it
+            isn't known.
         details: Why requests were refused, one text of each status.
         cpu_s: Processor seconds that all of it took of the senders.
     """
@@ -49,6 +51,7 @@ class Records:
     server: NDArray[np.str_]
     decision: NDArray[np.str_]
     quality: Floats
+    energy_j: Floats
     details: Mapping[str, str]
     cpu_s: float = 0.0
 
@@ -72,7 +75,7 @@ class Records:
         return in_time
 
 
-_ARRAYS = ("due_s", "sent_s", "ended_s", "status", "width", "server", "decision", "quality")
+_ARRAYS = ("due_s", "sent_s", "ended_s", "status", "width", "server", "decision", "quality", "energy_j")
 
 
 def save_records(records: Records, path: Path) -> None:
@@ -126,6 +129,8 @@ class Summary:
         servers: The part of the answers that each server gave.
         statuses: How many requests ended with each status.
         sender_late_s: The 99th percentile of how long after it was due a request was sent.
+        std_s: The standard deviation of latency.
+        energy_j: Mean joules of an answer above idle, as its router expects them; None where they aren't known of all.
     """
 
     requests: int
@@ -141,6 +146,8 @@ class Summary:
     servers: Mapping[str, float]
     statuses: Mapping[str, int]
     sender_late_s: float
+    std_s: float | None = None
+    energy_j: float | None = None
 
 
 def summarize(records: Records, deadline_s: float) -> Summary:
@@ -171,7 +178,13 @@ def summarize(records: Records, deadline_s: float) -> Summary:
         servers=_shares(records.server[answered]),
         statuses={str(name): int(count) for name, count in zip(statuses, counts, strict=True)},
         sender_late_s=_late_s(records),
+        std_s=float(latency_s.std()) if answered.any() else None,
+        energy_j=_mean_j(records.energy_j[answered]),
     )
+
+
+def _mean_j(energy_j: Floats) -> float | None:
+    return None if not len(energy_j) or np.isnan(energy_j).any() else float(energy_j.mean())
 
 
 def _shares(values: NDArray[Any]) -> dict[Any, float]:

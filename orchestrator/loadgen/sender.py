@@ -153,6 +153,7 @@ def read_outcomes(
     status, server = np.full(count, UNANSWERED, dtype="U24"), np.full(count, "", dtype="U64")
     decision = np.full(count, "", dtype="U32")
     width, quality = np.zeros(count, np.int64), np.full(count, math.nan if judge is None else 0.0)
+    energy_j = np.full(count, math.nan)
     details: dict[str, str] = {}
     for number in range(count):
         if (failure := outcomes.failures.get(number)) is not None:
@@ -162,11 +163,11 @@ def read_outcomes(
         elif (answer := outcomes.answers[number]) is not None:
             reply = client.read(answer)
             status[number], width[number], server[number] = OK, reply.width, reply.server
-            decision[number] = reply.decision
+            decision[number], energy_j[number] = reply.decision, reply.energy_j
             if judge is not None:
                 quality[number] = judge(reply.outputs, order[number])
     sent_s, ended_s = outcomes.sent_s[:count], outcomes.ended_s[:count]
-    return Records(due_s[:count], sent_s, ended_s, status, width, server, decision, quality, details)
+    return Records(due_s[:count], sent_s, ended_s, status, width, server, decision, quality, energy_j, details)
 
 
 async def _run(folder: Path) -> None:

@@ -40,6 +40,7 @@ def make_records(
         np.where(answered, server, ""),
         np.where(answered, "a-1", ""),
         np.arange(count) < right,
+        np.full(count, np.nan),
         {},
     )
 

@@ -30,7 +30,9 @@ LINES = (
 )
 
 
-def make_records(lines: tuple[tuple[float, float, float, str, int, str, bool], ...] = LINES) -> Records:
+def make_records(
+    lines: tuple[tuple[float, float, float, str, int, str, bool], ...] = LINES, *, energy_j: float = math.nan
+) -> Records:
     due_s, sent_s, ended_s, status, width, server, is_right = zip(*lines, strict=True)
     return Records(
         np.array(due_s),
@@ -41,6 +43,7 @@ def make_records(lines: tuple[tuple[float, float, float, str, int, str, bool], .
         np.array(server),
         np.array([f"{name}-1" if name else "" for name in server]),
         np.array(is_right),
+        np.where(np.array(status) == OK, energy_j, math.nan),
         {"RESOURCE_EXHAUSTED": "the queue is full"},
     )
 
@@ -55,6 +58,15 @@ def test_every_request_is_in_time_refused_or_late_by_when_it_was_due() -> None:
     assert summary.statuses == {OK: 3, "RESOURCE_EXHAUSTED": 1, "DEADLINE_EXCEEDED": 1, UNANSWERED: 1}
     assert summary.p50_s == pytest.approx(0.05)
     assert summary.sender_late_s == pytest.approx(0.095, abs=0.01)
+
+
+def test_joules_are_of_answers_and_unknown_where_one_of_them_is() -> None:
+    assert summarize(make_records(energy_j=0.5), 0.1).energy_j == 0.5
+    assert summarize(make_records(), 0.1).energy_j is None
+
+
+def test_the_spread_of_latency_is_of_answers() -> None:
+    assert summarize(make_records(), 0.1).std_s == pytest.approx(np.std([0.05, 0.05, 0.15]))
 
 
 def test_without_answers_there_is_neither_accuracy_nor_latency() -> None:

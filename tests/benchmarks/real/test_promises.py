@@ -38,6 +38,7 @@ def records(latencies_s: list[float], decisions: list[str]) -> Records:
         np.full(count, "a"),
         names,
         np.full(count, True),
+        np.full(count, np.nan),
         {},
     )
 
