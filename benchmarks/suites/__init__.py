@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.suites.page import show_sections
 from benchmarks.suites.paper import paper_claims
 from benchmarks.suites.pictures import draw_pictures
-from benchmarks.suites.policies import LEARNED_POINTS, OF_PAPER, RANDOM, RANDOM_BATCH, SINGLES
+from benchmarks.suites.policies import LEARNED_POINTS, OF_PAPER, PAPER_POINTS, RANDOM, RANDOM_BATCH, SINGLES
 from benchmarks.suites.sections import encode_defaults, paper_sections, plain_sections
 from orchestrator.evaluation.scores import ScenarioScores
 from orchestrator.policies.learned.policy import has_shipped
@@ -66,7 +66,7 @@ def find_suite(name: str) -> ProjectSuite:
     """Return the suite of a folder, whether there is one or not."""
     if name == "paper":
         # The paper's own policy meets the others where one ships with the project.
-        policies = (RANDOM, RANDOM_BATCH, *OF_PAPER, *LEARNED_POINTS, *((PAPER,) if has_shipped(PAPER) else ()))
+        policies = (RANDOM, RANDOM_BATCH, *OF_PAPER, *LEARNED_POINTS, *(PAPER_POINTS if has_shipped(PAPER) else ()))
         purpose = "What arXiv 2510.09018 reports against random routing, at three loads."
         return ProjectSuite(name, purpose, policies, paper_sections, paper_claims)
     return ProjectSuite(name, f"Policies on the scenarios of test/{name}.", (RANDOM, *SINGLES), plain_sections)

@@ -6,6 +6,7 @@ from typing import Final
 
 from orchestrator.config import GuardSettings, RouterSettings
 from orchestrator.evaluation.cases import LEARNED
+from orchestrator.policies.learned.policy_file import PAPER
 
 LEARNED_POINTS: Final = (
     LEARNED,
@@ -19,6 +20,8 @@ LEARNED_POINTS: Final = (
     f"{LEARNED},accuracy=0,latency=0,energy=1",
 )
 """The one checkpoint at the weights that it comes with and along its frontier."""
+PAPER_POINTS: Final = (PAPER, f"{PAPER}:accurate")
+"""The paper's own policy at two weightings of its reward."""
 RANDOM: Final = "random"
 RANDOM_BATCH: Final = "random-batch"
 """Draws how many go together as well, as the paper's actions do, and so binds late."""

@@ -29,10 +29,12 @@ FIGURES: Final = (
     "attainment_ratio",
     "effective_accuracy",
     "mean_s",
+    "std_s",
     "p50_s",
     "p99_s",
     "goodput_rps",
     "joules_per_answer",
+    "std_j",
     "attributed_j",
     "utilisation_variance",
     "mean_batch",
@@ -50,7 +52,8 @@ class RunFigures:
     """One policy on one trace.
 
     Attributes:
-        figures: By name, see FIGURES; None where there is none, as the latency of no answer.
+        figures: By name, see FIGURES; None where there is none, as the latency of no answer. ``std_s`` and ``std_j``
+            are standard deviations over answers, of latency and of joules above idle.
         latency_counts: Answers by LATENCY_EDGES_S.
         width_shares: Shares of the answers, by width in percent.
         server_shares: Shares of the items, by server in the order of names.
@@ -95,7 +98,10 @@ def take_figures(simulation: Simulation, *, seed: int, fallback_ratio: float | N
     widths, counts = np.unique(table[sim.WIDTH][is_answered], return_counts=True)
     items = sum(s.items for s in result.servers)
     figures = {name: getattr(result, name) for name in FIGURES if hasattr(result, name)}
+    energy_j = table[sim.ENERGY_J][is_answered]
     figures |= {
+        "std_s": float(latency_s.std()) if len(latency_s) else None,
+        "std_j": float(energy_j.std()) if len(energy_j) and not np.isnan(energy_j).any() else None,
         "attributed_j": _attributed_j(result, simulation, table, latency_s, is_answered),
         "answered_ratio": result.answered / result.requests,
         "decisions": float(result.decisions),

@@ -2,7 +2,8 @@
 
 It is the utility that every evaluation goes by (orchestrator.simulation.utility): accuracy of what is answered in time,
 minus what joules cost. Training, search and judgement pursue the same; so nothing is learned that the judgement does
-not see, and nothing is judged that learning was not paid for.
+not see, and nothing is judged that learning was not paid for. For ppo-paper alone it may be the rewards of a world,
+weighed as one likes, as its paper has it.
 
 The rewards of a world add up to it nearly. What is late or lost costs the mean accuracy of the fleet, whatever width it
 had; idle power is left out, because no choice changes it; and joules count for each request instead of each answer.
@@ -17,7 +18,15 @@ import numpy as np
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.protocol import Policy
 from orchestrator.simulation.results import WARM_UP_RATIO, summarise
-from orchestrator.simulation.rewards import LATE_PRICE, Task, reward_scales
+from orchestrator.simulation.rewards import (
+    LATE_PRICE,
+    OBJECTIVES,
+    SUMS,
+    Task,
+    reward_scales,
+    weights_of,
+    write_rewards,
+)
 from orchestrator.simulation.scenario.trace import Trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.utility import make_utility
@@ -28,11 +37,25 @@ NO_PREFERENCE = (math.nan, math.nan, math.nan)
 
 
 def objective_weights(task: Task) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Return what the rewards of a task weigh, float32 by OBJECTIVES; a request's weighed rewards are its utility."""
+    """Return what the rewards of a task weigh, float32 by OBJECTIVES.
+
+    Where it has no preference of its own, a request's weighed rewards are its utility.
+    """
+    if not math.isnan(sum(task.preference)):
+        return np.array(weights_of(task.preference), np.float32)
     least, spread, _, request_j = reward_scales(task)
     price = make_utility(task.settings, task.servers).joule_price
     energy = price * request_j if math.isfinite(request_j) else 0.0
     return np.array([spread, 0.0, energy, (least + spread / 2) / LATE_PRICE], np.float32)
+
+
+def earned(task: Task, policy: Policy, trace: Trace) -> float:
+    """Return the weighed rewards of a request, mean over a trace, where a policy decides."""
+    simulation = Simulation(task.settings, task.servers, policy, trace=trace)
+    simulation.run()
+    total = np.zeros(len(OBJECTIVES))
+    write_rewards(simulation.world, np.array(reward_scales(task)), np.zeros(SUMS), total)
+    return float(total @ objective_weights(task)) / len(trace.arrived_s)
 
 
 def run_policy(task: Task, policy: Policy, trace: Trace) -> dict[str, float | None]:

@@ -34,6 +34,8 @@ CHOOSING: Final = 10
 """Windows that say which candidate is best."""
 LEAST_DEADLINES: Final = 12
 """That a window lasts, or what a choice brings about later would not be seen."""
+LEAST_PERIODS: Final = 20
+"""Of controllers, likewise."""
 LEAST_REQUESTS: Final = 60
 """Of a window."""
 _FITTED, _CHOSEN = 0.6, 0.75  # where parts of what is recorded end
@@ -78,6 +80,8 @@ class Traffic:
         per_deadline = self.rate_rps * deadline_s
         most = min(_MOST_REQUESTS, _MOST_DEADLINES * per_deadline)
         least = max(LEAST_REQUESTS, LEAST_DEADLINES * per_deadline)
+        if task.settings.controller is not None:
+            least = max(least, LEAST_PERIODS * task.settings.controller.period_s * self.rate_rps)
         if recorded is None:
             self.requests = math.ceil(max(least, most))
         else:

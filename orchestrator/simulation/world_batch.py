@@ -26,7 +26,7 @@ from orchestrator.policies.learned.decide import choose_base, first_allowed, loo
 from orchestrator.policies.learned.encoding import EXTREMES, View
 from orchestrator.policies.learned.features import CONTEXT, FEATURES, OBSERVATION, ROWS
 from orchestrator.policies.learned.memory import note_decision, note_leaving, standing_hold
-from orchestrator.policies.learned.paper import row_of_choices
+from orchestrator.policies.learned.paper import allowed_choices, row_of_choices
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled, compiled_apart
 from orchestrator.policies.tables.layout import HOLD
@@ -193,6 +193,13 @@ class WorldBatch:
         self._is_running[first : first + count] = self._is_running[source]
         for world in range(first, first + count):
             self._controllers[world] = [copy(each) for each in self._controllers[source]]
+
+    def allowed_choices(self, fleet: tuple[int, int, int]) -> NDArray[np.bool_]:
+        """Return which of ppo-paper's choices can be sent in each world, bool [worlds, servers + widths + batches]."""
+        assert self._worlds is not None, "load the worlds first"
+        tables = self._worlds.tables
+        counts = tables.state[:, sim.ROW_COUNT].astype(np.int64)
+        return allowed_choices(tables.rows, counts, fleet, self._learners.widths)
 
     def totals(self, world: int) -> dict[str, float]:
         """Return what has come of an episode so far: requests by outcome, mean accuracy and latency, joules."""

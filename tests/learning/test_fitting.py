@@ -19,7 +19,7 @@ from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.fitting import FitSettings, fit, identity
 from orchestrator.learning.groups import Groups
 from orchestrator.learning.judging import Candidate, Difference, paired, promote
-from orchestrator.learning.objective import objective_weights, run_policy
+from orchestrator.learning.objective import earned, objective_weights, run_policy
 from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
 from orchestrator.learning.report import describe_fit
 from orchestrator.learning.tasks import given_traffic
@@ -30,9 +30,12 @@ from orchestrator.policies.learned.policy_file import RULE, PolicyFile, read_pol
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.simulation.rewards import OBJECTIVES, Task, reward_scales
 from orchestrator.simulation.scenario.trace import draw_trace
+from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world_batch import WorldBatch
 from tests.learning.worlds import WASTEFUL, costly_traffic, costly_width
 from tests.policies.learned.test_policy import slim, trained
+from tests.simulation.controlled import with_controllers
 from tests.simulation.test_world_batch import as_the_base, play
 
 pytestmark = [
@@ -280,3 +283,37 @@ def test_ppo_paper_is_trained_for_one_fleet_and_served(tmp_path: Path) -> None:
     figures = run_policy(traffic.task, LearnedPolicy(found), traffic.fit(0))
     assert figures["accuracy"] is not None
     assert len(OBJECTIVES) == len(objective_weights(traffic.task))
+
+
+def test_the_reward_of_ppo_paper_is_weighed_as_one_likes_and_its_file_says_how(tmp_path: Path) -> None:
+    out = tmp_path / "paper.npz"
+    command = ["train-router", "--scenario", str(SCENARIO), "--out", str(out), "--weights", "1", "2", "1"]
+    run = CliRunner().invoke(main, [*command, "--policy", "ppo-paper", "--minutes", "0"])
+    assert run.exit_code == 0, run.output
+    found = read_policy_file(out)
+    assert found.preference == (0.25, 0.5, 0.25)
+    assert found.provenance["reward_weights"] == [0.25, 0.5, 0.25]
+    assert "--weights are of ppo-paper's reward" in CliRunner().invoke(main, command).output
+    nothing = CliRunner().invoke(main, [*command[:-3], "0", "0", "0", "--policy", "ppo-paper"])
+    assert "all weights of the reward are 0" in nothing.output
+
+
+def test_what_a_run_earned_is_its_rewards_by_their_weights() -> None:
+    made = costly_width()
+    weighed = Task(made.settings, made.servers, (0.0, 1.0, 0.0))
+    policy = LearnedPolicy(slim(weights=trained()))
+    trace = Traffic(made, None).fit(0)
+    simulation = Simulation(made.settings, made.servers, policy, trace=trace)
+    simulation.run()
+    state = simulation.world.state
+    late = state[sim.ANSWERED_COUNT] - state[sim.ON_TIME_COUNT]
+    lost = state[sim.LOST_COUNT]
+    expected = -0.3 * state[sim.LATENCY_SUM_S] / 0.06 - 4 * (late + lost)
+    assert earned(weighed, policy, trace) == pytest.approx(expected / state[sim.ARRIVALS])
+
+
+def test_a_window_of_traffic_spans_many_looks_of_a_controller() -> None:
+    made = costly_width()
+    settings, fleet = with_controllers(made.settings, made.servers, period_s=1.0)
+    controlled = Traffic(Task(settings, fleet, made.preference), None)
+    assert controlled.requests >= 20 * controlled.rate_rps > 4 * Traffic(made, None).requests

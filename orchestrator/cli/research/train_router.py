@@ -35,6 +35,13 @@ _PATH = ShippedPath(path_type=Path, exists=True)
 @click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="With --profile.  [default: 100]")
 @click.option("--present", default=RouterSettings().policy, show_default=True, help="The policy in force.")
 @click.option("--minutes", type=click.FloatRange(0), default=2.0, show_default=True, help="For each learner.")
+@click.option(
+    "--weights",
+    nargs=3,
+    type=click.FloatRange(0),
+    metavar="ACCURACY LATENCY ENERGY",
+    help="Of ppo-paper's reward; scaled to add up to 1.  [default: utility, as for all others]",
+)
 @click.option("--learner", "learners", type=click.Choice(["evolution", "ppo"]), multiple=True, help="Else both.")
 @click.option("--seed", type=int, default=0, help="Of everything.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Cores to use.")
@@ -57,6 +64,7 @@ def train_router(
     deadline_ms: float | None,
     present: str,
     minutes: float,
+    weights: tuple[float, float, float] | None,
     learners: tuple[str, ...],
     seed: int,
     threads: int,
@@ -87,9 +95,11 @@ def train_router(
     if given:
         validate(traffic, present, given, out, dask=dask, threads=threads)
         return
+    if weights and kind != "ppo-paper":
+        raise click.UsageError("--weights are of ppo-paper's reward; what is fitted goes by utility")
     if kind == "ppo-paper":
         with fitting_progress() as report:
-            file = train_paper(traffic, seconds=60 * minutes, seed=seed, report=report)
+            file = train_paper(traffic, weights, seconds=60 * minutes, seed=seed, report=report)
         write_policy_file(out, file)
         click.echo(f"wrote {out}: {file.kind}, after {file.provenance['choices']:,} choices")
         return

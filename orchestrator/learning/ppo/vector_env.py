@@ -8,7 +8,7 @@ the load.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import gymnasium
 import numpy as np
@@ -22,10 +22,17 @@ from orchestrator.policies.learned import features as feat
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.world_batch import WorldBatch
 
+LOADS: Final = (0.5, 1.8)
+"""Least and most load that is trained at, over the task's own."""
+
 
 def vary_load(task: Task, seed: int) -> Task:
     """Return a task at half to nearly twice its load, by a seed."""
-    factor = float(np.random.default_rng(np.random.SeedSequence([seed, 0x10AD])).uniform(0.5, 1.8))
+    return at_load(task, float(np.random.default_rng(np.random.SeedSequence([seed, 0x10AD])).uniform(*LOADS)))
+
+
+def at_load(task: Task, factor: float) -> Task:
+    """Return a task at its load times a factor."""
     varied = task.settings.with_workload(load_ratio=task.settings.workload.load_ratio * factor)
     return Task(varied, task.servers, task.preference)
 
@@ -38,7 +45,7 @@ class FleetVecEnv(VecEnv):
         box = spaces.Box(-1.0, 1.0, (feat.OBSERVATION,), np.float32)
         super().__init__(worlds, box, spaces.MultiDiscrete(list(fleet)))
         self.ranges = Ranges()
-        self._task = task
+        self._task, self._fleet = task, fleet
         self._batch = WorldBatch(worlds, base=base)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 0xE9]))
         self._weights = np.zeros((worlds, 4))
@@ -66,9 +73,11 @@ class FleetVecEnv(VecEnv):
         """Do nothing: no resource is held open."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return an attribute of each world; there is none but what every environment has."""
+        """Return an attribute of each world; there is none but what every environment has, and the masks."""
         if attr_name in ("render_mode", "spec"):
             return [None] * self.num_envs
+        if attr_name == "action_masks":
+            return list(self._batch.allowed_choices(self._fleet))
         raise AttributeError(attr_name)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -76,8 +85,8 @@ class FleetVecEnv(VecEnv):
         raise AttributeError(attr_name)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Worlds have no methods to call."""
-        raise AttributeError(method_name)
+        """Return the masks of each world, bool [servers + widths + batches]; worlds have no other methods."""
+        return self.get_attr(method_name)
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         """Return False for each: nothing wraps them."""

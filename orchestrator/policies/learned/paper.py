@@ -3,9 +3,10 @@
 arXiv 2510.09018 says of its router only that PPO "jointly selects device, width, and batching" from telemetry; its
 state, reward and network are not public to us. Ours, and so labelled: the state is the observation of
 ``orchestrator.policies.learned.features``, the network two tanh layers of 64, and the action three choices out of
-(servers, widths, batches 1, 2, 4, …), each taken by itself. What the three say together may be impossible, because a
-choice can't know of the others: then nothing is sent and it is asked again, or where there is no time for that the base
-policy decides. That is the known weakness of such an action space (sb3-contrib's issue 16), left in on purpose.
+(servers, widths, batches 1, 2, 4, …), each taken by itself out of what can be sent somewhere: no server without room,
+and no width that nobody has room for. What the three say together may be impossible all the same, because a choice
+can't know of the others: then nothing is sent and it is asked again, or where there is no time for that the base policy
+decides. That is the known weakness of such an action space (sb3-contrib's issue 16), left in on purpose.
 
 Servers are taken by the order of their names and widths ascending, so the network knows them by their places, and
 serves only as many as it was trained for.
@@ -38,13 +39,38 @@ def paper_shapes(servers: int, widths: int, batches: int) -> dict[str, tuple[int
     }
 
 
+def allowed_choices(
+    rows: Table, counts: NDArray[np.int64], fleet: tuple[int, ...], widths: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return which servers, widths and batches may be chosen, bool [worlds, servers + widths + batches].
+
+    ``rows`` are the candidates of each world, [worlds, fields, rows], of which ``counts`` [worlds] are used; ``widths``
+    [worlds, widths] are those of each, in percent, ascending.
+    """
+    servers, batches = fleet[0], fleet[2]
+    has_room = (np.arange(rows.shape[2]) < counts[:, None]) & (rows[:, col.ROW_HAS_ROOM] != 0)
+    of_server = rows[:, col.ROW_SERVER, :, None] == np.arange(servers)
+    of_width = rows[:, col.ROW_WIDTH, :, None] == widths[:, None, : fleet[1]]
+    return np.concatenate(
+        [
+            (of_server & has_room[..., None]).any(axis=1),
+            (of_width & has_room[..., None]).any(axis=1),
+            np.ones((len(rows), batches), np.bool_),
+        ],
+        axis=1,
+    )
+
+
 def paper_choices(
-    weights: Mapping[str, Any], observation: NDArray[np.float32], fleet: tuple[int, ...]
+    weights: Mapping[str, Any],
+    observation: NDArray[np.float32],
+    fleet: tuple[int, ...],
+    allowed: NDArray[np.bool_],
 ) -> tuple[int, int, int]:
-    """Return the likeliest server, width and batch by index."""
+    """Return the likeliest server, width and batch by index, of those that are ``allowed`` [choices]."""
     hidden = np.tanh(observation @ weights["first.weight"] + weights["first.bias"])
     hidden = np.tanh(hidden @ weights["second.weight"] + weights["second.bias"])
-    logits = hidden @ weights["out.weight"] + weights["out.bias"]
+    logits = np.where(allowed, hidden @ weights["out.weight"] + weights["out.bias"], -np.inf)
     servers, widths = fleet[0], fleet[1]
     return (
         int(np.argmax(logits[:servers])),

@@ -26,7 +26,7 @@ from orchestrator.policies.learned.actions import HOLD_ACTION, do_action
 from orchestrator.policies.learned.decide import Scorer
 from orchestrator.policies.learned.encoding import View
 from orchestrator.policies.learned.memory import note_leaving
-from orchestrator.policies.learned.paper import paper_choices, row_of_choices
+from orchestrator.policies.learned.paper import allowed_choices, paper_choices, row_of_choices
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES, PAPER, RULE, PolicyFile, read_policy_file
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.registry import RulePolicy
@@ -105,16 +105,11 @@ class LearnedPolicy:
         """Decide as ppo-paper does, by three choices taken apart."""
         numbers, view, fleet = self._scorer.numbers, decide.view_of(self._scorer.room), self.file.fleet
         considered, _ = decide.observe(numbers, memory, rows, count, query, view)
-        servers = len(set(rows[col.ROW_SERVER, :count]))
-        widths = np.unique(rows[col.ROW_WIDTH, :count])
-        if count and (servers, len(widths)) != fleet[:2]:
-            raise UntrustedError(
-                f"ppo-paper was trained on {fleet[0]} servers of {fleet[1]} widths and is shown {servers} of "
-                f"{len(widths)}"
-            )
+        widths = self._widths_of(rows, count)
         row, items = -1, 0.0
         if count:
-            server, width, batch = paper_choices(self.file.weights, observation(view, considered), fleet)
+            allowed = allowed_choices(rows[None], np.array([count]), fleet, widths[None])[0]
+            server, width, batch = paper_choices(self.file.weights, observation(view, considered), fleet, allowed)
             row, items = row_of_choices(rows, count, query, server, width, batch, widths)
             unseen = decide.out_of_distribution_feature(numbers, HOLD_ACTION, view)
             if unseen >= 0:
@@ -124,6 +119,25 @@ class LearnedPolicy:
             row, items, until_s = do_action(HOLD_ACTION, rows, view.chosen, considered, query, view.base)
         note_leaving(row, items, memory)
         return row, items, _WAITS if row < 0 else _SCORED, until_s
+
+    def _widths_of(self, rows: Table, count: int) -> NDArray[np.float64]:
+        """Return the widths that ppo-paper's choices stand for; raises UntrustedError where they are of another fleet.
+
+        A file that names them is at home where some are not loaded, or servers not there.
+        """
+        fleet, known = self.file.fleet, np.array(self.file.widths, np.float64)
+        there = np.unique(rows[col.ROW_WIDTH, :count])
+        servers = len(set(rows[col.ROW_SERVER, :count]))
+        if len(known):
+            is_known = bool(np.isin(there, known).all()) and servers <= fleet[0]
+        else:
+            known, is_known = there, count == 0 or (servers, len(there)) == fleet[:2]
+        if not is_known:
+            raise UntrustedError(
+                f"ppo-paper was trained on {fleet[0]} servers of {fleet[1]} widths and is shown {servers} of "
+                f"{len(there)}"
+            )
+        return known
 
     def _distrust(self, unseen: int) -> None:
         low, high = float(self.file.low[unseen]), float(self.file.high[unseen])
@@ -153,10 +167,16 @@ def has_shipped(kind: str) -> bool:
     return (SHIPPED / f"{kind}.npz").is_file()
 
 
+def _place(kind: str, written: str) -> Path:
+    shipped = SHIPPED / f"{kind}-{written}.npz"
+    return shipped if Path(written).name == written and shipped.is_file() else Path(written)
+
+
 def parse_learned(name: str, path: Path | None = None) -> LearnedPolicy:
     """Return the learned policy of that name: ``KIND[:FILE][,accuracy=N][,latency=N][,energy=N]``.
 
-    The numbers weigh the objectives for requests that bring no preference, and are scaled to add up to 1; where none is
+    FILE may be the last part of the name of one that ships: ``ppo-paper:accurate`` is ``ppo-paper-accurate.npz``. The
+    numbers weigh the objectives for requests that bring no preference, and are scaled to add up to 1; where none is
     given, the file's weigh. When the name has no file, ``path`` is it, or the one that ships with the project.
 
     Raises:
@@ -164,7 +184,7 @@ def parse_learned(name: str, path: Path | None = None) -> LearnedPolicy:
     """
     head, _, knobs = name.partition(",")
     kind, _, written = head.partition(":")
-    path = Path(written) if written else (path or SHIPPED / f"{kind}.npz")
+    path = _place(kind, written) if written else (path or SHIPPED / f"{kind}.npz")
     file = read_policy_file(path)
     if file.kind != kind:
         raise ConfigError(f"{path} holds {file.kind}, not {kind}; name that policy, or another file")

@@ -54,6 +54,7 @@ class PolicyFile:
             that a fixed price of joules in accuracy gives on the fleet, see orchestrator.policies.learned.decide.
         strength: of the base policy's choice in the scores of ppo-slim.
         fleet: servers, widths and batch choices of ppo-paper; empty for ppo-slim, which serves any.
+        widths: those widths in percent, ascending; empty where a file does not say.
         provenance: how it was made, as JSON values.
         validation: scores on the validation scenarios, as JSON values; empty when there were none.
     """
@@ -66,6 +67,7 @@ class PolicyFile:
     preference: tuple[float, float, float] | None = None
     strength: float = 5.0
     fleet: tuple[int, ...] = ()
+    widths: tuple[int, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     validation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -85,6 +87,7 @@ def write_policy_file(path: Path, policy: PolicyFile) -> None:
         "preference": policy.preference,
         "strength": policy.strength,
         "fleet": policy.fleet,
+        "widths": policy.widths,
         "provenance": dict(policy.provenance),
         "validation": dict(policy.validation),
         "sha256": _digest(arrays),
@@ -117,6 +120,7 @@ def read_policy_file(path: Path) -> PolicyFile:
             preference=_preference(header["preference"]),
             strength=float(header["strength"]),
             fleet=tuple(int(n) for n in header["fleet"]),
+            widths=tuple(int(n) for n in header.get("widths", ())),
             provenance=dict(header["provenance"]),
             validation=dict(header["validation"]),
         )
@@ -171,6 +175,8 @@ def _check_arrays(path: Path, policy: PolicyFile) -> None:
     if policy.kind == PAPER:
         if len(policy.fleet) != 3 or min(policy.fleet) < 1:
             raise _refused(path, f"fleet is {list(policy.fleet)}, not servers, widths and batch choices")
+        if policy.widths and len(policy.widths) != policy.fleet[1]:
+            raise _refused(path, f"widths are {list(policy.widths)}, not the {policy.fleet[1]} of its fleet")
         shapes = paper_shapes(*policy.fleet)
     if set(policy.weights) != set(shapes):
         other = sorted(set(policy.weights) ^ set(shapes))

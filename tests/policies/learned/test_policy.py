@@ -171,6 +171,18 @@ def paper(fleet: tuple[int, int, int], out: np.ndarray[tuple[int, ...], np.dtype
     return LearnedPolicy(slim(kind="ppo-paper", weights=weights, fleet=fleet))
 
 
+def test_ppo_paper_that_knows_its_widths_decides_where_some_of_them_are_not_loaded() -> None:
+    candidates, situation = two_choices()
+    trained_for = paper((3, 3, 3), np.array([1, 0, 0, 0, 9, 1, 0, 0, 1]))  # the likeliest width is not there
+    policy = LearnedPolicy(replace(trained_for.file, widths=(25, 50, 100)))
+    decision = policy.choose(candidates, situation)  # type: ignore[arg-type]
+    assert isinstance(decision, Dispatch)
+    assert (decision.candidate.server, decision.candidate.width) == ("a", 100)
+    stranger = LearnedPolicy(replace(trained_for.file, widths=(25, 50, 75)))
+    with pytest.raises(UntrustedError, match="3 servers of 3 widths and is shown 2 of 2"):
+        stranger.choose(candidates, situation)  # type: ignore[arg-type]
+
+
 def test_ppo_paper_takes_server_width_and_batch_apart() -> None:
     candidates, situation = two_choices()
     both = [*candidates, candidate("b", 100, items=4, has_room=False)]
@@ -180,5 +192,10 @@ def test_ppo_paper_takes_server_width_and_batch_apart() -> None:
     assert (decision.candidate.server, decision.candidate.width, decision.candidate.items) == ("b", 25, 1)
     # b at 100 has no room: the three together are impossible, so it waits, though b at 25 could be sent.
     assert isinstance(paper((2, 2, 3), np.array([0, 1, 0, 1, 0, 1, 0])).choose(both, situation), Hold)  # type: ignore[arg-type]
+    # A server that has room for nothing is not chosen, however likely.
+    full = [candidates[0], *(candidate("b", width, items=4, has_room=False) for width in (25, 100))]
+    decision = paper((2, 2, 3), np.array([0, 9, 0, 1, 0, 0, 1])).choose(full, situation)  # type: ignore[arg-type]
+    assert isinstance(decision, Dispatch)
+    assert decision.candidate.server == "a"
     with pytest.raises(UntrustedError, match="3 servers of 2 widths and is shown 2 of 2"):
         paper((3, 2, 1), np.zeros(6)).choose(both, situation)  # type: ignore[arg-type]
