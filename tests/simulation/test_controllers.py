@@ -17,6 +17,7 @@ from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServ
 from orchestrator.simulation.scenario.settings import digest_scenario, load_scenario
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world.loop import set_instances
 from orchestrator.snapshot import ServerName
 from tests.simulation.controlled import INSTANCE_MIB, MIB, with_controllers
 from tests.simulation.worlds import scenario, servers
@@ -145,10 +146,18 @@ def test_a_server_that_failed_comes_back_with_nothing_loaded_and_is_loaded_again
     assert simulation.world.state[sim.ANSWERED_COUNT] > 0.9 * 6000
 
 
-def test_policies_that_bind_requests_early_lose_none_when_a_width_goes() -> None:
-    simulation = ended("random", requests=4000, load=0.6, wanted_widths=(25, 50), unload_after_s=0.4, idle_s=0.3)
-    state = simulation.world.state
-    assert state[sim.ANSWERED_COUNT] + state[sim.LOST_COUNT] == 4000
+def test_what_was_bound_to_a_width_that_goes_is_answered_elsewhere() -> None:
+    simulation = simulation_of("random", requests=3000, load=1.5, fleet=fleet_of(2))
+    simulation.run_until(1.0)
+    world, fleet = simulation.world, simulation.world.fleet
+    bound = int(np.flatnonzero(world.roots >= 0)[0])
+    server, column = divmod(bound, fleet.columns)
+    set_instances(world, server, column, 0.0)
+    simulation.run()
+    requests = world.requests
+    assert world.state[sim.ANSWERED_COUNT] == 3000
+    at_it = (requests[sim.SERVER] == server) & (requests[sim.WIDTH] == fleet.models[col.MODEL_WIDTH][bound])
+    assert requests[sim.SENT_S][at_it].max() <= 1.0
 
 
 def test_what_can_not_be_kept_loaded_is_refused_with_the_remedy(tmp_path: Path) -> None:

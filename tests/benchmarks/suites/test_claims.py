@@ -39,6 +39,14 @@ def paper_scenario(load: float, *, latency: float, energy: float, is_validation:
     )
 
 
+def test_ppo_paper_is_held_against_both_random_ones_at_every_load() -> None:
+    figures = {"random": 1.0, "random-batch": 0.5, "ppo-paper": 0.8, "ppo-paper:accurate": 0.4}
+    scores = [score(label, mean_s=mean_s, attainment_ratio=1.0) for label, mean_s in figures.items()]
+    own = [claim for claim in paper_claims([scenario_scores("paper", scores)]) if "ppo-paper" in claim.name]
+    assert [claim.value for claim in own] == pytest.approx([0.2, -0.6, 0.6, 0.2])
+    assert [claim.is_met for claim in own] == [True, False, True, True]
+
+
 def test_the_points_of_the_paper_name_the_lightest_load_at_which_they_hold() -> None:
     loads = [(0.3, 0.80, 0.70), (0.6, 0.97, 0.98), (0.85, 0.99, 0.99)]
     scenarios = [
