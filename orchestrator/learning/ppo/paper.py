@@ -4,15 +4,17 @@ What is ours and not the paper's, because that is not public to us: the state (o
 the reward (orchestrator.learning.objective), the network and PPO's settings. The weights of the reward are all in which
 the paper's two operating points differ: ``Task.preference`` has them, and without any the reward is the utility.
 Validation goes by the same reward, at half, once and nearly twice the load, as training does. So many worlds make up a
-rollout that most of the time goes into their choices and not into the calls between them.
+rollout that most of the time goes into their choices and not into the calls between them. The learning rate falls with
+the time that is left: at a constant one the likeliest choices swing from one validation to the next.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ from orchestrator.simulation.world_batch import WorldBatch
 
 _BASE = "lert:slack"
 _WORLDS, _STEPS, _BATCH = 128, 128, 2048  # of a rollout and an update
-_LEARNING_RATE = 1e-3
+_LEARNING_RATE, _LEAST_LEARNING_RATE = 1e-3, 1e-5
 _VALIDATE_EVERY = 20  # rollouts
 
 
@@ -41,8 +43,13 @@ def paper_fleet(task: Task) -> tuple[int, int, int]:
     """Return how many servers, widths and batch choices ppo-paper takes from.
 
     Raises:
-        ConfigError: when it can't see them all at once.
+        ConfigError: when it can't see them all at once, or there are several families.
     """
+    if task.settings.families:
+        raise ConfigError(
+            f"{task.settings.name} has several families and ppo-paper is of one; fit with --policy fitted, or leave "
+            "out the others"
+        )
     widths = {m.width for s in task.servers for m in s.models}
     most = max(m.max_batch_size for s in task.servers for m in s.models)
     if len(task.servers) * len(widths) > feat.ROWS:
@@ -73,10 +80,11 @@ def train_paper(
         task = Task(task.settings, task.servers, _scaled(weights))
     fleet = paper_fleet(task)
     env = FleetVecEnv(task, fleet, worlds=_WORLDS, base=_BASE, seed=seed)
+    part = partial(_part, time.monotonic(), seconds)
     model = MaskablePPO(
         "MlpPolicy",
         env,
-        learning_rate=_LEARNING_RATE,
+        learning_rate=lambda _: max(_LEAST_LEARNING_RATE, _LEARNING_RATE * (1 - part())),
         n_steps=_STEPS,
         batch_size=_BATCH,
         n_epochs=4,
@@ -85,11 +93,16 @@ def train_paper(
         seed=seed,
         device="cpu",
     )
-    watch = _Watch(model, task, env, fleet, seconds, seed, report)
+    watch = _Watch(model, task, env, fleet, part, {"seed": seed, "seconds": seconds}, report)
     model.learn(2**40, callback=watch)
     watch.validate()
     assert watch.best is not None
     return watch.best
+
+
+def _part(began_s: float, seconds: float) -> float:
+    """Return how much of the time of a training is over, 0..1."""
+    return min(1.0, (time.monotonic() - began_s) / max(1e-9, seconds))
 
 
 def _scaled(weights: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -109,8 +122,8 @@ class _Watch(BaseCallback):
         task: Task,
         env: FleetVecEnv,
         fleet: tuple[int, int, int],
-        seconds: float,
-        seed: int,
+        part: Callable[[], float],
+        settings: Mapping[str, float],
         report: Callable[[float, str], None],
     ) -> None:
         super().__init__()
@@ -119,11 +132,10 @@ class _Watch(BaseCallback):
         self._validation = [Traffic(at_load(task, factor), None) for factor in (LOADS[0], 1.0, LOADS[1])]
         base = parse_policy(_BASE)
         self._of_base = float(np.mean([earned(at.task, base, at.choosing()[0]) for at in self._validation]))
-        self._made: dict[str, Any] = {"scenario": task.settings.name, "settings": {"seed": seed, "seconds": seconds}}
+        self._made: dict[str, Any] = {"scenario": task.settings.name, "settings": dict(settings)}
         if not math.isnan(sum(task.preference)):
             self._made["reward_weights"] = list(task.preference)
-        self._seconds, self._began_s = seconds, time.monotonic()
-        self._rollouts, self._reward = 0, -math.inf
+        self._part, self._rollouts, self._reward = part, 0, -math.inf
 
     def validate(self) -> None:
         """Keep the policy when it is the best so far."""
@@ -155,9 +167,6 @@ class _Watch(BaseCallback):
         return float(
             np.mean([total[i] @ objective_weights(at.task) / at.requests for i, at in enumerate(self._validation)])
         )
-
-    def _part(self) -> float:
-        return min(1.0, (time.monotonic() - self._began_s) / max(1e-9, self._seconds))
 
     def _on_step(self) -> bool:
         return self._rollouts == 0 or self._part() < 1

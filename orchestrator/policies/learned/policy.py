@@ -107,8 +107,8 @@ class LearnedPolicy:
         considered, _ = decide.observe(numbers, memory, rows, count, query, view)
         widths = self._widths_of(rows, count)
         row, items = -1, 0.0
-        if count:
-            allowed = allowed_choices(rows[None], np.array([count]), fleet, widths[None])[0]
+        allowed = allowed_choices(rows[None], np.array([count]), fleet, widths[None])[0]
+        if allowed[: fleet[0]].any():  # else there is nothing to choose from, and training never asks
             server, width, batch = paper_choices(self.file.weights, observation(view, considered), fleet, allowed)
             row, items = row_of_choices(rows, count, query, server, width, batch, widths)
             unseen = decide.out_of_distribution_feature(numbers, HOLD_ACTION, view)

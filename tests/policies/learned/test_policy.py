@@ -199,3 +199,15 @@ def test_ppo_paper_takes_server_width_and_batch_apart() -> None:
     assert decision.candidate.server == "a"
     with pytest.raises(UntrustedError, match="3 servers of 2 widths and is shown 2 of 2"):
         paper((3, 2, 1), np.zeros(6)).choose(both, situation)  # type: ignore[arg-type]
+
+
+def test_ppo_paper_waits_while_no_server_has_room_as_training_never_asks_then() -> None:
+    _, situation = two_choices()
+    full = [candidate(server, 100, items=4, has_room=False) for server in ("a", "b")]
+    trained = paper((2, 1, 3), np.array([0, 1, 0, 0, 1, 0])).file
+    nothing_known = np.full(FEATURES + CONTEXT, 2, np.float32), np.full(FEATURES + CONTEXT, 3, np.float32)
+    policy = LearnedPolicy(replace(trained, low=nothing_known[0], high=nothing_known[1]))
+    assert isinstance(policy.choose(full, situation), Hold)  # type: ignore[arg-type]
+    with_room = [*full[:1], candidate("b", 100, items=4)]
+    with pytest.raises(UntrustedError, match="lies outside"):
+        policy.choose(with_room, situation)  # type: ignore[arg-type]
