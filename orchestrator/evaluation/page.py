@@ -126,7 +126,9 @@ def _scenario(
         f"{scenario['load']} ({scenario['rate_rps']:,.0f} items/s), deadline {scenario['deadline_s'] * 1e3:g} ms, "
         f"{scenario['requests']:,} requests a run. "
         + (
-            "No policy can serve all of it for good."
+            f"{scenario['callers']:,} callers send them, who wait for their answers, so the load is the most there is."
+            if scenario.get("callers") is not None
+            else "No policy can serve all of it for good."
             if bound is None
             else f"Fluid bound on accuracy {bound:.2%}, on utility {format_value(most_utility, 1, 4)}."
         )

@@ -74,7 +74,8 @@ class ScenarioScores:
         rate_rps: Items a second.
         cv2: Squared coefficient of variation of the gaps; as given for gamma, else as found on the first trace.
         utility_scale: What utility is made with.
-        most_accuracy: The fluid bound on accuracy at its rate; None when the fleet can't serve it for good.
+        most_accuracy: The fluid bound on accuracy at its rate; None when the fleet can't serve it for good, or callers
+            wait.
         most_utility: The fluid bound on utility, likewise.
         scores: How each policy did, by its label.
     """
@@ -126,6 +127,7 @@ def _scenario(case: Case, results: Mapping[CellKey, CellResult]) -> ScenarioScor
     trace = draw_trace(settings, fleet, case.traces[0])
     workload, utility_scale = settings.workload, make_utility(settings, fleet)
     taken, shares = fullest_fleet(settings, fleet), settings.family_shares()
+    has_bound = workload.callers is None
     gaps_s = np.diff(trace.arrived_s)
     found_cv2 = float(gaps_s.var() / gaps_s.mean() ** 2) if len(gaps_s) and gaps_s.mean() > 0 else 0.0
     scores = {}
@@ -139,10 +141,12 @@ def _scenario(case: Case, results: Mapping[CellKey, CellResult]) -> ScenarioScor
         rate_rps=trace.rate_rps,
         cv2=workload.cv2 if workload.kind == "gamma" else found_cv2,
         utility_scale=utility_scale,
-        most_accuracy=most_accuracy(taken, trace.rate_rps, shares=shares),
+        most_accuracy=most_accuracy(taken, trace.rate_rps, shares=shares) if has_bound else None,
         most_utility=most_utility(
             taken, trace.rate_rps, price=utility_scale.joule_price * workload.items, shares=shares
-        ),
+        )
+        if has_bound
+        else None,
         scores=scores,
     )
 

@@ -221,12 +221,14 @@ class Comparison:
     """The results of each policy on each trace, in the order of traces.
 
     ``rate_rps`` are items a second of the last trace, ``most_accuracy`` is the fluid bound at that rate; None when the
-    fleet can't serve it for good.
+    fleet can't serve it for good. Of so many ``callers``, who wait for their answers, the rate is the most that they
+    send, and no bound is known.
     """
 
     rate_rps: float
     most_accuracy: float | None
     results: tuple[Result, ...]
+    callers: int | None = None
 
     def by_policy(self) -> dict[str, list[Result]]:
         """Return each policy's results, in the order the policies were given."""
@@ -278,8 +280,10 @@ def compare_policies(
     jobs = [(policy, seed) for seed in range(seeds) for policy in policies]
     found = run_in_order(execute, partial(_run_one, settings, servers, alone), jobs)
     rate_rps = found[-1][0]
-    bound = most_accuracy(fullest_fleet(settings, servers), rate_rps, shares=settings.family_shares())
-    return Comparison(rate_rps, bound, tuple(result for _, result in found))
+    callers, bound = settings.workload.callers, None
+    if callers is None:
+        bound = most_accuracy(fullest_fleet(settings, servers), rate_rps, shares=settings.family_shares())
+    return Comparison(rate_rps, bound, tuple(result for _, result in found), callers)
 
 
 def _run_one(

@@ -33,6 +33,7 @@ from orchestrator.simulation.scenario.hosts import HostSettings
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import COMMON_STEPS, Trace, draw_trace
 from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world.families import memory_place
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.loop import advance, apply
 from orchestrator.simulation.world.servers import account
@@ -132,7 +133,7 @@ class Simulation:
     @property
     def memory(self) -> Table:
         """What the policy remembers of the family that a decision is about."""
-        first = int(self.world.state[sim.ASKED]) * MEMORY_FIELDS
+        first = memory_place(self.world)
         return self.world.memory[first : first + MEMORY_FIELDS]
 
     def settle(self) -> None:
@@ -211,8 +212,7 @@ class Simulation:
 def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) -> None:
     while advance(world, until_s):
         numbers, params, room, hidden = scorer
-        first = int(world.state[sim.ASKED]) * MEMORY_FIELDS
-        memory = world.memory[first : first + MEMORY_FIELDS]
+        memory = world.memory[memory_place(world) : memory_place(world) + MEMORY_FIELDS]
         rows, count, query = world.rows, int(world.state[sim.ROW_COUNT]), world.head.query
         decided = decide_by_scores(numbers, params, room, hidden, memory, rows, count, query)
         row, items, hold_until_s, unseen = decided
@@ -404,7 +404,9 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy, *, families
     state[sim.HOSTS] = len(settings.hosts)
     state[sim.ROUTER_HOST] = -1
     state[sim.HAS_SLEPT] = 1
-    state[sim.HOLD_UNTIL_S] = state[sim.CONTROL_S] = math.inf
+    state[sim.HOLD_UNTIL_S] = state[sim.CONTROL_S] = state[sim.CALLERS] = math.inf
+    if settings.workload.callers is not None:
+        state[sim.CALLERS] = settings.workload.callers
     is_varied = np.any(np.diff(trace.priority)) or np.any(np.diff(trace.deadline_s) < 0)
     state[sim.CAN_DISPLACE] = bool(is_varied or families > 1)
     state[sim.SHEDS_LATE] = objectives.shed_late and objectives.deadline_ms / 1e3 < objectives.request_timeout_s

@@ -103,9 +103,12 @@ def simulate(
 
 def _print(found: Comparison, name: str) -> None:
     bound = found.most_accuracy
-    above = (
-        "more than the fleet serves for good" if bound is None else f"accuracy at most {bound:.4f} by the fluid bound"
-    )
+    if found.callers is not None:
+        above = f"at the most, by callers who wait ({found.callers:,})"
+    elif bound is None:
+        above = "more than the fleet serves for good"
+    else:
+        above = f"accuracy at most {bound:.4f} by the fluid bound"
     headings = [heading for heading, *_ in _COLUMNS]
     headings.insert(1, "±")  # half of the 95 % interval
     table = figures_table(

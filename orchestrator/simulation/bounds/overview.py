@@ -47,7 +47,16 @@ class FluidBounds:
 
 
 def find_fluid_bounds(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> FluidBounds:
-    """Return the most accuracy, and the least joules at some accuracies up to it."""
+    """Return the most accuracy, and the least joules at some accuracies up to it.
+
+    Raises:
+        ConfigError: where callers wait for their answers, so that what is sent depends on the policy.
+    """
+    if settings.workload.callers is not None:
+        raise ConfigError(
+            f"{settings.name}: workload.callers is {settings.workload.callers}: what callers who wait send follows the "
+            "answers, so no bound holds for all policies; leave callers out"
+        )
     rate_rps = draw_trace(settings, servers, 0).rate_rps
     taken, shares = fullest_fleet(settings, servers), settings.family_shares()
     most = most_accuracy(taken, rate_rps, shares=shares)

@@ -66,6 +66,11 @@ class WorkloadSettings(Section):
     """Capacity at this width; None: at each server's quickest width."""
     requests: int = Field(default=100_000, ge=1, le=100_000_000)
     """How many arrive."""
+    callers: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Who send them, each one request at a time; None: as many as it takes, so that nobody waits to send.
+
+    While all wait for answers nothing is sent, and what comes next comes later by as much: times between arrivals stay.
+    """
     items: int = Field(default=1, ge=1, le=4096)
     """In each request."""
     priorities: Shares | None = Field(default=None, min_length=1)

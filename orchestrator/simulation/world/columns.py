@@ -217,4 +217,6 @@ CHANGES: Final = 54  # of anything but what waits
 CLOCK_S: Final = 55  # virtual time of the families, see orchestrator.policies.family_turns
 CONTROL_S: Final = 56  # when a controller is next to act; infinite without any
 IS_CONTROL_DUE: Final = 57  # 1 while the loop has stopped for them
-STATE_FIELDS: Final = 58
+CALLERS: Final = 58  # of whom each waits for his answer; infinite: nobody does
+DELAYED_S: Final = 59  # by how much requests come later than drawn, because all callers waited
+STATE_FIELDS: Final = 60

@@ -12,12 +12,19 @@ from orchestrator.policies import family_turns
 from orchestrator.policies.family_turns import Standing
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
+from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import World
 
 mark_leading = compiled(family_turns.mark_leading)
 _charge = compiled(family_turns.charge)
 _standing = compiled(family_turns.standing)
+
+
+@compiled
+def memory_place(world: World) -> int:
+    """Return the first of MEMORY_FIELDS rows of what is remembered of the family that a decision is about."""
+    return int(world.state[sim.ASKED]) * MEMORY_FIELDS
 
 
 @compiled

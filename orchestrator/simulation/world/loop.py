@@ -21,8 +21,8 @@ from orchestrator.policies.tables.compiled import compiled, compiled_apart, comp
 from orchestrator.policies.tables.layout import REJECT
 from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.policies.tables.occupancy import has_room
+from orchestrator.simulation.world import callers, families, hosts, queue, servers, shedding, turns
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world import families, hosts, queue, servers, shedding, turns
 from orchestrator.simulation.world.heaps import drop_event, tail_deadline_s
 from orchestrator.simulation.world.layout import World
 
@@ -70,6 +70,7 @@ def _go_on(world: World, source: int) -> None:
     was_due = state[sim.IS_CHANGED]
     state[sim.IS_CHANGED] = 1
     if source == ARRIVAL:
+        callers.delay_next(world)
         state[sim.NEXT_ARRIVAL] += 1
         # A busy router has to read it first, and who finds the queue full changes nothing.
         if state[sim.ROUTER_HOST] >= 0 or not shedding.arrive(world, int(state[sim.NEXT_ARRIVAL]) - 1):
@@ -120,8 +121,9 @@ def _next_but_control(world: World) -> tuple[int, float]:
         entry_s = world.schedule[sim.AT_S][int(state[sim.NEXT_ENTRY])]
         if entry_s < at_s:
             source, at_s = FROM_SCHEDULE, entry_s
-    if state[sim.NEXT_ARRIVAL] < state[sim.ARRIVALS]:
-        arrival_s = world.requests[sim.ARRIVED_S][int(state[sim.NEXT_ARRIVAL])]
+    if state[sim.NEXT_ARRIVAL] < state[sim.ARRIVALS] and callers.is_any_free(world):
+        arrival_s = world.requests[sim.ARRIVED_S][int(state[sim.NEXT_ARRIVAL])] + state[sim.DELAYED_S]
+        arrival_s = max(arrival_s, state[sim.NOW_S])
         if arrival_s < at_s:
             source, at_s = ARRIVAL, arrival_s
     for host in range(int(state[sim.HOSTS])):
