@@ -33,7 +33,7 @@ class Fitted:
     Attributes:
         evolution: The best rule that was evolved.
         ppo: What PPO made of the best rule as it is; the policy in force where there are several families, of which it
-            can't learn.
+            could not learn when these scenarios were judged.
         fitted: What was promoted, or the policy in force.
         origin: "evolution", "ppo", "ppo-evolved", "rule" or "in force".
         generations, runs: Of evolution.

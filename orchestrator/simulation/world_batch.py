@@ -30,12 +30,14 @@ from orchestrator.policies.learned.paper import allowed_choices, row_of_choices
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled, compiled_apart
 from orchestrator.policies.tables.layout import HOLD
+from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.simulation import rewards
 from orchestrator.simulation.controllers import SimulatedController, control
 from orchestrator.simulation.rewards import OBJECTIVES, Task
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world.families import memory_place
 from orchestrator.simulation.world.layout import StackedWorlds, World, stack, world_at, world_of
 from orchestrator.simulation.world.loop import advance, apply
 
@@ -123,10 +125,8 @@ class WorldBatch:
         The trace is that of a seed, or one that was drawn before. Equal tasks and traces give equal worlds.
 
         Raises:
-            ConfigError: The task has several families, or more widths than can be learned.
+            ConfigError: The task has more widths than can be learned.
         """
-        if task.settings.families:
-            raise ConfigError(f"{task.settings.name} has several families; what is learned is learned of one")
         servers = sorted(task.servers, key=lambda s: s.name)
         trace = draw_trace(task.settings, servers, seed) if isinstance(seed, int) else seed
         # The world's own rule is the base, so that it observes what becomes of batches.
@@ -329,7 +329,8 @@ def _take_apart(world: World, view: View, learner: Learners, order: NDArray[np.i
     if order[1] >= 0:
         row, items = row_of_choices(rows, count, query, order[0], order[1], order[2], learner.widths[i])
         if row >= 0:
-            note_leaving(row, items, world.memory)
+            first = memory_place(world)
+            note_leaving(row, items, world.memory[first : first + MEMORY_FIELDS])
             apply(world, row, items, math.inf)
             return
         order[0] = HOLD_ACTION
@@ -343,9 +344,10 @@ def take(world: World, view: View, learner: Learners, action: int, i: int) -> No
     if action > HOLD_ACTION or view.mask[action] == 0:
         action = HOLD_ACTION
     row, items, until_s = do_action(action, rows, view.chosen, int(learner.considered[i]), query, view.base)
+    memory = world.memory[memory_place(world) : memory_place(world) + MEMORY_FIELDS]
     if learner.holds_on:
-        note_decision(row, until_s, world.memory, rows, count, query, view.base)
-    note_leaving(row, items, world.memory)
+        note_decision(row, until_s, memory, rows, count, query, view.base)
+    note_leaving(row, items, memory)
     apply(world, row, items, until_s)
 
 
@@ -354,7 +356,8 @@ def run_to_choice(world: World, view: View, learner: Learners, i: int) -> bool:
     """Run to the next decision with a choice; return whether there is one: else all is over, or controllers are due."""
     while advance(world, math.inf):
         count = int(world.state[sim.ROW_COUNT])
-        rows, query, memory = world.rows, world.head.query, world.memory
+        rows, query, first = world.rows, world.head.query, memory_place(world)
+        memory = world.memory[first : first + MEMORY_FIELDS]
         choose_base(world.rule, memory, rows, count, query, learner.preference[i], view)
         if learner.holds_on:
             row, items, until_s = standing_hold(memory, rows, count, query, view.base)

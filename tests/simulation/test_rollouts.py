@@ -15,16 +15,18 @@ from orchestrator.simulation.rollouts import Rollout, RolloutBatch, draw_action,
 from orchestrator.simulation.world_batch import Step
 from tests.policies.learned.test_policy import trained
 from tests.policies.learned.views import numpy_scores
-from tests.simulation.test_world_batch import on_a_host, task, with_a_controller
+from tests.simulation.test_world_batch import of_two_families, on_a_host, task, with_a_controller, with_callers
 
-WORLDS, ROOM, LINES, STRENGTH = 4, 600, 9, 2.0
+WORLDS, ROOM, LINES, STRENGTH = 5, 600, 9, 2.0
 PARAMS = pack(trained())
 
 
 def loaded(seed: int = 0, base: str = "lert:slack") -> RolloutBatch:
     batch = RolloutBatch(WORLDS, base=base, holds_on=True)
-    busy, hosted, small = task(3, load=0.9), on_a_host(task(3, load=0.7)), task(1, requests=40, joules=False)
-    for world, made in enumerate((busy, hosted, small, with_a_controller(task(3, requests=500, load=1.2)))):
+    busy, hosted = task(3, load=0.9), on_a_host(task(3, load=0.7))
+    small = with_callers(task(1, requests=40, joules=False, load=2.0))
+    controlled = with_a_controller(task(3, requests=500, load=1.2))
+    for world, made in enumerate((busy, hosted, small, controlled, of_two_families())):
         batch.load(world, made, seed + world)
     return batch
 

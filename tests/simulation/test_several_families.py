@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
+from orchestrator.learning.ppo.paper import paper_fleet
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.simulation.bounds.overview import measure_window
 from orchestrator.simulation.results import FamilyResult, compare_policies
@@ -22,7 +23,6 @@ from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import draw_trace, only_family
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world_batch import WorldBatch
 from orchestrator.snapshot import ServerName
 from tests.simulation.test_simulation import POLICIES, TWO_FAMILIES, fleets, of_two_families, scenarios
 from tests.simulation.worlds import scenario
@@ -199,8 +199,8 @@ def test_a_deadline_and_a_least_accuracy_are_of_one_family() -> None:
 def test_what_is_of_one_family_alone_says_so() -> None:
     given = scenario(families={"cats": {}, "dogs": {}})
     fleet = two_servers("cats", "dogs")
-    with pytest.raises(ConfigError, match="what is learned is learned of one"):
-        WorldBatch(1).load(0, Task(given, tuple(fleet), (1.0, 0.0, 0.0)), 0)
+    with pytest.raises(ConfigError, match="has several families and ppo-paper is of one"):
+        paper_fleet(Task(given, tuple(fleet)))
     with pytest.raises(ConfigError, match="a clairvoyant plans for one family"):
         measure_window(given, fleet, [], requests=5, seed=0)
 

@@ -78,6 +78,33 @@ def with_a_controller(made: Task) -> Task:
     return replace(made, settings=settings, servers=fleet)
 
 
+def with_callers(made: Task) -> Task:
+    """Return a task of which four requests at the most are unanswered at a time."""
+    return replace(made, settings=made.settings.with_workload(callers=4))
+
+
+def of_two_families() -> Task:
+    """Return a task whose families have unlike deadlines and are asked for unlike often."""
+    settings = scenario(
+        load=1.1,
+        requests=400,
+        families={"cats": {"share": 2, "deadline_ms": 40}, "dogs": {"weight": 2}},
+        objectives={"deadline_ms": 80},
+    )
+    fleet = tuple(
+        SimulatedServer(
+            ServerName(f"s{index}"),
+            tuple(
+                linear_model(w, per_item_s=w * 1e-4 * (1 + index), fixed_s=2e-3, accuracy=a, sigma=0.1, family=family)
+                for family, a in (("cats", 0.7), ("dogs", 0.9))
+                for w in (25, 50, 100)
+            ),
+        )
+        for index in range(2)
+    )
+    return Task(settings, fleet, (0.5, 0.3, 0.2))
+
+
 def play(batch: WorldBatch, act: Act) -> tuple[list[Step], NDArray[np.float64]]:
     """Run all worlds to their ends; return every step, and what each world earned."""
     step = batch.settle()
@@ -114,9 +141,10 @@ def batch() -> WorldBatch:
 
 @pytest.mark.parametrize("base", ["lert:slack", "lert:brownout", "slackfit-accuracy", "max-batch"])
 def test_worlds_that_do_as_their_base_become_what_its_simulations_become(base: str) -> None:
-    batch = WorldBatch(4, base=base)
+    batch = WorldBatch(6, base=base)
     tasks = [task(1, requests=100), on_a_host(task(3, load=1.1)), task(9, requests=200, joules=False)]
-    tasks.append(with_a_controller(task(3, requests=1500, load=1.1)))
+    tasks += [with_a_controller(task(3, requests=1500, load=1.1)), with_callers(task(2, load=2.0))]
+    tasks.append(of_two_families())
     for world, made in enumerate(tasks):
         batch.load(world, made, seed=world)
     play(batch, as_the_base)
