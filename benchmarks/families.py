@@ -33,19 +33,19 @@ from benchmarks.harness.command import (
     source_option,
     start_clock,
 )
+from benchmarks.harness.gateways import wait_served
 from benchmarks.harness.processes import read_cpu
 from benchmarks.harness.programs import run_gateway
 from benchmarks.harness.run import Run, page_head
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, render_fleet
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
-from orchestrator.errors import ServerUnavailableError
 from orchestrator.loadgen.capacity import measure_capacity
 from orchestrator.loadgen.comparison import Mean, mean_of
 from orchestrator.loadgen.plan import Load, arrivals_s
 from orchestrator.loadgen.run import Part, measure_parts
 from orchestrator.loadgen.sample import LabelledSample, load_sample
-from orchestrator.loadgen.target import SetUp, Target, find_target
+from orchestrator.loadgen.target import SetUp, Target
 from orchestrator.reporting.blocks import Block, Heading, Table, Text
 from orchestrator.reporting.claim import Claim, Interval
 
@@ -59,7 +59,6 @@ CALM_RPS = 20.0
 _WARM_UP_S = 1.0
 _REST_S = 1.0
 _SENDERS = 2
-_TRIES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,17 +234,7 @@ async def _running(repository: Path, folder: Path) -> AsyncIterator[_Fleet]:
         gateway = GatewaySettings(grpc=address, http=None, metrics=None)
         (folder / "fleet.yaml").write_text(render_fleet(FleetSettings(servers=settings, gateway=gateway)))
         pid = await stack.enter_async_context(run_gateway(folder / "fleet.yaml", port))
-        yield _Fleet(await _find(address, CALM), await _find(address, FLOOD), pid)
-
-
-async def _find(address: str, family: str) -> Target:
-    """Return a family of a gateway that has just begun to listen, as soon as it serves it."""
-    for _ in range(_TRIES):
-        try:
-            return await find_target("grpc", address, family)
-        except ServerUnavailableError:
-            await asyncio.sleep(0.1)
-    return await find_target("grpc", address, family)
+        yield _Fleet(await wait_served(address, CALM), await wait_served(address, FLOOD), pid)
 
 
 def copy_family(repository: Path, family: str, target: Path) -> None:

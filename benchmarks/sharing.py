@@ -14,14 +14,14 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks.harness.claims import claims_table, encode_claim
+from benchmarks.harness.claims import claims_table
 from benchmarks.harness.command import (
     Say,
     conclude,
@@ -32,12 +32,13 @@ from benchmarks.harness.command import (
     run_to_end,
     start_clock,
 )
+from benchmarks.harness.gateways import start_gateway, wait_served
 from benchmarks.harness.machine import Machine, describe_machine
-from benchmarks.harness.programs import run_gateway
-from orchestrator.config import FleetSettings, GatewaySettings, PeerSettings, ServerSettings, render_fleet
+from benchmarks.harness.rows import REMEDY, Taken, about_machine
+from orchestrator.config import FleetSettings, PeerSettings, ServerSettings
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
-from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.errors import ConfigError
 from orchestrator.loadgen.capacity import measure_capacity
 from orchestrator.loadgen.comparison import mean_of, turns
 from orchestrator.loadgen.plan import Load
@@ -46,7 +47,7 @@ from orchestrator.loadgen.sample import LabelledSample, load_sample
 from orchestrator.loadgen.target import SetUp, find_target
 from orchestrator.reporting.blocks import Block, Heading, Table, Text
 from orchestrator.reporting.claim import Claim, Interval
-from orchestrator.reporting.journal import Journal, differences
+from orchestrator.reporting.journal import Journal
 
 FAMILY = "fashion"
 SHARING = {2: "two that share", 4: "four that share", 8: "eight that share"}
@@ -62,8 +63,6 @@ _CAPACITY_S, _OVERLOAD_RPS = 20.0, 400.0
 _WARM_UP_S = 1.0
 _REST_S = 0.5
 _SETTLE_S = 5.0
-_TRIES = 100
-_REMEDY = "remove it to begin anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +75,10 @@ class Row:
     in_time: float
 
 
-@dataclass
-class Taken:
-    """What a journal holds: at its head what the run is about and the capacity that it goes by, then a line a row."""
-
-    about: Mapping[str, Any]
-    capacity_rps: float | None = None
-    rows: list[Row] = field(default_factory=list)
-
-    def replay(self, number: int, values: Any) -> None:
-        """Take in a line; raises ConfigError when it is of another run."""
-        if number > 1:
-            self.rows.append(Row(**values))
-            return
-        self.capacity_rps = float(values.pop("capacity_rps"))
-        for key, was, now in differences(values, self.about):
-            raise ConfigError(f"the journal was begun with {key} = {was}, now it is {now}; {_REMEDY}")
-
-
 def about(machine: Machine, seconds: float) -> Mapping[str, Any]:
     """Return what the parts of a run must have in common."""
-    own = {"seconds": seconds, "slowdowns": list(SLOWDOWNS), "deadline_s": DEADLINE_S, "gateways": list(SHARING)}
-    return {"cpu": machine.cpu, "cpus": machine.cpus, "kernel": machine.kernel, **own}
+    own = {"slowdowns": list(SLOWDOWNS), "deadline_s": DEADLINE_S, "gateways": list(SHARING)}
+    return about_machine(machine, seconds=seconds, **own)
 
 
 @click.command()
@@ -110,36 +91,29 @@ def about(machine: Machine, seconds: float) -> Mapping[str, Any]:
 def main(repository: Path, out: Path, sample: Path, journal: Path, rounds: int, seconds: float) -> None:
     """Measure one gateway, several that share its fleet, and two that don't; go on where the journal ends."""
     machine, say = describe_machine(), start_clock()
-    taken = Taken(about(machine, seconds))
+    taken = Taken(about(machine, seconds), Row)
     try:
-        with Journal(journal, taken.replay, remedy=_REMEDY) as kept:
+        with Journal(journal, taken.replay, remedy=REMEDY) as kept:
             run_to_end(_measure(repository, load_sample(sample), rounds, seconds, taken, kept, say))
     except ConfigError as exc:
         raise click.ClickException(str(exc)) from exc
     claims = list(draw_claims(taken.rows))
-    document = {
-        "machine": str(machine),
-        "capacity_rps": taken.capacity_rps,
-        "rows": [asdict(row) for row in taken.rows],
-        "claims": [encode_claim(claim) for claim in claims],
-    }
-    publish("sharing", out, document, list(make_page(taken, claims, machine)))
+    publish("sharing", out, taken.document(machine, claims), list(make_page(taken, claims, machine)))
     journal.unlink()
     conclude(claims)
 
 
 async def _measure(
-    repository: Path, sample: LabelledSample, rounds: int, seconds: float, taken: Taken, journal: Journal, say: Say
+    repository: Path, sample: LabelledSample, rounds: int, seconds: float, taken: Taken[Row], journal: Journal, say: Say
 ) -> None:
     known = {(row.set_up, row.ratio, row.round) for row in taken.rows}
     with tempfile.TemporaryDirectory(prefix="bench-sharing-") as folder:
         async with open_set_ups(repository, Path(folder)) as set_ups:
             if taken.capacity_rps is None:
                 narrowest = SetUp("narrowest", set_ups[0].target, (("slim_width", 25),))
-                taken.capacity_rps = await measure_capacity(
-                    narrowest, sample, seconds=_CAPACITY_S, first_rps=_OVERLOAD_RPS, deadline_s=DEADLINE_S
-                )
-                journal.write({**taken.about, "capacity_rps": taken.capacity_rps})
+                limits = {"seconds": _CAPACITY_S, "first_rps": _OVERLOAD_RPS, "deadline_s": DEADLINE_S}
+                taken.begin(await measure_capacity(narrowest, sample, **limits), journal)
+            assert taken.capacity_rps is not None
             capacity_rps = taken.capacity_rps
             say(f"{capacity_rps:.0f} requests a second at the narrowest width")
             loads = [
@@ -155,8 +129,7 @@ async def _measure(
                 if found.is_cut:
                     raise asyncio.CancelledError
                 row = Row(set_up.name, ratio, number, found.summary.in_time)
-                taken.rows.append(row)
-                journal.write(asdict(row))
+                taken.add(row, journal)
                 say(f"round {number + 1}, load {ratio:g}, {set_up.name}: {100 * row.in_time:.1f} % in time")
 
 
@@ -166,17 +139,21 @@ async def open_set_ups(repository: Path, folder: Path) -> AsyncIterator[list[Set
     async with AsyncExitStack() as stack:
         servers = [EmbeddedServer(repository, EmbeddedOptions(slowdown=slowdown)) for slowdown in SLOWDOWNS]
         await asyncio.gather(*map(stack.enter_async_context, servers))
-        fleet = tuple(
-            ServerSettings(name=f"s{number}", grpc=server.grpc_address, emulated_slowdown=slowdown)
-            for number, (server, slowdown) in enumerate(zip(servers, SLOWDOWNS, strict=True))
+        fleet = FleetSettings(
+            servers=tuple(
+                ServerSettings(name=f"s{number}", grpc=server.grpc_address, emulated_slowdown=slowdown)
+                for number, (server, slowdown) in enumerate(zip(servers, SLOWDOWNS, strict=True))
+            )
         )
-        found = []
+        found: list[SetUp] = []
         members_of: dict[str, Sequence[PeerSettings | None]] = {ONE: [None], APART: [None, None]}
         members_of |= {name: _peers(count) for count, name in SHARING.items()}
         for name, members in members_of.items():
             addresses = []
-            for member in members:
-                addresses.append(await _run_gateway(stack, fleet, member, folder))
+            for number, member in enumerate(members):
+                own = folder / f"gateway-{len(found)}-{number}"
+                addresses.append(await start_gateway(stack, fleet, own, peers=member))
+                await wait_served(addresses[-1], FAMILY)
             found.append(SetUp(name, await find_target("grpc", "+".join(addresses), FAMILY)))
         await asyncio.sleep(_SETTLE_S)
         yield found
@@ -185,29 +162,6 @@ async def open_set_ups(repository: Path, folder: Path) -> AsyncIterator[list[Set
 def _peers(count: int) -> list[PeerSettings]:
     listen = [f"{LOOPBACK}:{port}" for port in choose_free_ports(count)]
     return [PeerSettings(listen=own, addresses=tuple(listen), name=f"g{n}") for n, own in enumerate(listen)]
-
-
-async def _run_gateway(
-    stack: AsyncExitStack, servers: tuple[ServerSettings, ...], peers: PeerSettings | None, folder: Path
-) -> str:
-    ports = choose_free_ports(3)
-    grpc, http, metrics = (f"{LOOPBACK}:{port}" for port in ports)
-    own = folder / str(ports[0])
-    own.mkdir()
-    path = own / "fleet.yaml"
-    settings = FleetSettings(
-        servers=servers, gateway=GatewaySettings(grpc=grpc, http=http, metrics=metrics, peers=peers)
-    )
-    path.write_text(render_fleet(settings))
-    await stack.enter_async_context(run_gateway(path, ports[0]))
-    for _ in range(_TRIES):
-        try:
-            await find_target("grpc", grpc, FAMILY)
-        except ServerUnavailableError:
-            await asyncio.sleep(0.2)
-        else:
-            break
-    return grpc
 
 
 def draw_claims(rows: Sequence[Row]) -> Iterator[Claim]:
@@ -220,15 +174,15 @@ def draw_claims(rows: Sequence[Row]) -> Iterator[Claim]:
         yield Claim(name, lost.value, "points in time", 100 * COST, interval=Interval(lost.least, lost.most))
 
 
-def make_page(taken: Taken, claims: Sequence[Claim], machine: Machine) -> Iterator[Block]:
+def make_page(taken: Taken[Row], claims: Sequence[Claim], machine: Machine) -> Iterator[Block]:
     """Yield the page."""
     yield Heading(1, "Gateways that share a fleet")
     yield Text(
         f"Made by `make bench-sharing` on {machine}. {len(SLOWDOWNS)} Tritons that emulate machines {SLOWDOWNS[0]:g} "
         f"times as slow. One gateway answers {taken.capacity_rps:.0f} requests a second within the deadline at the "
         "narrowest width when it is sent more; a load is the requests sent over that. Poisson arrivals of one image "
-        f"each, a deadline of {DEADLINE_S * 1e3:g} ms, sent to all gateways of a set-up in turn. All set-ups take turns "
-        f"with the same arrivals, in {len({row.round for row in taken.rows})} rounds."
+        f"each, a deadline of {DEADLINE_S * 1e3:g} ms, sent to all gateways of a set-up in turn. All set-ups take "
+        f"turns with the same arrivals, in {len({row.round for row in taken.rows})} rounds."
     )
     yield Heading(2, "Answered in time")
     rows = []

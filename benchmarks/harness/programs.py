@@ -83,6 +83,34 @@ async def run_gateway(fleet: Path, port: int, *options: str) -> AsyncIterator[in
         yield pid
 
 
+@asynccontextmanager
+async def run_controller(fleet: Path, server: str, port: int) -> AsyncIterator[int]:
+    """Run ``slimsched controller`` for one server of a fleet and yield its process id; raises as ``run_envoy``."""
+    command = ["slimsched", "controller", "--config", str(fleet), "--server", server]
+    async with _running(command, port, fleet.with_name(f"controller-{server}.log")) as pid:
+        yield pid
+
+
+async def run_slimsched(*command: str, log: Path) -> None:
+    """Run a command of ours to its end, its output in a file.
+
+    Raises:
+        ServerUnavailableError: with its last words when it fails.
+    """
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            str(find_program("slimsched")), *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
+        )
+        try:
+            status = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    if status:
+        raise ServerUnavailableError(f"slimsched {command[0]} ended with {status}: {last_lines(log)}")
+
+
 def find_program(name: str) -> Path:
     """Return a program of this Python's environment; raises ConfigError when it is not installed."""
     program = Path(sys.executable).with_name(name)

@@ -8,20 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from benchmarks.harness.programs import run_envoy, run_gateway
+from benchmarks.harness.gateways import start_gateway, wait_served
+from benchmarks.harness.programs import run_envoy
 from benchmarks.real.cells import FLEETS
-from orchestrator.config import (
-    DecisionLogSettings,
-    FleetSettings,
-    GatewaySettings,
-    RouterSettings,
-    ServerSettings,
-    render_fleet,
-)
+from orchestrator.config import DecisionLogSettings, FleetSettings, RouterSettings, ServerSettings
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
-from orchestrator.errors import ServerUnavailableError
-from orchestrator.loadgen.target import SetUp, Target, find_target
+from orchestrator.loadgen.target import SetUp
 
 FAMILY = "fashion"
 WIDEST, NARROWEST = "fashion_w100", "fashion_w025"
@@ -30,7 +23,6 @@ FIXED = {"always 25 %": "lert:25", "always 50 %": "lert:50", "always 75 %": "ler
 RULES = {"lert:slack": "lert:slack", "lert:reserve": "lert:reserve", "thrift": "thrift", "ppo-slim": "ppo-slim"}
 """Every rule that chooses the width by itself and was once a default, and the learned policy."""
 TRITON = {"Triton 25 %, Envoy": NARROWEST, "Triton 100 %, Envoy": WIDEST}
-_TRIES = 100
 _SAMPLED = 0.3  # more decisions would cost the gateway what is measured
 _LOG_MIB = 512.0
 
@@ -43,13 +35,13 @@ async def open_set_ups(repository: Path, fleet: str, folder: Path) -> AsyncItera
         set_ups: list[SetUp] = []
         for name, policy in {DEFAULT: None, **FIXED, **RULES}.items():
             router = RouterSettings() if policy is None else RouterSettings(policy=policy)
-            address = await _run_gateway(stack, settings, router, folder / f"{len(set_ups)}")
-            set_ups.append(SetUp(name, await _wait_for(address, FAMILY)))
+            address = await start_gateway(stack, settings, folder / f"{len(set_ups)}", router=router)
+            set_ups.append(SetUp(name, await wait_served(address, FAMILY)))
         port, places = choose_free_ports(1)[0], [server.grpc.rpartition(":") for server in settings.servers]
         upstream = [(LOOPBACK, int(triton_port)) for _, _, triton_port in places]
         await stack.enter_async_context(run_envoy(port, upstream, folder))
         for name, model in TRITON.items():
-            set_ups.append(SetUp(name, await _wait_for(f"{LOOPBACK}:{port}", model)))
+            set_ups.append(SetUp(name, await wait_served(f"{LOOPBACK}:{port}", model)))
         yield set_ups
 
 
@@ -59,8 +51,8 @@ async def open_logging_gateway(repository: Path, fleet: str, folder: Path, decis
     log = DecisionLogSettings(directory=decisions, sample_ratio=_SAMPLED, max_mib=_LOG_MIB)
     async with AsyncExitStack() as stack:
         settings = await run_fleet(stack, repository, fleet)
-        address = await _run_gateway(stack, settings, RouterSettings(decision_log=log), folder)
-        yield SetUp(DEFAULT, await _wait_for(address, FAMILY))
+        address = await start_gateway(stack, settings, folder, router=RouterSettings(decision_log=log))
+        yield SetUp(DEFAULT, await wait_served(address, FAMILY))
 
 
 async def run_fleet(stack: AsyncExitStack, repository: Path, fleet: str) -> FleetSettings:
@@ -73,27 +65,6 @@ async def run_fleet(stack: AsyncExitStack, repository: Path, fleet: str) -> Flee
             for number, (server, slowdown) in enumerate(zip(servers, FLEETS[fleet], strict=True))
         )
     )
-
-
-async def _run_gateway(stack: AsyncExitStack, fleet: FleetSettings, router: RouterSettings, folder: Path) -> str:
-    folder.mkdir()
-    ports = choose_free_ports(3)
-    grpc, http, metrics = (f"{LOOPBACK}:{port}" for port in ports)
-    own = fleet.model_copy(update={"router": router, "gateway": GatewaySettings(grpc=grpc, http=http, metrics=metrics)})
-    path = folder / "fleet.yaml"
-    path.write_text(render_fleet(own))
-    await stack.enter_async_context(run_gateway(path, ports[0]))
-    return grpc
-
-
-async def _wait_for(address: str, model: str) -> Target:
-    for _ in range(_TRIES):
-        try:
-            return await find_target("grpc", address, model)
-        except ServerUnavailableError as exc:
-            problem = exc
-            await asyncio.sleep(0.2)
-    raise problem
 
 
 @asynccontextmanager

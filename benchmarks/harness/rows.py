@@ -1,0 +1,66 @@
+"""What a benchmark that goes on where it was interrupted keeps: what it is about, a capacity, and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, TypeVar
+
+from benchmarks.harness.claims import encode_claim
+from benchmarks.harness.machine import Machine
+from orchestrator.errors import ConfigError
+from orchestrator.reporting.claim import Claim
+from orchestrator.reporting.journal import Journal, differences
+
+Row = TypeVar("Row")
+REMEDY = "remove it to begin anew"
+
+
+@dataclass
+class Taken(Generic[Row]):
+    """What a journal holds: at its head what the run is about and the capacity that it goes by, then a line a row.
+
+    Attributes:
+        about: What the parts of a run must have in common.
+        row: The dataclass of a row.
+        capacity_rps: Requests a second that loads are told over; None until it is measured.
+        rows: So far.
+    """
+
+    about: Mapping[str, Any]
+    row: type[Row]
+    capacity_rps: float | None = None
+    rows: list[Row] = field(default_factory=list)
+
+    def replay(self, number: int, values: Any) -> None:
+        """Take in a line; raises ConfigError when it is of another run."""
+        if number > 1:
+            self.rows.append(self.row(**values))
+            return
+        self.capacity_rps = float(values.pop("capacity_rps"))
+        for key, was, now in differences(values, self.about):
+            raise ConfigError(f"the journal was begun with {key} = {was}, now it is {now}; {REMEDY}")
+
+    def begin(self, capacity_rps: float, journal: Journal) -> None:
+        """Keep the capacity that all rows go by."""
+        self.capacity_rps = capacity_rps
+        journal.write({**self.about, "capacity_rps": capacity_rps})
+
+    def add(self, row: Row, journal: Journal) -> None:
+        """Keep a row."""
+        self.rows.append(row)
+        journal.write(asdict(row))  # type: ignore[call-overload]
+
+    def document(self, machine: Machine, claims: Sequence[Claim]) -> dict[str, Any]:
+        """Return all of it for the benchmark's JSON."""
+        return {
+            "machine": str(machine),
+            "capacity_rps": self.capacity_rps,
+            "rows": [asdict(row) for row in self.rows],  # type: ignore[call-overload]
+            "claims": [encode_claim(claim) for claim in claims],
+        }
+
+
+def about_machine(machine: Machine, **own: Any) -> Mapping[str, Any]:
+    """Return the machine, as far as no two runs on it are mixed with another's, and what a run is about."""
+    return {"cpu": machine.cpu, "cpus": machine.cpus, "kernel": machine.kernel, **own}
