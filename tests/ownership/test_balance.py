@@ -19,14 +19,16 @@ def load(backlog_items: float, *servers: str, capacity_rps: float = 100.0) -> Ga
     return GatewayLoad(backlog_items, {ServerName(name): capacity_rps for name in servers})
 
 
+C = GatewayName("c")
+LONG_AGO = Imbalance({GatewayName(name): 0.0 for name in ("a", "b", "c", *(f"gateway-{n}" for n in range(5)))})
 BUSY_A = {A: load(60, "gpu-0", "gpu-1"), B: load(0, "gpu-2", "gpu-3")}
 
 
 def test_a_server_moves_once_backlogs_have_differed_for_long() -> None:
     move, state = plan_move(BUSY_A, Imbalance(), now_s=10.0)
-    assert (move, state) == (None, Imbalance(10.0))
+    assert (move, state) == (None, Imbalance({A: 10.0}))
     move, state = plan_move(BUSY_A, state, now_s=10.0 + PATIENCE_S / 2)
-    assert (move, state) == (None, Imbalance(10.0))
+    assert (move, state) == (None, Imbalance({A: 10.0}))
     move, state = plan_move(BUSY_A, state, now_s=10.0 + PATIENCE_S)
     assert (move, state) == (Move(ServerName("gpu-2"), giver=B, taker=A), Imbalance())
 
@@ -35,33 +37,56 @@ def test_a_difference_that_ended_in_between_does_not_count() -> None:
     even = {A: load(20, "gpu-0", "gpu-1"), B: load(20, "gpu-2", "gpu-3")}
     _, state = plan_move(BUSY_A, Imbalance(), now_s=0.0)
     _, state = plan_move(even, state, now_s=0.5)
-    assert plan_move(BUSY_A, state, now_s=PATIENCE_S) == (None, Imbalance(PATIENCE_S))
+    assert plan_move(BUSY_A, state, now_s=PATIENCE_S) == (None, Imbalance({A: PATIENCE_S}))
+
+
+def test_who_is_ahead_by_turns_gets_nothing() -> None:
+    busy_b = {A: load(0, "gpu-0", "gpu-1"), B: load(60, "gpu-2", "gpu-3")}
+    state = Imbalance()
+    for tick in range(40):
+        move, state = plan_move(BUSY_A if tick % 10 < 5 else busy_b, state, now_s=0.1 * tick)
+        assert move is None
+
+
+def test_who_is_behind_all_the_time_gets_a_server_though_another_is_further_behind_by_turns() -> None:
+    loads = {C: load(0, "gpu-0", "gpu-1", "gpu-2")}
+    state, moves = Imbalance(), []
+    for tick in range(12):
+        own = {A: load(60 + 20 * (tick % 2), "gpu-3"), B: load(70, "gpu-4")}
+        move, state = plan_move(loads | own, state, now_s=0.1 * tick)
+        moves += [move] if move else []
+    assert [(move.giver, move.taker) for move in moves] == [(C, B)]
+
+
+def test_a_difference_that_a_server_would_not_make_up_for_moves_none() -> None:
+    loads = {A: load(50, "gpu-0", "gpu-1"), B: load(30, "gpu-2", "gpu-3")}  # 0.25 and 0.15 s; then 0.17 and 0.3 s
+    assert plan_move(loads, LONG_AGO, now_s=PATIENCE_S) == (None, Imbalance())
 
 
 def test_of_unequal_servers_the_one_that_evens_backlogs_out_moves() -> None:
     giver = GatewayLoad(10, {ServerName("large"): 300.0, ServerName("small"): 50.0})
     taker = GatewayLoad(20, {ServerName("own"): 100.0})
-    move, _ = plan_move({A: giver, B: taker}, Imbalance(0.0), now_s=PATIENCE_S)
+    move, _ = plan_move({A: giver, B: taker}, LONG_AGO, now_s=PATIENCE_S)
     assert move == Move(ServerName("small"), giver=A, taker=B)
 
 
 def test_no_gateway_gives_its_last_server() -> None:
     loads = {A: load(100, "gpu-0"), B: load(0, "gpu-1")}
-    assert plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S)[0] is None
+    assert plan_move(loads, LONG_AGO, now_s=PATIENCE_S)[0] is None
 
 
 def test_a_gateway_that_has_nothing_to_give_keeps_nobody_else_from_giving() -> None:
-    loads = {A: load(100, "gpu-0"), B: load(0, "gpu-1"), GatewayName("c"): load(1, "gpu-2", "gpu-3")}
-    assert plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S)[0] == Move(ServerName("gpu-2"), GatewayName("c"), A)
+    loads = {A: load(100, "gpu-0"), B: load(0, "gpu-1"), C: load(1, "gpu-2", "gpu-3")}
+    assert plan_move(loads, LONG_AGO, now_s=PATIENCE_S)[0] == Move(ServerName("gpu-2"), C, A)
 
 
 def test_a_gateway_with_work_and_no_server_gets_one() -> None:
     loads = {A: load(1), B: load(50, "gpu-0", "gpu-1")}
-    assert plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S)[0] == Move(ServerName("gpu-0"), giver=B, taker=A)
+    assert plan_move(loads, LONG_AGO, now_s=PATIENCE_S)[0] == Move(ServerName("gpu-0"), giver=B, taker=A)
 
 
 def test_one_gateway_alone_moves_nothing() -> None:
-    assert plan_move({A: load(1000, "gpu-0")}, Imbalance(0.0), now_s=9.0) == (None, Imbalance())
+    assert plan_move({A: load(1000, "gpu-0")}, LONG_AGO, now_s=9.0) == (None, Imbalance())
 
 
 def loads_of(counts: list[list[float]], backlogs: list[float]) -> dict[GatewayName, GatewayLoad]:
@@ -83,7 +108,7 @@ fleets = st.builds(
 def test_a_move_makes_the_longer_of_both_backlogs_shorter_and_leaves_the_giver_a_server(
     loads: dict[GatewayName, GatewayLoad],
 ) -> None:
-    move, _ = plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S)
+    move, _ = plan_move(loads, LONG_AGO, now_s=PATIENCE_S)
     if move is None:
         return
     giver, taker = loads[move.giver], loads[move.taker]
@@ -111,4 +136,4 @@ def test_servers_move_at_most_once_in_the_time_of_patience(
 @pytest.mark.parametrize("backlog_items", [0.0, 4.0])
 def test_differences_that_narrower_widths_make_up_for_move_nothing(backlog_items: float) -> None:
     loads = {A: load(backlog_items, "gpu-0"), B: load(0, "gpu-1", "gpu-2")}
-    assert plan_move(loads, Imbalance(0.0), now_s=PATIENCE_S) == (None, Imbalance())
+    assert plan_move(loads, LONG_AGO, now_s=PATIENCE_S) == (None, Imbalance())
