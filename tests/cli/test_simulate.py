@@ -32,6 +32,20 @@ def test_policies_are_compared_in_a_table_a_file_and_a_picture(tmp_path: Path) -
     assert plot.read_bytes()[1:4] == b"PNG"
 
 
+def test_of_callers_who_wait_it_is_said_that_the_load_is_the_most_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "waiting.yaml"
+    widths = "{25: {item_ms: 1}, 100: {item_ms: 4}}"
+    path.write_text(
+        f"name: waiting\nservers: [{{name: a, widths: {widths}}}]\nworkload: {{requests: 300, callers: 3}}\n"
+    )
+    run = CliRunner().invoke(main, ["simulate", "--scenario", str(path), "--policy", "lert:slack"])
+    assert run.exit_code == 0, run.output
+    assert "at the most, by callers who wait (3)" in " ".join(run.output.split())
+    bounds = CliRunner().invoke(main, ["bounds", "--scenario", str(path)])
+    assert bounds.exit_code == 1
+    assert "workload.callers is 3" in " ".join(bounds.output.split())
+
+
 def test_what_can_not_be_used_is_reported_in_one_line(tmp_path: Path) -> None:
     for more, problem in (
         (["--policy", "best"], "unknown policy 'best'"),

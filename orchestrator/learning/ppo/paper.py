@@ -80,6 +80,8 @@ def train_paper(
         task = Task(task.settings, task.servers, _scaled(weights))
     fleet = paper_fleet(task)
     env = FleetVecEnv(task, fleet, worlds=_WORLDS, base=_BASE, seed=seed)
+    env.reset()
+    env.step(np.zeros((_WORLDS, len(fleet)), np.int64))  # what has to be compiled is no learning
     part = partial(_part, time.monotonic(), seconds)
     model = MaskablePPO(
         "MlpPolicy",
