@@ -2,11 +2,11 @@
 
 Hashing evens out capacity, not callers: one gateway may have most of them. What counts is the backlog in seconds, all
 that waits or runs divided by what the gateway's servers do in a second. A server of the gateway with the shortest goes
-to one with a longer backlog: the server that leaves the longer of both shortest, where that is shorter by more than
-``APART_S``, and only when a server would have been worth that to the taker for ``PATIENCE_S`` without a break. Of slow
-servers a batch is a good part of a gateway's backlog, so some gateway is always ahead of another by more than that, now
-this one and now that one, and a server that moves idles until its old driver has its last answers. As time starts anew
-after each move, servers move at most once in ``PATIENCE_S``, and a burst that is over before moves none.
+to one whose backlog is longer by more than ``APART_S``: the server that leaves the longer of both shortest, and none
+where that would be no shorter; and only when all this has been so of that taker for ``PATIENCE_S`` without a break. Of
+slow servers a batch is a good part of a gateway's backlog, so some gateway is always behind by more than that, now this
+one and now that one, and a server that moves idles until its old driver has its last answers. As time starts anew after
+each move, servers move at most once in ``PATIENCE_S``, and a burst that is over before moves none.
 
 No gateway gives its last server, so nobody becomes dependent on others because it had nothing to do for a second. The
 shortest backlog is therefore that of a gateway with two servers or more.
@@ -23,9 +23,9 @@ from orchestrator.ownership.rendezvous import GatewayName
 from orchestrator.snapshot import ServerName
 
 PATIENCE_S = 1.0
-"""Time for which a move must be worth it: many times what a batch takes."""
+"""Time for which a move must help: many times what a batch takes."""
 APART_S = 0.05
-"""What a move must be worth: half of the default deadline, within which narrower widths help sooner."""
+"""Difference of backlogs that counts: half of the default deadline, within which narrower widths help sooner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Imbalance:
-    """Since when a server would be worth a move to a gateway, in seconds on the caller's clock; others are left out."""
+    """Since when a server would have helped a gateway, in seconds on the caller's clock; others are left out."""
 
     since_s: Mapping[GatewayName, float] = field(default_factory=dict)
 
@@ -73,20 +73,21 @@ def plan_move(
     if not givers:
         return None, Imbalance()
     giver = min(givers, key=lambda name: loads[name].backlog_s)
-    gifts = {name: _best_gift(loads[giver], loads[name]) for name in names if name != giver}
-    worth = {name: server for name, server in gifts.items() if server is not None}
-    since_s = {name: state.since_s.get(name, now_s) for name in worth}
-    takers = [name for name in worth if now_s - since_s[name] >= PATIENCE_S]
+    behind = [name for name in names if loads[name].backlog_s - loads[giver].backlog_s > APART_S]
+    gifts = {name: _best_gift(loads[giver], loads[name]) for name in behind}
+    helped = {name: server for name, server in gifts.items() if server is not None}
+    since_s = {name: state.since_s.get(name, now_s) for name in helped}
+    takers = [name for name in helped if now_s - since_s[name] >= PATIENCE_S]
     if not takers:
         return None, Imbalance(since_s)
     taker = max(takers, key=lambda name: loads[name].backlog_s)
-    return Move(worth[taker], giver, taker), Imbalance()
+    return Move(helped[taker], giver, taker), Imbalance()
 
 
 def _best_gift(giver: GatewayLoad, taker: GatewayLoad) -> ServerName | None:
-    """Return the server whose move leaves the longer of both backlogs shortest; None where that is not worth it."""
+    """Return the server whose move leaves the longer of both backlogs shortest; None where none makes it shorter."""
     has_rps, needs_rps = sum(giver.capacities_rps.values()), sum(taker.capacities_rps.values())
-    best, best_s = None, taker.backlog_s - APART_S
+    best, best_s = None, taker.backlog_s
     for server, capacity_rps in sorted(giver.capacities_rps.items()):
         left_rps = max(0.0, has_rps - capacity_rps)
         longer_s = max(_drain_s(giver.backlog_items, left_rps), _drain_s(taker.backlog_items, needs_rps + capacity_rps))

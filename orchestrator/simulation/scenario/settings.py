@@ -361,8 +361,9 @@ def _left_out(settings: ScenarioSettings) -> dict[str, Any]:
         excluded["workload"] |= {"drift_amplitude", "drift_periods"}
     if of_servers:
         excluded["servers"] = {"__all__": of_servers}
-    if settings.workload.priorities is None:
-        excluded["workload"].add("priorities")
+    for key in ("priorities", "callers"):
+        if getattr(settings.workload, key) is None:
+            excluded["workload"].add(key)
     if not settings.objectives.shed_late:
         excluded["objectives"].add("shed_late")
     if not settings.workload.numbers:

@@ -145,10 +145,11 @@ def test_priorities_and_late_shedding_are_part_of_a_digest_and_none_of_them_leav
     others = [
         scenario(requests=10, workload={"priorities": {1: 1, 2: 3}}),
         scenario(requests=10, workload={"priorities": {1: 1, 2: 4}}),
+        scenario(requests=10, workload={"callers": 3}),
         scenario(requests=10, objectives={"shed_late": True}),
         scenario(requests=10, hosts=[{"name": "h", "cores": 1}]),
     ]
-    assert len({plain, *(digest_scenario(other, fleet) for other in others)}) == 5
+    assert len({plain, *(digest_scenario(other, fleet) for other in others)}) == 6
 
 
 def test_arrivals_of_another_package_are_simulated_and_its_version_is_part_of_the_digest(
