@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 from hypothesis import given
@@ -15,8 +16,12 @@ from orchestrator.snapshot import ServerName
 A, B = GatewayName("a"), GatewayName("b")
 
 
-def load(backlog_items: float, *servers: str, capacity_rps: float = 100.0) -> GatewayLoad:
-    return GatewayLoad(backlog_items, {ServerName(name): capacity_rps for name in servers})
+def load(
+    backlog_items: float, *servers: str, capacity_rps: float = 100.0, demand_rps: float | None = None
+) -> GatewayLoad:
+    """Return a load whose demand, unless it is given, is as uneven as the backlog."""
+    demand_rps = 10 * backlog_items if demand_rps is None else demand_rps
+    return GatewayLoad(backlog_items, demand_rps, {ServerName(name): capacity_rps for name in servers})
 
 
 C = GatewayName("c")
@@ -63,9 +68,22 @@ def test_a_difference_that_a_server_would_not_make_up_for_moves_none() -> None:
     assert plan_move(loads, LONG_AGO, now_s=PATIENCE_S) == (None, Imbalance())
 
 
+def test_backlogs_that_are_apart_by_chance_while_callers_are_even_move_nothing() -> None:
+    loads = {
+        A: load(120, "gpu-0", "gpu-1", demand_rps=185.0),
+        B: load(10, "gpu-2", "gpu-3", demand_rps=175.0),
+    }
+    assert plan_move(loads, LONG_AGO, now_s=PATIENCE_S) == (None, Imbalance())
+
+
+def test_a_server_comes_back_once_callers_are_even_again() -> None:
+    loads = {A: load(120, "gpu-0", demand_rps=180.0), B: load(10, "gpu-1", "gpu-2", "gpu-3", demand_rps=180.0)}
+    assert plan_move(loads, LONG_AGO, now_s=PATIENCE_S)[0] == Move(ServerName("gpu-1"), giver=B, taker=A)
+
+
 def test_of_unequal_servers_the_one_that_evens_backlogs_out_moves() -> None:
-    giver = GatewayLoad(10, {ServerName("large"): 300.0, ServerName("small"): 50.0})
-    taker = GatewayLoad(20, {ServerName("own"): 100.0})
+    giver = GatewayLoad(10, 100, {ServerName("large"): 300.0, ServerName("small"): 50.0})
+    taker = GatewayLoad(20, 200, {ServerName("own"): 100.0})
     move, _ = plan_move({A: giver, B: taker}, LONG_AGO, now_s=PATIENCE_S)
     assert move == Move(ServerName("small"), giver=A, taker=B)
 
@@ -89,11 +107,13 @@ def test_one_gateway_alone_moves_nothing() -> None:
     assert plan_move({A: load(1000, "gpu-0")}, LONG_AGO, now_s=9.0) == (None, Imbalance())
 
 
-def loads_of(counts: list[list[float]], backlogs: list[float]) -> dict[GatewayName, GatewayLoad]:
+def loads_of(counts: list[list[float]], backlogs: list[float], demands: list[float]) -> dict[GatewayName, GatewayLoad]:
     numbers = iter(range(1000))
     return {
-        GatewayName(f"gateway-{n}"): GatewayLoad(backlog, {ServerName(f"gpu-{next(numbers)}"): c for c in capacities})
-        for n, (capacities, backlog) in enumerate(zip(counts, backlogs, strict=False))
+        GatewayName(f"gateway-{n}"): GatewayLoad(
+            backlog, demand_rps, {ServerName(f"gpu-{next(numbers)}"): c for c in capacities}
+        )
+        for n, (capacities, backlog, demand_rps) in enumerate(zip(counts, backlogs, demands, strict=False))
     }
 
 
@@ -101,11 +121,12 @@ fleets = st.builds(
     loads_of,
     st.lists(st.lists(st.floats(10, 1000), max_size=5), min_size=2, max_size=5),
     st.lists(st.floats(0, 1000), min_size=5, max_size=5),
+    st.lists(st.floats(0, 1000), min_size=5, max_size=5),
 )
 
 
 @given(fleets)
-def test_a_move_makes_the_longer_of_both_backlogs_shorter_and_leaves_the_giver_a_server(
+def test_a_move_makes_the_longer_backlog_and_the_larger_load_of_both_smaller_and_leaves_the_giver_a_server(
     loads: dict[GatewayName, GatewayLoad],
 ) -> None:
     move, _ = plan_move(loads, LONG_AGO, now_s=PATIENCE_S)
@@ -116,8 +137,10 @@ def test_a_move_makes_the_longer_of_both_backlogs_shorter_and_leaves_the_giver_a
     left, got = dict(giver.capacities_rps), dict(taker.capacities_rps)
     got[move.server] = left.pop(move.server)
     assert left
-    after_s = max(GatewayLoad(giver.backlog_items, left).backlog_s, GatewayLoad(taker.backlog_items, got).backlog_s)
-    assert after_s < taker.backlog_s
+    gives, takes = sum(left.values()), sum(got.values())
+    assert max(giver.backlog_items / gives, taker.backlog_items / takes) < taker.backlog_s
+    before = taker.demand_rps / sum(taker.capacities_rps.values()) if taker.capacities_rps else math.inf
+    assert max(giver.demand_rps / gives, taker.demand_rps / takes) < before
 
 
 @given(fleets, st.lists(st.floats(0, 0.4), min_size=10, max_size=60))

@@ -102,9 +102,12 @@ class Exchange(Generic[ResponseT]):
 
     def begin(self) -> None:
         """Have it answered here or elsewhere; raises SlimError, and calls nothing back then."""
+        forwarder = self._forwarder
         try:
-            if self._forwarder is not None and self._forwarder.is_for_peers(self._wanted.options):
-                self._pass_on(self._forwarder)
+            if forwarder is not None:
+                forwarder.count(self._wanted.items)
+            if forwarder is not None and forwarder.is_for_peers(self._wanted.options):
+                self._pass_on(forwarder)
             else:
                 self._give_to_router()
         except BaseException:

@@ -69,6 +69,10 @@ class Forwarder:
         self._on_hop = on_hop
         self._waiting = 0
 
+    def count(self, items: int) -> None:
+        """Count the items of a request that a caller of this gateway has sent, whoever will answer it."""
+        self._sharing.count(items)
+
     def is_for_peers(self, options: RequestOptions) -> bool:
         """Return whether a request is to be passed on."""
         return not self._sharing.is_local(options)

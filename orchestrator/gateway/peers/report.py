@@ -28,6 +28,7 @@ class GatewayReport(BaseModel):
         is_ending: Whether it is to get no more servers, because it ends.
         has_drained: Whether it has no callers of its own any more, and only waits for others to take its servers.
         backlog_items: The items that wait there or run on its servers.
+        demand_rps: The items a second that its own callers have sent lately, refused or passed on as well.
         drives: The servers that it sends batches to.
         leaves: Those that it sends nothing to any more, and has not had the last answers of.
         capacities_rps: The items a second of all servers that it knows, above 0.
@@ -43,6 +44,7 @@ class GatewayReport(BaseModel):
     is_ending: bool = False
     has_drained: bool = False
     backlog_items: _Amount = 0.0
+    demand_rps: _Amount = 0.0
     drives: frozenset[ServerName] = frozenset()
     leaves: frozenset[ServerName] = frozenset()
     capacities_rps: Mapping[ServerName, _Rate] = {}
@@ -58,7 +60,8 @@ class GatewayReport(BaseModel):
     def load(self) -> GatewayLoad:
         """What it has to do, and with what."""
         known = sorted(self.drives & self.capacities_rps.keys())
-        return GatewayLoad(self.backlog_items, {server: self.capacities_rps[server] for server in known})
+        capacities_rps = {server: self.capacities_rps[server] for server in known}
+        return GatewayLoad(self.backlog_items, self.demand_rps, capacities_rps)
 
     def encode(self) -> bytes:
         """Return it as JSON."""

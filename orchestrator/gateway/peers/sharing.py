@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.1
 SILENT_S: Final = 1.0
 """How long a peer that does not answer still counts as living: five looks."""
+_LATELY_S: Final = 1.0
+"""Over which what callers send is averaged: chance evens out, and it is no longer than a move takes patience."""
 _CAPACITY_S: Final = 2.0  # between two looks at the servers' capacities, which take long where there are many models
 
 
@@ -78,6 +80,9 @@ class Sharing:
         self._keys: dict[ServerName, ServerName] = {}  # addresses by name
         self._capacities_rps: dict[ServerName, float] = {}
         self._weighed_s: float | None = None
+        self._come_items = 0
+        self._counted_s = -math.inf
+        self._demand_rps = 0.0
         self._plan = NOTHING
         self._intent: Mapping[ServerName, GatewayName] = {}
         self._driving: frozenset[ServerName] = frozenset()
@@ -148,6 +153,7 @@ class Sharing:
             is_ending=self._is_ending(),
             has_drained=self._has_drained,
             backlog_items=self._share.unfinished_items,
+            demand_rps=self._demand_rps,
             drives=self._driving,
             leaves=frozenset(leaves),
             capacities_rps=self._capacities_rps,
@@ -174,6 +180,10 @@ class Sharing:
                 link.take(report, at_s=asyncio.get_running_loop().time())
                 if has_news:
                     self._refresh()
+
+    def count(self, items: int) -> None:
+        """Count the items of a request that a caller of this gateway has sent, whoever will answer it."""
+        self._come_items += items
 
     def is_local(self, options: RequestOptions) -> bool:
         """Return whether a request is for this gateway's router: it has a server for it, or no gateway has one."""
@@ -213,6 +223,7 @@ class Sharing:
         """Take in what peers say now, and drive what this gateway is to drive by that."""
         now_s = asyncio.get_running_loop().time()
         self._look_at_servers(now_s)
+        self._weigh_demand(now_s)
         self._living = self._find_living(now_s)
         others = {name: link.report for name, link in self._living.items() if link.report is not None}
         reports = {self.name: self.report(), **others}
@@ -234,6 +245,13 @@ class Sharing:
             for link in self._links():
                 link.ask_now()
         self._on_reports(reports)
+
+    def _weigh_demand(self, now_s: float) -> None:
+        passed_s = now_s - self._counted_s
+        if passed_s < TICK_S / 2:
+            return  # it is for news; what has come counts the next time
+        self._demand_rps += (1 - math.exp(-passed_s / _LATELY_S)) * (self._come_items / passed_s - self._demand_rps)
+        self._come_items, self._counted_s = 0, now_s
 
     def _refresh(self) -> None:
         if self._ticked_s is not None:  # else it has not begun, or has left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -100,6 +101,17 @@ async def test_more_gateways_than_servers_answer_all_over_one_hop() -> None:
         assert sorted(gateway.hops for gateway in fleet.gateways) == [0, 0, 20, 20, 20]
 
 
+async def test_what_callers_send_counts_where_they_send_it_and_not_where_it_is_answered() -> None:
+    async with sharing_fleet(slow_servers(1), 2) as fleet:
+        (driver,) = [gateway for gateway in fleet.gateways if gateway.name in fleet.drivers()["gpu-0"]]
+        (other,) = [gateway for gateway in fleet.gateways if gateway is not driver]
+        weights = [float(gateway is other) for gateway in fleet.gateways]
+        await share_in_time(fleet, rate_rps=50.0, seconds=4.0, deadline_ms=500.0, weights=weights)
+        assert other.hops > 100
+        assert other.sharing.report().demand_rps == pytest.approx(50.0, rel=0.4)
+        assert driver.sharing.report().demand_rps == 0.0
+
+
 async def test_callers_that_are_mostly_at_one_gateway_get_it_servers_of_another() -> None:
     async with sharing_fleet(slow_servers(), 2) as fleet:
         busy, quiet = fleet.gateways
@@ -109,6 +121,21 @@ async def test_callers_that_are_mostly_at_one_gateway_get_it_servers_of_another(
         drivers = fleet.drivers()
     assert [list(before.values()).count([name]) for name in (busy.name, quiet.name)] == [2, 2]
     assert [list(drivers.values()).count([name]) for name in (busy.name, quiet.name)] == [3, 1]
+
+
+async def test_while_callers_are_even_no_server_moves_close_to_all_that_slow_servers_can_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Their batches take a good part of a second, so that backlogs are apart for long by chance."""
+    per_item_s, items = 0.115, 32
+    rate_rps = 0.9 * 4 * items / (items * per_item_s / 16 + 0.002)
+    servers = {f"gpu-{n}": FakeServer(per_item_s=per_item_s) for n in range(4)}
+    caplog.set_level(logging.INFO, "orchestrator.gateway.peers.sharing")
+    async with sharing_fleet(servers, 2) as fleet:
+        caplog.clear()
+        in_time = await share_in_time(fleet, rate_rps=rate_rps, seconds=10.0, deadline_ms=600.0, settles_s=1.0)
+        assert "drives" not in caplog.text
+    assert in_time == 1.0
 
 
 async def test_gateways_that_can_not_reach_each_other_never_drive_a_server_both_where_its_record_is_kept() -> None:
