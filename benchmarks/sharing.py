@@ -34,15 +34,14 @@ from benchmarks.harness.command import (
 )
 from benchmarks.harness.gateways import start_gateway, wait_served
 from benchmarks.harness.machine import Machine, describe_machine
-from benchmarks.harness.rows import REMEDY, Taken, about_machine
+from benchmarks.harness.rows import REMEDY, Taken, about_machine, measure_in_turn
 from orchestrator.config import FleetSettings, PeerSettings, ServerSettings
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.errors import ConfigError
 from orchestrator.loadgen.capacity import measure_capacity
-from orchestrator.loadgen.comparison import mean_of, turns
+from orchestrator.loadgen.comparison import mean_of
 from orchestrator.loadgen.plan import Load
-from orchestrator.loadgen.run import measure
 from orchestrator.loadgen.sample import LabelledSample, load_sample
 from orchestrator.loadgen.target import SetUp, find_target
 from orchestrator.reporting.blocks import Block, Heading, Table, Text
@@ -106,7 +105,7 @@ def main(repository: Path, out: Path, sample: Path, journal: Path, rounds: int, 
 async def _measure(
     repository: Path, sample: LabelledSample, rounds: int, seconds: float, taken: Taken[Row], journal: Journal, say: Say
 ) -> None:
-    known = {(row.set_up, row.ratio, row.round) for row in taken.rows}
+    known = {(row.set_up, RATIOS.index(row.ratio), row.round) for row in taken.rows}
     with tempfile.TemporaryDirectory(prefix="bench-sharing-") as folder:
         async with open_set_ups(repository, Path(folder)) as set_ups:
             if taken.capacity_rps is None:
@@ -119,18 +118,12 @@ async def _measure(
             loads = [
                 Load("poisson", ratio * capacity_rps, seconds, DEADLINE_S, warm_up_s=_WARM_UP_S) for ratio in RATIOS
             ]
-            ratios = dict(zip((load.rate_rps for load in loads), RATIOS, strict=True))
-            for number, load, set_up in turns(set_ups, loads, rounds):
-                ratio = ratios[load.rate_rps]
-                if (set_up.name, ratio, number) in known:
-                    continue
-                await asyncio.sleep(_REST_S)
-                found = await measure(set_up.target, load, sample.sent(), senders=1, progress=lambda seconds: None)
-                if found.is_cut:
-                    raise asyncio.CancelledError
-                row = Row(set_up.name, ratio, number, found.summary.in_time)
+            async for name, index, number, summary in measure_in_turn(
+                set_ups, loads, rounds, sample.sent(), known=known, rest_s=_REST_S
+            ):
+                row = Row(name, RATIOS[index], number, summary.in_time)
                 taken.add(row, journal)
-                say(f"round {number + 1}, load {ratio:g}, {set_up.name}: {100 * row.in_time:.1f} % in time")
+                say(f"round {number + 1}, load {row.ratio:g}, {name}: {100 * row.in_time:.1f} % in time")
 
 
 @asynccontextmanager

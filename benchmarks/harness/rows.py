@@ -1,14 +1,21 @@
-"""What a benchmark that goes on where it was interrupted keeps: what it is about, a capacity, and rows."""
+"""What a benchmark that goes on where it was interrupted measures and keeps: what it is about, a capacity, and rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import asyncio
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from benchmarks.harness.claims import encode_claim
 from benchmarks.harness.machine import Machine
 from orchestrator.errors import ConfigError
+from orchestrator.loadgen.comparison import turns
+from orchestrator.loadgen.plan import Load
+from orchestrator.loadgen.records import Summary
+from orchestrator.loadgen.run import measure
+from orchestrator.loadgen.sample import Sample
+from orchestrator.loadgen.target import SetUp
 from orchestrator.reporting.claim import Claim
 from orchestrator.reporting.journal import Journal, differences
 
@@ -64,3 +71,30 @@ class Taken(Generic[Row]):
 def about_machine(machine: Machine, **own: Any) -> Mapping[str, Any]:
     """Return the machine, as far as no two runs on it are mixed with another's, and what a run is about."""
     return {"cpu": machine.cpu, "cpus": machine.cpus, "kernel": machine.kernel, **own}
+
+
+async def measure_in_turn(
+    set_ups: Sequence[SetUp],
+    loads: Sequence[Load],
+    rounds: int,
+    sample: Sample,
+    *,
+    known: Container[tuple[str, int, int]] = (),
+    rest_s: float,
+) -> AsyncIterator[tuple[str, int, int, Summary]]:
+    """Yield what each set-up did with each load, by the load's index, and in which round, in the order of ``turns``.
+
+    Before each run is a pause of ``rest_s``. What is ``known`` is left out; who interrupts loses one run.
+
+    Raises:
+        CancelledError: A run was cut.
+    """
+    for number, load, set_up in turns(set_ups, loads, rounds):
+        index = loads.index(replace(load, seed=load.seed - number))
+        if (set_up.name, index, number) in known:
+            continue
+        await asyncio.sleep(rest_s)
+        found = await measure(set_up.target, set_up.of(load), sample, senders=1, progress=lambda seconds: None)
+        if found.is_cut:
+            raise asyncio.CancelledError
+        yield set_up.name, index, number, found.summary
