@@ -1,6 +1,6 @@
 """The in-process router: concurrent callers in, batches out to the fleet's servers, answers back."""
 
-from orchestrator.router.dispatch.compilation import compile_ahead, compile_into
+from orchestrator.router.dispatch.compilation import compile_ahead, compile_into, load_ahead
 from orchestrator.router.dispatch.retry import RetryBudget
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.overview import FamilyOverview, FleetOverview, ServerOverview, WidthOverview, merge_overviews
@@ -33,6 +33,7 @@ __all__ = [
     "connect_triton",
     "context_of",
     "draw_id",
+    "load_ahead",
     "merge_overviews",
     "resolve_host",
 ]

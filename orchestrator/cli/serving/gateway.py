@@ -36,7 +36,7 @@ from orchestrator.gateway import (
     open_gateway,
 )
 from orchestrator.processes.readiness import Announcement
-from orchestrator.router import compile_ahead
+from orchestrator.router import compile_ahead, load_ahead
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +164,7 @@ async def _open_alone(
     fleet: FleetSettings, path: Path, succession: Succession, sockets: Sockets, admin: AdminEndpoint | None
 ) -> AsyncIterator[Gateway]:
     """Answer in this process."""
+    await load_ahead()
     async with open_gateway(
         fleet, path, sockets=sockets, admin=admin, requires_server=succession.is_takeover
     ) as opened:

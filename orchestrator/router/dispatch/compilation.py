@@ -43,6 +43,11 @@ async def prepare_decisions() -> None:
         await asyncio.to_thread(prepare)  # at least signals are heard meanwhile
 
 
+async def load_ahead() -> None:
+    """Load what is compiled, which takes half a second, while the event loop goes on: health is asked meanwhile."""
+    await asyncio.to_thread(prepare)
+
+
 async def compile_ahead() -> None:
     """Have all that decides compiled and kept on disk, if it is not; where that can't be done, say so."""
     if is_prepared():

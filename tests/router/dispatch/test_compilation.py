@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from orchestrator.cli import main
 from orchestrator.policies import preparation
 from orchestrator.policies.tables.code_cache import this_processor
-from orchestrator.router import compile_ahead
+from orchestrator.router import compile_ahead, load_ahead
 from orchestrator.router.dispatch import compilation
 from orchestrator.router.dispatch.compilation import prepare_decisions
 
@@ -127,3 +128,14 @@ async def test_without_a_place_to_keep_it_the_remedy_is_logged(
         "at each start, because there is no directory to keep it in; give one that can be written by XDG_CACHE_HOME"
         in (caplog.text)
     )
+
+
+async def test_the_loop_goes_on_while_what_is_compiled_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    was_asked = threading.Event()
+    asked: list[bool] = []
+    monkeypatch.setattr(compilation, "prepare", lambda: asked.append(was_asked.wait(30)))
+    loading = asyncio.create_task(load_ahead())
+    await asyncio.sleep(0)
+    was_asked.set()
+    await loading
+    assert asked == [True]
