@@ -100,7 +100,7 @@ def _open_cluster(address: str) -> Iterator[Executor]:
             except Exception as exc:
                 raise TransientError(
                     f"--dask {address}: a job could not be run ({type(exc).__name__}: {exc}); look at the workers' "
-                    "logs, then start again: what was kept is not run again"
+                    "logs, then start again: what is kept in the .partial file is not run again"
                 ) from exc
 
         yield execute

@@ -71,6 +71,11 @@ def make_entry(label: str, spec: str, *, is_tuned: bool = False) -> PolicyEntry:
     return PolicyEntry(label, spec, identity, is_tuned)
 
 
+def identities(specs: Sequence[str]) -> list[str]:
+    """Return the identity of the policy of each spec; raises as ``make_entry``."""
+    return [make_entry(spec, spec).identity for spec in specs]
+
+
 def open_policy(spec: str) -> Policy:
     """Return the policy of a spec, for one run.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
 from orchestrator.evaluation import campaign as evaluations
@@ -33,15 +35,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["simulate", "--policy", "random", "--policy", "ppo-slim", "--seeds", "2", "--requests", "400"],
-        ["bounds", "--policy", "lert:slack", "--requests", "6", "--windows", "2"],
-        ["train-router", "--present", "max-batch", "--validate", str(SHIPPED / "ppo-slim.npz")],
-    ],
-    ids=lambda command: command[0],
+COMMANDS = (
+    ["simulate", "--policy", "random", "--policy", "ppo-slim", "--seeds", "2", "--requests", "400"],
+    ["bounds", "--policy", "lert:slack", "--requests", "6", "--windows", "2"],
+    ["train-router", "--present", "max-batch", "--validate", str(SHIPPED / "ppo-slim.npz")],
 )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 def test_a_command_writes_the_same_file_with_dask_with_processes_and_alone(
     command: list[str], cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -53,6 +54,40 @@ def test_a_command_writes_the_same_file_with_dask_with_processes_and_alone(
         assert run.exit_code == 0, run.output
         written.append(out.read_bytes())
     assert written[0] == written[1] == written[2]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_a_command_that_is_interrupted_goes_on_from_there_and_writes_the_same_file(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(out: Path) -> Result:
+        return CliRunner().invoke(main, [*command, "--scenario", str(SCENARIO), "--out", str(out)])
+
+    assert run(tmp_path / "whole.json").exit_code == 0
+    ran: list[Any] = []
+
+    def execute(function: Callable[[Any], Any], jobs: Iterable[Any], /) -> Iterator[tuple[Any, Any]]:
+        for job in jobs:
+            if ran and is_interrupted:
+                raise KeyboardInterrupt
+            ran.append(job[0])
+            yield job, function(job)
+
+    @contextmanager
+    def open_here(**options: Any) -> Iterator[Executor]:
+        yield execute
+
+    module = import_module(f"orchestrator.cli.research.{command[0].replace('-', '_')}")
+    monkeypatch.setattr(module, "open_executor", open_here)
+    out, kept, is_interrupted = tmp_path / "out.json", tmp_path / "out.json.partial", True
+    assert run(out).exit_code != 0
+    assert len(kept.read_text().splitlines()) == 1 + 1
+    is_interrupted = False
+    again = run(out)
+    assert again.exit_code == 0, again.output
+    assert ran.count(ran[0]) == 1
+    assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert not kept.exists()
 
 
 def test_a_suite_finds_the_same_figures(cluster: Cluster, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from rich.console import Console
 from orchestrator.cli.options import FILE, SHIPPED_FILE, dask_option, processes_option
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.errors import ConfigError
+from orchestrator.evaluation.cases import identities
+from orchestrator.evaluation.kept import keep_results
 from orchestrator.executors import open_executor
 from orchestrator.installed.extras import check_extra
 from orchestrator.policies.parsing import parse_policy
@@ -26,7 +28,7 @@ from orchestrator.simulation.bounds.overview import (
     find_fluid_bounds,
     measure_windows,
 )
-from orchestrator.simulation.scenario.settings import load_scenario
+from orchestrator.simulation.scenario.settings import digest_scenario, load_scenario
 
 _DEFAULT_POLICIES = ("lert:slack", "slackfit", "max-batch", "alert,goal=1")
 
@@ -57,6 +59,8 @@ def bounds(
 ) -> None:
     """Show the bounds of a scenario: fluid, of one server that batches, and of a clairvoyant on short windows.
 
+    With --out what is done lies in OUT.partial meanwhile; after an interruption the same command goes on from there.
+
     \b
     Example:
       slimsched bounds --scenario scenarios/two-unlike.yaml --policy lert:slack
@@ -70,20 +74,25 @@ def bounds(
     _print_fluid(console, settings.name, fluid)
     limits = list(find_control_limits(settings, servers, worth_s=watt_ms / 1e3))
     _print_limits(console, limits, watt_ms)
+    about = {"scenario": digest_scenario(settings, servers), "policies": identities(names), "requests": requests}
+    about["windows"] = windows
     found: list[Window] = []
-    with open_executor(processes=processes, dask=dask) as execute:
+    with (
+        open_executor(processes=processes, dask=dask) as pool,
+        keep_results(out, about, Window, pool) as execute,
+    ):
         try:
             found = measure_windows(settings, servers, parsed, requests=requests, windows=windows, execute=execute)
         except ConfigError as exc:
             console.print(f"no clairvoyant: {exc}")
+        if out is not None:
+            rows = [
+                {"seed": n, "most": w.bound.most, "planned": w.bound.earned, **dict(zip(names, w.earned, strict=True))}
+                for n, w in enumerate(found)
+            ]
+            values = {"scenario": settings.name, "fluid": asdict(fluid), "control_limits": limits, "windows": rows}
+            write_file(out, json.dumps(values, indent=1) + "\n")
     _print_windows(console, names, found)
-    if out is not None:
-        rows = [
-            {"seed": seed, "most": w.bound.most, "planned": w.bound.earned, **dict(zip(names, w.earned, strict=True))}
-            for seed, w in enumerate(found)
-        ]
-        values = {"scenario": settings.name, "fluid": asdict(fluid), "control_limits": limits, "windows": rows}
-        write_file(out, json.dumps(values, indent=1) + "\n")
 
 
 def _print_fluid(console: Console, name: str, fluid: FluidBounds) -> None:

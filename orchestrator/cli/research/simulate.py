@@ -16,14 +16,16 @@ from orchestrator.cli.options import FILE, SHIPPED_FILE, dask_option, processes_
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
+from orchestrator.evaluation.cases import identities
+from orchestrator.evaluation.kept import keep_results
 from orchestrator.executors import open_executor
 from orchestrator.installed.extras import check_extra
 from orchestrator.loadgen.comparison import mean_of
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.outputs import write_file
 from orchestrator.reporting.pictures import check_matplotlib, draw_image
-from orchestrator.simulation.results import Comparison, change_workload, compare_policies
-from orchestrator.simulation.scenario.settings import load_scenario
+from orchestrator.simulation.results import Comparison, Result, change_workload, compare_policies
+from orchestrator.simulation.scenario.settings import digest_scenario, load_scenario
 
 _DEFAULT_POLICIES = ("random", "jsq", "lert", "lert:narrowest", "lert:slack", "slackfit", RouterSettings().policy)
 """Dispatch without widths, both extremes of width, two rules of the literature, and a router's default."""
@@ -75,6 +77,8 @@ def simulate(
 ) -> None:
     """Run policies on a scenario in virtual time; all of them meet the same arrivals, noise and faults.
 
+    With --out what is done lies in OUT.partial meanwhile; after an interruption the same command goes on from there.
+
     \b
     Example:
       slimsched simulate --scenario scenarios/two-unlike.yaml --policy random --policy lert:slack --plot frontier.png
@@ -84,19 +88,25 @@ def simulate(
         check_matplotlib("--plot")
     settings, servers = load_scenario(path)
     settings = change_workload(settings, load_ratio=load_ratio, requests=requests)
-    parsed = [parse_policy(name) for name in policies or _DEFAULT_POLICIES]
-    with open_executor(processes=processes, dask=dask) as execute:
+    names = policies or _DEFAULT_POLICIES
+    parsed = [parse_policy(name) for name in names]
+    about = {"scenario": digest_scenario(settings, servers), "policies": identities(names), "alone": alone}
+    about["seeds"] = seeds
+    with (
+        open_executor(processes=processes, dask=dask) as pool,
+        keep_results(out, about, tuple[float, Result], pool) as execute,
+    ):
         found = compare_policies(settings, servers, parsed, seeds=seeds, alone=alone, execute=execute)
+        if out is not None:
+            values = {
+                "scenario": settings.model_dump(mode="json"),
+                "rate_rps": found.rate_rps,
+                "most_accuracy": found.most_accuracy,
+                "results": [asdict(result) for result in found.results],
+            }
+            write_file(out, json.dumps(values, indent=1) + "\n")
     _print(found, settings.name)
     _print_families(found)
-    if out is not None:
-        values = {
-            "scenario": settings.model_dump(mode="json"),
-            "rate_rps": found.rate_rps,
-            "most_accuracy": found.most_accuracy,
-            "results": [asdict(result) for result in found.results],
-        }
-        write_file(out, json.dumps(values, indent=1) + "\n")
     if plot is not None:
         _save_plot(found, settings.objectives.deadline_ms, plot)
 

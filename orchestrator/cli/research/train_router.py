@@ -78,7 +78,8 @@ def train_router(
 
     Evolution of rules and PPO have the same time. The policy file is written only when the best of all is better on
     traffic that was held out; serve it as policy ``fitted``. With --validate policies that were fitted before are
-    judged so, and only the report is written. Policies are judged on a cluster with --dask, and learn here.
+    judged so, and only the report is written; what is done lies in OUT.partial meanwhile, and the same command goes on
+    from there. Policies are judged on a cluster with --dask, and learn here.
 
     \b
     Example:
@@ -118,15 +119,27 @@ def validate(
     Raises:
         ConfigError: when a policy or the cluster can't be used, or the report can't be written.
     """
+    from orchestrator.evaluation.cases import identities
+    from orchestrator.evaluation.kept import keep_results
     from orchestrator.learning.judging import given_contenders, judge, promote
     from orchestrator.learning.report import describe_judgement
+    from orchestrator.policies.learned.policy import FITTED
+    from orchestrator.simulation.scenario.settings import digest_scenario
 
     contenders = given_contenders(present, given)
-    with open_executor(processes=threads, dask=dask) as execute:
+    about = {
+        "scenario": digest_scenario(traffic.task.settings, traffic.task.servers),
+        "arrivals": traffic.digest,
+        "policies": identities([present, *(f"{FITTED}:{path}" for path in given)]),
+    }
+    with (
+        open_executor(processes=threads, dask=dask) as pool,
+        keep_results(out, about, dict[str, float | None], pool) as execute,
+    ):
         candidates = judge(traffic, contenders, execute)
-    better, why = promote(candidates)
-    text = json.dumps(describe_judgement(candidates, better, why, traffic), indent=1) + "\n"
-    write_file(out.with_suffix(".json"), text, remedy="choose another place with --out")
+        better, why = promote(candidates)
+        text = json.dumps(describe_judgement(candidates, better, why, traffic), indent=1) + "\n"
+        write_file(out.with_suffix(".json"), text, remedy="choose another place with --out")
     _print(candidates, traffic)
     click.echo(why)
 
