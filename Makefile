@@ -19,7 +19,7 @@ help:
 	@echo "make docs    the documentation as a site, build/site/index.html, and manual pages, build/man; a dead link is an error"
 	@echo "make images      the three images with docker, or ENGINE=podman"
 	@echo "make containers  the chart's profile without GPU in real containers, on Debian as root: some 6 minutes at first"
-	@echo "make release     wheel, sdist and chart in dist/, checked; SLIMSCHED_REPOSITORY=https://… is where links lead"
+	@echo "make release     wheel, sdist and chart in dist/, and the images, checked; SLIMSCHED_REPOSITORY=https://… is where links lead"
 	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 14 minutes"
 	@echo "make bench-overhead    router and gateway against tritonclient and Envoy: docs/benchmarks/overhead.md, some 5 minutes"
 	@echo "make bench-resilience  the gateway when Tritons fail, in bursts and for long: docs/benchmarks/resilience.md, 40 minutes"
@@ -80,8 +80,10 @@ containers: $(VENV)/.everything
 	$(BIN)/pytest -q --containers tests/deploy/test_real_containers.py
 
 release: $(VENV)/.everything
-	$(PIP) --editable '.[release]'
 	$(BIN)/python -m tools.release dist
+	@if command -v $(ENGINE) > /dev/null; then \
+	  $(MAKE) --no-print-directory images && $(BIN)/python -m tools.release --images $(ENGINE); \
+	else echo "no $(ENGINE) here, so no images; set ENGINE, or run 'make images' where there is one"; fi
 
 # Alone on the machine: its figures are times and processor shares.
 bench-controller: $(VENV)/.bench

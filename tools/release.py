@@ -1,23 +1,25 @@
-"""What is released: wheel, sdist and chart, made in one folder and checked; it publishes nothing.
+"""What is released: wheel, sdist and chart, made in one folder, and images; all are checked, and nothing is published.
 
     python -m tools.release dist
+    python -m tools.release --images docker
 
 Checked is that all files name one version, that package and description are fit for an index (Twine), that the images'
-context has all that their package is built of, and that Helm has nothing against the chart. Building images needs a
-container engine, and is `make images`.
+context has all that their package is built of, and that Helm has nothing against the chart; of images that are built,
+what they say of themselves, as whom they run, and their size.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
 CHART: Final = Path("deploy") / "helm" / "slim-scheduler"
@@ -31,6 +33,11 @@ _VERSIONS: Final = (
     (f"{CHART}/Chart.yaml", r"^appVersion: (.+)$"),
 )
 """Where the version is written, and how."""
+
+
+IMAGES: Final = ("gateway", "controller", "embedded")
+MOST_BYTES: Final = {"gateway": 600e6, "controller": 600e6}
+_LABELS: Final = "org.opencontainers.image"
 
 
 class ReleaseError(Exception):
@@ -97,6 +104,37 @@ def make_release(root: Path, out: Path) -> list[Path]:
     return sorted(out.iterdir())
 
 
+def find_faults(image: str, inspected: Mapping[str, Any], *, version: str, revision: str) -> Iterator[str]:
+    """Yield what is wrong with a built image, by what ``image inspect`` says of it."""
+    config, wanted = inspected["Config"], {"version": version, "revision": revision}
+    labels = config.get("Labels") or {}
+    for key, value in wanted.items():
+        if labels.get(f"{_LABELS}.{key}") != value:
+            yield f"{image}: label {_LABELS}.{key} is {labels.get(f'{_LABELS}.{key}')}, not {value}"
+    if config.get("User", "") in ("", "0", "root", "0:0"):
+        yield f"{image}: it runs as root"
+    size, most = inspected["Size"], MOST_BYTES.get(image, float("inf"))
+    if size > most:
+        yield f"{image}: {size / 1e6:.0f} MB are more than {most / 1e6:.0f}"
+
+
+def check_images(root: Path, engine: str) -> None:
+    """Look at the images that ``make images`` has built; raises ReleaseError when one is missing or has a fault."""
+    version = check_versions(root)
+    revision = _output("git", "-C", str(root), "rev-parse", "HEAD")
+    for image in IMAGES:
+        [inspected] = json.loads(_output(engine, "image", "inspect", f"slim-scheduler/{image}:{version}"))
+        for fault in find_faults(image, inspected, version=version, revision=revision):
+            raise ReleaseError(fault)
+
+
+def _output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ReleaseError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout.strip()
+
+
 def _run(*arguments: str) -> None:
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -105,7 +143,10 @@ def _run(*arguments: str) -> None:
 
 if __name__ == "__main__":
     try:
-        for path in make_release(ROOT, Path(sys.argv[1]).absolute()):
-            print(f"{path.stat().st_size / 2**20:6.2f} MiB  {path}")
+        if sys.argv[1] == "--images":
+            check_images(ROOT, sys.argv[2])
+        else:
+            for path in make_release(ROOT, Path(sys.argv[1]).absolute()):
+                print(f"{path.stat().st_size / 2**20:6.2f} MiB  {path}")
     except ReleaseError as exc:
         sys.exit(str(exc))

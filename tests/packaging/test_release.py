@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,9 +13,11 @@ from tests.packaging.builds import build, copy_tracked
 from tools.release import (
     CHART,
     ReleaseError,
+    check_images,
     check_versions,
     copies_of_images,
     copy_context,
+    find_faults,
     make_release,
     package_chart,
 )
@@ -50,6 +53,43 @@ def test_the_images_context_has_all_that_their_package_is_built_of(tmp_path: Pat
     assert Path("tools/build_package.py") in dict(copies_of_images(ROOT))
 
 
+INSPECTED = {
+    "Config": {
+        "Labels": {"org.opencontainers.image.version": "0.1.0", "org.opencontainers.image.revision": "abc"},
+        "User": "1000:1000",
+    },
+    "Size": 590_000_000,
+}
+
+
+def test_an_image_that_says_what_it_is_is_small_and_not_of_root_has_no_fault() -> None:
+    assert list(find_faults("gateway", INSPECTED, version="0.1.0", revision="abc")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"Size": 601_000_000}, "gateway: 601 MB are more than 600"),
+        ({"Config": {**INSPECTED["Config"], "User": ""}}, "gateway: it runs as root"),
+        (
+            {"Config": {**INSPECTED["Config"], "Labels": None}},
+            "gateway: label org.opencontainers.image.version is None",
+        ),
+    ],
+)
+def test_a_fault_of_an_image_is_told(changes: dict[str, Any], fault: str) -> None:
+    found = list(find_faults("gateway", {**INSPECTED, **changes}, version="0.1.0", revision="abc"))
+    assert found[0].startswith(fault)
+
+
+def test_an_image_that_was_not_built_is_told_with_the_engine_s_words(tmp_path: Path) -> None:
+    engine = tmp_path / "engine"
+    engine.write_text("#!/bin/sh\necho no such image: $3 >&2\nexit 1\n")
+    engine.chmod(0o755)
+    with pytest.raises(ReleaseError, match=r"image inspect slim-scheduler/gateway:.* failed: no such image"):
+        check_images(ROOT, str(engine))
+
+
 def test_the_chart_is_packaged_by_helm(tmp_path: Path) -> None:
     with tarfile.open(package_chart(ROOT, tmp_path)) as archive:
         names = archive.getnames()
@@ -60,8 +100,6 @@ def test_the_chart_is_packaged_by_helm(tmp_path: Path) -> None:
 
 
 def test_a_release_is_a_wheel_an_sdist_and_a_chart_that_pass_all_checks(tmp_path: Path) -> None:
-    for tool in ("build", "twine"):
-        pytest.importorskip(tool, reason=f"needs {tool}: pip install 'slim-scheduler[release]'")
     out = tmp_path / "dist"
     out.mkdir()
     (out / "of-an-earlier-release.whl").touch()
