@@ -72,7 +72,7 @@ class Journal:
     def _read(self, remedy: str) -> str:
         try:
             return self.path.read_text()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter is told when it is to be written
             return ""
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"can't read {self.path} ({exc}); {remedy}") from exc
