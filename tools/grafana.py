@@ -115,7 +115,7 @@ FLEET = (
 )
 HOSTS = (
     Panel("Tritons observed", {"": "sum(slim_controller_triton_up)"}, kind="stat", width=6),
-    Panel("Oldest step", {"": "max(time() - slim_controller_last_step_timestamp_seconds)"}, "s", "stat", 6),
+    Panel("Oldest step", {"": "max(slim_controller_last_step_age_seconds)"}, "s", "stat", 6),
     Panel("Instances", {"": "sum(slim_controller_instances)"}, kind="stat", width=6),
     Panel("Power", {"": "sum(slim_controller_power_watts)"}, "watt", "stat", 6, text="Of hosts where it can be read."),
     Panel("Instances by model", {"{{server}} {{model}}": "slim_controller_instances"}, is_stacked=True),

@@ -200,7 +200,8 @@ TABLES: Mapping[str, Table] = {
             Column("took", _of("took_s"), say_duration),
             Column("result", _result),
         ),
-        lambda document: [{**row, "ago_s": document["unix_s"] - row["ended_unix_s"]} for row in document["actions"]],
+        # A gateway of an earlier version does not say how long ago it was.
+        lambda document: [{"ago_s": document["unix_s"] - row["ended_unix_s"], **row} for row in document["actions"]],
         lambda row: f"{row['server']} {row['ended_unix_s']} {_what(row)}",
         lambda row: f"{_what(row)} on {row['server']}, {row['reason']}: {_numbers(row)}\n{_result(row)}",
     ),

@@ -26,7 +26,7 @@ from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbea
 from orchestrator.controller.status.holder import HolderKeeper
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.snapshot import ServerName
-from tests.controller.status.reports import full_report, repository_model
+from tests.controller.status.reports import NOW_S, full_report, repository_model
 from tests.gateway.fakes import open_world
 from tests.gateway.page.fleets import Gateway, Minutes, admin_of
 from tests.ports import choose_free_port
@@ -233,6 +233,7 @@ def answering(tmp_path: Path) -> Iterator[Path]:
         demand=lambda model, hold_s: None,
         keeper=HolderKeeper(loop.time, first_term=1, headers={}),
         loop=loop,
+        clock=lambda: NOW_S + 3600.0,
     )
     fleet = tmp_path / "fleet.yaml"
     servers = [
@@ -258,8 +259,9 @@ def test_status_shows_who_answers_and_why_others_do_not(answering: Path) -> None
     assert "gpu-2 controller the fleet file names none Triton it does not answer" in text
     assert max(map(len, result.output.splitlines())) <= 100
     alone = call("status", "--fleet", answering, "--server", "gpu-0")
-    assert alone.exit_code == 3  # it answers, and says that it was quiet for years, with a failed model
+    assert alone.exit_code == 3  # it answers, and says that it was quiet for an hour, with a failed model
     assert "gpu-1" not in alone.output
+    assert "step 312, 60 min ago" in alone.output, "by its own clock, which is years from this one"
 
 
 def test_status_as_json_has_an_entry_a_server(answering: Path) -> None:

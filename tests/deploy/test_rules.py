@@ -98,9 +98,12 @@ CASES = {
         one("slim_controller_triton_up", "1x115 0x20", server="s"),
     ),
     "SlimSchedulerControllerStands": Case(
-        one("slim_controller_last_step_timestamp_seconds", "0+15x90 1350x60", server="s"),
+        one("slim_controller_steps_total", "0+15x90 1350x60", server="s"),
         {"server": "s"},
-        one("slim_controller_last_step_timestamp_seconds", "0+15x140", server="s"),
+        {
+            **one("slim_controller_steps_total", "0+15x115 0+15x20", server="s"),  # it was started anew
+            **one("slim_controller_last_step_timestamp_seconds", "-300+15x140", server="s"),  # its clock is behind
+        },
     ),
     "SlimSchedulerActionsFail": Case(
         one("slim_controller_actions_total", "0x90 0+1x40", server="s", kind="load", outcome="failed"),

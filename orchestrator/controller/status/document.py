@@ -2,8 +2,9 @@
 
 The fields below are the keys of the JSON, and they stay: a field may be added, none changes its meaning. Units end
 the names. What is unknown is null with its reason beside it, never 0. Times that a controller keeps on its own clock
-are shown as wall-clock times or as seconds that are left, because no other process has that clock. Kinds and reasons
-are plain words here, where the planner has enums, so that those of a newer controller can be read and shown.
+are shown as wall-clock times or as seconds that are left, because no other process has that clock. Wall clocks of two
+machines may be minutes apart, so the page says its own age, and its times are held against that. Kinds and reasons are
+plain words here, where the planner has enums, so that those of a newer controller can be read and shown.
 """
 
 from __future__ import annotations
@@ -221,6 +222,8 @@ class ControllerStatus:
         driver: The gateway that holds the Triton, of several that share a fleet; None while none is known to.
         idle_w: The power that is drawn while nothing runs; None before that was seen.
         idle_j: The energy that idle power took since the controller started; None without a counter.
+        age_s: The time since the observation when the page was asked for, on the controller's own clock, which never
+            goes back; None: a controller of an earlier version, which does not say.
     """
 
     server: str
@@ -249,10 +252,21 @@ class ControllerStatus:
     driver: str | None = None
     idle_w: float | None = None
     idle_j: float | None = None
+    age_s: float | None = None
+
+    def asked_unix_s(self, *, now_unix_s: float) -> float:
+        """Return when the page was asked for, by the clock of its wall-clock times.
+
+        That of a page that does not say its age is taken to be the reader's, ``now_unix_s``.
+        """
+        return now_unix_s if self.age_s is None else self.unix_s + self.age_s
 
 
-def describe_status(report: StepReport, driver: str | None = None) -> ControllerStatus:
-    """Return what a report says, as the status page shows it, and who drives the Triton."""
+def describe_status(report: StepReport, driver: str | None = None, *, now_s: float | None = None) -> ControllerStatus:
+    """Return what a report says, as the status page shows it, and who drives the Triton.
+
+    ``now_s`` is the time on the clock of the report's timers; None where the age of the page is not told.
+    """
     snapshot, plan = report.seen.snapshot, report.plan
     seen = sorted(snapshot.models, key=_by_family) if snapshot else ()
     reading = report.seen.reading or HostReading.absent("the host has not been read yet")
@@ -283,12 +297,13 @@ def describe_status(report: StepReport, driver: str | None = None) -> Controller
         idle_w=report.energy.idle_w,
         idle_j=None if report.energy.last is None else report.energy.idle_j,
         left_threads=report.state.threads.left_behind,
+        age_s=None if now_s is None else now_s - report.seen.at_s,
     )
 
 
-def encode_status(report: StepReport, driver: str | None = None) -> dict[str, Any]:
+def encode_status(report: StepReport, driver: str | None = None, *, now_s: float | None = None) -> dict[str, Any]:
     """Return the status page of a report, ready for JSON; its keys are the fields of ControllerStatus."""
-    encoded: dict[str, Any] = _adapter().dump_python(describe_status(report, driver), mode="json")
+    encoded: dict[str, Any] = _adapter().dump_python(describe_status(report, driver, now_s=now_s), mode="json")
     return encoded
 
 

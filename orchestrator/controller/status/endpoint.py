@@ -19,6 +19,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
@@ -79,6 +80,7 @@ class ControllerEndpoint:
         demand: A function that keeps a model loaded for so many seconds; called in the loop.
         keeper: The record of the gateway that drives the Triton; called from other threads.
         loop_timeout_s: The time in which the loop must accept a demand.
+        clock: The clock of the report's timers, in seconds; by it the status says how old it is.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class ControllerEndpoint:
         keeper: HolderKeeper,
         loop: asyncio.AbstractEventLoop,
         loop_timeout_s: float = LOOP_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
         self._server = server
@@ -105,6 +108,7 @@ class ControllerEndpoint:
         self._keeper = keeper
         self._loop = loop
         self._loop_timeout_s = loop_timeout_s
+        self._clock = clock
         self._http: _HttpServer | None = None
 
     def __enter__(self) -> Self:
@@ -159,7 +163,7 @@ class ControllerEndpoint:
         report = self._report()
         if report is None:
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, "the controller has not taken a step yet")
-        return HTTPStatus.OK, encode_status(report, self._keeper.show()[1]["holder"])
+        return HTTPStatus.OK, encode_status(report, self._keeper.show()[1]["holder"], now_s=self._clock())
 
     def _answer_health(self) -> Reply:
         trouble = self._heartbeat.trouble()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,13 +34,21 @@ class ControllerMetrics(Collector):
     """The metrics of one server's controller.
 
     Scraped in another thread, which is why what is scraped is one reference to frozen values. The function
-    ``failed_steps`` returns how many steps failed unexpectedly, and so have no report.
+    ``failed_steps`` returns how many steps failed unexpectedly, and so have no report; ``clock`` is that of the
+    reports' timers, in seconds.
     """
 
-    def __init__(self, server: ServerName, *, failed_steps: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        server: ServerName,
+        *,
+        failed_steps: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.registry = CollectorRegistry()
         self._server = server
         self._failed_steps = failed_steps
+        self._clock = clock
         self._report: StepReport | None = None
         self._counted: frozenset[ActionRecord] = frozenset()
         self.registry.register(self)
@@ -105,6 +114,9 @@ class ControllerMetrics(Collector):
             yield self._filled(CounterMetricFamily, "slim_controller_model_energy_joules", text, shares_j, "model")
             text, answered = "Requests that this was for.", {(model,): n for model, n in account.requests.items()}
             yield self._filled(CounterMetricFamily, "slim_controller_model_energy_requests", text, answered, "model")
+        # By this machine's clock alone; Prometheus' may be minutes from it.
+        text, age_s = "How long ago the last step was, when this was asked for.", self._clock() - report.seen.at_s
+        yield self._filled(GaugeMetricFamily, "slim_controller_last_step_age_seconds", text, {(): age_s})
         for name, text, labels, samples in _gauges(report, describe_status(report)):
             yield self._filled(GaugeMetricFamily, name, text, samples, *labels)
 

@@ -41,7 +41,11 @@ _UNITS = ("_per_s", "_bytes", "_ratio", "_ms", "_us", "_s", "_w", "_j")
 
 
 def render_status(status: ControllerStatus, *, now_unix_s: float) -> RenderableType:
-    """Return the section of one server; ages are shown as of ``now_unix_s``, wall-clock time."""
+    """Return the section of one server, with ages as of when its page was asked for.
+
+    ``now_unix_s`` is this machine's wall-clock time, which counts only where the page does not say its age.
+    """
+    now_unix_s = status.asked_unix_s(now_unix_s=now_unix_s)
     parts: list[RenderableType] = [_title(status, now_unix_s)]
     if status.models:
         parts.append(_models(status))
@@ -50,8 +54,11 @@ def render_status(status: ControllerStatus, *, now_unix_s: float) -> RenderableT
 
 
 def find_troubles(status: ControllerStatus, *, now_unix_s: float) -> list[str]:
-    """Return what an operator should look at on one server, in words; empty while all is in order."""
-    silent_s = now_unix_s - status.unix_s
+    """Return what an operator should look at on one server, in words; empty while all is in order.
+
+    ``now_unix_s`` is as in ``render_status``.
+    """
+    silent_s = status.asked_unix_s(now_unix_s=now_unix_s) - status.unix_s
     return [
         *([] if status.trouble is None else [status.trouble]),
         *([f"no step for {say_age(silent_s)}"] if silent_s > _SILENT_S else []),
@@ -72,9 +79,13 @@ def render_unreachable(server: str, reason: str | None, misfits: Mapping[str, st
 
 
 def render_gateway(document: str | Mapping[str, Any], *, now_unix_s: float) -> RenderableType:
-    """Return the section of the gateway: who decides and the alerts of its status page, or why there is none."""
+    """Return the section of the gateway: who decides and the alerts of its status page, or why there is none.
+
+    Ages are by the gateway's clock, or ``now_unix_s`` where the document has no time.
+    """
     if isinstance(document, str):
         return _section("gateway", [("status page", document, "yellow")])
+    now_unix_s = document.get("unix_s", now_unix_s)
     styles = {"bad": "bold red", "warn": "bold yellow"}
     alerts = [("alert", alert["text"], styles.get(alert["level"], "")) for alert in document["alerts"]]
     return _section("gateway", [*_of_policy(document, now_unix_s), *(alerts or [("alerts", "none", "")])])

@@ -3,7 +3,8 @@
 Lists are bounded, because a fleet may serve a thousand families and a browser should show them as soon as three: of
 families the busiest, of servers those in trouble first, with how many were left out. ``find`` narrows families down by
 a part of their name, so that each can be seen. Keys end in their units; what is unknown is null, never 0. A controller
-may be of another version, so that of its document only what is there is taken.
+may be of another version, so that of its document only what is there is taken. Its clock may be minutes from this one:
+ages of what it did are reckoned on its own.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def describe(traffic: Traffic, observed: Observed, *, find: str = "") -> Documen
         "policy": _policy(traffic, observed.overview),
         **_servers(traffic, observed, servers),
         **_families(traffic, observed.overview, find.casefold()),
-        "actions": _actions(observed.controllers),
+        "actions": _actions(observed.controllers, traffic.now.at_unix_s),
         "decisions": _decisions(observed),
     }
 
@@ -163,17 +164,25 @@ def _pick(row: Mapping[str, Any], *keys: str) -> Document:
     return {key: row.get(key) for key in keys}
 
 
-def _actions(controllers: Mapping[str, Controller]) -> list[Document]:
+def _actions(controllers: Mapping[str, Controller], now_unix_s: float) -> list[Document]:
     """Return what all controllers did last, newest first."""
     found = []
     for server, controller in controllers.items():
+        asked_unix_s = _asked_unix_s(controller.status or {}, now_unix_s)
         for done in _rows(controller.status or {}, "actions"):
             action = done.get("action")
             if isinstance(action, Mapping) and isinstance(done.get("ended_unix_s"), int | float):
                 told = _pick(action, "kind", "model", "reason", "instances", "numbers")
                 found.append({"server": server, **told, **_pick(done, "ended_unix_s", "took_s", "error")})
                 found[-1]["is_under_way"] = bool(done.get("is_under_way"))
-    return sorted(found, key=lambda done: (-done["ended_unix_s"], done["server"]))[:ACTIONS_SHOWN]
+                found[-1]["ago_s"] = asked_unix_s - done["ended_unix_s"]
+    return sorted(found, key=lambda done: (done["ago_s"], done["server"]))[:ACTIONS_SHOWN]
+
+
+def _asked_unix_s(status: Mapping[str, Any], now_unix_s: float) -> float:
+    """Return when a controller was asked, by its own clock; by this one where its version does not say."""
+    unix_s, age_s = status.get("unix_s"), status.get("age_s")
+    return unix_s + age_s if isinstance(unix_s, int | float) and isinstance(age_s, int | float) else now_unix_s
 
 
 def _families(traffic: Traffic, overview: FleetOverview | None, find: str) -> Document:

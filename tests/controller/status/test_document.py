@@ -15,6 +15,7 @@ from orchestrator.planner.rates import Rates
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
     MIB,
+    NOW_S,
     SCALE_UP,
     TRITONS_REASON,
     UNIX_S,
@@ -140,6 +141,13 @@ def test_names_stay_short_while_triton_is_down() -> None:
 def test_json_gives_the_page_back(report: object) -> None:
     text = json.dumps(encode_status(report), allow_nan=False)  # type: ignore[arg-type]
     assert parse_page(json.loads(text)) == describe_status(report)  # type: ignore[arg-type]
+
+
+def test_the_page_says_how_old_it_is_and_a_controller_of_an_earlier_version_does_not() -> None:
+    page = encode_status(full_report(), now_s=NOW_S + 2.5)
+    assert parse_page(page).asked_unix_s(now_unix_s=7.0) == UNIX_S + 2.5
+    earlier = parse_page({key: value for key, value in page.items() if key != "age_s"})
+    assert (earlier.age_s, earlier.asked_unix_s(now_unix_s=7.0)) == (None, 7.0)
 
 
 def test_json_has_no_infinity() -> None:

@@ -31,7 +31,7 @@ from orchestrator.errors import (
 )
 from orchestrator.planner.host import RepositoryModel
 from orchestrator.snapshot import Family, ModelName, ServerName
-from tests.controller.status.reports import full_report, name, repository_model
+from tests.controller.status.reports import NOW_S, full_report, name, repository_model
 from tests.ports import choose_free_port
 
 GPU_0 = ServerName("gpu-0")
@@ -79,6 +79,7 @@ class Controller:
             keeper=HolderKeeper(self.clock, first_term=1, headers={}),
             loop=self.loop,
             loop_timeout_s=0.3,
+            clock=lambda: NOW_S + self.clock.now_s,
         )
 
     def ask(
@@ -126,7 +127,9 @@ def controller(loop: asyncio.AbstractEventLoop) -> Iterator[Controller]:
 def test_status_is_the_last_report(controller: Controller) -> None:
     assert controller.ask("GET", "/status") == (503, {"error": "the controller has not taken a step yet"})
     controller.report = full_report()
-    assert controller.ask("GET", "/status") == (200, encode_status(full_report()))
+    controller.clock.now_s = 1.5
+    assert controller.ask("GET", "/status") == (200, encode_status(full_report(), now_s=NOW_S + 1.5))
+    assert controller.ask("GET", "/status")[1]["age_s"] == 1.5
 
 
 def test_metrics_are_prometheus_text(controller: Controller) -> None:
@@ -390,7 +393,7 @@ def test_requests_leave_no_line_behind(controller: Controller, capfd: pytest.Cap
 
 def test_the_client_reads_what_the_endpoint_says(controller: Controller) -> None:
     controller.report = full_report()
-    assert parse_page(fetch_status(controller.settings(), timeout_s=5)) == describe_status(full_report())
+    assert parse_page(fetch_status(controller.settings(), timeout_s=5)) == describe_status(full_report(), now_s=NOW_S)
     assert send_demand(controller.settings(), width=50, hold_s=5, timeout_s=5) == "fashion_w050"
     assert controller.demands[0][:2] == (name(50), 5)
     anywhere = ServerSettings(

@@ -15,6 +15,7 @@ from orchestrator.snapshot import ServerName
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
     MIB,
+    NOW_S,
     READING,
     RECENT,
     REFUSAL,
@@ -43,7 +44,7 @@ def scrape(metrics: ControllerMetrics) -> dict[Key, float]:
 
 
 def observed(*reports: StepReport) -> dict[Key, float]:
-    metrics, energy = ControllerMetrics(ServerName("gpu-0")), EnergyAccount()
+    metrics, energy = ControllerMetrics(ServerName("gpu-0"), clock=lambda: NOW_S + 1.5), EnergyAccount()
     for report in reports:
         energy = follow_energy(energy, report.seen)
         metrics.observe(replace(report, energy=energy))
@@ -65,6 +66,7 @@ def test_the_host_and_its_models() -> None:
     assert of("step_failures_total", found) == {(): 0}
     assert of("triton_up", found) == {(): 1}
     assert of("last_step_timestamp_seconds", found) == {(): UNIX_S}
+    assert of("last_step_age_seconds", found) == {(): 1.5}
     w025, w050, w075, w100 = (("fashion_w025",), ("fashion_w050",), ("fashion_w075",), ("fashion_w100",))
     assert of("instances", found) == {w025: 2, w050: 1, w075: 0, w100: 0}
     assert of("desired_instances", found) == {w025: 2, w050: 1, w075: 1, w100: 1}

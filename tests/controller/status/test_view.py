@@ -30,6 +30,7 @@ from orchestrator.snapshot import Family, ModelName
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
     MIB,
+    NOW_S,
     RELOAD,
     SCALE_UP,
     TRITONS_REASON,
@@ -276,3 +277,20 @@ def test_what_is_in_trouble_is_said_and_nothing_else() -> None:
     assert find_troubles(describe_status(calm), now_unix_s=UNIX_S + 3600) == ["no step for 60 min"]
     [blind] = find_troubles(describe_status(blind_report()), now_unix_s=UNIX_S)
     assert blind.startswith("waiting for Triton")
+
+
+@pytest.mark.parametrize("ahead_s", [-300.0, 0.0, 300.0])
+def test_a_reader_whose_clock_is_minutes_from_the_controllers_sees_the_same(ahead_s: float) -> None:
+    report = replace(full_report(), plan=None, state=SchedulerState(), seen=replace(full_report().seen, snapshot=None))
+    fresh, old = (describe_status(report, now_s=NOW_S + age_s) for age_s in (0.42, 3600.0))
+    assert find_troubles(fresh, now_unix_s=UNIX_S + ahead_s) == []
+    assert find_troubles(old, now_unix_s=UNIX_S + 3600 + ahead_s) == ["no step for 60 min"]
+    lines = show(render_status(fresh, now_unix_s=UNIX_S + ahead_s))
+    assert lines[0] == "gpu-0 · fashion · step 312, 0.4 s ago"
+    assert [line.partition(" ago")[0] for line in lines if " ago  " in line] == ["1.4 s", "12 s", "90 s"]
+
+
+def test_a_policy_of_a_gateway_is_as_old_as_the_gateways_own_clock_says() -> None:
+    standing = {"policy": "thrift", "since_unix_s": 40.0, "why": "so it is", "candidate": ""}
+    document = {"unix_s": 100.0, "alerts": [], "policy": {"standing": standing}}
+    assert show(render_gateway(document, now_unix_s=400.0))[1] == "policy  thrift, in force for 60 s: so it is"

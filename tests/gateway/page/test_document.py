@@ -141,6 +141,20 @@ async def test_actions_of_all_controllers_are_told_newest_first_with_reason_and_
     assert actions[0]["numbers"]["busy_ratio"] == 0.93
 
 
+@pytest.mark.parametrize("ahead_s", [-300.0, 300.0])
+async def test_what_a_controller_did_is_as_old_as_its_own_clock_says(ahead_s: float) -> None:
+    now_unix_s = 110.0  # of the document
+    clocks_s = {"edge-0": now_unix_s, "edge-1": now_unix_s + ahead_s}
+    controllers = {
+        name: Controller(controller_status(name, at_s, unix_s=at_s - 0.5, age_s=0.5)) for name, at_s in clocks_s.items()
+    }
+    actions = (await document_of(controllers=controllers))["actions"]
+    assert [(a["server"], a["ago_s"]) for a in actions[:3]] == [("edge-0", 31.0), ("edge-1", 31.0), ("edge-0", 95.0)]
+    earlier = {"edge-1": Controller(controller_status("edge-1", now_unix_s + ahead_s))}
+    [newest, *_] = (await document_of(controllers=earlier))["actions"]
+    assert newest["ago_s"] == 31.0 - ahead_s
+
+
 @pytest.mark.parametrize(
     "status",
     [{}, {"memory": None, "actions": None}, {"actions": [7, {"action": None}], "power_w": 3, "notices": "none"}],

@@ -260,7 +260,7 @@ function showActions(doc) {
   empty("#actions", doc.actions.length ? null : has ? "Controllers have changed nothing yet." : "No server names a controller in fleet.yaml.");
   keep($("#actions .events"), doc.actions, (done) => `${done.server} ${done.ended_unix_s} ${done.kind} ${done.model}`, () => el("li"), (item, done) => {
     const state = done.error ? ["bad", ` failed: ${done.error}`] : done.is_under_way ? ["warn", " under way"] : ["", ""];
-    put(item, el("time", { datetime: new Date(done.ended_unix_s * 1e3).toISOString() }, age(doc.unix_s - done.ended_unix_s)),
+    put(item, el("time", { datetime: new Date(done.ended_unix_s * 1e3).toISOString() }, age(done.ago_s)),
       el("div", {}, el("b", {}, done.server), ` ${actionWords(done)}`, el("span", { class: state[0] }, state[1]),
         el("span", { class: "numbers" }, numbersWords(done.numbers))));
   });
