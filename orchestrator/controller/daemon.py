@@ -81,6 +81,10 @@ class ControllerDaemon:
         )
         self._keeper = HolderKeeper(
             time.monotonic,
+            # So that terms usually go on from those of an earlier controller. After the clock was set back they begin
+            # lower, and that does no harm: a term only says whether a message is of the time that the record has, for
+            # which the holder has to be the same too, and never which of two is newer. What was sent to an earlier
+            # controller ended with its connections, long before this one grants its first claim.
             first_term=int(time.time()),
             headers=render_headers(read_protocol_key(server.protocol_key_file)),
         )

@@ -47,7 +47,9 @@ class Holding:
 
     Attributes:
         opened_s: When it began to keep the record.
-        first_term: The first term that it gives; above those of an earlier keeper, of which messages may still come.
+        first_term: The first term that it gives. It is to be another than those that an earlier keeper gave, of which
+            messages may still come; it may be lower, because terms of two keepers are only held against each other for
+            being the same, and each keeper's own go up from the highest that it has given or believed.
         record: The last holder, whose time may be over; None before the first.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +68,27 @@ def test_a_new_keeper_lets_nobody_in_before_the_last_holders_time_is_over_and_be
     assert new.renew(A, 7, now_s=OPEN_S + LEASE_S) is None
 
 
+@pytest.mark.parametrize("first_term", [1, 6, 8, 50])
+def test_terms_go_up_from_what_was_believed_whatever_the_clock_says_to_a_new_keeper(first_term: int) -> None:
+    believed = Holding(OPEN_S, first_term=first_term).renew(A, 7, now_s=OPEN_S + 0.5)
+    assert believed is not None
+    given_on = believed.release(A, 7, B, now_s=OPEN_S + 1)
+    assert given_on is not None
+    assert given_on.record == HolderRecord(B, max(8, first_term), OPEN_S + 1 + LEASE_S)
+    assert given_on.renew(A, 7, now_s=OPEN_S + 1) is None
+
+
+@pytest.mark.parametrize("first_term", [1, 6, 7, 8])
+@pytest.mark.parametrize("newcomer", [A, B])
+def test_late_messages_of_an_earlier_time_change_nothing_though_terms_begin_lower(
+    first_term: int, newcomer: GatewayName
+) -> None:
+    state = claimed(Holding(OPEN_S, first_term=first_term), newcomer, OPEN_S + LEASE_S)
+    late = 7 if newcomer != A or first_term != 7 else 6  # the same holder in the same term is no other time
+    assert state.renew(A, late, now_s=OPEN_S + LEASE_S) is None
+    assert state.release(A, late, C, now_s=OPEN_S + LEASE_S) is None
+
+
 @dataclass
 class Gateway:
     """One that believes what it is told, on the time from before it asked."""
@@ -114,7 +136,8 @@ def test_no_two_gateways_ever_believe_that_they_hold_a_server_however_late_messa
     for at_s, kind, gateway, sent_s, back_s in sorted(arrivals, key=lambda arrival: arrival[0]):
         if kind == "restart":
             restarts += 1
-            holding = Holding(at_s, first_term=1000 * restarts)
+            # Of a clock that went on, of one that was set back, and of one that was set back to the very beginning.
+            holding = Holding(at_s, first_term=(1000 * restarts, 500, 1)[gateways.index(gateway)])
             continue
         is_holder = gateway.term is not None and sent_s < gateway.until_s
         if kind == "claim" and not is_holder:

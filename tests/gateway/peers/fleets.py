@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from types import MappingProxyType
 
 from orchestrator.config import ServerSettings
 from orchestrator.errors import ConnectionLostError, ServerUnavailableError, SlimError
@@ -136,13 +137,23 @@ class FakePeer:
 
 
 class FakeKeeper:
-    """The record beside one server, as one gateway reaches it; ``holdings`` are those of all servers."""
+    """The record beside one server, as one gateway reaches it; ``holdings`` are those of all servers.
 
-    def __init__(self, network: Network, holdings: dict[str, Holding | None], server: str, gateway: str) -> None:
+    ``ahead_s`` is how far the keeper's clock is ahead of the gateway's.
+    """
+
+    def __init__(
+        self, network: Network, holdings: dict[str, Holding | None], server: str, gateway: str, ahead_s: float
+    ) -> None:
         self._network = network
         self._holdings = holdings
         self._server = server
         self._gateway = gateway
+        self._ahead_s = ahead_s
+
+    @property
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time() + self._ahead_s
 
     async def _holding(self) -> Holding:
         await asyncio.sleep(0.001)
@@ -153,7 +164,7 @@ class FakeKeeper:
         return holding
 
     async def claim(self, gateway: GatewayName) -> int | None:
-        granted = (await self._holding()).claim(gateway, now_s=asyncio.get_running_loop().time())
+        granted = (await self._holding()).claim(gateway, now_s=self._now_s)
         if granted is None:
             return None
         self._holdings[self._server] = granted
@@ -162,21 +173,24 @@ class FakeKeeper:
 
     async def renew(self, gateway: GatewayName, term: int) -> bool:
         holding = await self._holding()
-        granted = holding.renew(gateway, term, now_s=asyncio.get_running_loop().time())
+        granted = holding.renew(gateway, term, now_s=self._now_s)
         self._holdings[self._server] = granted or holding
         return granted is not None
 
     async def release(self, gateway: GatewayName, term: int, successor: GatewayName | None) -> None:
         holding = await self._holding()
-        released = holding.release(gateway, term, successor, now_s=asyncio.get_running_loop().time())
+        released = holding.release(gateway, term, successor, now_s=self._now_s)
         self._holdings[self._server] = released or holding
 
 
 class SharedFleet:
     """Gateways over servers."""
 
-    def __init__(self, servers: Mapping[str, FakeServer], *, has_keepers: bool) -> None:
+    def __init__(
+        self, servers: Mapping[str, FakeServer], *, has_keepers: bool, keepers_ahead_s: Mapping[str, float]
+    ) -> None:
         self.servers = servers
+        self._keepers_ahead_s = keepers_ahead_s
         self.network = Network()
         self.holdings: dict[str, Holding | None] = {}
         self._has_keepers = has_keepers
@@ -194,8 +208,9 @@ class SharedFleet:
         def keeper_of(server: ServerSettings) -> FakeKeeper | None:
             if not self._has_keepers:
                 return None
-            self.holdings.setdefault(server.name, Holding(-10.0))
-            return FakeKeeper(self.network, self.holdings, server.name, name)
+            ahead_s = self._keepers_ahead_s.get(server.name, 0.0)
+            self.holdings.setdefault(server.name, Holding(ahead_s - 10.0, first_term=1000))
+            return FakeKeeper(self.network, self.holdings, server.name, name, ahead_s)
 
         links = PeerLinks(partial(FakePeer, self.network, name), lambda: sharing.report().encode())
         sharing = Sharing(
@@ -249,9 +264,14 @@ class SharedFleet:
 
 @asynccontextmanager
 async def sharing_fleet(
-    servers: Mapping[str, FakeServer], gateways: int, *, has_keepers: bool = False
+    servers: Mapping[str, FakeServer],
+    gateways: int,
+    *,
+    has_keepers: bool = False,
+    keepers_ahead_s: Mapping[str, float] = MappingProxyType({}),
 ) -> AsyncIterator[SharedFleet]:
-    fleet = SharedFleet(servers, has_keepers=has_keepers)
+    """Open gateways over servers; the clock of each server's keeper may be ahead of the gateways'."""
+    fleet = SharedFleet(servers, has_keepers=has_keepers, keepers_ahead_s=keepers_ahead_s)
     try:
         for number in range(gateways):
             await fleet.join(f"gateway-{number}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import time
 from typing import Any
 
 import pytest
 
 from orchestrator.errors import ModelNotFoundError, ServerUnavailableError
+from orchestrator.ownership import Holding
 from orchestrator.snapshot import ServedModel
 from orchestrator.triton.infer_wire import Tensors
 from tests.fakes.servers import FakeServer, item
@@ -159,6 +162,28 @@ async def test_who_can_not_reach_a_record_lets_another_drive_within_a_term() -> 
         fleet.network.heal()
         assert await doubly_driven_s(fleet, 10.0) <= TERM_S
         assert has_one_driver_each(fleet)
+
+
+@pytest.mark.parametrize("ahead_s", [-300.0, 300.0])
+async def test_clocks_that_are_minutes_apart_give_no_server_two_drivers(
+    ahead_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of keepers are apart from the gateways' and from each other; that of the day jumps whenever it is read."""
+    jumps_s, time_of_day = itertools.cycle((0.0, ahead_s, -ahead_s)), time.time
+    monkeypatch.setattr(time, "time", lambda: time_of_day() + next(jumps_s))
+    ahead = {f"gpu-{n}": n * ahead_s for n in range(4)}
+    async with sharing_fleet(slow_servers(), 2, has_keepers=True, keepers_ahead_s=ahead) as fleet:
+        fleet.network.part("gateway-0", "gateway-1")
+        for server in fleet.holdings:  # each controller is started anew, and its time of day was set back
+            now_s = asyncio.get_running_loop().time() + ahead[server]
+            fleet.holdings[server] = Holding(now_s, first_term=700)
+            assert await doubly_driven_s(fleet, 3.0) == 0.0
+        fleet.network.heal()
+        assert await doubly_driven_s(fleet, 5.0) == 0.0
+        assert has_one_driver_each(fleet)
+        fleet.kill("gateway-0")
+        assert await doubly_driven_s(fleet, 3.0) == 0.0
+        assert fleet.drivers() == {server: ["gateway-1"] for server in fleet.servers}
 
 
 async def test_where_no_record_is_kept_a_partition_that_heals_leaves_one_driver() -> None:
