@@ -33,6 +33,7 @@ from orchestrator.gateway.peers.report import GatewayReport
 from orchestrator.gateway.peers.sharing import Sharing
 from orchestrator.gateway.ports import Team
 from orchestrator.gateway.server import Gateway
+from orchestrator.installed.version import read_version
 from orchestrator.ownership import GatewayName
 from orchestrator.router import Router, addresses_to_use, resolve_host
 from orchestrator.triton.protocol_key import read_protocol_key, render_headers
@@ -113,6 +114,7 @@ async def share_fleet(
             links=links,
             is_ending=lambda: gateway.is_ending or has_ended.is_set(),
             demands=lambda: guard.demands,
+            version=read_version(),
             on_reports=partial(_divide_quotas, guard, place.name),
         )
         timeout_s = fleet.router.request_timeout_s

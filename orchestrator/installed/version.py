@@ -18,10 +18,15 @@ def describe_version() -> str:
     return number + (f" (commit {commit})" if commit else "")
 
 
+def read_version() -> str:
+    """Return the version alone, which takes no time."""
+    return version("slim-scheduler")
+
+
 @cache
 def read_build() -> tuple[str, str | None]:
     """Return the version, and the commit where it is known; the first call may ask git, which takes milliseconds."""
-    return version("slim-scheduler"), _commit(_PACKAGE)
+    return read_version(), _commit(_PACKAGE)
 
 
 def _commit(package: Path) -> str | None:

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from orchestrator.background import BackgroundTasks, end_tasks
 from orchestrator.errors import PermanentError, ServerUnavailableError, SlimError
-from orchestrator.gateway.peers.report import GatewayReport
+from orchestrator.gateway.peers.report import GatewayReport, NoReportError
 from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import ServerName
@@ -78,6 +78,7 @@ class PeerLink:
         self._client = client
         self._sent_items = 0  # since it told its backlog
         self._capacity_rps = 0.0
+        self._told = ""
 
     async def watch(self) -> None:
         """Ask it for ever how it is."""
@@ -104,17 +105,30 @@ class PeerLink:
             async with asyncio.timeout(ANSWER_S):
                 report = GatewayReport.decode(await self._client.exchange_reports(self._own_report()))
         except (SlimError, TimeoutError) as exc:
-            if self.is_answering or (isinstance(exc, PermanentError) and not self.was_asked):
-                log.warning("peer %s does not answer: %s", self.address, exc or f"nothing within {ANSWER_S:g} s")
+            self._tell(exc)
             self.is_answering = False
             if isinstance(exc, PeerGoneError):
                 self.report = None
             if isinstance(exc, TimeoutError):  # perhaps packets were lost; it is to be heard as soon as none are
                 self._client.reconnect()
         else:
-            self.is_answering = True
+            self.is_answering, self._told = True, ""
             self.take(report, at_s=asked_s)
         self.was_asked = True
+
+    def _tell(self, exc: Exception) -> None:
+        """Log why it gets no requests: once, and of one that does not answer only if it did."""
+        if isinstance(exc, NoReportError):
+            text = f"answers with {exc}; it may be of a version that is not understood here, and is left out meanwhile"
+        elif isinstance(exc, PermanentError):
+            text = (
+                f"refuses what this gateway says of itself ({exc}); it may be of a version that does not understand it"
+            )
+        else:
+            text = f"does not answer: {exc or f'nothing within {ANSWER_S:g} s'}"
+        if text != self._told and (self.is_answering or isinstance(exc, PermanentError)):
+            log.warning("peer %s %s", self.address, text)
+            self._told = text
 
     def takes(self, servers: Collection[ServerName]) -> bool:
         """Return whether requests for any of some servers can be passed on to it."""

@@ -19,12 +19,17 @@ _Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+class NoReportError(PermanentError):
+    """What a peer says is no report, or one of a version that this one does not understand."""
+
+
 class GatewayReport(BaseModel):
     """How one gateway is now. Keys of a later version are passed over.
 
     Attributes:
         name: The gateway's name.
         instance: A number drawn at its start, by which two gateways of one name are told apart.
+        version: The version of what it runs; empty: an earlier one, which does not say.
         is_ending: Whether it is to get no more servers, because it ends.
         has_drained: Whether it has no callers of its own any more, and only waits for others to take its servers.
         backlog_items: The items that wait there or run on its servers.
@@ -41,6 +46,7 @@ class GatewayReport(BaseModel):
 
     name: GatewayName
     instance: int
+    version: str = ""
     is_ending: bool = False
     has_drained: bool = False
     backlog_items: _Amount = 0.0
@@ -69,10 +75,10 @@ class GatewayReport(BaseModel):
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        """Return what ``encode`` made JSON of; raises PermanentError when it is none."""
+        """Return what ``encode`` made JSON of; raises NoReportError, which names the key, when it is none."""
         try:
             return cls.model_validate_json(body)
         except ValidationError as exc:
             problem = exc.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, problem["loc"])) or "all of it"
-            raise PermanentError(f"no report of a gateway ({where}: {problem['msg']})") from exc
+            raise NoReportError(f"no report of a gateway ({where}: {problem['msg']})") from exc

@@ -50,6 +50,7 @@ class Sharing:
         links: Returns the links to peers as they are now.
         is_ending: Returns whether this gateway ends.
         demands: Returns what tenants have asked for here; see GatewayReport.
+        version: The version of what runs here.
         on_reports: Called with the reports of all that live, this gateway's included.
     """
 
@@ -63,6 +64,7 @@ class Sharing:
         links: Callable[[], Sequence[PeerLink]],
         is_ending: Callable[[], bool] = lambda: False,
         demands: Callable[[], Mapping[str, tuple[float, float, float]]] = dict,
+        version: str = "",
         on_reports: Callable[[Mapping[GatewayName, GatewayReport]], None] = lambda reports: None,
     ) -> None:
         self.name = name
@@ -73,6 +75,7 @@ class Sharing:
         self._links = links
         self._is_ending = is_ending
         self._demands = demands
+        self._version = version
         self._on_reports = on_reports
         self._background = BackgroundTasks()
         self._leases: dict[ServerName, tuple[ServerSettings, Lease, asyncio.Task[None]]] = {}
@@ -93,6 +96,7 @@ class Sharing:
         self._has_twin = False
         self._has_drained = False
         self._told: Hashable = None
+        self._told_versions: set[tuple[GatewayName, str]] = set()
 
     async def run(self) -> None:
         """Look after the servers that this gateway drives."""
@@ -150,6 +154,7 @@ class Sharing:
         return GatewayReport(
             name=self.name,
             instance=self._instance,
+            version=self._version,
             is_ending=self._is_ending(),
             has_drained=self._has_drained,
             backlog_items=self._share.unfinished_items,
@@ -226,6 +231,7 @@ class Sharing:
         self._weigh_demand(now_s)
         self._living = self._find_living(now_s)
         others = {name: link.report for name, link in self._living.items() if link.report is not None}
+        self._tell_versions(others)
         reports = {self.name: self.report(), **others}
         self._follow_plan(reports, now_s=now_s)
         if self.name in others:  # this gateway ends, and is replaced by one of its name
@@ -304,6 +310,18 @@ class Sharing:
             log.error("another gateway is called %s too; give each its own gateway.peers.name", self.name)
         self._has_twin = has_twin
         return living
+
+    def _tell_versions(self, others: Mapping[GatewayName, GatewayReport]) -> None:
+        for name, report in others.items():
+            if report.version != self._version and (name, report.version) not in self._told_versions:
+                self._told_versions.add((name, report.version))
+                runs = report.version or "an earlier version, which does not say its number"
+                log.info(
+                    "%s runs %s, this one %s; they share the fleet, and pass over what only one of them knows",
+                    name,
+                    runs,
+                    self._version,
+                )
 
     def _is_leaving(self, key: ServerName) -> bool:
         return key in self._leases and self._leases[key][1].is_leaving

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 from orchestrator.config import ServerSettings
-from orchestrator.errors import ConnectionLostError, ServerUnavailableError, SlimError
+from orchestrator.errors import ConnectionLostError, PermanentError, ServerUnavailableError, SlimError
 from orchestrator.gateway.dataplane.exchange import Exchange, Form
 from orchestrator.gateway.peers.forwarding import Forwarder
 from orchestrator.gateway.peers.leases import NoKeeperError
 from orchestrator.gateway.peers.links import PeerGoneError, PeerLink, PeerLinks
+from orchestrator.gateway.peers.report import NoReportError
 from orchestrator.gateway.peers.sharing import Sharing
 from orchestrator.gateway.protocol.family import FamilyModel, FamilyRequest, merge_widths
 from orchestrator.gateway.protocol.messages import pb
@@ -34,14 +36,32 @@ def key_of(name: str) -> str:
     return f"{name}.triton:8001"
 
 
+VERSION = "1.0.0"
+"""Of all gateways that do not say another one."""
+
+
+class Arrival(NamedTuple):
+    """A request as a peer got it: its mark, when, and the deadline that it brought; None: it brought none."""
+
+    mark: int
+    at_s: float
+    deadline_ms: float | None
+
+
 class Network:
-    """Who reaches whom; parted are pairs of gateways, and of a gateway and a keeper's server."""
+    """Who reaches whom; parted are pairs of gateways, and of a gateway and a keeper's server.
+
+    ``speaks`` has what becomes of a gateway's reports before anybody else reads them, where it is of another version,
+    and ``arrivals`` all requests that took a hop.
+    """
 
     def __init__(self) -> None:
         self.parted: set[frozenset[str]] = set()
         self.gateways: dict[str, SharedGateway] = {}
         self.dead: set[str] = set()
         self.refusing: set[str] = set()
+        self.speaks: dict[str, Callable[[bytes], bytes]] = {}
+        self.arrivals: list[Arrival] = []
 
     def part(self, one: str, other: str) -> None:
         self.parted.add(frozenset((one, other)))
@@ -71,7 +91,7 @@ class SharedGateway:
         self.hops = 0
         self.is_ending = False
 
-    async def call(self, mark: int, *, deadline_ms: float) -> bool:
+    async def call(self, mark: int, *, deadline_ms: float | None) -> bool:
         """Return whether a request of one item is answered in time, as a gateway's data plane has it answered."""
         loop = asyncio.get_running_loop()
         began_s, ended = loop.time(), loop.create_future()
@@ -98,7 +118,7 @@ class SharedGateway:
         except SlimError:
             return False
         is_answered = not isinstance(await ended, Exception)
-        return is_answered and loop.time() - began_s <= deadline_ms / 1e3
+        return is_answered and (deadline_ms is None or loop.time() - began_s <= deadline_ms / 1e3)
 
     def _submit(self, wanted: FamilyRequest, family: FamilyModel, sink: CallbackSink, transit: Transit) -> None:
         self.router.submit(wanted.inputs, wanted.options, sink, transit)
@@ -118,7 +138,16 @@ class FakePeer:
     async def exchange_reports(self, own: bytes) -> bytes:
         await asyncio.sleep(0.001)
         await self._network.require(self._caller, self._called)
-        return self._network.gateways[self._called].sharing.exchange(own)
+        try:
+            told = self._network.gateways[self._called].sharing.exchange(self._as_spoken(self._caller, own))
+        except NoReportError as exc:
+            raise PermanentError(f"gateway at {self._called}: {exc}") from exc  # as over a network
+        return self._as_spoken(self._called, told)
+
+    def _as_spoken(self, gateway: str, report: bytes) -> bytes:
+        speak = self._network.speaks.get(gateway)
+        is_own = self._caller == self._called  # each is of its own version
+        return report if speak is None or is_own else speak(report)
 
     def reconnect(self) -> None:
         return None
@@ -126,7 +155,10 @@ class FakePeer:
     async def infer(self, parts: Sequence[Buffer], metadata: Metadata) -> bytes:
         await self._network.require(self._caller, self._called)
         request = pb.ModelInferRequest.FromString(b"".join(parts))
-        deadline_ms = request.parameters["slim_deadline_ms"].double_param
+        # The protobuf map would make an entry for one that is asked for.
+        given = "slim_deadline_ms" in request.parameters
+        deadline_ms = request.parameters["slim_deadline_ms"].double_param if given else None
+        self._network.arrivals.append(Arrival(int(request.id), asyncio.get_running_loop().time(), deadline_ms))
         await self._network.gateways[self._called].router.infer(item(int(request.id)), deadline_ms=deadline_ms)
         if self._called in self._network.dead:
             raise ConnectionLostError("it has died")
@@ -220,6 +252,7 @@ class SharedFleet:
             keeper_of=keeper_of,
             links=links,
             is_ending=lambda: gateway.is_ending,
+            version=VERSION,
         )
         gateway = self.network.gateways[name] = SharedGateway(name, router, sharing, links)
         for each in self.gateways:

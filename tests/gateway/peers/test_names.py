@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import PermanentError
 from orchestrator.gateway.fleet_sharing import PeerNames
-from orchestrator.gateway.peers.report import GatewayReport
+from orchestrator.gateway.peers.report import GatewayReport, NoReportError
 from orchestrator.ownership import GatewayName
 from orchestrator.snapshot import ServerName
 
@@ -36,6 +36,7 @@ def test_a_report_is_read_as_it_was_written(backlog: float, rate: float, servers
     report = GatewayReport(
         name=GatewayName("a"),
         instance=7,
+        version="1.2.3",
         backlog_items=backlog,
         drives=names,
         capacities_rps=dict.fromkeys(names, rate),
@@ -60,6 +61,11 @@ def test_what_is_no_report_is_refused_in_a_line(body: bytes) -> None:
     with pytest.raises(PermanentError, match="no report of a gateway") as caught:
         GatewayReport.decode(body)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_understood_of_a_report_is_named() -> None:
+    with pytest.raises(NoReportError, match=r"no report of a gateway \(drives: "):
+        GatewayReport.decode(b'{"name": "a", "instance": 1, "drives": 7}')
 
 
 def test_a_report_of_a_later_version_is_read() -> None:

@@ -276,6 +276,24 @@ async def test_a_request_without_a_server_waits_for_one_and_no_longer_than_its_d
         assert await in_time
 
 
+async def test_a_request_brings_what_is_left_of_its_deadline_after_it_has_waited_and_one_without_brings_none() -> None:
+    async with sharing_fleet(slow_servers(1), 3) as fleet:
+        (driver,) = fleet.drivers()["gpu-0"]
+        fleet.kill(driver)
+        began_s, given_ms = asyncio.get_running_loop().time(), 5000.0
+        calls = [
+            gateway.call(mark, deadline_ms=deadline_ms)
+            for gateway in fleet.gateways
+            for mark, deadline_ms in ((1, given_ms), (2, None))
+        ]
+        assert all(await asyncio.gather(*calls))
+        timed, untimed = sorted(fleet.network.arrivals)
+        assert (timed.mark, untimed.mark, untimed.deadline_ms) == (1, 2, None)
+        waited_ms = (timed.at_s - began_s) * 1e3
+        assert waited_ms > 500
+        assert timed.deadline_ms == pytest.approx(given_ms - waited_ms, abs=1.0)
+
+
 async def test_two_gateways_of_one_name_are_told(caplog: pytest.LogCaptureFixture) -> None:
     async with sharing_fleet(slow_servers(), 2) as fleet:
         one, other = fleet.gateways
