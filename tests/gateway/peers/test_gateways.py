@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import grpc
 import pytest
 
 from orchestrator.config import (
+    AuthSettings,
     FleetSettings,
     GatewaySettings,
     PeerSettings,
@@ -25,6 +27,7 @@ from orchestrator.gateway import Gateway, open_gateway
 from orchestrator.gateway.fleet_sharing import place_of
 from orchestrator.gateway.peers.clients import GrpcPeerClient
 from tests.fakes.servers import NO_TIME_BUDGET
+from tests.gateway.auth.test_tenants import TOKEN, digest, write
 from tests.gateway.calls import RawCalls, item_request
 from tests.gateway.test_one_connection import open_triton
 from tests.ports import choose_free_ports
@@ -177,6 +180,40 @@ async def test_who_leaves_is_replaced_and_loses_no_request(tmp_path: Path) -> No
         stop.set()
         await asyncio.gather(*asking)
         assert answered > 0
+
+
+async def test_two_gateways_let_in_together_what_a_tenant_may_have(tmp_path: Path) -> None:
+    quota_rps, callers = 50.0, (4, 2)
+    tenant = {"name": "vision", "tokens": [digest(TOKEN)], "requests_per_s": quota_rps, "requests_burst": 25}
+    write(tmp_path / "tokens.yaml", tenant)
+    let_in, stop = [0, 0], asyncio.Event()
+
+    async def ask(number: int, calls: RawCalls) -> None:
+        metadata = (("authorization", f"Bearer {TOKEN}"),)
+        while not stop.is_set():
+            try:
+                await calls.bytes("ModelInfer", item_request().SerializeToString(), metadata=metadata)
+                let_in[number] += 1
+            except grpc.aio.AioRpcError as exc:
+                assert exc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, exc.details()
+            await asyncio.sleep(0.02)
+
+    auth = AuthSettings(tokens_file=tmp_path / "tokens.yaml")
+    async with sharing(tmp_path, tritons=2, gateways=2, auth=auth) as members:
+        asking = [
+            asyncio.create_task(ask(number, member.calls))
+            for number, member in enumerate(members)
+            for _ in range(callers[number])
+        ]
+        await asyncio.sleep(2.0)  # for bursts to be had, and each to know what comes at the other
+        before, began_s = list(let_in), time.monotonic()
+        await asyncio.sleep(5.0)
+        counts = [count - earlier for count, earlier in zip(let_in, before, strict=True)]
+        may_have = quota_rps * (time.monotonic() - began_s)
+        stop.set()
+        await asyncio.gather(*asking)
+    assert sum(counts) / may_have == pytest.approx(1.0, rel=0.1)
+    assert min(counts) / sum(counts) > 0.25, "who asks for more than an even part gets that at least"
 
 
 class Team:
