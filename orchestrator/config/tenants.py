@@ -18,6 +18,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.files import read_file
 from orchestrator.validation import Distinct, Spelling
 
+_KEY = "gateway.auth.tokens_file"
 DIGEST_PREFIX = "sha256:"
 _MOST_BYTES = 2**20
 """Largest tokens file. Every token costs each request a third of a microsecond; long before this a proxy is better."""
@@ -75,9 +76,17 @@ def load_tenants(path: Path) -> tuple[TenantSettings, ...]:
     try:
         text = read_file(path, most_bytes=_MOST_BYTES).decode()
     except FileNotFoundError:
-        raise ConfigError(f"no tokens file at {path}; 'slimsched token new TENANT' prints what belongs there") from None
+        # A volume of a secret is a folder with a file for each key.
+        where = (
+            f"its folder is there; if that is a secret's, give the secret the key {path.name}"
+            if path.parent.is_dir()
+            else f"nor a folder {path.parent}; mount the secret there, or correct the path"
+        )
+        raise ConfigError(
+            f"{_KEY}: there is no tokens file {path}, {where}; 'slimsched token new TENANT' prints what belongs into it"
+        ) from None
     except OSError as exc:
-        raise ConfigError(f"can't read the tokens file {path} ({exc.strerror or exc})") from exc
+        raise ConfigError(f"{_KEY}: can't read the tokens file {path} ({exc.strerror or exc})") from exc
     except UnicodeDecodeError:
         raise ConfigError(f"the tokens file {path} is no UTF-8 text") from None
     return parse_tenants(text, source=str(path))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from orchestrator.cli.serving.gateway import _is_compiled
 from orchestrator.policies import preparation
 from orchestrator.router.dispatch import compilation
+from tests.ports import choose_free_ports
 
 
 async def test_who_stops_it_does_not_wait_for_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +26,44 @@ async def test_who_stops_it_does_not_wait_for_the_compiler(tmp_path: Path, monke
         await asyncio.sleep(0.01)
     stop.set()
     assert not await starting
+
+
+@pytest.mark.parametrize(
+    ("is_mounted", "remedy"),
+    [
+        (False, "nor a folder {folder}; mount the secret there, or correct the path"),
+        (True, "its folder is there; if that is a secret's, give the secret the key tokens.yaml"),
+    ],
+    ids=["no secret", "a secret without the key"],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_without_its_tokens_it_ends_with_one_line_that_says_what_is_missing_and_what_to_do(
+    tmp_path: Path, is_mounted: bool, remedy: str, workers: int
+) -> None:
+    folder = tmp_path / "secret"
+    if is_mounted:
+        folder.mkdir()
+        (folder / "token.yaml").write_text("tenants: []")  # under another name
+    grpc, http, metrics = (f"127.0.0.1:{port}" for port in choose_free_ports(3))
+    addresses = {"grpc": grpc, "http": http, "metrics": metrics}
+    auth = {"tokens_file": str(folder / "tokens.yaml")}
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "servers": [{"name": "a", "grpc": "127.0.0.1:1"}],
+                "gateway": {**addresses, "auth": auth, "workers": workers},
+            }
+        )
+    )
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "gateway", "--fleet", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = f"there is no tokens file {folder / 'tokens.yaml'}, {remedy.format(folder=folder)}"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == (
+        f"Error: gateway.auth.tokens_file: {said}; 'slimsched token new TENANT' prints what belongs into it"
+    )
+    assert "Traceback" not in done.stderr
 
 
 async def test_it_goes_on_when_all_is_compiled() -> None:
