@@ -8,6 +8,7 @@ import yaml
 
 from tests.deploy.charts import find, render
 from tests.deploy.programs import find_program, run
+from tools.kustomize import CHART
 
 COMPOSE = Path(__file__).parents[2] / "deploy" / "compose.yaml"
 
@@ -54,6 +55,19 @@ def test_keda_asks_what_the_rule_records() -> None:
     [trigger] = find(render("keda"), "ScaledObject")["spec"]["triggers"]
     recorded = find(render("scaled"), "PrometheusRule")["spec"]["groups"][0]["rules"][0]
     assert trigger["metadata"]["query"] == recorded["expr"]
+
+
+def test_the_metric_that_kubernetes_scales_by_is_one_that_the_rules_record() -> None:
+    """An adapter serves a recorded series with the colons of its name as underscores, and picks it by its labels."""
+    manifests = render("scaled")
+    [metric] = find(manifests, "HorizontalPodAutoscaler", "-triton")["spec"]["metrics"]
+    asked = metric["external"]["metric"]
+    rules = find(manifests, "PrometheusRule")["spec"]["groups"][0]["rules"]
+    recorded = {rule["record"].replace(":", "_"): rule["labels"] for rule in rules if "record" in rule}
+    assert asked["name"] in recorded
+    assert recorded[asked["name"]] == asked["selector"]["matchLabels"]
+    in_file = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())["groups"][0]["rules"]
+    assert asked["name"] in {rule.get("record", "").replace(":", "_") for rule in in_file}
 
 
 def test_the_length_of_the_queue_that_wakes_somebody_follows_from_that_of_scaling() -> None:
