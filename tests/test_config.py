@@ -86,6 +86,10 @@ def test_rendering_and_reading_are_inverse() -> None:
             r"servers\[1\].grpc: is there twice; must be unique, got 'h:1'",
         ),
         (
+            "servers: [{name: a, grpc: 'h:1', device_class: 'two words'}]",
+            r"device_class: must be letters, digits, dots, underscores and hyphens",
+        ),
+        (
             "servers: [{name: a, grpc: 'h:1', emulated_slowdown: 0.5}]",
             r"emulated_slowdown: must be at least 1, got 0\.5",
         ),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import ServerSettings
-from orchestrator.config.names import Assigned, expand_servers, host_of, is_name, name_in_file, pod_of
+from orchestrator.config.names import Assigned, expand_servers, host_of, is_name, name_in_file, pod_of, profile_entry
 
 NAMED = ServerSettings(name="triton", grpc="triton.svc:8001", metrics="http://triton.svc:8002/metrics")
 LITERAL = ServerSettings(name="here", grpc="127.0.0.1:8001")
@@ -146,3 +146,30 @@ def test_what_a_server_is_called_by_its_address_leads_back_to_its_name_in_the_fi
     assert name_in_file(LITERAL.name, [NAMED, LITERAL]) == LITERAL.name
     assert name_in_file("pod-0", [NAMED, other, LITERAL]) is None
     assert name_in_file("gone", [LITERAL]) is None
+
+
+def test_a_pod_of_a_stateful_set_is_behind_the_headless_service_that_is_called_as_the_set() -> None:
+    big, small = (ServerSettings(name=n, grpc=f"slim-triton-{n}.inference.svc:8001") for n in ("big", "big-2"))
+    assert name_in_file("slim-triton-big-0", [big, small, LITERAL]) == "big"
+    assert name_in_file("slim-triton-big-2-11", [big, small, LITERAL]) == "big-2"
+    for other in ("slim-triton-big", "slim-triton-big-2-x", "slim-triton-0", "slim-triton-big-0-0"):
+        assert name_in_file(other, [big, small]) is None
+    elsewhere = big.model_copy(update={"name": "elsewhere", "grpc": "slim-triton-big.other.svc:8001"})
+    assert name_in_file("slim-triton-big-0", [big, elsewhere]) is None, "two namespaces have a set of that name"
+
+
+@pytest.mark.parametrize(
+    ("known", "entry"),
+    [
+        ({"gpu-0", "gpu", "h100"}, "gpu-0"),
+        ({"gpu", "h100"}, "gpu"),
+        ({"h100", "a10"}, "h100"),
+        ({"a10"}, None),
+        (set[str](), None),
+    ],
+)
+def test_a_server_has_the_profiles_entry_of_its_own_name_else_of_the_files_else_of_its_class(
+    known: set[str], entry: str | None
+) -> None:
+    assert profile_entry("gpu-0", "gpu", "h100", known) == entry
+    assert profile_entry("gpu-0", None, None, known) == ("gpu-0" if "gpu-0" in known else None)

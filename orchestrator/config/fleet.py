@@ -90,6 +90,9 @@ class ServerSettings(Section):
     """URL of its Prometheus endpoint, such as ``http://127.0.0.1:8002/metrics``; None when it has none."""
     device: Literal["cpu", "gpu"] = "cpu"
     """What its instances run on."""
+    device_class: Name | None = None
+    """The kind of machine, such as ``h100``, shown beside the name. It names the server's entry in ``router.profile``
+    where there is none of its own name or its name in this file. None: not said."""
     emulated_slowdown: float | None = Field(default=None, ge=1)
     """Set only on embedded servers that play a slower machine; figures taken there are emulated."""
     repository: Path | None = None

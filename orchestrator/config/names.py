@@ -10,7 +10,7 @@ any other address ``name-10.0.0.7``. One that was met alone is called as in the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -62,14 +62,32 @@ def pod_of(host: str, ip: str, own_name: str) -> str | None:
 def name_in_file(name: str, servers: Sequence[ServerSettings]) -> str | None:
     """Return what a server that is called so is called in the file; None where that can't be told.
 
-    One that is called by its address has the file's name before that. A pod's name says nothing of the file, so there
-    it is the only server behind a host name, if there is only one.
+    One that is called by its address has the file's name before that. A pod of a StatefulSet is taken to be behind the
+    headless service that is called as the set, as is usual. Any other pod's name says nothing of the file, so there it
+    is the only server behind a host name, if there is only one.
     """
     if any(server.name == name for server in servers):
         return name
-    behind = [server.name for server in servers if is_name(host_of(server.grpc))]
+    behind = {server.name: host_of(server.grpc) for server in servers if is_name(host_of(server.grpc))}
     named = [each for each in behind if name.startswith(f"{each}-") and _is_address(name.removeprefix(f"{each}-"))]
-    return max(named, key=len) if named else behind[0] if len(behind) == 1 else None
+    if named:
+        return max(named, key=len)
+    stateful_set = re.sub(r"-[0-9]+$", "", name)
+    of_set = [each for each, host in behind.items() if host.partition(".")[0].lower() == stateful_set != name]
+    found = of_set if len(of_set) == 1 else list(behind)
+    return found[0] if len(found) == 1 else None
+
+
+def profile_entry(name: str, in_file: str | None, device_class: str | None, known: Container[str]) -> str | None:
+    """Return which of a profile's entries is a server's: of its own name, else its name in the file, else its class.
+
+    Args:
+        name: What the server is called.
+        in_file: What it is called in the fleet file; None where that can't be told.
+        device_class: Its device class there; None where it has none.
+        known: The names of the profile's entries.
+    """
+    return next((each for each in (name, in_file, device_class) if each is not None and each in known), None)
 
 
 def _is_address(ending: str) -> bool:

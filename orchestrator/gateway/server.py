@@ -39,6 +39,7 @@ from orchestrator.gateway.metrics.gateway_metrics import (
     POLICY_SINCE,
     QUEUED,
     ROLLOUT,
+    SERVER_INFO,
     TASKS,
     WORKER_RESTARTS,
     WORKERS,
@@ -235,6 +236,9 @@ class Gateway:
                 snapshot.numbers(FOREIGN_MODELS, (server.name, model))[0] = 1.0
         for name, seen in held.servers.items():
             snapshot.numbers(LEFT_OUT, (name,))[0] = float(not seen.is_healthy)
+        for each in self._servers:
+            if each.device_class is not None:
+                snapshot.numbers(SERVER_INFO, (each.name, each.device_class))[0] = 1.0
         snapshot.numbers(POLICY_INFO, held.policies)[0] = 1.0
         standing = held.standing
         snapshot.numbers(POLICY_SINCE, (standing.policy,))[0] = standing.since_unix_s

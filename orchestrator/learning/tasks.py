@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from orchestrator.config.fleet import FleetSettings, RouterSettings
-from orchestrator.config.names import name_in_file
+from orchestrator.config.names import name_in_file, profile_entry
 from orchestrator.errors import ConfigError
 from orchestrator.learning.objective import NO_PREFERENCE
 from orchestrator.learning.traffic import Recorded, Traffic, check_fleet, read_arrivals
@@ -46,7 +46,7 @@ def logged_traffic(fleet: FleetSettings, *, source: str, family: str | None) -> 
     """Return what the router of a fleet has recorded, on the servers that its profile knows.
 
     A host name stands for as many servers as the largest decision was about. Each has the profile's entry of its own
-    name, else that of its name in the file, as in the router.
+    name, else that of its name in the file, else that of its device class, as in the router.
 
     Raises:
         ConfigError: when the settings lack something, the log holds too little, or it is of another fleet.
@@ -58,13 +58,15 @@ def logged_traffic(fleet: FleetSettings, *, source: str, family: str | None) -> 
     recorded = read_arrivals(router.decision_log.directory, family=family)
     profiled = {str(server.name) for server in read_profile(router.profile).servers}
     in_file = {name: name_in_file(name, fleet.servers) for name in recorded.servers}
+    met = {in_file[name] for name in recorded.together}
+    names = {*recorded.together, *(server.name for server in fleet.servers if server.name not in met)}
+    classes = {server.name: server.device_class for server in fleet.servers}
+    in_file |= {name: name for name in names & classes.keys()}
     entries = {
         name: entry
         for name, written in in_file.items()
-        if (entry := name if name in profiled else written) is not None and entry in profiled
+        if (entry := profile_entry(name, written, classes.get(written or ""), profiled)) is not None
     }
-    met = {in_file[name] for name in recorded.together}
-    names = {*recorded.together, *(server.name for server in fleet.servers if server.name not in met)}
     servers = {name: entries.get(name, name) for name in sorted(names)}
     task = profile_task(router.profile, objectives_of(router), servers=servers, family=family)
     check_fleet(recorded, task, entries)

@@ -41,6 +41,7 @@ class ServerOverview:
         instances: Instances by width in percent, ascending, of all families together.
         driver: The gateway that sends it batches, of several that share the fleet; empty when none is known to, None
             where there is one gateway.
+        device_class: The kind of machine, as the fleet file says; None where it says none.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ServerOverview:
     left_out: tuple[str, ...]
     instances: tuple[tuple[int, int], ...]
     driver: str | None = None
+    device_class: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,9 @@ def merge_overviews(overviews: Sequence[FleetOverview]) -> FleetOverview | None:
     )
 
 
-async def describe_fleet(settings: RouterSettings, fleet: Fleet, live: LivePolicy) -> FleetOverview:
+async def describe_fleet(
+    settings: RouterSettings, fleet: Fleet, live: LivePolicy, device_classes: Mapping[str, str | None]
+) -> FleetOverview:
     """Return what is known of a fleet now; other work goes on meanwhile where there are many families."""
     guarded, shadow, log = live.deciders.policies[False], live.deciders.shadow, settings.decision_log
     served: dict[str, dict[int, list[tuple[ServerConnection, ServedModel]]]] = {}
@@ -148,13 +152,15 @@ async def describe_fleet(settings: RouterSettings, fleet: Fleet, live: LivePolic
         is_paused=guarded.is_paused(now_s),
         decision_log=None if log is None else str(log.directory),
         sample_ratio=0.0 if log is None else log.sample_ratio,
-        servers=tuple(_describe_server(server, now_s) for server in fleet.servers.values()),
+        servers=tuple(
+            _describe_server(server, now_s, device_classes.get(server.name)) for server in fleet.servers.values()
+        ),
         families=tuple(families),
         standing=live.standing,
     )
 
 
-def _describe_server(server: ServerConnection, now_s: float) -> ServerOverview:
+def _describe_server(server: ServerConnection, now_s: float, device_class: str | None) -> ServerOverview:
     health = server.health
     condition: ServerCondition
     if health.problem is not None:
@@ -172,7 +178,13 @@ def _describe_server(server: ServerConnection, now_s: float) -> ServerOverview:
         instances[model.width] = instances.get(model.width, 0) + model.instances
     left_out = {*health.suspended, *health.suspects} & {model.name for model in served}
     return ServerOverview(
-        server.name, condition, reason, len(served), tuple(sorted(left_out)), tuple(sorted(instances.items()))
+        server.name,
+        condition,
+        reason,
+        len(served),
+        tuple(sorted(left_out)),
+        tuple(sorted(instances.items())),
+        device_class=device_class,
     )
 
 

@@ -319,7 +319,9 @@ class Router:
 
     async def describe(self) -> FleetOverview:
         """Return what is known of the fleet and of who decides; of many families it takes several turns of the loop."""
-        return await describe_fleet(self._settings, self._fleet, self._dispatcher.live)
+        servers = () if self.membership is None else self.membership.servers
+        device_classes = {server.name: server.device_class for server in servers}
+        return await describe_fleet(self._settings, self._fleet, self._dispatcher.live, device_classes)
 
     def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:
         """Return, for each server that answers, the widths of a family that it serves, ascending.

@@ -237,8 +237,8 @@ def answering(tmp_path: Path) -> Iterator[Path]:
     )
     fleet = tmp_path / "fleet.yaml"
     servers = [
-        {"name": "gpu-0", "grpc": "127.0.0.1:1", "controller": address},
-        {"name": "gpu-1", "grpc": "127.0.0.1:2", "controller": f"127.0.0.1:{choose_free_port()}"},
+        {"name": "gpu-0", "grpc": "127.0.0.1:1", "device_class": "h100", "controller": address},
+        {"name": "gpu-1", "grpc": "127.0.0.1:2", "device_class": "l4", "controller": f"127.0.0.1:{choose_free_port()}"},
         {"name": "gpu-2", "grpc": "127.0.0.1:3"},
     ]
     fleet.write_text(json.dumps({"servers": servers}))
@@ -253,9 +253,9 @@ def test_status_shows_who_answers_and_why_others_do_not(answering: Path) -> None
     result = call("status", "--config", answering)
     assert result.exit_code == 1
     text = " ".join(result.output.split())
-    assert "gpu-0 · fashion · step 312" in text
+    assert "gpu-0 (h100) · fashion · step 312" in text
     assert "refused w100: load refused, memory-budget: budget 300 MiB, used 250 MiB, needed 80 MiB" in text
-    assert "gpu-1 controller no controller answers at 127.0.0.1:" in text
+    assert "gpu-1 (l4) controller no controller answers at 127.0.0.1:" in text
     assert "gpu-2 controller the fleet file names none Triton it does not answer" in text
     assert max(map(len, result.output.splitlines())) <= 100
     alone = call("status", "--fleet", answering, "--server", "gpu-0")
@@ -269,10 +269,11 @@ def test_status_as_json_has_an_entry_a_server(answering: Path) -> None:
     assert result.exit_code == 1
     here, away, without = json.loads(result.output)["servers"]
     assert (here["server"], here["error"], here["steps"], len(here["models"])) == ("gpu-0", None, 312, 4)
-    assert (away["server"], set(away)) == ("gpu-1", {"server", "error", "misfits"})
+    assert (away["server"], set(away)) == ("gpu-1", {"server", "error", "device_class", "misfits"})
+    assert (here["device_class"], away["device_class"]) == ("h100", "l4")
     assert away["misfits"] is None, "nobody is there to be asked"
     assert "no controller answers" in away["error"]
-    assert without == {"server": "gpu-2", "error": None, "misfits": None}
+    assert without == {"server": "gpu-2", "error": None, "device_class": None, "misfits": None}
     assert call("status", "--config", answering, "--json", "--server", "gpu-0").exit_code == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -139,6 +140,21 @@ async def test_a_gateway_starts_without_any_triton_and_is_ready_once_one_comes(t
         await wait_for(address, "/readyz", (503, "no server answers for fashion\n"))
         async with open_triton(triton_port):  # the same again, or another one
             await wait_for(address, "/readyz", (200, "ready\n"))
+
+
+async def test_a_device_class_is_a_label_of_one_metric_and_stands_on_the_status_page(tmp_path: Path) -> None:
+    fleet, path = fleet_on(*choose_free_ports(4)), tmp_path / "fleet.yaml"
+    server = fleet.servers[0].model_copy(update={"device_class": "h100"})
+    fleet = fleet.model_copy(update={"servers": (server,)})
+    path.write_text(render_fleet(fleet))
+    async with open_gateway(fleet, path) as gateway:
+        assert gateway.metrics is not None
+        _, page = await get(gateway.metrics.address, "/metrics")
+        assert [line for line in page.splitlines() if "h100" in line] == [
+            'slim_router_server_info{device_class="h100",server="first"} 1.0'
+        ]
+        document = json.loads((await get(gateway.metrics.address, "/status"))[1])
+        assert [(each["name"], each["device_class"]) for each in document["servers"]] == [("first", "h100")]
 
 
 async def test_who_replaces_a_gateway_that_serves_needs_a_server(tmp_path: Path) -> None:

@@ -122,6 +122,9 @@ def test_servers_behind_a_host_name_have_the_entry_of_their_own_name_or_of_the_f
     assert fitted_to(("triton-0", f"{named}-10.0.0.7")) == [(f"{named}-10.0.0.7", named_s), ("triton-0", named_s)]
     assert fitted_to(("triton-0",), ("triton-1", own), ("triton-0",)) == [(own, own_s), ("triton-1", named_s)]
     path.write_text(path.read_text().replace("svc:8001'}", "svc:8001'}, {name: other, grpc: 'other.svc:8001'}"))
-    assert fitted_to((f"{named}-10.0.0.7",)) == [(f"{named}-10.0.0.7", named_s)]
-    with pytest.raises(ConfigError, match=f"it decided about triton-0, the profile knows .*{named}"):
-        fitted_to(("triton-0", f"{named}-10.0.0.7"))
+    assert fitted_to((f"{named}-10.0.0.7", "triton-0")) == [(f"{named}-10.0.0.7", named_s), ("triton-0", named_s)]
+    with pytest.raises(ConfigError, match=f"it decided about pod-0, the profile knows .*{named}"):
+        fitted_to(("pod-0", f"{named}-10.0.0.7"))
+    path.write_text(path.read_text().replace("{name: other,", f"{{name: other, device_class: {own},"))
+    assert fitted_to(("other-0",)) == [(named, named_s), ("other-0", own_s)]
+    assert fitted_to(("triton-0",)) == [("other", own_s), ("triton-0", named_s)]

@@ -189,19 +189,22 @@ def _encode_gateway(document: Document | str) -> dict[str, Any]:
 
 def _encode(server: ServerSettings, answer: _Answer, misfits: Mapping[str, Mapping[str, str] | None]) -> dict[str, Any]:
     if isinstance(answer, dict):
-        return {**answer, "error": None}
+        return {**answer, "error": None, "device_class": server.device_class}
     error = None if answer is None else str(answer)
-    return {"server": server.name, "error": error, "misfits": misfits[server.name]}
+    told = {"error": error, "device_class": server.device_class, "misfits": misfits[server.name]}
+    return {"server": server.name, **told}
 
 
 def _render(found: _Found) -> RenderableType:
     sections: list[RenderableType] = []
     for server, answer in zip(found.servers, found.answers, strict=True):
         if isinstance(answer, dict):
-            sections.append(render_status(parse_page(answer), now_unix_s=time.time()))
+            page = parse_page(answer)
+            sections.append(render_status(page, now_unix_s=time.time(), device_class=server.device_class))
         else:
             reason = None if answer is None else str(answer)
-            sections.append(render_unreachable(server.name, reason, found.misfits[server.name]))
+            misfits = found.misfits[server.name]
+            sections.append(render_unreachable(server.name, reason, misfits, device_class=server.device_class))
     if found.gateway is not None:
         sections.append(render_gateway(found.gateway, now_unix_s=time.time()))
     return Group(*[part for section in sections for part in (section, "")][:-1])

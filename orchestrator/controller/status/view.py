@@ -40,13 +40,13 @@ _STATUS_STYLES = {"ready": "green", "failed": "bold red", "absent": "dim", "load
 _UNITS = ("_per_s", "_bytes", "_ratio", "_ms", "_us", "_s", "_w", "_j")
 
 
-def render_status(status: ControllerStatus, *, now_unix_s: float) -> RenderableType:
+def render_status(status: ControllerStatus, *, now_unix_s: float, device_class: str | None = None) -> RenderableType:
     """Return the section of one server, with ages as of when its page was asked for.
 
     ``now_unix_s`` is this machine's wall-clock time, which counts only where the page does not say its age.
     """
     now_unix_s = status.asked_unix_s(now_unix_s=now_unix_s)
-    parts: list[RenderableType] = [_title(status, now_unix_s)]
+    parts: list[RenderableType] = [_title(status, now_unix_s, device_class)]
     if status.models:
         parts.append(_models(status))
     parts.append(_lines(status, now_unix_s))
@@ -68,14 +68,16 @@ def find_troubles(status: ControllerStatus, *, now_unix_s: float) -> list[str]:
     ]
 
 
-def render_unreachable(server: str, reason: str | None, misfits: Mapping[str, str] | None) -> RenderableType:
+def render_unreachable(
+    server: str, reason: str | None, misfits: Mapping[str, str] | None, *, device_class: str | None = None
+) -> RenderableType:
     """Return the section of a server whose controller says nothing, with what its Triton says of misfits.
 
     ``reason`` says why; None: it has no controller. ``misfits`` are None where the Triton does not answer.
     """
     controller = ("controller", reason or "the fleet file names none", "bold red" if reason else "")
     triton = [("Triton", "it does not answer", "bold red")] if misfits is None else _left_out(misfits)
-    return _section(server, [controller, *triton])
+    return _section(server if device_class is None else f"{server} ({device_class})", [controller, *triton])
 
 
 def render_gateway(document: str | Mapping[str, Any], *, now_unix_s: float) -> RenderableType:
@@ -122,11 +124,12 @@ def render_done(status: ControllerStatus) -> RenderableType:
     return _grid([*(rows or [("did", "nothing", "")]), *_trouble(status), *_warnings(status)])
 
 
-def _title(status: ControllerStatus, now_unix_s: float) -> Text:
+def _title(status: ControllerStatus, now_unix_s: float, device_class: str | None) -> Text:
     names = status.families or ((status.family,) if status.family else ())  # older controllers named one
     family = f" · {', '.join(names)}" if names else ""
     step = f" · step {status.steps:,}, {say_age(now_unix_s - status.unix_s)} ago"
-    return Text.assemble((status.server, "bold"), family, (step, "dim"))
+    kind = "" if device_class is None else f" ({device_class})"
+    return Text.assemble((status.server, "bold"), kind, family, (step, "dim"))
 
 
 def _models(status: ControllerStatus) -> Table:

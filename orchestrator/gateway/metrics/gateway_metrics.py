@@ -109,6 +109,9 @@ LEFT_OUT = Measure(
     ("server",),
     kind="gauge",
 )
+SERVER_INFO = Measure(
+    "slim_router_server_info", "1 for a server with a device class.", ("server", "device_class"), kind="largest"
+)
 POLICY_INFO = Measure(
     "slim_router_policy_info", "1 for the policies in force.", ("policy", "fallback", "shadow"), kind="largest"
 )
@@ -137,7 +140,7 @@ MEASURES = {
         *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *QUEUED),
         *(_FOR_PEERS, _HOPS, DRIVEN, PEERS),
         *(_TENANTS, _UNAUTHENTICATED, TASK_FAILURES, WORKERS, WORKER_RESTARTS),
-        *(LEFT_OUT, POLICY_INFO, POLICY_SINCE, ROLLOUT, BUILD_INFO, *_PROCESS),
+        *(LEFT_OUT, SERVER_INFO, POLICY_INFO, POLICY_SINCE, ROLLOUT, BUILD_INFO, *_PROCESS),
     )
 }
 """All there is, by name, in the order of the page."""

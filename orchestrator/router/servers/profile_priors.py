@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from orchestrator.config import FleetSettings
+from orchestrator.config.names import profile_entry
 from orchestrator.profile.document import Profile, read_profile
 from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.profile.start import Start, check_live, find_start
@@ -23,18 +24,26 @@ log = logging.getLogger(__name__)
 class ProfileStarts:
     """What a profile, if there is one, knows of models before they are run.
 
-    ``slowdowns`` are emulated factors by server, None where a server is as fast as its machine.
+    Args:
+        profile: None: there is none.
+        slowdowns: Emulated factors by server of the file, None where a server is as fast as its machine.
+        device_classes: Device classes by server of the file, None where it says none.
 
     Attributes:
         in_file: The names in the fleet file by those of servers behind its host names, which have its entry unless they
-            have one of their own.
+            have one of their own, and else that of its device class.
     """
 
     def __init__(
-        self, profile: Profile | None = None, slowdowns: Mapping[ServerName, float | None] | None = None
+        self,
+        profile: Profile | None = None,
+        slowdowns: Mapping[ServerName, float | None] | None = None,
+        device_classes: Mapping[ServerName, str | None] | None = None,
     ) -> None:
         self._profile = profile
+        self._known = frozenset(str(server.name) for server in profile.servers) if profile is not None else frozenset()
         self._slowdowns = slowdowns or {}
+        self._device_classes = device_classes or {}
         self.in_file: Mapping[str, str] = {}
         self._logged: set[str] = set()
         self._begun: dict[tuple[ServerName, ModelName], str | None] = {}
@@ -51,7 +60,11 @@ class ProfileStarts:
             return cls()
         profile = read_profile(path)
         check_live(profile, source=str(path))
-        return cls(profile, {ServerName(server.name): server.emulated_slowdown for server in fleet.servers})
+        return cls(
+            profile,
+            {ServerName(server.name): server.emulated_slowdown for server in fleet.servers},
+            {ServerName(server.name): server.device_class for server in fleet.servers},
+        )
 
     def begin(
         self, server: ServerName, model: ServedModel, latency: LatencyTable, energy: EnergyTable
@@ -73,8 +86,8 @@ class ProfileStarts:
         if self._profile is None:
             return None
         in_file = ServerName(self.in_file.get(server, server))
-        entry = in_file if self._profile.server(server) is None else server
-        found = find_start(self._profile, entry, model, slowdown=self._slowdowns.get(in_file))
+        entry = profile_entry(server, in_file, self._device_classes.get(in_file), self._known)
+        found = find_start(self._profile, ServerName(entry or in_file), model, slowdown=self._slowdowns.get(in_file))
         if isinstance(found, Start):
             return found
         if found not in self._logged:

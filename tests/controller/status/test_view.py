@@ -99,6 +99,11 @@ def test_models_of_several_families_keep_their_names() -> None:
     assert any(line.strip().startswith("fashion_w025") for line in lines)
 
 
+def test_a_device_class_stands_beside_the_name() -> None:
+    shown = render_status(describe_status(full_report()), now_unix_s=UNIX_S + 0.42, device_class="h100")
+    assert show(shown)[0] == "gpu-0 (h100) · fashion · step 312, 0.4 s ago"
+
+
 def test_a_server_without_triton_is_shown_with_the_reason() -> None:
     assert show_report(blind_report()) == [
         "gpu-1 · step 1, 0.4 s ago",
@@ -122,6 +127,7 @@ def test_a_controller_that_does_not_answer_is_shown_as_such() -> None:
         "Triton      it does not answer",
     ]
     assert show(render_unreachable("gpu-2", None, {})) == ["gpu-2", "controller  the fleet file names none"]
+    assert show(render_unreachable("gpu-2", None, {}, device_class="h100"))[0] == "gpu-2 (h100)"
     assert show(render_unreachable("gpu-2", "no controller answers", {"odd": "it is decoupled"})) == [
         "gpu-2",
         "controller  no controller answers",

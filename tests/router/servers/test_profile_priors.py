@@ -111,6 +111,18 @@ async def test_the_fleet_file_names_the_profile_and_the_emulation_must_fit(
     assert "taken with the emulated slow-down 3, the server has 8" in caplog.text
 
 
+async def test_what_has_no_entry_of_its_name_has_that_of_its_device_class(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    write_profile(profile_of(server_profile("a"), server_profile("h100")), path)
+    async with Router(SETTINGS, {A: server_with()}) as router:
+        model, latency, energy = server_with().models[1], router.inspect().latency, router.inspect().energy
+    for in_file, device_class, has_entry in (("a", None, True), ("b", "h100", True), ("b", "a10", False)):
+        starts = ProfileStarts.from_fleet(fleet(path, name=in_file, device_class=device_class))
+        starts.in_file = {"pod-0": in_file}
+        for server in (in_file, "pod-0"):
+            assert starts.begin(ServerName(server), model, latency, energy)[2] is has_entry
+
+
 async def test_a_profile_that_can_not_be_used_stops_the_start(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     with pytest.raises(ConfigError, match="no profile at"):

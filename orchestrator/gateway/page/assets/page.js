@@ -160,6 +160,7 @@ function showServers(doc) {
       el("div", { class: "head" }, el("h3", {}, server.name), el("span", { class: `badge ${level}` }, server.condition)),
       server.reason ? el("p", { class: level }, server.reason) : null,
       el("dl", { class: "rows" }, ...rows([
+        server.device_class ? ["Device class", server.device_class] : null,
         ["Answers a second", rate(server.answered_per_s)],
         ["Batches there", quantity(server.batches_in_flight)],
         control && ["Load", ...meter(control.utilisation_ratio, 1, part(control.utilisation_ratio))],
