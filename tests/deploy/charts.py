@@ -34,7 +34,17 @@ def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
             yield template["metadata"]["labels"]["app.kubernetes.io/component"], template
 
 
+def containers(manifests: list[Manifest], name: str) -> list[Manifest]:
+    """Return the containers of a name; of Tritons and controllers there is one for each group."""
+    return [each for _, pod in pods(manifests) for each in pod["spec"]["containers"] if each["name"] == name]
+
+
 def container(manifests: list[Manifest], name: str) -> Manifest:
     """Return the one container of a name."""
-    [found] = [each for _, pod in pods(manifests) for each in pod["spec"]["containers"] if each["name"] == name]
+    [found] = containers(manifests, name)
     return found
+
+
+def is_selected(labels: dict[str, str], selector: dict[str, str]) -> bool:
+    """Return whether a selector chooses what has these labels."""
+    return selector.items() <= labels.items()

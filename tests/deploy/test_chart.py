@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,6 +64,19 @@ def test_a_key_that_kubernetes_does_not_know_is_noticed() -> None:
         ({"triton": {"autoscaling": {"kind": "hpa", "minReplicas": 5, "maxReplicas": 4}}}, "maxReplicas"),
         ({"gateway": {"autoscaling": {"enabled": True, "minReplicas": 9, "maxReplicas": 8}}}, "maxReplicas"),
         ({"controller": {"gpu": "first"}}, "gpu"),
+        ({"triton": {"groups": [{"deviceClass": "h100"}]}}, "name"),
+        ({"triton": {"groups": [{"name": "H100"}]}}, "name"),
+        ({"triton": {"groups": [{"name": "a", "deviceClass": "two words"}]}}, "deviceClass"),
+        ({"triton": {"groups": [{"name": "a", "replicas": -1}]}}, "replicas"),
+        ({"triton": {"groups": [{"name": "a", "gpu": "first"}]}}, "gpu"),
+        ({"triton": {"groups": [{"name": "a", "image": {}}]}}, "image"),
+        ({"triton": {"groups": {"a": {}}}}, "groups"),
+        ({"triton": {"groups": [{"name": "a"}, {"name": "a"}]}}, r"triton\.groups\[1\]\.name a is there twice"),
+        ({"triton": {"groups": [{"name": "a" * 31}]}}, "name"),
+        (
+            {"triton": {"groups": [{"name": "a"}], "autoscaling": {"kind": "hpa"}}},
+            r"triton\.autoscaling\.kind hpa scales one set",
+        ),
         ({"models": {"volume": {"name": "models", "emptyDir": {}}}}, "volume"),
         ({"fleet": {"gateway": {"grpc": "0.0.0.0:1"}}}, "gateway"),
     ],
@@ -70,6 +84,59 @@ def test_a_key_that_kubernetes_does_not_know_is_noticed() -> None:
 def test_values_that_make_no_sense_are_refused_with_their_key(values: dict[str, Any], named: str) -> None:
     with pytest.raises(helm_python.HelmError, match=named):
         render_chart(values)
+
+
+UUID, OTHER = "GPU-1c9b2f00-0000-0000-0000-000000000000", "MIG-7f5e1a3c-0000-0000-0000-000000000000"
+
+
+@pytest.mark.parametrize(
+    ("triton", "gpu", "named"),
+    [
+        ({"replicas": 2}, UUID, f"controller.gpu {UUID} is one device, and each of the 2 replicas"),
+        ({"replicas": 2}, OTHER, f"controller.gpu {OTHER} is one device"),
+        ({"kind": "DaemonSet"}, UUID, "a DaemonSet, would watch it; leave it out where a node has one GPU"),
+        ({"autoscaling": {"kind": "hpa"}}, UUID, "each of the 4 replicas"),
+        ({"groups": [{"name": "a", "replicas": 3, "gpu": UUID}]}, "", f"triton.groups[0].gpu {UUID} is one device"),
+        (
+            {"groups": [{"name": "a"}, {"name": "b"}]},
+            UUID,
+            "watched by the controller of slim-scheduler-triton-a already",
+        ),
+        ({"groups": [{"name": "a", "gpu": OTHER}, {"name": "b", "gpu": OTHER}]}, "", f"triton.groups[1].gpu {OTHER}"),
+    ],
+)
+def test_one_device_is_not_watched_by_the_controllers_of_several_pods(
+    triton: dict[str, Any], gpu: str, named: str
+) -> None:
+    with pytest.raises(helm_python.HelmError, match=re.escape(named)):
+        render_chart({"triton": triton, "controller": {"gpu": gpu}})
+
+
+@pytest.mark.parametrize(
+    ("triton", "gpu"),
+    [
+        ({"replicas": 1}, UUID),
+        ({"replicas": 3}, "1"),
+        ({"kind": "DaemonSet"}, "0"),
+        ({"replicas": 3, "device": "cpu"}, UUID),
+        ({"autoscaling": {"kind": "hpa", "maxReplicas": 1}}, UUID),
+        ({"groups": [{"name": "a", "gpu": UUID}, {"name": "b", "gpu": OTHER}]}, ""),
+    ],
+)
+def test_a_device_of_one_pod_and_an_index_on_each_node_are_taken(triton: dict[str, Any], gpu: str) -> None:
+    assert render_chart({"triton": triton, "controller": {"gpu": gpu}})
+
+
+def test_a_group_whose_pods_can_not_be_labelled_is_refused() -> None:
+    groups = [{"name": "l4"}, {"name": "h1000"}]
+    with pytest.raises(helm_python.HelmError, match=r"triton\.groups\[1\]\.name h1000 .* of 53 characters.*shorten it"):
+        render_chart({"triton": {"groups": groups}}, release="a" * 25)
+
+
+def test_a_group_may_have_no_replicas_and_tolerate_nothing() -> None:
+    group = {"name": "a", "replicas": 0, "tolerations": []}
+    own = find(render_chart({"triton": {"groups": [group], "tolerations": [{"operator": "Exists"}]}}), "StatefulSet")
+    assert (own["spec"]["replicas"], own["spec"]["template"]["spec"].get("tolerations")) == (0, None)
 
 
 def test_every_key_of_the_schema_has_a_default() -> None:
@@ -85,6 +152,15 @@ def test_every_key_of_the_schema_has_a_default() -> None:
                 yield from missing(inner, given[key], f"{path}{key}.")
 
     assert set(missing(schema, defaults, "")) == {"global"}  # Helm's own
+
+
+def test_a_change_of_one_group_starts_no_pod_of_another_again() -> None:
+    def templates(device_class: str) -> list[dict[str, Any]]:
+        groups = [{"name": "a", "deviceClass": device_class}, {"name": "b"}]
+        return [pod for part, pod in pods(render_chart({"triton": {"groups": groups}})) if part == "triton"]
+
+    before, after = templates("l4"), templates("h100")
+    assert (before[0] == after[0], before[1] == after[1]) == (False, True)
 
 
 def test_a_change_of_one_part_starts_no_pod_of_the_other_again() -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from orchestrator.config import GatewaySettings
-from tests.deploy.charts import find
+from tests.deploy.charts import find, render
 from tests.tutorials.document import Command, parse
 from tools.kustomize import BASE, CHART, PROTOCOL_SECRET, render_base, render_chart
 
@@ -80,6 +80,15 @@ def test_the_values_of_the_page_make_what_it_says_they_do() -> None:
     assert all(name in rendered for name in ("claimName: models", "secretName: gateway-tokens", "team: vision"))
     [tested] = [each for each in manifests if each["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
     assert tested["kind"] == "Pod"
+
+
+def test_the_groups_of_the_page_are_those_that_are_tested() -> None:
+    manifests = render_chart(yaml.safe_load(yaml_block("unlike.yaml")), release="demo")
+    tested = render("unlike")
+    names = [
+        [each["metadata"]["name"] for each in both if each["kind"] == "StatefulSet"] for both in (manifests, tested)
+    ]
+    assert names == [["demo-slim-scheduler-triton-h100", "demo-slim-scheduler-triton-slice"]] * 2
 
 
 def test_the_overlay_of_the_page_stands_on_the_base_and_makes_the_secret_that_it_lacks() -> None:

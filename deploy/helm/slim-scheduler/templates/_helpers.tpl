@@ -4,11 +4,14 @@
 {{- else -}}{{ printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}{{ end -}}
 {{- end -}}
 
-{{- /* Labels that select the pods of one part: (dict "root" $ "part" "gateway"). */ -}}
+{{- /* Labels that select the pods of one part: (dict "root" $ "part" "triton"), or of one "group" of Tritons. */ -}}
 {{- define "slim.selector" -}}
 app.kubernetes.io/name: slim-scheduler
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .part }}
+{{- with .group }}
+slim-scheduler/group: {{ . | quote }}
+{{- end }}
 {{- end -}}
 
 {{- define "slim.labels" -}}
@@ -70,11 +73,6 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{- /* Without the namespace, so that rendered manifests can be applied in any. */ -}}
-{{- define "slim.tritonHost" -}}
-{{ include "slim.name" . }}-triton
-{{- end -}}
-
 {{- define "slim.protocolSecret" -}}
 {{ default (printf "%s-protocol" (include "slim.name" .)) .Values.triton.restrictedProtocol.existingSecret }}
 {{- end -}}
@@ -87,19 +85,4 @@ topologySpreadConstraints:
 {{- define "slim.tlsSecret" -}}
 {{- if eq .Values.gateway.tls.kind "secret" -}}{{ .Values.gateway.tls.secretName }}
 {{- else if eq .Values.gateway.tls.kind "cert-manager" -}}{{ include "slim.name" . }}-tls{{ end -}}
-{{- end -}}
-
-{{- /* The server behind the headless service. The controller beside one is told that it is there. */ -}}
-{{- define "slim.server" -}}
-{{- $host := include "slim.tritonHost" . -}}
-name: triton
-grpc: {{ $host }}:8001
-metrics: http://{{ $host }}:8002/metrics
-{{- if .Values.controller.enabled }}
-controller: {{ $host }}:9400
-{{- end }}
-device: {{ .Values.triton.device }}
-{{- if .Values.triton.restrictedProtocol.enabled }}
-protocol_key_file: /etc/slimsched/protocol/pair
-{{- end }}
 {{- end -}}
