@@ -187,6 +187,30 @@ def test_two_releases_in_one_namespace_share_nothing() -> None:
     assert selected[0] != selected[1]
 
 
+LONG = "inference-for-the-vision-team-of-the-north"
+
+
+@pytest.mark.parametrize("names", [("slim-scheduler-a", "a"), (f"{LONG}-1", f"{LONG}-2"), (LONG, f"{LONG}-2")])
+def test_no_two_releases_have_one_name_however_long_they_are_called(names: tuple[str, str]) -> None:
+    made = [{find(render_chart({}, release=name), "Deployment")["metadata"]["name"]} for name in names]
+    assert not made[0] & made[1]
+
+
+@pytest.mark.parametrize(
+    ("release", "name"),
+    [
+        ("demo", "demo-slim-scheduler"),
+        ("slim-scheduler", "slim-scheduler"),
+        ("a" * 25, "a" * 25 + "-slim-scheduler"),
+        ("a" * 26, "a" * 26 + "-slim-s-2e10cf"),
+        ("slim-scheduler-" + "a" * 38, "slim-scheduler-" + "a" * 18 + "-838f97"),
+    ],
+)
+def test_a_name_ends_in_its_hash_only_where_it_is_too_long(release: str, name: str) -> None:
+    found = find(render_chart({}, release=release), "Deployment")["metadata"]["name"]
+    assert (found, len(name) <= 40) == (f"{name}-gateway", True)
+
+
 @pytest.mark.parametrize("name", VALUE_SETS)
 def test_nothing_runs_with_rights_or_writes_into_its_image(name: str) -> None:
     for _, pod in pods(render(name)):

@@ -1,7 +1,9 @@
+{{- /* What all names begin with. One that would be longer ends in its hash, so that no two releases have the same. */ -}}
 {{- define "slim.name" -}}
 {{- $name := default "slim-scheduler" .Values.nameOverride -}}
-{{- if contains $name .Release.Name -}}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
-{{- else -}}{{ printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}{{ end -}}
+{{- $whole := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
+{{- if gt (len $whole) 40 -}}{{ $whole | trunc 33 | trimSuffix "-" }}-{{ sha256sum $whole | trunc 6 }}
+{{- else -}}{{ $whole | trimSuffix "-" }}{{ end -}}
 {{- end -}}
 
 {{- /* Labels that select the pods of one part: (dict "root" $ "part" "triton"), or of one "group" of Tritons. */ -}}
