@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -101,6 +102,25 @@ def test_a_suite_finds_the_same_figures(cluster: Cluster, tmp_path: Path) -> Non
     with open_executor(dask=cluster.address) as execute:
         there = run(execute, tmp_path / "there")
     assert there == run(run_here, tmp_path / "here")
+
+
+def test_the_commands_of_campaigns_find_the_same_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    scenarios, found = write_suite(tmp_path / "scenarios"), []
+    size = ["--traces", "1", "--requests", "200"]
+    for at, more in (("here", []), ("there", ["--dask", cluster.address])):
+        out = tmp_path / at
+        evaluate = ["--suite", "own", "--scenarios", str(scenarios), "--policy", "random", "--policy", "lert:slack"]
+        evaluate += [*size, "--validation-traces", "1", "--seeds", "2", "--out", str(out)]
+        tune = ["--scenario", str(SCENARIO), "--policy", "lert:slack", "--budget", "2", *size, "--out", f"{out}.json"]
+        for command in (["evaluate", *evaluate, *more], ["tune", *tune, *more]):
+            run = CliRunner().invoke(main, command)
+            assert run.exit_code == 0, run.output
+        document = json.loads((out / "evaluation-own.json").read_text())
+        tried = json.loads(Path(f"{out}.trials.json").read_text())
+        assert tried.pop("provenance")["command"].endswith(f"{out}.json")  # which is another one
+        assert tried
+        found.append((document["scenarios"], tried))
+    assert found[0] == found[1]
 
 
 def test_a_worker_that_is_killed_and_an_interruption_change_nothing_of_a_tuning(tmp_path: Path) -> None:
