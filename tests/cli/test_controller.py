@@ -339,13 +339,13 @@ def test_watching_shows_anew_until_interrupted(answering: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        seen = 0
-        while seen < 2:
-            line = process.stdout.readline()
-            assert line, "it ended by itself"
-            seen += "gpu-0 · fashion · step 312" in line
+        shown, seen = [], 0
+        while seen < 2 and len(shown) < 500 and (line := process.stdout.readline()):
+            shown.append(line)
+            seen += "gpu-0 (h100) · fashion · step 312" in line
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
+    assert seen == 2, shown
     assert (process.returncode, errors) == (0, "")
 
 
