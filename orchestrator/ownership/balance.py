@@ -11,7 +11,8 @@ Backlogs alone move too much. Close to what servers can do, those of two gateway
 seconds by chance; a server that moves for that leaves its old driver with too little, and comes back. On four slow
 Tritons two gateways so lost 1 to 2 % at nine tenths of their capacity. So a server moves only where callers are uneven
 as well: where the larger of both demands over capacities becomes smaller, too. Demands are what callers have sent
-lately, refused or not, and wherever it was answered.
+lately, refused or not, and wherever it was answered. All is told in items of the quickest width, as capacities are; so
+callers who insist on wide answers count for what those take.
 
 No gateway gives its last server, so nobody becomes dependent on others because it had nothing to do for a second. The
 shortest backlog is therefore that of a gateway with two servers or more.

@@ -103,13 +103,13 @@ class Router:
         self._observer = observer
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
         self._queues = RequestQueues(settings.family_weights)
-        self.share = FleetShare(self._fleet, self._queues)
         connections = self._fleet.servers
         describe, outage = partial(describe_servers, connections), partial(describe_outage, connections)
         self._shedder = Shedder(settings, self._queues, observer, describe, outage)
         self._dispatcher = Dispatcher(
             settings, self._queues, self._fleet, self._shedder, observer, unix_clock=unix_clock
         )
+        self.share = FleetShare(self._fleet, self._queues, self._dispatcher.sender)
         self._admissions = Admissions()
         self._closing = False
         self._closed_by_s = math.inf

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.snapshot import ServerName
-from tests.fakes.servers import FakeServer, item
+from orchestrator.request_options import RequestOptions
+from orchestrator.snapshot import ServerName, Width
+from tests.fakes.servers import ACCURACY, FakeServer, item
 from tests.router.test_router import routed
 
 pytestmark = pytest.mark.virtual_time
@@ -69,7 +70,30 @@ async def test_what_a_router_has_to_do_is_what_waits_and_what_runs_on_the_server
         calls = [asyncio.create_task(router.infer(item(n), deadline_ms=5000)) for n in range(50)]
         await asyncio.sleep(0.01)
         assert router.share.unfinished_items == 50
-        assert router.share.capacities_rps().keys() == {"a", "b"}
+        assert router.share.weigh().keys() == {"a", "b"}
         assert (router.share.has_sent(ServerName("a")), router.share.has_sent(ServerName("b"))) == (True, False)
+        await asyncio.gather(*calls)
+        assert router.share.unfinished_items == 0
+
+
+async def test_a_request_costs_as_many_items_of_the_quickest_width_as_take_as_long() -> None:
+    async with routed({name: FakeServer() for name in "ab"}) as router:
+        share = router.share
+        share.weigh()
+        of_25, of_100 = (share.cost(RequestOptions(width=Width(width))) for width in (25, 100))
+        assert (share.cost(RequestOptions()), of_25) == (1.0, 1.0)
+        assert of_100 > 2.0
+        assert share.cost(RequestOptions(min_accuracy=ACCURACY[100])) == of_100
+        assert share.cost(RequestOptions(min_accuracy=1.0)) == 1.0, "nothing is known of what no width can run"
+
+
+async def test_what_waits_for_a_wide_answer_is_as_much_to_do_as_it_takes() -> None:
+    async with routed({"a": FakeServer()}) as router:
+        router.share.weigh()
+        router.share.drive([ServerName("a")])
+        options = RequestOptions(width=Width(100), deadline_ms=5000)
+        calls = [asyncio.create_task(router.infer(item(n), width=Width(100), deadline_ms=5000)) for n in range(50)]
+        await asyncio.sleep(0.01)
+        assert router.share.unfinished_items == pytest.approx(50 * router.share.cost(options))
         await asyncio.gather(*calls)
         assert router.share.unfinished_items == 0

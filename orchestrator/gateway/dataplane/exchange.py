@@ -2,7 +2,7 @@
 
 Of several gateways that share a fleet, one that drives no server for a request passes it on, and does so too with what
 its router gives back because the server has gone to another. What its router refuses for load is tried once at a peer
-that has less to do: chance brings one gateway more than another within less time than servers move in.
+that has no more to do: chance brings one gateway more than another within less time than servers move in.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Exchange(Generic[ResponseT]):
         forwarder = self._forwarder
         try:
             if forwarder is not None:
-                forwarder.count(self._wanted.items)
+                forwarder.count(self._wanted.options, self._wanted.items)
             if forwarder is not None and forwarder.is_for_peers(self._wanted.options):
                 self._pass_on(forwarder)
             else:

@@ -69,9 +69,9 @@ class Forwarder:
         self._on_hop = on_hop
         self._waiting = 0
 
-    def count(self, items: int) -> None:
-        """Count the items of a request that a caller of this gateway has sent, whoever will answer it."""
-        self._sharing.count(items)
+    def count(self, options: RequestOptions, items: int) -> None:
+        """Count a request that a caller of this gateway has sent, whoever will answer it."""
+        self._sharing.count(options, items)
 
     def is_for_peers(self, options: RequestOptions) -> bool:
         """Return whether a request is to be passed on."""
@@ -115,7 +115,7 @@ class Forwarder:
         return None
 
     async def relieve(self, passed: Passed) -> bytes | None:
-        """Return the answer of a peer with less to do to a request that was refused here unrun; None without one.
+        """Return the answer of a peer with no more to do to a request that was refused here unrun; None without one.
 
         Takes and raises what ``ask`` does; the peer decides by what it has by then.
         """
@@ -125,7 +125,7 @@ class Forwarder:
         return await self._pass_on(link, passed, asyncio.get_running_loop().time() + left_s)
 
     def can_relieve(self, options: RequestOptions) -> bool:
-        """Return whether some peer has less to do and can run a request."""
+        """Return whether some peer has no more to do and can run a request."""
         return self._sharing.choose_relief(options) is not None
 
     def _left_s(self, passed: Passed) -> float:

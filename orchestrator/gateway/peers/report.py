@@ -32,7 +32,8 @@ class GatewayReport(BaseModel):
         version: The version of what it runs; empty: an earlier one, which does not say.
         is_ending: Whether it is to get no more servers, because it ends.
         has_drained: Whether it has no callers of its own any more, and only waits for others to take its servers.
-        backlog_items: The items that wait there or run on its servers.
+        backlog_items: The items that wait there or run on its servers. Here and in the next, what insists on slower
+            widths counts as many items as take as long at the quickest.
         demand_rps: The items a second that its own callers have sent lately, refused or passed on as well.
         drives: The servers that it sends batches to.
         leaves: Those that it sends nothing to any more, and has not had the last answers of.

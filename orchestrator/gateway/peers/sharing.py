@@ -83,7 +83,7 @@ class Sharing:
         self._keys: dict[ServerName, ServerName] = {}  # addresses by name
         self._capacities_rps: dict[ServerName, float] = {}
         self._weighed_s: float | None = None
-        self._come_items = 0
+        self._come_items = 0.0
         self._counted_s = -math.inf
         self._demand_rps = 0.0
         self._plan = NOTHING
@@ -186,9 +186,9 @@ class Sharing:
                 if has_news:
                     self._refresh()
 
-    def count(self, items: int) -> None:
-        """Count the items of a request that a caller of this gateway has sent, whoever will answer it."""
-        self._come_items += items
+    def count(self, options: RequestOptions, items: int) -> None:
+        """Count a request that a caller of this gateway has sent, whoever will answer it."""
+        self._come_items += items * self._share.cost(options)
 
     def is_local(self, options: RequestOptions) -> bool:
         """Return whether a request is for this gateway's router: it has a server for it, or no gateway has one."""
@@ -212,9 +212,9 @@ class Sharing:
         return min(free, key=lambda link: (link.given_s, link.address))
 
     def choose_relief(self, options: RequestOptions) -> PeerLink | None:
-        """Return a peer that has less to do than this gateway and can run a request that was refused here for load."""
+        """Return a peer that has no more to do than this gateway and can run a request that was refused here."""
         link = self.choose(options)
-        return link if link is not None and link.backlog_s < self.backlog_s else None
+        return link if link is not None and link.backlog_s <= self.backlog_s else None
 
     @property
     def backlog_s(self) -> float:
@@ -257,7 +257,7 @@ class Sharing:
         if passed_s < TICK_S / 2:
             return  # it is for news; what has come counts the next time
         self._demand_rps += (1 - math.exp(-passed_s / _LATELY_S)) * (self._come_items / passed_s - self._demand_rps)
-        self._come_items, self._counted_s = 0, now_s
+        self._come_items, self._counted_s = 0.0, now_s
 
     def _refresh(self) -> None:
         if self._ticked_s is not None:  # else it has not begun, or has left
@@ -343,7 +343,7 @@ class Sharing:
         names = {key: ServerName(server.name) for key, server in servers.items()}
         if self._weighed_s is None or now_s - self._weighed_s >= _CAPACITY_S or names != self._names:
             self._weighed_s = now_s
-            known_rps = self._share.capacities_rps()
+            known_rps = self._share.weigh()
             self._capacities_rps = {key: known_rps[name] for key, name in names.items() if name in known_rps}
         self._names = names
         self._keys = {name: key for key, name in names.items()}

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -78,7 +78,7 @@ class Sender:
         self._decisions = decisions
         self._budget = RetryBudget(float(fleet.settings.retries.minimum), 0.0)
         self._deadlines: Deadlines[Batch] = Deadlines(self._on_due)
-        self._running: set[asyncio.Future[Tensors]] = set()
+        self._running: dict[asyncio.Future[Tensors], Batch] = {}
         self._given_up: set[asyncio.Future[Tensors]] = set()
         self._ended: list[tuple[Batch, float, str | None]] = []
         self._is_closing = False
@@ -93,6 +93,14 @@ class Sender:
     def given_up(self) -> int:
         """The number of batches under way that nobody waits for any more."""
         return len(self._given_up)
+
+    def items_by_key(self) -> Iterator[tuple[BatchKey, int]]:
+        """Yield the key of each batch that runs on a server of this router's and is waited for, with its items."""
+        return (
+            (batch.key, batch.sent.items)
+            for batch in self._running.values()
+            if batch.server.is_driven and not batch.is_given_up
+        )
 
     def send(self, batch: Batch) -> None:
         """Send a batch, which its server has room for."""
@@ -122,7 +130,7 @@ class Sender:
         batch.stages = self._stages(batch)
         self._deadlines.begin()
         self._deadlines.watch(batch, batch.stages[-1][0])
-        self._running.add(batch.outputs)
+        self._running[batch.outputs] = batch
         batch.outputs.add_done_callback(partial(self._end, batch))
 
     def settle(self) -> None:
@@ -148,7 +156,7 @@ class Sender:
         self._is_closing = True
         loop = asyncio.get_running_loop()
         try:
-            while (awaited := self._running - self._given_up) and loop.time() < until_s:
+            while (awaited := self._running.keys() - self._given_up) and loop.time() < until_s:
                 await asyncio.wait(awaited, timeout=until_s - loop.time(), return_when=asyncio.FIRST_COMPLETED)
         finally:
             remaining = list(self._running)
@@ -210,7 +218,7 @@ class Sender:
 
     def _end(self, batch: Batch, outputs: asyncio.Future[Tensors]) -> None:
         """Answer the requests of a batch that has ended, one way or another."""
-        self._running.discard(outputs)
+        self._running.pop(outputs, None)
         loop, server = asyncio.get_running_loop(), batch.server
         now_s = loop.time()
         server.calls -= 1

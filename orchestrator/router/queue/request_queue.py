@@ -339,6 +339,10 @@ class RequestQueues:
         """Return the keys of all queues in which something waits."""
         return list(self._queues)
 
+    def items_by_key(self) -> Iterator[tuple[BatchKey, int]]:
+        """Yield the key of each queue with the items that wait there."""
+        return ((key, queue.items) for key, queue in self._queues.items())
+
     def take_all(self, only: BatchKey | None = None) -> list[PendingRequest]:
         """Remove and return every waiting request, or those of one queue, in the order of each queue."""
         keys = list(self._queues) if only is None else [only]

@@ -100,7 +100,19 @@ class ServiceTimes:
         mean_rps = sum(known) / len(known) if known else 1.0
         return {name: rate_rps or mean_rps for name, rate_rps in rates_rps.items()}
 
-    def _capacity_rps(self, server: ServerConnection) -> float:
-        """Return the items a second of full batches at the quickest width; 0 when nothing is known of it."""
-        times_s = [(model, self.batch_s(server, model.name, model.max_batch_size)) for model in server.served]
+    def relative_cost(self, allows: Callable[[ServedModel], bool]) -> float:
+        """Return how many items at a server's quickest model take as long as one at its quickest that ``allows`` takes.
+
+        It is the mean of the servers of which that is known, at least 1; 1 where there is none.
+        """
+        pairs_rps = [(self._capacity_rps(s), self._capacity_rps(s, allows)) for s in self.servers.values()]
+        costs = [most_rps / allowed_rps for most_rps, allowed_rps in pairs_rps if allowed_rps > 0]
+        return sum(costs) / len(costs) if costs else 1.0
+
+    def _capacity_rps(
+        self, server: ServerConnection, allows: Callable[[ServedModel], bool] = lambda model: True
+    ) -> float:
+        """Return the items a second of full batches at the quickest model that may; 0 when nothing is known of it."""
+        models = [model for model in server.served if allows(model)]
+        times_s = [(model, self.batch_s(server, model.name, model.max_batch_size)) for model in models]
         return max((m.instances * m.max_batch_size / took_s for m, took_s in times_s if took_s > 0), default=0.0)

@@ -25,7 +25,7 @@ from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.ownership import GatewayName, Holding
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import CallbackSink, Router, Transit
-from orchestrator.snapshot import ServerName
+from orchestrator.snapshot import ServerName, Width
 from tests.fakes.servers import FakeServer, item, served_model
 from tests.router.test_router import routed
 
@@ -80,7 +80,10 @@ class Network:
 
 
 class SharedGateway:
-    """A router, and what says which servers it drives."""
+    """A router, and what says which servers it drives.
+
+    ``insists_on`` is the width that all of its callers ask for, in percent; None: they leave it to the router.
+    """
 
     def __init__(self, name: str, router: Router, sharing: Sharing, links: PeerLinks) -> None:
         self.name = name
@@ -90,15 +93,20 @@ class SharedGateway:
         self.forwarder = Forwarder(sharing, timeout_s=30.0, on_hop=self.count_hop)
         self.hops = 0
         self.is_ending = False
+        self.insists_on: Width | None = None
 
     async def call(self, mark: int, *, deadline_ms: float | None) -> bool:
         """Return whether a request of one item is answered in time, as a gateway's data plane has it answered."""
         loop = asyncio.get_running_loop()
         began_s, ended = loop.time(), loop.create_future()
-        request = pb.ModelInferRequest(id=str(mark)).SerializeToString()
+        message = pb.ModelInferRequest(id=str(mark))
+        if self.insists_on is not None:
+            message.parameters["slim_width"].int64_param = self.insists_on
+        request = message.SerializeToString()
+        options = RequestOptions(deadline_ms=deadline_ms, width=self.insists_on)
         exchange: Exchange[object] = Exchange(
             FAMILY,
-            FamilyRequest({"pixels": item(mark)}, RequestOptions(deadline_ms=deadline_ms), None, 1),
+            FamilyRequest({"pixels": item(mark)}, options, None, 1),
             Form(
                 read=lambda request, family: None,  # type: ignore[arg-type, return-value]
                 write=lambda request_id, family, answer, wanted: answer,
@@ -159,7 +167,9 @@ class FakePeer:
         given = "slim_deadline_ms" in request.parameters
         deadline_ms = request.parameters["slim_deadline_ms"].double_param if given else None
         self._network.arrivals.append(Arrival(int(request.id), asyncio.get_running_loop().time(), deadline_ms))
-        await self._network.gateways[self._called].router.infer(item(int(request.id)), deadline_ms=deadline_ms)
+        width = Width(request.parameters["slim_width"].int64_param) if "slim_width" in request.parameters else None
+        router = self._network.gateways[self._called].router
+        await router.infer(item(int(request.id)), deadline_ms=deadline_ms, width=width)
         if self._called in self._network.dead:
             raise ConnectionLostError("it has died")
         return bytes(pb.ModelInferResponse(id=request.id).SerializeToString())

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.errors import ModelNotFoundError, ServerUnavailableError
 from orchestrator.ownership import Holding
-from orchestrator.snapshot import ServedModel
+from orchestrator.snapshot import ServedModel, Width
 from orchestrator.triton.infer_wire import Tensors
 from tests.fakes.servers import FakeServer, item
 from tests.gateway.peers.fleets import SharedFleet, share_in_time, sharing_fleet
@@ -124,6 +124,21 @@ async def test_callers_that_are_mostly_at_one_gateway_get_it_servers_of_another(
         drivers = fleet.drivers()
     assert [list(before.values()).count([name]) for name in (busy.name, quiet.name)] == [2, 2]
     assert [list(drivers.values()).count([name]) for name in (busy.name, quiet.name)] == [3, 1]
+
+
+async def test_callers_that_insist_on_wide_answers_are_helped_by_a_gateway_whose_callers_do_not() -> None:
+    """As many at either, but one of width 100 takes as long as 16 of 25. Counted alike, 85 % were in time."""
+    async with sharing_fleet(slow_servers(), 2) as fleet:
+        wide, any_width = fleet.gateways
+        wide.insists_on = Width(100)
+        in_time = await share_in_time(
+            fleet, rate_rps=0.1 * NARROWEST_RPS, seconds=6.0, deadline_ms=DEADLINE_MS, settles_s=2.0
+        )
+        report = wide.sharing.report()
+    assert report.demand_rps == pytest.approx(16 * 0.05 * NARROWEST_RPS, rel=0.4)
+    assert any_width.sharing.report().demand_rps < 0.1 * NARROWEST_RPS
+    assert wide.hops > 0
+    assert in_time >= 0.9
 
 
 async def test_while_callers_are_even_no_server_moves_close_to_all_that_slow_servers_can_do(
