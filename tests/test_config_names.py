@@ -97,6 +97,40 @@ def test_one_of_which_it_is_not_known_at_first_is_called_as_its_pod_once_it_is()
     assert names_of(servers) == {"triton-0": "10.0.0.1:8001"}
 
 
+BY_NODE = {("triton", "10.0.0.1"): "triton-node-1", ("triton", "10.0.0.2"): "triton-ip-10-0-0-2.internal"}
+
+
+def test_a_pod_without_a_name_in_the_dns_is_called_by_the_identifier_of_its_triton() -> None:
+    found, no_pods = {"triton.svc": ["10.0.0.1", "10.0.0.2"]}, {"10.0.0.1": "10-0-0-1.triton.svc.cluster.local"}
+    servers, _ = expand_servers([NAMED], found, {}, no_pods, BY_NODE)
+    both = {"triton-node-1": "10.0.0.1:8001", "triton-ip-10-0-0-2.internal": "10.0.0.2:8001"}
+    assert names_of(servers) == both
+    assert [name_in_file(name, [NAMED, LITERAL]) for name in both] == ["triton", "triton"]
+    alone, _ = expand_servers([NAMED], {"triton.svc": ["10.0.0.1"]}, {}, {}, BY_NODE)
+    assert names_of(alone) == {"triton-node-1": "10.0.0.1:8001"}, "not as in the file, where it may get company"
+
+
+def test_what_the_dns_calls_a_pod_goes_before_its_tritons_identifier() -> None:
+    servers, _ = expand_servers([NAMED], {"triton.svc": ["10.0.0.1"]}, {}, {"10.0.0.1": POD}, BY_NODE)
+    assert names_of(servers) == {"triton-0": "10.0.0.1:8001"}
+
+
+@pytest.mark.parametrize("identifier", ["triton", "tritonnode", "another-node", "triton-a b", "triton-ä", "-", ""])
+def test_an_identifier_that_does_not_begin_with_the_files_name_or_can_be_no_name_counts_for_nothing(
+    identifier: str,
+) -> None:
+    said = {("triton", "10.0.0.1"): identifier, ("triton", "10.0.0.2"): identifier}
+    servers, _ = expand_servers([NAMED], {"triton.svc": ["10.0.0.1", "10.0.0.2"]}, {}, {}, said)
+    assert set(names_of(servers)) == {"triton-10.0.0.1", "triton-10.0.0.2"}
+
+
+def test_two_tritons_of_one_node_while_one_takes_the_others_place_are_told_apart() -> None:
+    _, assigned = expand_servers([NAMED], {"triton.svc": ["10.0.0.1"]}, {}, {}, BY_NODE)
+    both = BY_NODE | {("triton", "10.0.0.2"): "triton-node-1"}
+    servers, _ = expand_servers([NAMED], {"triton.svc": ["10.0.0.1", "10.0.0.2"]}, assigned, {}, both)
+    assert names_of(servers) == {"triton-10.0.0.1": "10.0.0.1:8001", "triton-node-1": "10.0.0.2:8001"}
+
+
 def test_what_is_a_name() -> None:
     assert [is_name(host_of(a)) for a in ("localhost:1", "10.0.0.1:1", "[::1]:1", "a.b:1")] == [
         True,

@@ -3,8 +3,10 @@
 Kubernetes' headless services and Docker's service names give one host name to many Tritons. gRPC would pick one of
 them and hide the others, so names are resolved here, and each address is a server. What it is called must be the same
 in every gateway, whenever that began and in whatever order it met the addresses. So a name is made of the address: a
-pod of a headless service is called as the pod, by what the address is called in the DNS, like the controller in it;
-any other address ``name-10.0.0.7``. One that was met alone is called as in the file, for as long as it stays.
+pod of a headless service is called as the pod, by what the address is called in the DNS, like the controller in it. One
+that has no name there, as a DaemonSet's, is called by the identifier that its Triton was started with, such as
+``name-node`` by ``--id=name-node``; any other address ``name-10.0.0.7``. One that was met alone is called as in the
+file, for as long as it stays.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from orchestrator.config.fleet import ServerSettings
 Assigned = Mapping[tuple[str, str], str]
 """Names of servers, by (name in the file, address of the host)."""
 NO_NAMES: Mapping[str, str] = {}
+NO_IDS: Assigned = {}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def host_of(address: str) -> str:
@@ -59,21 +63,34 @@ def pod_of(host: str, ip: str, own_name: str) -> str | None:
     return pod if is_in_service and is_name and has_host_name else None
 
 
+def node_of(name: str, identifier: str) -> str | None:
+    """Return the name that a Triton's identifier gives a server, called ``name`` in the file; None where it gives none.
+
+    It has to begin with ``name-``: that tells what it is in the file, and none is called ``triton`` by default.
+    """
+    is_name = identifier.startswith(f"{name}-") and _NAME.fullmatch(identifier) is not None
+    return identifier if is_name else None
+
+
 def name_in_file(name: str, servers: Sequence[ServerSettings]) -> str | None:
     """Return what a server that is called so is called in the file; None where that can't be told.
 
     One that is called by its address has the file's name before that. A pod of a StatefulSet is taken to be behind the
-    headless service that is called as the set, as is usual. Any other pod's name says nothing of the file, so there it
-    is the only server behind a host name, if there is only one.
+    headless service that is called as the set, as is usual. Then one that is called by an identifier has the file's
+    name before that, too. Any other pod's name says nothing of the file, so there it is the only server behind a host
+    name, if there is only one.
     """
     if any(server.name == name for server in servers):
         return name
     behind = {server.name: host_of(server.grpc) for server in servers if is_name(host_of(server.grpc))}
-    named = [each for each in behind if name.startswith(f"{each}-") and _is_address(name.removeprefix(f"{each}-"))]
-    if named:
-        return max(named, key=len)
+    before = [each for each in behind if name.startswith(f"{each}-")]
+    by_address = [each for each in before if _is_address(name.removeprefix(f"{each}-"))]
+    if by_address:
+        return max(by_address, key=len)
     stateful_set = re.sub(r"-[0-9]+$", "", name)
     of_set = [each for each, host in behind.items() if host.partition(".")[0].lower() == stateful_set != name]
+    if len(of_set) != 1 and before:
+        return max(before, key=len)
     found = of_set if len(of_set) == 1 else list(behind)
     return found[0] if len(found) == 1 else None
 
@@ -101,6 +118,7 @@ def expand_servers(
     resolved: Mapping[str, Iterable[str]],
     assigned: Assigned,
     own_names: Mapping[str, str] = NO_NAMES,
+    identifiers: Assigned = NO_IDS,
 ) -> tuple[tuple[ServerSettings, ...], Assigned]:
     """Return one server for each address, and the names to go on with, which are empty at first.
 
@@ -109,9 +127,10 @@ def expand_servers(
         resolved: The addresses of each host name; a name without any is left as it is.
         assigned: The names as this function returned them before.
         own_names: What the DNS calls addresses, where it says so.
+        identifiers: What Tritons call themselves, where they have said so, by (name in the file, address of the host).
     """
     hosts = {server.name: _addresses(server, resolved) for server in servers}
-    names = _pods(servers, hosts, assigned, own_names)
+    names = _pods(servers, hosts, assigned, own_names, identifiers)
     taken = {*hosts, *names.values()}
     for server in servers:
         for ip in hosts[server.name]:
@@ -125,7 +144,7 @@ def expand_servers(
                 names[server.name, ip] = name
                 taken.add(name)
     expanded = [
-        _at(server, names[server.name, ip], ip) if ip else server
+        at_address(server, names[server.name, ip], ip) if ip else server
         for server in servers
         for ip in hosts[server.name] or [""]
     ]
@@ -137,15 +156,17 @@ def _pods(
     hosts: Mapping[str, Sequence[str]],
     assigned: Assigned,
     own_names: Mapping[str, str],
+    identifiers: Assigned,
 ) -> dict[tuple[str, str], str]:
-    """Return the names of those that are called as their pods."""
+    """Return the names of those that are called as their pods, or by their identifiers."""
     names: dict[tuple[str, str], str] = {}
-    found = {
-        (server.name, ip): pod
-        for server in servers
-        for ip in hosts[server.name]
-        if (pod := pod_of(host_of(server.grpc), ip, own_names.get(ip, ""))) is not None and pod not in hosts
-    }
+    found = {}
+    for server in servers:
+        for ip in hosts[server.name]:
+            pod = pod_of(host_of(server.grpc), ip, own_names.get(ip, ""))
+            name = pod or node_of(server.name, identifiers.get((server.name, ip), ""))
+            if name is not None and name not in hosts:
+                found[server.name, ip] = name
     # A pod that has come is what its name stands for; one of the same name that is still there is about to go.
     for key in sorted(found, key=lambda key: 0 if key not in assigned else 1 if assigned[key] == found[key] else 2):
         if found[key] not in names.values():
@@ -158,8 +179,8 @@ def _addresses(server: ServerSettings, resolved: Mapping[str, Iterable[str]]) ->
     return sorted(set(resolved.get(host, ()))) if is_name(host) else []
 
 
-def _at(server: ServerSettings, name: str, ip: str) -> ServerSettings:
-    """Return the server at one of its addresses; what else is on that host is found there too."""
+def at_address(server: ServerSettings, name: str, ip: str) -> ServerSettings:
+    """Return the server, called ``name``, at one of its addresses; what else is on that host is found there too."""
     host = host_of(server.grpc)
     literal = f"[{ip}]" if ":" in ip else ip
     moved = {"name": name, "grpc": f"{literal}:{server.grpc.rpartition(':')[2]}"}

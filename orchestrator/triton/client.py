@@ -127,6 +127,11 @@ class TritonClient:
 
     # --- what it has ---
 
+    async def identifier(self) -> str:
+        """Return what the server calls itself, which its ``--id`` says; ``triton`` by default."""
+        answer = await self._ask("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
+        return str(answer.name)
+
     async def version(self) -> str:
         """Return the server's version, such as ``2.51.0``."""
         answer = await self._ask("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)

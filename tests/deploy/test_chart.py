@@ -16,7 +16,13 @@ from tests.deploy.charts import VALUE_SETS, find, pods, render
 from tools.kustomize import BASE, CHART, render_base, render_chart
 
 KUBERNETES_VERSIONS = ("1.27", "1.31", "1.35")  # the oldest that the chart takes, and two since
-OF_OPERATORS = {"Certificate", "PodMonitor", "PrometheusRule", "ScaledObject"}  # Kubernetes has no schema of these
+OF_OPERATORS = {  # Kubernetes has no schema of these
+    "Certificate",
+    "PodMonitor",
+    "PrometheusRule",
+    "ScaledObject",
+    "ServiceMonitor",
+}
 
 
 @pytest.mark.parametrize("name", VALUE_SETS)
@@ -79,6 +85,7 @@ def test_a_key_that_kubernetes_does_not_know_is_noticed() -> None:
         ),
         ({"models": {"volume": {"name": "models", "emptyDir": {}}}}, "volume"),
         ({"fleet": {"gateway": {"grpc": "0.0.0.0:1"}}}, "gateway"),
+        ({"monitoring": {"podMonitor": True, "serviceMonitor": True}}, "monitoring.podMonitor"),
     ],
 )
 def test_values_that_make_no_sense_are_refused_with_their_key(values: dict[str, Any], named: str) -> None:

@@ -64,7 +64,9 @@ def check_flags(triton: dict[str, Any], *, exit_timeout_s: int, gpu: bool) -> No
     own = render_flags(flags)
     assert tuple(arguments[: len(own)]) == own
     more = [f"--{protocol}={RESTRICTED}" for protocol in ("grpc-restricted-protocol", "http-restricted-api")]
-    assert [each for each in arguments[len(own) :] if each != "--log-verbose=1"] == (more if triton.get("env") else [])
+    is_restricted = "SLIM_PROTOCOL_PAIR" in {each["name"] for each in triton.get("env", ())}
+    others = [each for each in arguments[len(own) :] if each not in ("--log-verbose=1", "--id=triton-$(NODE_NAME)")]
+    assert others == (more if is_restricted else [])
     assert {each["name"]: each["containerPort"] for each in triton["ports"]} == {
         "http": flags.http_port,
         "grpc": flags.grpc_port,
@@ -171,23 +173,31 @@ def test_variables_of_a_controller_are_those_of_its_options() -> None:
 
 @pytest.mark.parametrize("groups", [[], [{"name": "big"}]])
 @pytest.mark.parametrize(("kind", "host_name"), [("StatefulSet", "triton-0"), ("DaemonSet", "10-0-0-7")])
-def test_a_controller_is_called_as_gateways_call_its_triton_by_the_dns(
+def test_a_controller_is_called_as_gateways_call_its_triton_by_the_dns_or_its_node(
     kind: str, host_name: str, groups: list[dict[str, Any]]
 ) -> None:
     manifests = render_chart({"triton": {"kind": kind, "groups": groups}}, release="demo")
     own = fleet_of(manifests, "gateway").servers
     host = own[0].grpc.partition(":")[0]
     dns = {"10.0.0.7": f"{host_name}.{host}.inference.svc.cluster.local", "10.0.0.8": ""}
-    (server, _), _ = expand_servers(own, {host: dns}, {}, dns)
-    variables = {each["name"]: each for each in container(manifests, "controller")["env"]}
-    fields = {"metadata.name": "triton-0", "status.podIP": "10.0.0.7"}
-    told = {
-        name: fields[each["valueFrom"]["fieldRef"]["fieldPath"]]
-        for name, each in variables.items()
-        if "fieldRef" in each.get("valueFrom", {})
-    }
-    name = told.get("SLIMSCHED_SERVER_NAME") or variables["SLIMSCHED_SERVER_NAME"]["value"]
-    assert name.replace("$(POD_IP)", told.get("POD_IP", "")) == server.name
+    fields = {"metadata.name": "triton-0", "spec.nodeName": "gpu-7.example.org"}
+
+    def filled_in(box: str, text: str) -> str:
+        """Return a value with what Kubernetes fills in from the pod."""
+        for each in container(manifests, box)["env"]:
+            if "fieldRef" in each.get("valueFrom", {}):
+                text = text.replace(f"$({each['name']})", fields[each["valueFrom"]["fieldRef"]["fieldPath"]])
+        return text
+
+    [box] = containers(manifests, "triton")
+    said = [filled_in("triton", each.partition("=")[2]) for each in box["args"] if each.startswith("--id=")]
+    identifiers = {(own[0].name, "10.0.0.7"): said[0]} if said else {}
+    (server, other), _ = expand_servers(own, {host: dns}, {}, dns, identifiers)
+    [told] = [each for each in container(manifests, "controller")["env"] if each["name"] == "SLIMSCHED_SERVER_NAME"]
+    assert filled_in("controller", told.get("value", "$(SLIMSCHED_SERVER_NAME)")) == server.name
+    assert name_in_file(server.name, own) == own[0].name
+    assert ("gpu-7.example.org" in server.name) == (kind == "DaemonSet")
+    assert other.name == f"{own[0].name}-10.0.0.8"
 
 
 @pytest.mark.parametrize("name", VALUE_SETS)
@@ -218,6 +228,32 @@ def test_policy_and_disruption_budget_are_of_all_tritons_and_the_monitor_of_all_
         part = each["metadata"]["name"].rpartition("-")[2]
         wanted = ("triton", "gateway", "test") if each["kind"] == "PodMonitor" else (part,)
         assert chosen == [part for part, _ in pods(manifests) if part in wanted]
+
+
+@pytest.mark.parametrize("groups", [[], [{"name": "a"}, {"name": "b"}]])
+def test_a_service_monitor_reads_each_pod_once_and_from_where_a_pod_monitor_does(groups: list[dict[str, Any]]) -> None:
+    by_service, by_pod = (
+        render_chart({"monitoring": {kind: True}, "triton": {"groups": groups}})
+        for kind in ("serviceMonitor", "podMonitor")
+    )
+    spec = find(by_service, "ServiceMonitor")["spec"]
+    assert spec["endpoints"] == find(by_pod, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    services = [
+        each
+        for each in by_service
+        if each["kind"] == "Service" and is_selected(each["metadata"]["labels"], spec["selector"]["matchLabels"])
+    ]
+    for part, pod in pods(by_service):
+        ports = {port["name"] for box in pod["spec"]["containers"] for port in box.get("ports", ())}
+        for port in ports & {endpoint["port"] for endpoint in spec["endpoints"]}:
+            offering = [
+                each["metadata"]["name"]
+                for each in services
+                if is_selected(pod["metadata"]["labels"], each["spec"]["selector"])
+                and port in {each["name"] for each in each["spec"]["ports"]}
+            ]
+            assert len(offering) == 1, (part, port)
+    assert not [each for each in by_pod if each["metadata"]["name"].endswith("-metrics")]
 
 
 def test_groups_are_told_apart_by_device_class_node_and_gpu() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.router import Answer, Router
 from orchestrator.router.servers.membership import ResolvedNames, addresses_to_use
 from orchestrator.snapshot import ServerName
@@ -143,6 +143,7 @@ class Names:
     def __init__(self, *addresses: str) -> None:
         self.addresses: tuple[str, ...] = addresses
         self.own_names: dict[str, str] = {}
+        self.identifiers: dict[str, str] = {}
         self.asked = 0
 
     async def resolve(self, host: str) -> tuple[str, ...]:
@@ -153,13 +154,18 @@ class Names:
     async def name_of(self, address: str) -> str:
         return self.own_names.get(address, "")
 
+    async def identify(self, server: ServerSettings) -> str:
+        if server.grpc not in self.identifiers:
+            raise ServerUnavailableError(f"nobody listens at {server.grpc}")
+        return self.identifiers[server.grpc]
+
 
 @asynccontextmanager
 async def resolved(fleet: FleetSettings, fakes: Mapping[str, FakeServer], names: Names) -> AsyncIterator[Router]:
     async with Router.from_fleet(
         fleet,
         connect=lambda server, settings: fakes[server.grpc],
-        names=ResolvedNames(names.resolve, names.name_of),
+        names=ResolvedNames(names.resolve, names.name_of, names.identify),
     ) as router:
         yield router
 
@@ -235,6 +241,24 @@ async def test_pods_are_called_as_pods_even_where_the_dns_says_so_late_or_never_
         assert set(router.served_by()) == {"t-10.0.0.1", "gpu-2"}
 
 
+async def test_tritons_that_are_called_by_their_nodes_are_as_soon_as_they_answer_whoever_asks() -> None:
+    fakes = {f"10.0.0.{n}:8001": FakeServer(per_item_s=0.004) for n in (1, 2)}
+    names, fakes["10.0.0.2:8001"].is_up = Names("10.0.0.1", "10.0.0.2"), False
+    names.identifiers = {"10.0.0.1:8001": "t-node-a"}
+    fleet = fleet_of({"t": "tritons.svc:8001"}, policy="lert", resolve_period_s=3600)
+    async with resolved(fleet, fakes, names) as first:
+        assert set(first.served_by()) == {"t-node-a"}
+        await asyncio.sleep(5.0)
+        fakes["10.0.0.2:8001"].is_up, names.identifiers["10.0.0.2:8001"] = True, "t-node-b"
+        await asyncio.sleep(2.0)
+        assert set(first.served_by()) == {"t-node-a", "t-node-b"}
+        asked = names.asked
+        await asyncio.sleep(60.0)
+        assert names.asked == asked, "all have said what they are called"
+        async with resolved(fleet, fakes, names) as second:
+            assert set(second.served_by()) == {"t-node-a", "t-node-b"}
+
+
 @pytest.mark.parametrize(
     ("found", "before", "answering", "expected"),
     [
@@ -299,7 +323,10 @@ async def test_a_name_that_stands_for_nothing_yet_is_soon_looked_up_again(known:
     async def name_of(address: str) -> str:
         return ""
 
-    names, servers = ResolvedNames(resolve, name_of), fleet_of({"a": "fleet.test:1"}).servers
+    async def identify(server: ServerSettings) -> str:
+        return "triton"
+
+    names, servers = ResolvedNames(resolve, name_of, identify), fleet_of({"a": "fleet.test:1"}).servers
     assert names.pause_s(servers, 10.0) == 1.0
     await names.look_up(servers, lambda name: True)
     assert names.pause_s(servers, 10.0) == pause_s

@@ -1,15 +1,20 @@
 """The backend on the real tritonserver: answers, batching, isolation of bad requests, and model control."""
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from orchestrator.embedded.server import EmbeddedServer
+from orchestrator.config import ServerSettings
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from orchestrator.router import ResolvedNames
 from tests.triton import onnx_models
 from tests.triton.calls import at_once, index, infer, statistics
+from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 Client = grpcclient.InferenceServerClient
@@ -28,6 +33,27 @@ def test_the_server_is_triton_with_its_models_ready(server: EmbeddedServer, clie
     )
     assert len(server.stub_pids()) == 7, "one stub for each instance"
     assert client.get_model_config("plus").config.parameters["intra_op_thread_count"].string_value == "1"
+
+
+async def test_a_triton_that_is_called_by_its_node_tells_gateways_so(
+    tmp_path: Path, tritons: Tritons, options: EmbeddedOptions
+) -> None:
+    onnx_models.write_model(tmp_path, "plus", onnx_models.plus_one())
+    with tritons.running(tmp_path, replace(options, extra_flags=("--id=tritons-gpu-7.example.org",))) as running:
+        _, _, port = running.grpc_address.rpartition(":")
+        servers = [ServerSettings(name="tritons", grpc=f"tritons.svc:{port}")]
+        names = ResolvedNames(resolve=lambda host: answered("127.0.0.1"), name_of=lambda ip: answered_text(""))
+        await names.look_up(servers, lambda name: False)
+        assert [server.name for server in names.expand(servers)] == ["tritons-gpu-7.example.org"]
+        assert names.pause_s(servers, 5.0) == 5.0
+
+
+async def answered(address: str) -> tuple[str, ...]:
+    return (address,)
+
+
+async def answered_text(text: str) -> str:
+    return text
 
 
 def test_an_answer_is_right_and_keeps_its_batch(client: Client) -> None:

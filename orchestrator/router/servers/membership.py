@@ -12,14 +12,17 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, find_changes
-from orchestrator.config.names import Assigned, expand_servers, host_of, is_name
+from orchestrator.config.names import Assigned, at_address, expand_servers, host_of, is_name, pod_of
+from orchestrator.errors import SlimError
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.snapshot import ServerName
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.protocol_key import read_protocol_key
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ _OWN_NAMES_S = 1.0
 
 Resolve = Callable[[str], Awaitable[tuple[str, ...]]]
 NameOf = Callable[[str], Awaitable[str]]
+Identify = Callable[[ServerSettings], Awaitable[str]]
 Listener = Callable[[tuple[ServerSettings, ...]], None]
 
 
@@ -57,6 +61,13 @@ async def name_of_address(address: str) -> str:
     return name
 
 
+async def identify_triton(server: ServerSettings) -> str:
+    """Return what a Triton calls itself, its ``--id``; raises SlimError while it does not answer."""
+    key = read_protocol_key(server.protocol_key_file)
+    async with TritonClient(server.grpc, timeout_s=_OWN_NAMES_S, protocol_key=key) as triton:
+        return await triton.identifier()
+
+
 def addresses_to_use(found: Sequence[str], before: Sequence[str], answers: Callable[[str], bool]) -> tuple[str, ...]:
     """Return the addresses to use of a host name that was just looked up, ascending.
 
@@ -75,13 +86,22 @@ class ResolvedNames:
         resolve: Returns the addresses of a host name.
         name_of: Returns what the DNS calls an address, empty where it says nothing. It is asked until it has said
             something, for a second at each look-up: names of addresses may be in no DNS, and that may take long.
+        identify: Returns what a Triton calls itself; raises SlimError. It is asked until it has answered, where the DNS
+            has no name for it.
     """
 
-    def __init__(self, resolve: Resolve = resolve_host, name_of: NameOf = name_of_address) -> None:
+    def __init__(
+        self,
+        resolve: Resolve = resolve_host,
+        name_of: NameOf = name_of_address,
+        identify: Identify = identify_triton,
+    ) -> None:
         self._resolve = resolve
         self._name_of = name_of
+        self._identify = identify
         self._resolved: dict[str, tuple[str, ...]] = {}
         self._own_names: dict[str, str] = {}
+        self._identifiers: dict[tuple[str, str], str] = {}
         self._assigned: Assigned = {}
 
     @property
@@ -98,26 +118,55 @@ class ResolvedNames:
             answering = {ip for (name, ip), expanded in self._assigned.items() if name in own and answers(expanded)}
             self._resolved[host] = addresses_to_use(addresses, self._resolved.get(host, ()), answering.__contains__)
         used = {address for host in hosts for address in self._resolved[host]}
-        own_names = self._own_names = {ip: name for ip, name in self._own_names.items() if ip in used}
-        unknown = [*sorted(used - own_names.keys()), *(ip for ip, name in own_names.items() if not name)]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_OWN_NAMES_S):
-                for ip in unknown:
-                    own_names.pop(ip, None)
-                    own_names[ip] = ""  # after the others the next time, if it takes all of it
-                    own_names[ip] = await self._name_of(ip)
+                await asyncio.gather(self._ask_dns(used), self._ask_tritons(servers))
+
+    async def _ask_dns(self, used: Set[str]) -> None:
+        own_names = self._own_names = {ip: name for ip, name in self._own_names.items() if ip in used}
+        unknown = [*sorted(used - own_names.keys()), *(ip for ip, name in own_names.items() if not name)]
+        for ip in unknown:
+            own_names.pop(ip, None)
+            own_names[ip] = ""  # after the others the next time, if it takes all of it
+            own_names[ip] = await self._name_of(ip)
+
+    async def _ask_tritons(self, servers: Sequence[ServerSettings]) -> None:
+        at = {(s.name, ip) for s in servers for ip in self._resolved.get(host_of(s.grpc), ())}
+        known = self._identifiers = {key: name for key, name in self._identifiers.items() if key in at}
+
+        async def ask(server: ServerSettings, ip: str) -> None:
+            with contextlib.suppress(SlimError):
+                known[server.name, ip] = await self._identify(at_address(server, server.name, ip))
+
+        await asyncio.gather(*(ask(server, ip) for server, ip in self._unnamed(servers)))
+
+    def _unnamed(self, servers: Iterable[ServerSettings]) -> list[tuple[ServerSettings, str]]:
+        """Return the servers that are no pods by the DNS and have not said what they are called, by address."""
+        return [
+            (server, ip)
+            for server in servers
+            for ip in self._resolved.get(host_of(server.grpc), ())
+            if (server.name, ip) not in self._identifiers
+            and pod_of(host_of(server.grpc), ip, self._own_names.get(ip, "")) is None
+        ]
 
     def knows(self, servers: Iterable[ServerSettings]) -> bool:
         """Return whether all names of servers were looked up."""
         return all(host in self._resolved for host in _names(servers))
 
     def pause_s(self, servers: Iterable[ServerSettings], period_s: float) -> float:
-        """Return how long to wait before names are looked up again: less while one stands for nothing yet."""
-        return period_s if all(map(self._resolved.get, _names(servers))) else min(period_s, _UNKNOWN_PAUSE_S)
+        """Return how long to wait before names are looked up again.
+
+        It is less while one stands for nothing yet, or for a Triton that has not said what it is called.
+        """
+        is_known = all(map(self._resolved.get, _names(servers))) and not self._unnamed(servers)
+        return period_s if is_known else min(period_s, _UNKNOWN_PAUSE_S)
 
     def expand(self, servers: Sequence[ServerSettings]) -> tuple[ServerSettings, ...]:
         """Return one server for each address; see expand_servers."""
-        expanded, self._assigned = expand_servers(servers, self._resolved, self._assigned, self._own_names)
+        expanded, self._assigned = expand_servers(
+            servers, self._resolved, self._assigned, self._own_names, self._identifiers
+        )
         return expanded
 
 
