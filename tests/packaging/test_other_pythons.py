@@ -47,7 +47,7 @@ def find_python(version: str) -> Path | None:
 class Installed:
     """A wheel in an environment of its own, run in an empty folder."""
 
-    def __init__(self, version: str, python: Path, folder: Path) -> None:
+    def __init__(self, version: str, python: Path, folder: Path, pip_said: str) -> None:
         self.version = version
         self.program = python.with_name("slimsched")
         self.folder = folder
@@ -55,6 +55,7 @@ class Installed:
         (folder / "run").mkdir(mode=0o700)
         self.empty = folder / "empty"
         self.empty.mkdir()
+        self.pip_said = pip_said
         self.environment = {**inherited, "XDG_RUNTIME_DIR": str(folder / "run")}
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -95,7 +96,7 @@ def installed(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pyt
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
     done = subprocess.run([*install, f"{wheel}[local]"], capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
-    return Installed(version, python, folder)
+    return Installed(version, python, folder, done.stderr)
 
 
 @pytest.mark.parametrize("installed", WITH_TRITON, indirect=True)
@@ -128,6 +129,12 @@ def test_what_needs_a_triton_says_at_once_which_python_has_one(installed: Instal
     said = installed.run(*command, status=1)
     assert said.strip().endswith("which is not installed: it is not for Python 3.13; use 3.11 or 3.12")
     assert [path.name for path in installed.empty.iterdir()] == ["fleet.yaml"]
+
+
+@pytest.mark.parametrize("installed", [*WITH_TRITON, *WITHOUT_TRITON], indirect=True)
+def test_pip_says_where_there_is_no_embedded_server(installed: Installed) -> None:
+    says = "does not provide the extra 'embedded-server-for-python-3-13'" in installed.pip_said
+    assert says == (installed.version in WITHOUT_TRITON)
 
 
 @pytest.mark.parametrize("installed", WITHOUT_TRITON, indirect=True)
