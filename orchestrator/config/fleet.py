@@ -244,6 +244,10 @@ class RouterSettings(Section):
     """How long closing waits for answers under way; behind a gateway no longer than the rest of ``gateway.drain_s``."""
     seed: int = 0
     """Seed of policies that draw random numbers."""
+    energy_weight: float = Field(default=2 / 15, ge=0, allow_inf_nan=False)
+    """What joules count for where policies are fitted, judged and rolled out: accuracy, 0..1, that all the joules are
+    worth which a request could cost. By default 15 % of them are worth 2 points; 0: accuracy in time is all that
+    counts."""
     profile: Path | None = None
     """profile.json of 'slimsched profile', from which expected times and joules start; None: each width is warmed up
     and its energy unknown."""

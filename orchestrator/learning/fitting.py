@@ -143,7 +143,7 @@ def fit(
         for origin, specs in (("rule", PORTFOLIO), (EVOLUTION, evolved.specs if evolved else ())):
             for spec in specs:
                 if spec != settings.present:
-                    contenders.append(Contender(origin, spec, parse_policy(spec), _rule_file(spec)))
+                    contenders.append(Contender(origin, spec, parse_policy(spec), rule_file(spec)))
         contenders += [Contender(each.origin, each.origin, LearnedPolicy(each.file), each.file) for each in learned]
         candidates = judge(traffic, contenders, execute or run_on(pool, lambda: settings.threads))
         report(1.0, "")
@@ -220,7 +220,9 @@ def _learn(
     return Learned(origin, base, replace(file, provenance=provenance), rounds, choices)
 
 
-def _rule_file(spec: str) -> PolicyFile:
+def rule_file(spec: str) -> PolicyFile:
+    """Return the file of a rule with its knobs; raises ConfigError when there is no such rule."""
+    parse_policy(spec)
     none = np.zeros(feat.FEATURES + feat.CONTEXT, np.float32)
     return PolicyFile(RULE, spec, {}, none, none, provenance=_versions())
 
@@ -235,4 +237,4 @@ def identity(traffic: Traffic, settings: FitSettings) -> dict[str, Any]:
     about = asdict(settings)
     del about["seconds"]  # whoever resumes may give it longer
     scenario = digest_scenario(traffic.task.settings, traffic.task.servers)
-    return {**about, "scenario": scenario, "arrivals": traffic.digest}
+    return {**about, "scenario": scenario, "arrivals": traffic.digest, "crowding": traffic.task.crowding}

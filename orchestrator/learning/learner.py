@@ -83,7 +83,7 @@ class PpoLearner:
         state = folder.read_state(name)
         self._groups = Groups(
             traffic.task,
-            traffic.fit,
+            traffic.lesson,
             base=base,
             replicas=settings.replicas,
             segment=settings.segment,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -20,26 +20,42 @@ from orchestrator.router.rollout.record import in_force_path
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.settings import load_scenario, parse_scenario
 
+CROWDING: Final = 1.25
+"""Of what is fitted to a profile; see orchestrator.learning.objective."""
+NO_OBJECTIVES: Mapping[str, float] = {}
+_SHARED = (
+    "deadline_ms",
+    "energy_weight",
+    "in_flight_groups",
+    "max_attempts",
+    "queue_limit",
+    "request_timeout_s",
+    "slack_margin",
+)
+
 
 def given_traffic(
-    scenario: Path | None, profile: Path | None, arrivals: Path | None, *, deadline_ms: float | None = None
+    scenario: Path | None, profile: Path | None, arrivals: Path | None, objectives: Mapping[str, float] = NO_OBJECTIVES
 ) -> Traffic:
     """Return the traffic of a scenario, or of a profiled fleet, with recorded arrivals in place of its own.
+
+    ``objectives`` are those that are given with a profile, as in a scenario's file; others are the router's defaults.
 
     Raises:
         ConfigError: when both are given or neither, something is missing, can't be used, or is of another fleet.
     """
     recorded = None if arrivals is None else read_arrivals(arrivals)
     if scenario is not None and profile is None:
-        if deadline_ms is not None:
-            raise ConfigError("--deadline-ms goes with --profile; a scenario says its own in objectives.deadline_ms")
+        for key in objectives:
+            option = f"--{key.replace('_', '-')}"
+            raise ConfigError(f"{option} goes with --profile; a scenario says its own in objectives.{key}")
         task, own = scenario_task(scenario)
         return _checked(task, recorded or own)
     if profile is None or scenario is not None:
         raise ConfigError("name either --scenario or --profile, which say what fleet it is")
     if recorded is None:
         raise ConfigError("--profile says nothing of the traffic; give --arrivals, or a --scenario in its place")
-    return _checked(profile_task(profile, {} if deadline_ms is None else {"deadline_ms": deadline_ms}), recorded)
+    return _checked(profile_task(profile, {**objectives_of(RouterSettings()), **objectives}), recorded)
 
 
 def logged_traffic(fleet: FleetSettings, *, source: str, family: str | None) -> Traffic:
@@ -117,13 +133,12 @@ def profile_task(
         "objectives": dict(objectives),
     }
     settings, fleet = parse_scenario(yaml.safe_dump(values), source=str(path), folder=path.parent)
-    return Task(settings, fleet, NO_PREFERENCE)
+    return Task(settings, fleet, NO_PREFERENCE, CROWDING)
 
 
 def objectives_of(router: RouterSettings) -> dict[str, Any]:
     """Return what a router asks of its fleet, as a scenario says it."""
-    shared = ("deadline_ms", "slack_margin", "in_flight_groups", "queue_limit", "request_timeout_s", "max_attempts")
-    return {**{key: getattr(router, key) for key in shared}, "shed_late": router.overload.shed_late}
+    return {**{key: getattr(router, key) for key in _SHARED}, "shed_late": router.overload.shed_late}
 
 
 def present_spec(router: RouterSettings) -> str:

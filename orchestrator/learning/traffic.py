@@ -22,6 +22,7 @@ from typing import Final
 import numpy as np
 
 from orchestrator.errors import ConfigError
+from orchestrator.learning.objective import crowd
 from orchestrator.router.dispatch.decision_log import REJECTED, arrivals_of, files_in, is_shed, read_file
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.capacity import capacity_rps
@@ -93,11 +94,16 @@ class Traffic:
                     f"that {WINDOWS} windows of {LEAST_DEADLINES} deadlines can be held out; record for longer"
                 )
             self.requests = int(min(max(least, most), held_out // WINDOWS))
-        self.task = Task(task.settings.with_workload(requests=self.requests), task.servers, task.preference)
+        self.task = replace(task, settings=task.settings.with_workload(requests=self.requests))
 
     def fit(self, number: int) -> Trace:
         """Return a trace to learn from; any number from 0 on."""
         return self._trace("fit", number, math.inf)
+
+    def lesson(self, number: int) -> Trace:
+        """Return a trace for who runs each one once: of each two one is denser, where the task has that."""
+        trace = self.fit(number)
+        return crowd(trace, self.task.crowding) if number % 2 and self.task.crowding > 1 else trace
 
     def choosing(self) -> list[Trace]:
         """Return the traces that say which candidate is best."""
@@ -138,7 +144,7 @@ def _at_recorded_rate(task: Task, recorded: Recorded) -> Task:
     load_ratio = rate_rps / capacity_rps(task.servers, min_accuracy=task.settings.objectives.min_accuracy)
     changes = {"kind": "poisson", "file": None, "load_of_width": None, "items": recorded.items}
     settings = task.settings.with_workload(load_ratio=load_ratio, **changes)
-    return Task(settings, task.servers, task.preference)
+    return replace(task, settings=settings)
 
 
 def check_fleet(recorded: Recorded, task: Task, entries: Mapping[str, str] = MappingProxyType({})) -> None:

@@ -52,11 +52,15 @@ _ITEM_J: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a world is made of; its requests weigh accuracy, latency and energy by a preference that adds up to 1."""
+    """What a world is made of; its requests weigh accuracy, latency and energy by a preference that adds up to 1.
+
+    ``crowding`` is how much denser arrivals have to be borne too, where policies are fitted; 1: not.
+    """
 
     settings: ScenarioSettings
     servers: tuple[SimulatedServer, ...]
     preference: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+    crowding: float = 1.0
 
 
 def weights_of(preference: Sequence[float]) -> tuple[float, float, float, float]:

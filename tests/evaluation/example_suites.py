@@ -73,7 +73,7 @@ def scenario_scores(
         {"name": stem, "servers": [{"name": "s", "widths": {100: {"item_ms": 1}}}], "workload": workload}
     )
     values: dict[str, Any] = {
-        "settings": settings, "fleet": fleet, "rate_rps": 100.0, "cv2": 4.0, "utility_scale": Utility(1.0),
+        "settings": settings, "fleet": fleet, "rate_rps": 100.0, "cv2": 4.0, "utility_scale": Utility(1.0, 2 / 15),
         "most_accuracy": 1.0, "most_utility": 0.8,
     }  # fmt: skip
     return ScenarioScores(case=case, scores=own, **(values | more))

@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator.evaluation.figures import FIGURES, LATENCY_EDGES_S, take_figures, take_timeline
 from orchestrator.simulation.scenario.fleet import linear_model
-from orchestrator.simulation.utility import EXCHANGE, Utility, make_utility
+from orchestrator.simulation.utility import Utility, make_utility
 from orchestrator.simulation.world import columns as sim
 from tests.simulation.worlds import patient, run, scenario, servers
 
@@ -69,12 +69,12 @@ def test_a_timeline_shows_arrivals_and_widths_bin_by_bin() -> None:
 
 
 def test_utility_trades_joules_for_accuracy_at_the_rate_of_the_bars() -> None:
-    utility_scale = Utility(2.0)
+    utility_scale = Utility(2.0, 2 / 15)
     dear = utility_scale.utility({"effective_accuracy": 0.8, "joules_per_answer": 2.0})
     thrifty = utility_scale.utility({"effective_accuracy": 0.78, "joules_per_answer": 2.0 * 0.85})
-    assert dear == pytest.approx(0.8 - EXCHANGE)
+    assert dear == pytest.approx(0.8 - 2 / 15)
     assert thrifty == pytest.approx(dear)
-    assert Utility(None).utility({"effective_accuracy": 0.5, "joules_per_answer": None}) == 0.5
+    assert Utility(None, 2 / 15).utility({"effective_accuracy": 0.5, "joules_per_answer": None}) == 0.5
 
 
 def test_no_policy_that_keeps_up_spends_more_than_the_most_joules() -> None:

@@ -19,7 +19,7 @@ from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.fitting import FitSettings, fit, identity
 from orchestrator.learning.groups import Groups
 from orchestrator.learning.judging import Candidate, Difference, paired, promote
-from orchestrator.learning.objective import earned, objective_weights, run_policy
+from orchestrator.learning.objective import crowd, earned, objective_weights, run_policy
 from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
 from orchestrator.learning.report import describe_fit
 from orchestrator.learning.tasks import given_traffic
@@ -60,6 +60,17 @@ def test_what_a_world_earns_weighed_is_its_utility() -> None:
     least = min(m.accuracy for s in made.servers for m in s.models)
     # The first requests count here, and what is late costs the mean accuracy.
     assert float(earned[0] @ weights) / 2000 + least - idle == pytest.approx(figures["utility"], abs=0.003)
+
+
+def test_where_arrivals_may_be_denser_a_policy_is_worth_half_of_what_it_is_then() -> None:
+    made = costly_width(requests=2000, load=0.9)
+    policy, trace = parse_policy("lert:slack"), draw_trace(made.settings, made.servers, 3)
+    plain, denser = run_policy(made, policy, trace), run_policy(made, policy, crowd(trace, 1.25))
+    both = run_policy(replace(made, crowding=1.25), policy, trace)
+    assert plain["utility"] is not None
+    assert denser["utility"] is not None
+    assert denser["utility"] < plain["utility"]
+    assert both == {**plain, "utility": (plain["utility"] + denser["utility"]) / 2}
 
 
 def test_threads_run_one_learned_policy_side_by_side() -> None:

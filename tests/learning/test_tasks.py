@@ -83,6 +83,7 @@ def test_a_scenario_that_replays_timestamps_is_split_like_a_log(tmp_path: Path) 
     assert one.rate_rps == other.rate_rps == pytest.approx(50, rel=0.01)
     assert (one.fit(3).arrived_s == other.fit(3).arrived_s).all()
     assert one.digest == other.digest != given_traffic(scenario, None, None).digest
+    assert one.task.crowding == 1, "a scenario says itself what comes"
 
 
 def test_a_router_that_wrote_down_every_decision_can_be_fitted_to(tmp_path: Path) -> None:
@@ -91,14 +92,19 @@ def test_a_router_that_wrote_down_every_decision_can_be_fitted_to(tmp_path: Path
     records = [decision(1e9 + turn / 20, turn, servers=tuple(SERVERS)) for turn in range(3000)]
     log_of(folder, records)
     router = f"  profile: {PROFILE}\n  deadline_ms: 40\n  decision_log: {{directory: {folder}, sample_ratio: 1}}\n"
+    router += "  energy_weight: 0.01\n"
     logged = logged_traffic(load_fleet(fleet_file(tmp_path, router)), source="fleet.yaml", family="f")
     assert logged.rate_rps == pytest.approx(40, rel=0.01)  # two requests in each of twenty batches a second
-    assert logged.task.settings.objectives.deadline_ms == 40
-    given = given_traffic(None, PROFILE, folder, deadline_ms=40)
+    asked = {"deadline_ms": 40, "energy_weight": 0.01}
+    assert {key: getattr(logged.task.settings.objectives, key) for key in asked} == asked
+    given = given_traffic(None, PROFILE, folder, asked)
+    assert given.task.settings.objectives.energy_weight == 0.01
+    assert given.task.settings.objectives == logged.task.settings.objectives, "what a router has by default"
+    assert given.task.crowding > 1, "a profile does not know what else is full"
     assert given.digest == logged.digest
     log_of(folder, [decision(1e9, 0, servers=("elsewhere",))] * 3)
     with pytest.raises(ConfigError, match="the log of another fleet"):
-        given_traffic(None, PROFILE, folder, deadline_ms=40)
+        given_traffic(None, PROFILE, folder, {"deadline_ms": 40})
 
 
 def test_servers_behind_a_host_name_have_the_entry_of_their_own_name_or_of_the_files(tmp_path: Path) -> None:

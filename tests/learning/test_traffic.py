@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,16 @@ def place(trace: Trace, times_s: np.ndarray[Any, np.dtype[np.float64]]) -> tuple
         if np.allclose(gaps[at : at + len(own)], own, atol=1e-6, rtol=0)
     )
     return first / len(times_s), (first + len(own) + 1) / len(times_s)
+
+
+def test_of_each_two_lessons_one_is_denser_where_the_task_has_that() -> None:
+    plain, crowded = Traffic(fleet(), None), Traffic(replace(fleet(), crowding=1.25), None)
+    for number in range(4):
+        as_it_is, lesson = plain.lesson(number), crowded.lesson(number)
+        factor = 1.25 if number % 2 else 1.0
+        np.testing.assert_allclose(lesson.arrived_s * factor, as_it_is.arrived_s)
+        np.testing.assert_allclose(lesson.deadline_s - lesson.arrived_s, as_it_is.deadline_s - as_it_is.arrived_s)
+        assert lesson.rate_rps == pytest.approx(factor * as_it_is.rate_rps)
 
 
 def test_recorded_arrivals_are_replayed_in_three_parts_that_share_nothing() -> None:

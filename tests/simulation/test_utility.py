@@ -18,6 +18,15 @@ def test_unknown_joules_count_for_nothing(unknown: dict[str, Any]) -> None:
     assert utility_scale.utility({"effective_accuracy": 0.8, "joules_per_answer": None}) == 0.8
 
 
+@pytest.mark.parametrize("energy_weight", [0.0, 0.01, 2 / 15, 1.0])
+def test_most_joules_cost_as_much_accuracy_as_the_scenario_says(energy_weight: float) -> None:
+    model = linear_model(100, per_item_s=0.01, per_item_j=1.0)
+    scale = make_utility(scenario(objectives={"energy_weight": energy_weight}), servers(1, model, idle_w=5.0))
+    assert scale.most_j is not None
+    dear = scale.utility({"effective_accuracy": 0.8, "joules_per_answer": scale.most_j})
+    assert dear == pytest.approx(0.8 - energy_weight)
+
+
 def test_effective_accuracy_counts_answers_in_time_alone() -> None:
     fleet = servers(2, linear_model(100, per_item_s=0.01, accuracy=0.9))
     result = summarise(run(scenario(load=0.8, objectives={"deadline_ms": 60}), fleet, "random"), seed=0)

@@ -33,6 +33,11 @@ _PATH = ShippedPath(path_type=Path, exists=True)
 @click.option("--profile", type=_PATH, help="Of the fleet, in place of a scenario.")
 @click.option("--arrivals", type=_PATH, help="Timestamps, or a decision log or a folder of such.")
 @click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="With --profile.  [default: 100]")
+@click.option(
+    "--energy-weight",
+    type=click.FloatRange(0),
+    help="With --profile: accuracy that all joules a request could cost are worth.  [default: 2/15]",
+)
 @click.option("--present", default=RouterSettings().policy, show_default=True, help="The policy in force.")
 @click.option("--minutes", type=click.FloatRange(0), default=2.0, show_default=True, help="For each learner.")
 @click.option(
@@ -62,6 +67,7 @@ def train_router(
     profile: Path | None,
     arrivals: Path | None,
     deadline_ms: float | None,
+    energy_weight: float | None,
     present: str,
     minutes: float,
     weights: tuple[float, float, float] | None,
@@ -92,7 +98,9 @@ def train_router(
         from orchestrator.learning.ppo.paper import train_paper
     from orchestrator.policies.learned.policy_file import write_policy_file
 
-    traffic = tasks.given_traffic(scenario, profile, arrivals, deadline_ms=deadline_ms)
+    given_objectives = {"deadline_ms": deadline_ms, "energy_weight": energy_weight}
+    objectives = {key: value for key, value in given_objectives.items() if value is not None}
+    traffic = tasks.given_traffic(scenario, profile, arrivals, objectives)
     if given:
         validate(traffic, present, given, out, dask=dask, threads=threads)
         return
@@ -130,6 +138,7 @@ def validate(
     about = {
         "scenario": digest_scenario(traffic.task.settings, traffic.task.servers),
         "arrivals": traffic.digest,
+        "crowding": traffic.task.crowding,
         "policies": identities([present, *(f"{FITTED}:{path}" for path in given)]),
     }
     with (

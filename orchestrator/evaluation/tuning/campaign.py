@@ -30,7 +30,6 @@ from orchestrator.evaluation.tuning.space import BUCKETS, RANKS, SEARCHED, confi
 from orchestrator.executors import Executor, Progress, run_here
 from orchestrator.reporting.outputs import write_file
 from orchestrator.simulation.scenario.settings import digest_scenario
-from orchestrator.simulation.utility import EXCHANGE
 
 FIRST_SEED: Final = 2_000_000
 """Of the traces; those that anything is reported or validated on have lower ones."""
@@ -144,7 +143,7 @@ def describe_tuning(
         "command": " ".join([*parts, f"--out {out}"]),
         **asdict(extent),
         "trace_seeds": [FIRST_SEED + at for at in range(extent.traces)],
-        "utility": f"effective accuracy - {EXCHANGE:.4g} * joules an answer / most joules a request",
+        "utility": "effective accuracy - energy_weight * joules an answer / most joules a request",
         "searched": {**SEARCHED, "buckets": BUCKETS, "numbers of a knob of servers": RANKS},
         "duration_s": round(duration_s),
         "processes": processes,

@@ -155,7 +155,9 @@ class LivePolicy:
         if family not in self._scales:
             servers = self._fleet.servers.values()
             served = [(server.name, model) for server in servers for model in server.served if model.family == family]
-            self._scales[family] = scale_of(served, self._fleet.times.energy)
+            self._scales[family] = scale_of(
+                served, self._fleet.times.energy, energy_weight=self._settings.energy_weight
+            )
         return self._scales[family]
 
     # --- where it stands ---

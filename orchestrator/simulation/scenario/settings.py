@@ -158,6 +158,8 @@ class ObjectiveSettings(Section):
     """A request that has waited for longer is given up."""
     max_attempts: int = Field(default=3, ge=1)
     """How often a request is sent at the most."""
+    energy_weight: float = Field(default=2 / 15, ge=0, allow_inf_nan=False)
+    """Accuracy, 0..1, that most joules of a request are worth in utility; see orchestrator.simulation.utility."""
 
 
 class FaultSettings(Section):
@@ -366,6 +368,8 @@ def _left_out(settings: ScenarioSettings) -> dict[str, Any]:
             excluded["workload"].add(key)
     if not settings.objectives.shed_late:
         excluded["objectives"].add("shed_late")
+    if settings.objectives.energy_weight == ObjectiveSettings().energy_weight:
+        excluded["objectives"].add("energy_weight")
     if not settings.workload.numbers:
         excluded["workload"].add("numbers")
     return excluded

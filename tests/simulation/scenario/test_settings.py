@@ -138,18 +138,19 @@ def test_a_delay_is_part_of_a_scenarios_digest_and_none_leaves_it_as_it_was() ->
     assert len({digest_scenario(given, each) for each in (fleet, far, farther)}) == 3
 
 
-def test_priorities_and_late_shedding_are_part_of_a_digest_and_none_of_them_leaves_it_as_it_was() -> None:
+def test_what_scenarios_did_not_say_before_is_part_of_a_digest_and_by_default_leaves_it_as_it_was() -> None:
     fleet = servers(2, linear_model(100, per_item_s=0.01))
     plain = digest_scenario(scenario(requests=10), fleet)
-    assert plain == "4fceaaa58b7e78ee"  # of a version that knew neither
+    assert plain == "4fceaaa58b7e78ee"  # of a version that knew none of these
     others = [
         scenario(requests=10, workload={"priorities": {1: 1, 2: 3}}),
         scenario(requests=10, workload={"priorities": {1: 1, 2: 4}}),
         scenario(requests=10, workload={"callers": 3}),
         scenario(requests=10, objectives={"shed_late": True}),
+        scenario(requests=10, objectives={"energy_weight": 0.01}),
         scenario(requests=10, hosts=[{"name": "h", "cores": 1}]),
     ]
-    assert len({plain, *(digest_scenario(other, fleet) for other in others)}) == 6
+    assert len({plain, *(digest_scenario(other, fleet) for other in others)}) == 7
 
 
 def test_arrivals_of_another_package_are_simulated_and_its_version_is_part_of_the_digest(
