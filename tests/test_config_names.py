@@ -110,6 +110,11 @@ def test_a_pod_without_a_name_in_the_dns_is_called_by_the_identifier_of_its_trit
     assert names_of(alone) == {"triton-node-1": "10.0.0.1:8001"}, "not as in the file, where it may get company"
 
 
+def test_a_name_that_may_be_behind_either_of_two_servers_of_the_file_says_nothing_of_it() -> None:
+    fleet = [ServerSettings(name=name, grpc=f"{name}.svc:8001") for name in ("a", "a-b")]
+    assert [name_in_file(name, fleet) for name in ("a-c", "a-b-x", "c-x")] == ["a", None, None]
+
+
 def test_what_the_dns_calls_a_pod_goes_before_its_tritons_identifier() -> None:
     servers, _ = expand_servers([NAMED], {"triton.svc": ["10.0.0.1"]}, {}, {"10.0.0.1": POD}, BY_NODE)
     assert names_of(servers) == {"triton-0": "10.0.0.1:8001"}

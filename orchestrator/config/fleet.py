@@ -230,8 +230,8 @@ class RouterSettings(Section):
     max_attempts: int = Field(default=3, ge=1)
     """How often a request is sent at the most; see orchestrator.router.dispatch.retry."""
     resolve_period_s: float = Field(default=10.0, gt=0)
-    """How often host names of servers are looked up, each address of which is a server; at least once a second while
-    one has none."""
+    """How often host names of servers are looked up, each address of which is a server; once a second while one has
+    none, and for a minute while a Triton behind one has not said what it is called."""
     retries: RetrySettings = RetrySettings()
     hedge: HedgeSettings | None = None
     """Second copies; None: there are none beside what is overdue."""

@@ -77,8 +77,8 @@ def name_in_file(name: str, servers: Sequence[ServerSettings]) -> str | None:
 
     One that is called by its address has the file's name before that. A pod of a StatefulSet is taken to be behind the
     headless service that is called as the set, as is usual. Then one that is called by an identifier has the file's
-    name before that, too. Any other pod's name says nothing of the file, so there it is the only server behind a host
-    name, if there is only one.
+    name before that, too, where it can be only one. Any other pod's name says nothing of the file, so there it is the
+    only server behind a host name, if there is only one.
     """
     if any(server.name == name for server in servers):
         return name
@@ -89,10 +89,8 @@ def name_in_file(name: str, servers: Sequence[ServerSettings]) -> str | None:
         return max(by_address, key=len)
     stateful_set = re.sub(r"-[0-9]+$", "", name)
     of_set = [each for each, host in behind.items() if host.partition(".")[0].lower() == stateful_set != name]
-    if len(of_set) != 1 and before:
-        return max(before, key=len)
-    found = of_set if len(of_set) == 1 else list(behind)
-    return found[0] if len(found) == 1 else None
+    found = next((each for each in (of_set, before, list(behind)) if len(each) == 1), [])
+    return found[0] if found else None
 
 
 def profile_entry(name: str, in_file: str | None, device_class: str | None, known: Container[str]) -> str | None:

@@ -72,7 +72,9 @@ def run_policy(task: Task, policy: Policy, trace: Trace) -> dict[str, float | No
     figures = _run(task, policy, trace)
     if task.crowding > 1:
         crowded = _run(task, policy, crowd(trace, task.crowding))
-        figures["utility"] = ((figures["utility"] or 0.0) + (crowded["utility"] or 0.0)) / 2
+        assert figures["utility"] is not None
+        assert crowded["utility"] is not None
+        figures["utility"] = (figures["utility"] + crowded["utility"]) / 2
     return figures
 
 

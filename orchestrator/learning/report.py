@@ -52,6 +52,8 @@ def describe_judgement(
         "rate_rps": _short(traffic.rate_rps),
         "window_requests": traffic.requests,
         "windows": {"choosing": CHOOSING, "held_out": WINDOWS},
+        "crowding": traffic.task.crowding,
+        "energy_weight": _short(traffic.task.settings.objectives.energy_weight),
         "promoted": None if promoted is None else promoted.spec,
         "why": why,
         "candidates": [_describe(candidate) for candidate in candidates],

@@ -41,6 +41,7 @@ LEAST_REQUESTS: Final = 60
 """Of a window."""
 _FITTED, _CHOSEN = 0.6, 0.75  # where parts of what is recorded end
 _MOST_DEADLINES, _MOST_REQUESTS = 60, 4000  # of a window
+_LULLS_EVERY, _LULLS_LAST = 10.0, 2.0  # deadlines
 _PARTS = {"fit": 3_000_000, "choose": 4_000_000, "held out": 5_000_000}  # where seeds begin
 _LEAST_LOGGED: Final = 0.9
 
@@ -101,9 +102,18 @@ class Traffic:
         return self._trace("fit", number, math.inf)
 
     def lesson(self, number: int) -> Trace:
-        """Return a trace for who runs each one once: of each two one is denser, where the task has that."""
+        """Return a trace for who runs each one once; where the task says so, of each four one is denser, one has lulls.
+
+        A policy is trusted with what it was shown. What is recorded may be of a steady hour, and callers pause.
+        """
         trace = self.fit(number)
-        return crowd(trace, self.task.crowding) if number % 2 and self.task.crowding > 1 else trace
+        if self.task.crowding <= 1 or number % 2 == 0:
+            return trace
+        if number % 4 == 1:
+            return crowd(trace, self.task.crowding)
+        deadline_s = self.task.settings.objectives.deadline_ms / 1e3
+        random = np.random.default_rng(np.random.SeedSequence([_PARTS["fit"] + number, 0x1A77]))
+        return interrupt(trace, every_s=_LULLS_EVERY * deadline_s, mean_s=_LULLS_LAST * deadline_s, random=random)
 
     def choosing(self) -> list[Trace]:
         """Return the traces that say which candidate is best."""
@@ -129,6 +139,16 @@ class Traffic:
         return replace(
             trace, arrived_s=arrived_s, deadline_s=arrived_s + self.task.settings.objectives.deadline_ms / 1e3
         )
+
+
+def interrupt(trace: Trace, *, every_s: float, mean_s: float, random: np.random.Generator) -> Trace:
+    """Return a trace in which nothing comes for a while after every so many seconds, exponential of such a mean."""
+    ended = np.floor(trace.arrived_s / every_s)
+    begins = np.flatnonzero(np.diff(ended, prepend=ended[:1]) > 0)
+    added_s = np.zeros(len(ended))
+    added_s[begins] = random.exponential(mean_s, len(begins))
+    arrived_s = trace.arrived_s + np.cumsum(added_s)
+    return replace(trace, arrived_s=arrived_s, deadline_s=arrived_s + (trace.deadline_s - trace.arrived_s))
 
 
 def rate_of(task: Task) -> float:

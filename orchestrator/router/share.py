@@ -15,6 +15,7 @@ from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.snapshot import Family, ServedModel, ServerName, Width
 
+_MOST_COSTS: Final = 1024
 ELSEWHERE: Final = "what it could run on is driven by another gateway now; retry there"
 
 
@@ -73,6 +74,8 @@ class FleetShare:
     def _cost(self, wanted: _Wanted) -> float:
         known = self._costs.get(wanted)
         if known is None:
+            if len(self._costs) >= _MOST_COSTS:  # callers may ask for any accuracy
+                self._costs.clear()
             known = self._costs[wanted] = self._fleet.times.relative_cost(wanted.allows)
         return known
 
@@ -106,4 +109,7 @@ class FleetShare:
 
 
 def _suits(server: ServerConnection, wanted: _Wanted) -> bool:
-    return server.health.is_healthy and not server.health.is_suspect and any(map(wanted.allows, server.models))
+    if not server.health.is_healthy or server.health.is_suspect:
+        return False
+    models = server.models if wanted.family is None else server.models_of(wanted.family)
+    return any(map(wanted.allows, models))

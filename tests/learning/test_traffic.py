@@ -51,14 +51,23 @@ def place(trace: Trace, times_s: np.ndarray[Any, np.dtype[np.float64]]) -> tuple
     return first / len(times_s), (first + len(own) + 1) / len(times_s)
 
 
-def test_of_each_two_lessons_one_is_denser_where_the_task_has_that() -> None:
+def test_of_each_four_lessons_one_is_denser_and_one_has_lulls_where_the_task_says_so() -> None:
     plain, crowded = Traffic(fleet(), None), Traffic(replace(fleet(), crowding=1.25), None)
-    for number in range(4):
+    deadline_s = fleet().settings.objectives.deadline_ms / 1e3
+    for number in range(8):
         as_it_is, lesson = plain.lesson(number), crowded.lesson(number)
-        factor = 1.25 if number % 2 else 1.0
-        np.testing.assert_allclose(lesson.arrived_s * factor, as_it_is.arrived_s)
         np.testing.assert_allclose(lesson.deadline_s - lesson.arrived_s, as_it_is.deadline_s - as_it_is.arrived_s)
-        assert lesson.rate_rps == pytest.approx(factor * as_it_is.rate_rps)
+        longer_s = np.diff(lesson.arrived_s) - np.diff(as_it_is.arrived_s)
+        if number % 4 == 1:
+            np.testing.assert_allclose(lesson.arrived_s * 1.25, as_it_is.arrived_s)
+            assert lesson.rate_rps == pytest.approx(1.25 * as_it_is.rate_rps)
+        elif number % 4 == 3:
+            lulls_s = longer_s[longer_s > 1e-9]
+            assert len(lulls_s) == np.floor(as_it_is.arrived_s[-1] / (10 * deadline_s))
+            assert 0 < lulls_s.mean() < 10 * deadline_s
+            assert longer_s.min() > -1e-9
+        else:
+            np.testing.assert_array_equal(lesson.arrived_s, as_it_is.arrived_s)
 
 
 def test_recorded_arrivals_are_replayed_in_three_parts_that_share_nothing() -> None:

@@ -259,6 +259,33 @@ async def test_tritons_that_are_called_by_their_nodes_are_as_soon_as_they_answer
             assert set(second.served_by()) == {"t-node-a", "t-node-b"}
 
 
+async def test_a_triton_that_comes_back_under_another_name_is_called_by_it() -> None:
+    fakes, names = {"10.0.0.1:8001": FakeServer(per_item_s=0.004)}, Names("10.0.0.1")
+    names.identifiers = {"10.0.0.1:8001": "t-node-a"}
+    fleet = fleet_of({"t": "tritons.svc:8001"}, policy="lert", resolve_period_s=1)
+    async with resolved(fleet, fakes, names) as router:
+        assert set(router.served_by()) == {"t-node-a"}
+        fakes["10.0.0.1:8001"].is_up = False
+        names.identifiers = {}
+        await asyncio.sleep(5.0)
+        assert [server.name for server in router.membership.servers] == ["t-node-a"], "while it says nothing"  # type: ignore[union-attr]
+        fakes["10.0.0.1:8001"].is_up, names.identifiers = True, {"10.0.0.1:8001": "t-node-c"}
+        await asyncio.sleep(5.0)
+        assert set(router.served_by()) == {"t-node-c"}
+
+
+async def test_a_triton_that_says_nothing_at_all_is_asked_often_for_a_minute_only() -> None:
+    fakes, names = {"10.0.0.1:8001": FakeServer(per_item_s=0.004)}, Names("10.0.0.1")
+    fleet = fleet_of({"t": "tritons.svc:8001"}, policy="lert", resolve_period_s=100)
+    async with resolved(fleet, fakes, names) as router:
+        assert set(router.served_by()) == {"t"}
+        await asyncio.sleep(120.0)
+        asked = names.asked
+        assert 55 < asked < 70
+        await asyncio.sleep(200.0)
+        assert names.asked <= asked + 3
+
+
 @pytest.mark.parametrize(
     ("found", "before", "answering", "expected"),
     [

@@ -87,6 +87,14 @@ async def test_a_request_costs_as_many_items_of_the_quickest_width_as_take_as_lo
         assert share.cost(RequestOptions(min_accuracy=1.0)) == 1.0, "nothing is known of what no width can run"
 
 
+async def test_costs_of_whatever_callers_ask_for_are_not_kept_without_end() -> None:
+    async with routed({"a": FakeServer()}) as router:
+        router.share.weigh()
+        costs = {router.share.cost(RequestOptions(min_accuracy=n / 10_000)) for n in range(9280)}
+        assert len(costs) == 4, "one for each width"
+        assert len(router.share._costs) <= 1024
+
+
 async def test_what_waits_for_a_wide_answer_is_as_much_to_do_as_it_takes() -> None:
     async with routed({"a": FakeServer()}) as router:
         router.share.weigh()

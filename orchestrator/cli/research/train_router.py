@@ -213,7 +213,9 @@ def fitting_progress() -> Iterator[Callable[[float, str], None]]:
 
 
 def _print(candidates: Sequence[Candidate], traffic: Traffic) -> None:
-    title = f"{traffic.task.settings.name}, on held-out traffic"
+    title, crowding = f"{traffic.task.settings.name}, on held-out traffic", traffic.task.crowding
+    if crowding > 1:
+        title += f"; utility is the mean with that of arrivals {crowding:g} times as dense"
     table = figures_table(
         title, ("utility", "better by", "in time", "accuracy", "J/answer"), names=("origin", "policy")
     )

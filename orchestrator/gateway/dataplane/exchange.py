@@ -2,7 +2,7 @@
 
 Of several gateways that share a fleet, one that drives no server for a request passes it on, and does so too with what
 its router gives back because the server has gone to another. What its router refuses for load is tried once at a peer
-that has no more to do: chance brings one gateway more than another within less time than servers move in.
+that has less to do: chance brings one gateway more than another within less time than servers move in.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from orchestrator.errors import CapacityError, DeadlineError, ServerUnavailableError
@@ -149,11 +150,14 @@ class Exchange(Generic[ResponseT]):
             self._sink = CallbackSink(self._finish)
             self._pass_on(forwarder)
             return True
-        if (was_not_run or isinstance(error, CapacityError)) and forwarder.can_relieve(options):
-            self._sink = CallbackSink(self._finish)
-            self._hop = asyncio.create_task(self._relay(forwarder.relieve, error), name="passing a request on")
-            return True
-        return False
+        was_load = isinstance(error, CapacityError)
+        link = forwarder.choose_relief(options, was_load=was_load) if was_not_run or was_load else None
+        if link is None:
+            return False
+        self._sink = CallbackSink(self._finish)
+        relay = self._relay(partial(forwarder.relieve, link), error)
+        self._hop = asyncio.create_task(relay, name="passing a request on")
+        return True
 
     def _pass_on(self, forwarder: Forwarder) -> None:
         self._hop = asyncio.create_task(self._relay(forwarder.ask, None), name="passing a request on")

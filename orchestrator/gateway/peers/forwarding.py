@@ -114,19 +114,19 @@ class Forwarder:
                     link.note_failure()
         return None
 
-    async def relieve(self, passed: Passed) -> bytes | None:
-        """Return the answer of a peer with no more to do to a request that was refused here unrun; None without one.
+    def choose_relief(self, options: RequestOptions, *, was_load: bool) -> PeerLink | None:
+        """Return the peer to ask of what was refused here unrun, for load or because no server runs it now, or None."""
+        return self._sharing.choose_relief(options, was_load=was_load)
 
-        Takes and raises what ``ask`` does; the peer decides by what it has by then.
+    async def relieve(self, link: PeerLink, passed: Passed) -> bytes | None:
+        """Return the peer's answer to a request; None where its time is over.
+
+        Raises what ``ask`` does; the peer decides by what it has by then.
         """
-        link, left_s = self._sharing.choose_relief(passed.options), self._left_s(passed)
-        if link is None or left_s <= 0:
+        left_s = self._left_s(passed)
+        if left_s <= 0:
             return None
         return await self._pass_on(link, passed, asyncio.get_running_loop().time() + left_s)
-
-    def can_relieve(self, options: RequestOptions) -> bool:
-        """Return whether some peer has no more to do and can run a request."""
-        return self._sharing.choose_relief(options) is not None
 
     def _left_s(self, passed: Passed) -> float:
         deadline_ms = passed.options.deadline_ms

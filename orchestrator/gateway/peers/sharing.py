@@ -211,10 +211,10 @@ class Sharing:
             link.given_s = max(link.given_s, latest_s - APART_S)  # one that has come does not catch up
         return min(free, key=lambda link: (link.given_s, link.address))
 
-    def choose_relief(self, options: RequestOptions) -> PeerLink | None:
-        """Return a peer that has no more to do than this gateway and can run a request that was refused here."""
+    def choose_relief(self, options: RequestOptions, *, was_load: bool) -> PeerLink | None:
+        """Return a peer that can run a request that was refused here: for load one that has less to do, or None."""
         link = self.choose(options)
-        return link if link is not None and link.backlog_s <= self.backlog_s else None
+        return link if link is not None and (not was_load or link.backlog_s < self.backlog_s) else None
 
     @property
     def backlog_s(self) -> float:

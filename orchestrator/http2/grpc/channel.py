@@ -294,12 +294,12 @@ class GrpcChannel:
         self._connector.set_aside()
 
     async def close(self, *, drain_s: float) -> None:
-        """Let go of the connection, after waiting so long for calls under way."""
+        """Let go of the connection, after waiting so long for calls under way; who waits for none is told of none."""
         until_s = time.monotonic() + drain_s
         while self._under_way and time.monotonic() < until_s:
             waits = [call.ended() for call in self._under_way]
             await asyncio.wait(waits, timeout=until_s - time.monotonic())
-        if self._under_way:
+        if self._under_way and drain_s > 0:
             log.warning("leaving %d calls that %s has not answered", len(self._under_way), self.address)
         if not self._is_closed:
             self._is_closed = True

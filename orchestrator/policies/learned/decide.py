@@ -14,7 +14,13 @@ from orchestrator.errors import ConfigError
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, do_action, select_rows, write_mask
 from orchestrator.policies.learned.encoding import EXTREMES, View, encode
-from orchestrator.policies.learned.memory import follow_arrivals, note_decision, note_leaving, standing_hold
+from orchestrator.policies.learned.memory import (
+    follow_arrivals,
+    note_decision,
+    note_leaving,
+    note_untrusted,
+    standing_hold,
+)
 from orchestrator.policies.learned.network import Floats32, best_action, new_hidden, pack, score
 from orchestrator.policies.learned.policy_file import PAPER, PolicyFile
 from orchestrator.policies.protocol import Binding
@@ -247,7 +253,10 @@ def decide_by_scores(
         action = best_action(scores, view.mask)
         unseen = out_of_distribution_feature(numbers, action, view)
     row, items, until_s = do_action(action, rows, view.chosen, considered, query, view.base)
-    sent = row if unseen < 0 else REJECT  # what is not trusted is not done
-    note_decision(sent, until_s, memory, rows, count, query, view.base)
-    note_leaving(sent, items, memory)
+    if unseen < 0:
+        note_decision(row, until_s, memory, rows, count, query, view.base)
+        note_leaving(row, items, memory)
+    else:  # what is not trusted is not done
+        note_decision(REJECT, until_s, memory, rows, count, query, view.base)
+        note_untrusted(int(view.base[0]), view.base[1], memory)
     return row, items, until_s, unseen

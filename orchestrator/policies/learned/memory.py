@@ -14,8 +14,12 @@ numbers mean the same.
 What arrived is what the queue has grown by since the last decision, beyond what that one left, so rates are right where
 one queue is decided about and what is decided is done. Too high, by half or so, they are where several queues of a
 family share a memory (floors of accuracy and pinned widths keep requests apart), where a burst is sent in parts to
-several servers at once, and in the shadow of another policy; too low for some deadlines after the guard's fallback has
-decided.
+several servers at once, and in the shadow of another policy; too low for some deadlines after the policy was not asked.
+
+Where a decision was not trusted another one was made, and what that left is not known. Presumably it sent what the base
+would have; and where the next head came later, it left nothing. To count as if all had stayed, as was done, let rates
+fall to nothing: what had just come was taken for what was there before. By these rates the next decision was not
+trusted either, and so a policy that had once been shown something new decided nothing for minutes.
 
 **A hold stands**: a learned policy does not decide again at every arrival what it has just decided. While the head is
 the same, nothing has gained or lost room, the base policy has not changed its mind between sending and holding, and
@@ -45,7 +49,7 @@ _HEAD_DEADLINE_S: Final = OF_LEARNED + 1
 _MOST_ITEMS: Final = OF_LEARNED + 2
 _ROOM: Final = OF_LEARNED + 3
 _SEEN_S: Final = OF_LEARNED + 4
-_LEFT_ITEMS: Final = OF_LEARNED + 5
+_LEFT_ITEMS: Final = OF_LEARNED + 5  # below 0: 1 and presumably so many, negative
 _QUICK_ITEMS: Final = OF_LEARNED + 6
 _QUICK_S: Final = OF_LEARNED + 7  # 0: nothing was seen yet
 _SLOW_ITEMS: Final = OF_LEARNED + 8
@@ -69,7 +73,10 @@ def follow_arrivals(memory: Table, query: Column) -> None:
     if whole[_QUICK_S] == 0:
         whole[_QUICK_S], whole[_SLOW_S] = _BEGUN * quick_s, _BEGUN * _SLOWER * quick_s
     else:
-        passed_s, arrived = max(0.0, now_s - whole[_SEEN_S]), max(0.0, queued - whole[_LEFT_ITEMS])
+        left = whole[_LEFT_ITEMS]
+        if left < 0:  # presumably
+            left = 0.0 if query[col.HEAD_ARRIVED_S] > whole[_SEEN_S] else -1.0 - left
+        passed_s, arrived = max(0.0, now_s - whole[_SEEN_S]), max(0.0, queued - left)
         quick, slow = math.exp(-passed_s / quick_s), math.exp(-passed_s / (_SLOWER * quick_s))
         whole[_QUICK_ITEMS] = whole[_QUICK_ITEMS] * quick + arrived
         whole[_QUICK_S] = quick_s - (quick_s - whole[_QUICK_S]) * quick
@@ -86,6 +93,13 @@ def note_leaving(row: int, items: float, memory: Table) -> None:
     """Take into account what a decision sends, if it does; to be called last in each."""
     if row >= 0:
         memory[WHOLE][_LEFT_ITEMS] = max(0.0, memory[WHOLE][_LEFT_ITEMS] - items)
+
+
+@compiled
+def note_untrusted(row: int, items: float, memory: Table) -> None:
+    """Take into account that another decides in place of this policy; presumably it sends what the base would."""
+    whole = memory[WHOLE]
+    whole[_LEFT_ITEMS] = -1.0 - max(0.0, whole[_LEFT_ITEMS] - (items if row >= 0 else 0.0))
 
 
 @compiled

@@ -25,7 +25,7 @@ from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import HOLD_ACTION, do_action
 from orchestrator.policies.learned.decide import Scorer
 from orchestrator.policies.learned.encoding import View
-from orchestrator.policies.learned.memory import note_leaving
+from orchestrator.policies.learned.memory import note_leaving, note_untrusted
 from orchestrator.policies.learned.paper import allowed_choices, paper_choices, row_of_choices
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES, PAPER, RULE, PolicyFile, read_policy_file
 from orchestrator.policies.protocol import Binding, Outcome, Situation
@@ -113,6 +113,7 @@ class LearnedPolicy:
             row, items = row_of_choices(rows, count, query, server, width, batch, widths)
             unseen = decide.out_of_distribution_feature(numbers, HOLD_ACTION, view)
             if unseen >= 0:
+                note_untrusted(int(view.base[0]), view.base[1], memory)
                 self._distrust(unseen)
         until_s = math.inf
         if row < 0:

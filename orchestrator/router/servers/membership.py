@@ -27,6 +27,7 @@ from orchestrator.triton.protocol_key import read_protocol_key
 log = logging.getLogger(__name__)
 
 _UNKNOWN_PAUSE_S = 1.0  # so that the first server behind a name is used two seconds after it has come
+_MOST_SHORT_PAUSES = 60  # for one that does not say what it is called: it may have gone for good
 
 Connect = Callable[[ServerSettings, RouterSettings], ServerClient]
 _OWN_NAMES_S = 1.0
@@ -64,8 +65,11 @@ async def name_of_address(address: str) -> str:
 async def identify_triton(server: ServerSettings) -> str:
     """Return what a Triton calls itself, its ``--id``; raises SlimError while it does not answer."""
     key = read_protocol_key(server.protocol_key_file)
-    async with TritonClient(server.grpc, timeout_s=_OWN_NAMES_S, protocol_key=key) as triton:
+    triton = TritonClient(server.grpc, timeout_s=_OWN_NAMES_S, protocol_key=key)
+    try:
         return await triton.identifier()
+    finally:
+        await triton.close(drain_s=0.0)  # one that is silent would else be waited for
 
 
 def addresses_to_use(found: Sequence[str], before: Sequence[str], answers: Callable[[str], bool]) -> tuple[str, ...]:
@@ -86,8 +90,8 @@ class ResolvedNames:
         resolve: Returns the addresses of a host name.
         name_of: Returns what the DNS calls an address, empty where it says nothing. It is asked until it has said
             something, for a second at each look-up: names of addresses may be in no DNS, and that may take long.
-        identify: Returns what a Triton calls itself; raises SlimError. It is asked until it has answered, where the DNS
-            has no name for it.
+        identify: Returns what a Triton calls itself; raises SlimError. It is asked where the DNS has no name for it,
+            until it has answered, and again where it has not answered since: it may be another one.
     """
 
     def __init__(
@@ -102,6 +106,9 @@ class ResolvedNames:
         self._resolved: dict[str, tuple[str, ...]] = {}
         self._own_names: dict[str, str] = {}
         self._identifiers: dict[tuple[str, str], str] = {}
+        self._gone: set[tuple[str, str]] = set()  # since they said it
+        self._silent: frozenset[tuple[str, str]] = frozenset()
+        self._asked_in_vain = 0
         self._assigned: Assigned = {}
 
     @property
@@ -120,7 +127,10 @@ class ResolvedNames:
         used = {address for host in hosts for address in self._resolved[host]}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_OWN_NAMES_S):
-                await asyncio.gather(self._ask_dns(used), self._ask_tritons(servers))
+                await asyncio.gather(self._ask_dns(used), self._ask_tritons(servers, answers))
+        silent = frozenset((server.name, ip) for server, ip in self._unnamed(servers))
+        self._asked_in_vain = self._asked_in_vain + 1 if silent == self._silent else 0
+        self._silent = silent
 
     async def _ask_dns(self, used: Set[str]) -> None:
         own_names = self._own_names = {ip: name for ip, name in self._own_names.items() if ip in used}
@@ -130,23 +140,25 @@ class ResolvedNames:
             own_names[ip] = ""  # after the others the next time, if it takes all of it
             own_names[ip] = await self._name_of(ip)
 
-    async def _ask_tritons(self, servers: Sequence[ServerSettings]) -> None:
+    async def _ask_tritons(self, servers: Sequence[ServerSettings], answers: Callable[[str], bool]) -> None:
         at = {(s.name, ip) for s in servers for ip in self._resolved.get(host_of(s.grpc), ())}
         known = self._identifiers = {key: name for key, name in self._identifiers.items() if key in at}
 
         async def ask(server: ServerSettings, ip: str) -> None:
             with contextlib.suppress(SlimError):
                 known[server.name, ip] = await self._identify(at_address(server, server.name, ip))
+                self._gone.discard((server.name, ip))
 
+        self._gone = at & {*self._gone, *(key for key, name in self._assigned.items() if not answers(name))}
         await asyncio.gather(*(ask(server, ip) for server, ip in self._unnamed(servers)))
 
     def _unnamed(self, servers: Iterable[ServerSettings]) -> list[tuple[ServerSettings, str]]:
-        """Return the servers that are no pods by the DNS and have not said what they are called, by address."""
+        """Return what is no pod by the DNS and has not said what it is called, or is gone, with its address."""
         return [
             (server, ip)
             for server in servers
             for ip in self._resolved.get(host_of(server.grpc), ())
-            if (server.name, ip) not in self._identifiers
+            if ((server.name, ip) not in self._identifiers or (server.name, ip) in self._gone)
             and pod_of(host_of(server.grpc), ip, self._own_names.get(ip, "")) is None
         ]
 
@@ -159,8 +171,10 @@ class ResolvedNames:
 
         It is less while one stands for nothing yet, or for a Triton that has not said what it is called.
         """
-        is_known = all(map(self._resolved.get, _names(servers))) and not self._unnamed(servers)
-        return period_s if is_known else min(period_s, _UNKNOWN_PAUSE_S)
+        is_known = all(map(self._resolved.get, _names(servers)))
+        if is_known and (not self._silent or self._asked_in_vain >= _MOST_SHORT_PAUSES):
+            return period_s
+        return min(period_s, _UNKNOWN_PAUSE_S)
 
     def expand(self, servers: Sequence[ServerSettings]) -> tuple[ServerSettings, ...]:
         """Return one server for each address; see expand_servers."""
@@ -215,7 +229,7 @@ class Membership:
             self._take(self._settings, self.starts, fleet)
 
     async def watch(self, fleet: Fleet) -> None:
-        """Resolve names for ever: once a period, sooner while one stands for nothing, or when the fleet changed."""
+        """Resolve names for ever: once a period, sooner while one is not known yet, or when the fleet changed."""
         while True:
             period_s = self._settings.router.resolve_period_s
             with contextlib.suppress(TimeoutError):

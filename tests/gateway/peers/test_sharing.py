@@ -141,6 +141,16 @@ async def test_callers_that_insist_on_wide_answers_are_helped_by_a_gateway_whose
     assert in_time >= 0.9
 
 
+async def test_what_nobody_could_answer_in_time_is_not_tried_at_a_peer_that_is_as_idle() -> None:
+    async with sharing_fleet(slow_servers(2), 2) as fleet:
+        for gateway in fleet.gateways:
+            gateway.insists_on = Width(100)
+            for mark in range(5):
+                assert not await gateway.call(mark, deadline_ms=1.0)
+                await asyncio.sleep(0.5)
+        assert [gateway.hops for gateway in fleet.gateways] == [0, 0]
+
+
 async def test_while_callers_are_even_no_server_moves_close_to_all_that_slow_servers_can_do(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

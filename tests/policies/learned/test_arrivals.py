@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.policies.learned.memory import follow_arrivals, note_leaving, quick_rps, slow_rps, swing
+from orchestrator.policies.learned.memory import (
+    follow_arrivals,
+    note_leaving,
+    note_untrusted,
+    quick_rps,
+    slow_rps,
+    swing,
+)
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, new_column
 from orchestrator.policies.tables.memory import new_memory
@@ -24,15 +31,22 @@ class Stream:
     def __init__(self, deadline_s: float = DEADLINE_S) -> None:
         self.memory: Table = new_memory(1, 1)
         self.queued = 0.0
+        self.head_s: float | None = None
         self._deadline_s = deadline_s
 
-    def decide(self, now_s: float, *, sends: bool = True) -> None:
-        """Decide about what waits now."""
+    def decide(self, now_s: float, *, sends: bool = True, is_trusted: bool = True) -> None:
+        """Decide about what waits now; where it is not trusted, all is sent by another."""
         query = new_column(col.QUERY_FIELDS)
+        self.head_s = now_s if self.head_s is None else self.head_s
         query[col.NOW_S], query[col.QUEUE_ITEMS] = now_s, self.queued
-        query[col.HEAD_ARRIVED_S], query[col.HEAD_DEADLINE_S] = now_s, now_s + self._deadline_s
+        query[col.HEAD_ARRIVED_S], query[col.HEAD_DEADLINE_S] = self.head_s, self.head_s + self._deadline_s
         follow_arrivals(self.memory, query)
         if sends:
+            self.head_s = None
+        if not is_trusted:
+            note_untrusted(-1, 0.0, self.memory)  # the base would have held
+            self.queued = 0.0
+        elif sends:
             note_leaving(0, self.queued, self.memory)
             self.queued = 0.0
         else:
@@ -71,6 +85,15 @@ def test_a_crowd_shows_in_the_quick_rate_first_and_in_how_uneven_it_has_been() -
     assert quick_rps(crowd.memory) == pytest.approx(100 + 900 * (1 - math.exp(-1)), rel=0.05)
     assert slow_rps(crowd.memory) == pytest.approx(100 + 900 * (1 - math.exp(-1 / 8)), rel=0.05)
     assert swing(crowd.memory) > 0.3
+
+
+def test_rates_stay_right_while_others_decide_in_its_place() -> None:
+    stream = Stream().run(np.arange(4001) * 0.001)
+    for number in range(2000):
+        stream.queued += 1
+        stream.decide(4.001 + 0.001 * number, is_trusted=False)
+    assert quick_rps(stream.memory) == pytest.approx(1000, rel=0.01)
+    assert slow_rps(stream.memory) == pytest.approx(1000, rel=0.01)
 
 
 def test_rates_fall_when_nothing_comes() -> None:

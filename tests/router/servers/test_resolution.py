@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.router.servers.membership import resolve_host
+from orchestrator.config import ServerSettings
+from orchestrator.router.servers.membership import ResolvedNames, resolve_host
 
 ROOT = Path(__file__).parents[3]
 HOSTS = """127.0.0.1 localhost
@@ -53,6 +55,15 @@ async def test_localhost_is_the_addresses_of_version_4_that_the_system_knows() -
     assert await resolve_host("localhost") == tuple(sorted({str(entry[4][0]) for entry in known}))
     assert await resolve_host("127.0.0.1") == ("127.0.0.1",)
     assert await resolve_host("::1") == ("::1",)
+
+
+async def test_one_that_takes_connections_and_says_nothing_keeps_no_look_up_for_long() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        servers = [ServerSettings(name="t", grpc=f"localhost:{silent.getsockname()[1]}")]
+        names = ResolvedNames()
+        async with asyncio.timeout(5.0):  # to wait for what was asked would take ten seconds
+            await names.look_up(servers, lambda name: False)
+        assert names.pause_s(servers, 10.0) == 1.0, "it may still say what it is called"
 
 
 def test_a_name_with_several_addresses_is_as_many_servers_by_the_systems_resolver(tmp_path: Path) -> None:
