@@ -10,7 +10,7 @@ WORKERS ?= 2
 TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SOURCES := export orchestrator benchmarks tools tests examples deploy
 
-.PHONY: help demo test check lint compiled integration docs images containers release bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real bench-frozen bench-sharing bench-paper bench-tracing bench-families fuzz attack format clean
+.PHONY: help demo test check lint compiled integration docs images containers release bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real bench-frozen bench-sharing bench-paper bench-fitted bench-tracing bench-families fuzz attack format clean
 
 help:
 	@echo "make demo    the default among its rivals on two real Tritons: reports/demo.html, two minutes (no GPU, no torch)"
@@ -29,6 +29,7 @@ help:
 	@echo "make bench-real        every policy on real servers, quiet and beside other work: docs/benchmarks/real.md, an hour"
 	@echo "make bench-frozen      policies fitted to each frozen scenario: docs/evaluation/evaluation-frozen.md, an hour of processor time"
 	@echo "make bench-sharing     two, four and eight gateways over one fleet against one: docs/benchmarks/sharing.md, some 45 minutes"
+	@echo "make bench-fitted      policies fitted to a profile and nine kinds of traffic against the default, on real servers: docs/benchmarks/fitted.md, an hour"
 	@echo "make bench-paper       random routing, rules and ppo-paper on three real servers with controllers: docs/benchmarks/paper.md, an hour"
 	@echo "make bench-tracing     a gateway that traces 1 % against one that traces none: docs/benchmarks/tracing.md, 9 minutes"
 	@echo "make bench-families    a family beside one that floods against it alone: docs/benchmarks/families.md, 5 minutes"
@@ -121,6 +122,10 @@ bench-sharing: $(VENV)/.bench
 
 bench-paper: $(VENV)/.everything $(VENV)/.bench
 	$(BIN)/python -m benchmarks.paper --out docs/benchmarks
+
+# It goes on where it was interrupted, with what build/fitted has.
+bench-fitted: $(VENV)/.everything $(VENV)/.bench
+	$(BIN)/python -m benchmarks.fitted --out docs/benchmarks
 
 bench-tracing: $(VENV)/.everything
 	$(BIN)/python -m benchmarks.tracing --out docs/benchmarks

@@ -41,7 +41,7 @@ LEAST_REQUESTS: Final = 60
 """Of a window."""
 _FITTED, _CHOSEN = 0.6, 0.75  # where parts of what is recorded end
 _MOST_DEADLINES, _MOST_REQUESTS = 60, 4000  # of a window
-_LULLS_EVERY, _LULLS_LAST = 10.0, 2.0  # deadlines
+_LULLS_EVERY, _LULL, _DOUBLINGS = 10.0, 0.5, 7.0  # deadlines, and how often the shortest is doubled for the longest
 _PARTS = {"fit": 3_000_000, "choose": 4_000_000, "held out": 5_000_000}  # where seeds begin
 _LEAST_LOGGED: Final = 0.9
 
@@ -113,7 +113,7 @@ class Traffic:
             return crowd(trace, self.task.crowding)
         deadline_s = self.task.settings.objectives.deadline_ms / 1e3
         random = np.random.default_rng(np.random.SeedSequence([_PARTS["fit"] + number, 0x1A77]))
-        return interrupt(trace, every_s=_LULLS_EVERY * deadline_s, mean_s=_LULLS_LAST * deadline_s, random=random)
+        return interrupt(trace, every_s=_LULLS_EVERY * deadline_s, least_s=_LULL * deadline_s, random=random)
 
     def choosing(self) -> list[Trace]:
         """Return the traces that say which candidate is best."""
@@ -141,12 +141,15 @@ class Traffic:
         )
 
 
-def interrupt(trace: Trace, *, every_s: float, mean_s: float, random: np.random.Generator) -> Trace:
-    """Return a trace in which nothing comes for a while after every so many seconds, exponential of such a mean."""
+def interrupt(trace: Trace, *, every_s: float, least_s: float, random: np.random.Generator) -> Trace:
+    """Return a trace in which nothing comes for a while after every so many seconds.
+
+    That lasts ``least_s`` at the least and 128 times as long at the most, log-uniform: a breath, or a break.
+    """
     ended = np.floor(trace.arrived_s / every_s)
     begins = np.flatnonzero(np.diff(ended, prepend=ended[:1]) > 0)
     added_s = np.zeros(len(ended))
-    added_s[begins] = random.exponential(mean_s, len(begins))
+    added_s[begins] = least_s * 2.0 ** random.uniform(0.0, _DOUBLINGS, len(begins))
     arrived_s = trace.arrived_s + np.cumsum(added_s)
     return replace(trace, arrived_s=arrived_s, deadline_s=arrived_s + (trace.deadline_s - trace.arrived_s))
 
