@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import chain
@@ -105,7 +106,8 @@ class FleetShare:
     def _wanted(self, options: RequestOptions) -> _Wanted:
         family = options.family or self._fleet.settings.family
         widths = None if options.width is None else (options.width,)
-        return _Wanted(None if family is None else Family(family), widths, options.min_accuracy or 0.0)
+        least = -math.inf if options.min_accuracy is None else options.min_accuracy  # qualities may lie below 0
+        return _Wanted(None if family is None else Family(family), widths, least)
 
 
 def _suits(server: ServerConnection, wanted: _Wanted) -> bool:

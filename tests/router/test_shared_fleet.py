@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -85,6 +86,16 @@ async def test_a_request_costs_as_many_items_of_the_quickest_width_as_take_as_lo
         assert of_100 > 2.0
         assert share.cost(RequestOptions(min_accuracy=ACCURACY[100])) == of_100
         assert share.cost(RequestOptions(min_accuracy=1.0)) == 1.0, "nothing is known of what no width can run"
+
+
+async def test_a_server_suits_whoever_asks_for_no_quality_where_all_qualities_lie_below_0() -> None:
+    """As errors do, with their sign turned round."""
+    server = FakeServer()
+    server.models = tuple(replace(model, accuracy=-model.flops / 1e9 - 0.5) for model in server.models)
+    async with routed({"a": server}) as router:
+        assert router.share.suiting(RequestOptions()) == ["a"]
+        assert router.share.drives_for(RequestOptions())
+        assert router.share.suiting(RequestOptions(min_accuracy=0.0)) == []
 
 
 async def test_costs_of_whatever_callers_ask_for_are_not_kept_without_end() -> None:
