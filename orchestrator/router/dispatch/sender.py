@@ -1,9 +1,9 @@
 """Batches on their way: sent, watched, given up for their callers' sake when they take too long, and answered.
 
-No batch has a task of its own: a client that can answer without one returns a future, and what is to be done with its
-answer is the future's callback. Callers come first; what the answer shows (how long the server took, what policies
-want to know, the decision log) is noted right after, while the answers travel, but always before anything is decided
-again.
+No batch has a task of its own, but for one that is kept back for a few milliseconds so that Triton does not join it to
+the one before it: a client that can answer without one returns a future, and what is to be done with its answer is the
+future's callback. Callers come first; what the answer shows (how long the server took, what policies want to know, the
+decision log) is noted right after, while the answers travel, but always before anything is decided again.
 
 A call to Triton is never cancelled (see orchestrator.triton.client), so a batch ends only when its answer or its
 failure comes, or when ``group_timeout_s`` has passed and nothing more is hoped for. Before that two things may happen,
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -105,6 +105,7 @@ class Sender:
     def send(self, batch: Batch) -> None:
         """Send a batch, which its server has room for."""
         server = batch.server
+        pause_s = server.pause_s(batch.model, now_s=batch.sent.sent_s)
         server.in_flight.append(batch.sent)
         server.calls += 1
         traces: list[Trace] = []
@@ -121,9 +122,11 @@ class Sender:
                     batch.attempts.append(attempt)
         self._observer.on_sent(server.name, batch.model.width, batch.sent.items)
         try:
-            ask = server.client.infer_batch
-            infer = partial(ask, metadata=context_of(traces)) if traces else ask
-            batch.outputs = asyncio.ensure_future(infer(batch.model, batch.inputs()))
+            infer = server.client.infer_batch
+            if traces:
+                infer = partial(infer, metadata=context_of(traces))
+            ask = partial(infer, batch.model, batch.inputs())
+            batch.outputs = asyncio.ensure_future(_ask_later(ask, pause_s) if pause_s > 0 else ask())
         except Exception as exc:
             batch.outputs = asyncio.get_running_loop().create_future()
             batch.outputs.set_exception(exc)
@@ -355,6 +358,11 @@ def _for_caller(error: SlimError) -> SlimError:
     if isinstance(error, ModelNotFoundError):
         return ServerUnavailableError(f"{error}; it was loaded until now, retry later", executed=False)
     return error
+
+
+async def _ask_later(ask: Callable[[], Awaitable[Tensors]], pause_s: float) -> Tensors:
+    await asyncio.sleep(pause_s)
+    return await ask()
 
 
 def _is_finite(arrays: Tensors) -> bool:

@@ -12,7 +12,8 @@ from orchestrator.config import RouterSettings
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.router import Answer, Router
 from orchestrator.router.observer import RouterObserver
-from orchestrator.snapshot import ServerName, Width
+from orchestrator.snapshot import ServedModel, ServerName, Width
+from orchestrator.triton.infer_wire import Tensors
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
 from tests.fakes.troubled import TroubledServer
 from tests.router.test_router import right
@@ -98,6 +99,35 @@ async def test_a_hang_costs_no_request_that_another_server_can_answer_in_time(po
         await asyncio.sleep(2)
         assert len(router.served_by()[ServerName("a")]) == 4, "it is used again"
         assert not router.inspect().suspects
+
+
+class JoiningServer(FakeServer):
+    """Begins a batch two milliseconds after the answer before it, where Triton joins to it what comes until then."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.joined = 0
+        self._waiting = 0
+        self._turns = asyncio.Lock()
+
+    async def infer_batch(
+        self, model: ServedModel, batch: Tensors, *, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Tensors:
+        self._waiting += 1
+        async with self._turns:
+            await asyncio.sleep(0.002)
+            self._waiting -= 1
+            self.joined += self._waiting
+            return await super().infer_batch(model, batch, metadata=metadata)
+
+
+async def test_no_batch_comes_while_the_one_before_it_is_about_to_begin() -> None:
+    server = JoiningServer(per_item_s=0.004, fixed_s=0.018)
+    async with router_over(RecordingObserver(), {"a": server}, policy="max-accuracy") as router:
+        outcomes = await load(router, rps=200, seconds=4, deadline_ms=2000)
+    assert len(server.batches) > 40
+    assert in_time(outcomes) == 800
+    assert server.joined == 0
 
 
 async def test_a_hang_shorter_than_overdue_sends_nothing_again() -> None:

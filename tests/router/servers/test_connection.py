@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.config import RouterSettings
-from orchestrator.router.servers.connection import ServerConnection
+from orchestrator.router.servers.connection import APART_S, SHORT_S, ServerConnection
 from orchestrator.snapshot import BatchInFlight, ServerName
 from tests.fakes.servers import FakeServer, served_model
 from tests.policies.fleets import has_room_for
@@ -97,3 +97,20 @@ def test_a_server_that_is_out_may_be_sent_nothing(server: ServerConnection) -> N
     serve(server, w100=3)
     assert not server.has_room
     assert server.free_batches(server.served[0]) == 0
+
+
+def test_a_batch_is_kept_back_while_the_one_before_it_is_about_to_begin(server: ServerConnection) -> None:
+    serve(server, w50=1, w100=2)
+    half, whole = server.served
+    server.work_s = lambda server: 2 * SHORT_S
+    running = batch(server, 8, 1.0)
+    assert server.pause_s(whole, now_s=1.001) == 0, "one instance is free"
+    batch(server, 8, 1.0)
+    assert server.pause_s(whole, now_s=1.001) == pytest.approx(APART_S - 0.001)
+    assert server.pause_s(half, now_s=1.001) == 0, "Triton joins batches of one model alone"
+    assert server.pause_s(whole, now_s=1.0 + 2 * APART_S) == 0
+    batch(server, 8, 1.1)
+    answer(server, running, 1.2)
+    assert server.pause_s(whole, now_s=1.201) == pytest.approx(APART_S - 0.001), "what waited begins after the answer"
+    server.work_s = lambda server: SHORT_S
+    assert server.pause_s(whole, now_s=1.201) == 0, "it could idle"
