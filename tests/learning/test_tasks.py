@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +12,15 @@ from click.testing import CliRunner
 from orchestrator.cli import main
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError
-from orchestrator.learning.tasks import given_traffic, logged_traffic, objectives_of, present_spec, profile_task
+from orchestrator.learning.tasks import (
+    LEAST_FACTORS,
+    USUAL_FACTORS,
+    given_traffic,
+    logged_traffic,
+    objectives_of,
+    present_spec,
+    profile_task,
+)
 from orchestrator.router.rollout.record import kept_path
 from tests.learning.test_traffic import decision, log_of
 
@@ -105,6 +114,34 @@ def test_a_router_that_wrote_down_every_decision_can_be_fitted_to(tmp_path: Path
     log_of(folder, [decision(1e9, 0, servers=("elsewhere",))] * 3)
     with pytest.raises(ConfigError, match="the log of another fleet"):
         given_traffic(None, PROFILE, folder, {"deadline_ms": 40})
+
+
+def test_batches_vary_as_a_log_says_that_has_enough_of_them_and_else_as_is_usual(tmp_path: Path) -> None:
+    def factors_of(records: list[Any]) -> list[float]:
+        log_of(tmp_path, records)
+        hosts = given_traffic(None, PROFILE, tmp_path, {"deadline_ms": 40}).task.settings.hosts
+        assert [list(host.servers) for host in hosts] == [[name] for name in SERVERS]
+        residuals = hosts[0].residuals
+        assert residuals is not None and residuals.factors is not None
+        return list(residuals.factors)
+
+    def timed(record: Any, factor: float) -> Any:
+        """Return a decision to send to a server that had nothing, and was that much slower than expected."""
+        candidates = [
+            {**c, "width": 100, "item_s": 0.01, "group_s": 0.02, "server_items": 0} for c in record["candidates"]
+        ]
+        outcome = {**record["outcome"], "items": 2, "service_s": 0.04 * factor}
+        return {**record, "candidates": candidates, "choice": {"server": SERVERS[0], "width": 100}, "outcome": outcome}
+
+    records = [decision(1e9 + turn / 20, turn, servers=tuple(SERVERS)) for turn in range(3000)]
+    usual = factors_of(records)
+    assert usual == list(USUAL_FACTORS)
+    assert sum(usual) / len(usual) == pytest.approx(1)
+    assert max(usual) > 2
+    measured = [timed(record, 1.5 if turn % 2 else 0.5) for turn, record in enumerate(records[:LEAST_FACTORS])]
+    assert factors_of([*measured[1:], *records[LEAST_FACTORS:]]) == usual, "one too few"
+    factors = factors_of([*measured, *records[LEAST_FACTORS:]])
+    assert sorted({round(factor, 1) for factor in factors}) == [0.5, 1.5]
 
 
 def test_servers_behind_a_host_name_have_the_entry_of_their_own_name_or_of_the_files(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ SHORT_S = 0.016
 APART_S = SHORT_S / 4
 """Triton joins a batch that comes to the one that waits for an instance, which then takes as long as both. Where cores
 are busy, the one that waits begins some milliseconds after the answer to the one before it; in one to two of a hundred
-cases that was after the next had come, with two milliseconds between them nearly as often, with four never."""
+cases that was after the next had come, with two milliseconds between them nearly as often, with four never. Half of
+what is to be done at the most, so that the server does not idle; nothing where that is less than this."""
 
 
 class ServerClient(Protocol):
@@ -241,13 +242,15 @@ class ServerConnection:
     def pause_s(self, model: ServedModel, *, now_s: float) -> float:
         """Return for how long a batch is kept back so that it is not joined to the one before it, at most ``APART_S``.
 
-        It is 0 where an instance is free, or where what the server has takes so little that it could idle.
+        It is 0 where an instance is free, where others wait already, and where the server has so little that it could
+        idle.
         """
         ahead = [batch for batch in self.in_flight if batch.model == model.name]
-        if not ahead or len(ahead) < model.instances or self.work_s(self) <= SHORT_S:
+        work_s = self.work_s(self) if len(ahead) == model.instances else 0.0
+        if work_s < APART_S:
             return 0.0
         begun_s = max(ahead[-1].sent_s, self.last_answer_s or 0.0)
-        return max(0.0, begun_s + APART_S - now_s)
+        return max(0.0, begun_s + min(APART_S, work_s / 2) - now_s)
 
     # --- what happens on it ---
 

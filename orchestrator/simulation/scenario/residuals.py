@@ -24,10 +24,14 @@ def read_factors(path: Path) -> tuple[float, ...]:
     Raises:
         ConfigError: when it can't be read, holds none, or one that is not above 0.
     """
-    if path.is_dir():
-        return tuple(recorded_factors(sorted(path.glob("*.jsonl*"))))
-    if path.suffix == ".jsonl":
-        return tuple(recorded_factors([path]))
+    if path.is_dir() or path.suffix == ".jsonl":
+        logs = sorted(path.glob("*.jsonl*")) if path.is_dir() else [path]
+        if recorded := recorded_factors(logs):
+            return tuple(recorded)
+        names = ", ".join(map(str, logs)) or "no file"
+        raise ConfigError(
+            f"{names}: no batch that an idle server was sent and answered; log more (router.decision_log.sample_ratio)"
+        )
     found: list[float] = []
     for number, line in enumerate(_read_lines(path), start=1):
         text = line.strip()
@@ -54,14 +58,11 @@ def recorded_factors(paths: Sequence[Path]) -> list[float]:
     or whose server had others already are left out: what those took is waiting as well. So is a line that was cut off.
 
     Raises:
-        ConfigError: when a log can't be read, or none has such a batch.
+        ConfigError: when a log can't be read.
     """
     found = [factor for path in paths for factor in map(_factor_of, _records(path)) if factor is not None]
     if not found:
-        names = ", ".join(map(str, paths)) or "no file"
-        raise ConfigError(
-            f"{names}: no batch that an idle server was sent and answered; log more (router.decision_log.sample_ratio)"
-        )
+        return []
     mean = math.fsum(found) / len(found)
     return [factor / mean for factor in found]
 

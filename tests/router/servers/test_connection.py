@@ -112,5 +112,10 @@ def test_a_batch_is_kept_back_while_the_one_before_it_is_about_to_begin(server: 
     batch(server, 8, 1.1)
     answer(server, running, 1.2)
     assert server.pause_s(whole, now_s=1.201) == pytest.approx(APART_S - 0.001), "what waited begins after the answer"
-    server.work_s = lambda server: SHORT_S
+    server.work_s = lambda server: 1.5 * APART_S
+    assert server.pause_s(whole, now_s=1.201) == pytest.approx(0.75 * APART_S - 0.001), "half of what it has to do"
+    server.work_s = lambda server: 0.9 * APART_S
     assert server.pause_s(whole, now_s=1.201) == 0, "it could idle"
+    server.work_s = lambda server: SHORT_S
+    batch(server, 8, 1.201)
+    assert server.pause_s(whole, now_s=1.201) == 0, "others wait, and are joined"
