@@ -2,9 +2,10 @@
 
 What is searched of a rule is what ``slimsched tune`` searches, as one cube (orchestrator.evaluation.tuning.space). Each
 rule of the portfolio is first tried as it is; the few that do best are evolved in turns, generation by generation,
-until the time is over. Every generation meets traces of its own, all of its candidates the same ones, so nothing is
-fitted to one trace's luck. What counts in the end is the mean of the last generations' distribution, which has seen
-many traces, and not the single candidate that was luckiest on a few.
+until the time is over. Of rules that did the same, as several do while there is little load, one is taken. Every
+generation meets traces of its own, all of its candidates the same ones, so nothing is fitted to one trace's luck. What
+counts in the end is the mean of the last generations' distribution, which has seen many traces, and not the single
+candidate that was luckiest on a few.
 
 The search is deterministic but for the time that it has: given the utilities of its generations again, it is where it
 was. So these are all that an interrupted one needs.
@@ -93,7 +94,7 @@ def evolve(
     runner = _Runner(task, draw, pool)
     as_they_are = runner.mean_utilities(portfolio, _TRIALS, known[0][0] if known else None)
     done = [[as_they_are.tolist()]]
-    rules = [portfolio[at] for at in np.argsort(-as_they_are)[:_EVOLVED]]
+    rules = _best_of(portfolio, as_they_are)
     searches = [_search(rule, seed + at) for at, rule in enumerate(rules)]
     while len(done) < 2 or len(done) < len(known) or clock() - began_s < seconds:
         generation: list[list[float]] = []
@@ -131,6 +132,14 @@ class _Runner:
         self.runs += len(specs) * traces
         found = run_all(self.task, [parse_policy(spec) for spec in specs], [self.draw(n) for n in numbers], self.pool)
         return np.asarray(found.mean(axis=1))
+
+
+def _best_of(portfolio: Sequence[str], utilities: Floats) -> list[str]:
+    """Return the best rules, the best first; of such as did the same, where others are left, the first alone."""
+    ranked = np.argsort(-utilities, kind="stable")
+    _, firsts = np.unique(utilities.round(9), return_index=True)
+    others = sorted(ranked, key=lambda at: at not in firsts)
+    return [portfolio[at] for at in others[:_EVOLVED]]
 
 
 def _search(rule: str, seed: int) -> Any:

@@ -63,6 +63,12 @@ def test_the_best_of_a_portfolio_are_evolved_and_all_are_reported(pool: ThreadPo
         assert parse_rule(spec).slack_margin is not None
 
 
+def test_of_rules_that_do_the_same_one_is_evolved(pool: ThreadPoolExecutor) -> None:
+    evolved = found(pool, 1, portfolio=("lert:narrowest", "lert:25", "lert:100"))
+    assert evolved.portfolio["lert:narrowest"] == evolved.portfolio["lert:25"] > evolved.portfolio["lert:100"]
+    assert {spec.partition(",")[0] for spec in evolved.specs} == {"lert:narrowest", "lert:100"}
+
+
 @pytest.mark.parametrize("policy", tuned_policies())
 def test_a_point_and_its_spec_are_of_the_policy_itself(policy: str) -> None:
     point = default_point(policy)
