@@ -7,7 +7,7 @@ item, a request may bring several), and a width is a whole percentage, never a f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NewType
+from typing import Final, NewType
 
 ServerName = NewType("ServerName", str)
 Family = NewType("Family", str)
@@ -17,6 +17,10 @@ Width = NewType("Width", int)
 """Width ratio in whole percent, 1 to 100."""
 Fill = float | str | tuple[float | str, ...]
 """Values of an input: one for all elements, one for each, or the word ``random``."""
+
+
+SHORT_S: Final = 0.016
+"""Some sixteen times what answers and requests take to travel on one machine, about a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,20 @@ class BatchInFlight:
     items: int
     sent_s: float
     began_s: float | None = field(default=None, compare=False)
+
+
+def waiting_limit(waiting: float, held: float, work_s: float) -> float:
+    """Return how many batches of one model may wait at a server; of numbers alone, because decisions compile it.
+
+    Several may where batches are so short that it would idle while answers and requests travel. Else one: what waits in
+    the router can still be shed, narrowed, or given to another server.
+
+    Args:
+        waiting: The most that may ever.
+        held: The batches that it holds, those that run included.
+        work_s: The seconds that all these take.
+    """
+    return 1.0 if waiting > 1 and held > 1 and work_s > SHORT_S else waiting
 
 
 def is_within_limits(held: float, held_of_model: float, instances: float, batch_limit: float, waiting: float) -> bool:

@@ -24,6 +24,7 @@ from orchestrator.snapshot import (
     ServerState,
     Width,
     is_within_limits,
+    waiting_limit,
 )
 from tests.fakes.servers import served_model
 
@@ -69,10 +70,11 @@ def fleet_server(
     return ServerState(ServerName(name), models, in_flight=batches, **state)  # type: ignore[arg-type]
 
 
-def has_room_for(server: ServerState, model: ServedModel) -> bool:
-    """Return whether a server may be sent a batch of ``model`` now."""
+def has_room_for(server: ServerState, model: ServedModel, *, work_s: float = 0.0) -> bool:
+    """Return whether a server, whose batches take so long, may be sent a batch of ``model`` now."""
     held, of_model = len(server.in_flight), sum(batch.model == model.name for batch in server.in_flight)
-    limits = (model.instances, server.batch_limit, server.waiting_limit)
+    waiting = waiting_limit(server.waiting_limit, held, work_s)
+    limits = (model.instances, server.batch_limit - (server.waiting_limit - waiting), waiting)
     return server.healthy and is_within_limits(held, of_model, *limits)
 
 

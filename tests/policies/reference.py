@@ -107,7 +107,7 @@ def _candidate(
         head_completion_s=option.completion_s(queue.head_items),
         drain_s=drain_s,
         server_items=option.held.items,
-        has_room=has_room_for(option.server, option.model),
+        has_room=has_room_for(option.server, option.model, work_s=option.held.work_s),
         wait_s=option.wait_s,
         per_item_s=option.slope_s,
         fixed_s=option.fixed_s,
@@ -169,6 +169,11 @@ class _Occupancy:
         self._stretch_ratio = 0.0
         self._bound_s = 0.0
         self.backlog_s = 0.0
+        self.work_s = sum(
+            slope_s * batch.items + intercept_s
+            for batch in server.in_flight
+            for slope_s, intercept_s in [self.lines.get(batch.model, (0.0, 0.0))]
+        )
         if server.in_flight or server.bound_items:
             instances = {m.name: m.instances for m in (*server.models, *server.other_models)}
             self._seat(server, instances, now_s)

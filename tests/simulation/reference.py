@@ -331,7 +331,9 @@ class ReferenceWorld:
         server = self.servers[index]
         while True:
             state = self._state(server)
-            ready = [m for m in state.models if server.bound.get(m.width) and has_room_for(state, m)]
+            lines = [(b.items, self.latency.line(server.server.name, _served(b.model), ())) for b in server.batches]
+            work_s = sum(per_item_s * items + fixed_s for items, (per_item_s, fixed_s) in lines)
+            ready = [m for m in state.models if server.bound.get(m.width) and has_room_for(state, m, work_s=work_s)]
             if not ready:
                 return
             model = min(ready, key=lambda m: server.bound[m.width][0])

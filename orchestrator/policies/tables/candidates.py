@@ -24,7 +24,7 @@ import math
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import Fleet, QueueHead, Scratch
-from orchestrator.policies.tables.occupancy import bound_work_s, free_s, has_room, seat_batches
+from orchestrator.policies.tables.occupancy import bound_work_s, free_s, has_room, held_s, may_wait, seat_batches
 from orchestrator.profile.margin import recent_ratio
 
 _recent_ratio = compiled(recent_ratio)
@@ -128,6 +128,12 @@ def _has_room(fleet: Fleet, server: int, column: int, instances: float) -> float
     servers = fleet.servers
     held, limit = servers[col.BATCH_COUNT][server], servers[col.BATCH_LIMIT][server]
     waiting = servers[col.WAITING_LIMIT][server]
+    if waiting > 1 and held > 1:
+        work_s = 0.0
+        for batch in range(server * fleet.depth, server * fleet.depth + int(held)):
+            work_s += held_s(fleet, server, batch)
+        fewer = waiting - may_wait(waiting, held, work_s)
+        limit, waiting = limit - fewer, waiting - fewer
     # Mostly the answer is the same whether none or all of what it holds are of this width, and need not be counted.
     if not has_room(held, 0.0, instances, limit, waiting):
         return 0.0

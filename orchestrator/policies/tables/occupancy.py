@@ -23,7 +23,7 @@ from typing import Final
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, compiled
 from orchestrator.policies.tables.layout import Fleet
-from orchestrator.snapshot import BatchInFlight, ModelName, is_within_limits
+from orchestrator.snapshot import BatchInFlight, ModelName, is_within_limits, waiting_limit
 
 WHOLE: Final = 1 + 1e-9
 """All parts of a server; k times a k-th may be a little more than one."""
@@ -36,6 +36,17 @@ BUSY_FIELDS: Final = 2
 
 
 has_room = compiled(is_within_limits)
+may_wait = compiled(waiting_limit)
+
+
+@compiled
+def held_s(fleet: Fleet, server: int, batch: int) -> float:
+    """Return how long a batch that a server holds takes from beginning to end; 0 for one of a model that is gone."""
+    column = int(fleet.batches[col.COLUMN][batch])
+    if column < 0:
+        return 0.0
+    model = server * fleet.columns + column
+    return fleet.models[col.PER_ITEM_S][model] * fleet.batches[col.ITEMS][batch] + fleet.models[col.FIXED_S][model]
 
 
 @compiled
@@ -49,12 +60,9 @@ def seat_batches(fleet: Fleet, server: int, busy: Table, now_s: float) -> tuple[
     taken, last_start_s, stretch_ratio, backlog_s = 0.0, 0.0, 0.0, 0.0
     for place in range(int(servers[col.BATCH_COUNT][server])):
         batch = server * fleet.depth + place
-        column = int(batches[col.COLUMN][batch])
-        remaining_s, part = 0.0, 1.0
+        column, remaining_s, part = int(batches[col.COLUMN][batch]), held_s(fleet, server, batch), 1.0
         if column >= 0:
-            model = server * fleet.columns + column
-            remaining_s = models[col.PER_ITEM_S][model] * batches[col.ITEMS][batch] + models[col.FIXED_S][model]
-            part = 1 / models[col.INSTANCES][model]
+            part = 1 / models[col.INSTANCES][server * fleet.columns + column]
         taken += part
         if taken <= WHOLE:  # it runs: none overtakes, so what does not fit keeps all behind it waiting
             elapsed_s = now_s - _began_s(batches, batch, servers[col.LAST_ANSWER_S][server])

@@ -13,8 +13,8 @@ import numpy as np
 from orchestrator.profile.fit import EnergyLine
 from orchestrator.router.queue.request import Answer, BatchKey, PendingRequest
 from orchestrator.router.queue.trace import Attempt
-from orchestrator.router.servers.connection import SHORT_S, ServerConnection
-from orchestrator.snapshot import BatchInFlight, ServedModel
+from orchestrator.router.servers.connection import ServerConnection
+from orchestrator.snapshot import SHORT_S, BatchInFlight, ServedModel
 from orchestrator.triton.infer_wire import Tensors
 
 _FEWEST = 8

@@ -24,6 +24,7 @@ from orchestrator.policies.tables.occupancy import mark_begun
 from orchestrator.profile.fit import Run, merge_runs
 from orchestrator.router.servers.health import BackOff, ServerHealth
 from orchestrator.snapshot import (
+    SHORT_S,
     BatchInFlight,
     Family,
     ModelName,
@@ -32,13 +33,11 @@ from orchestrator.snapshot import (
     ServerState,
     Width,
     is_within_limits,
+    waiting_limit,
 )
 from orchestrator.triton.infer_wire import Tensors
 
 log = logging.getLogger(__name__)
-
-SHORT_S = 0.016
-"""Some sixteen times what answers and requests take to travel on one machine, about a millisecond."""
 
 APART_S = SHORT_S / 4
 """Triton joins a batch that comes to the one that waits for an instance, which then takes as long as both. Where cores
@@ -207,17 +206,15 @@ class ServerConnection:
     def limits(self, *, may_wait: bool = True) -> tuple[int, int]:
         """Return how many batches of all widths the server may hold, and how many of one may wait there.
 
-        The latter besides one for each instance that runs; one where what the server has takes longer than answers and
-        requests travel: it does not idle, and what waits in the router can still be shed, narrowed, or given to another
-        server. All together as many as of its best-staffed width alone. Less of both just after it came back. Without
-        ``may_wait`` none may wait there.
+        The latter besides one for each instance that runs; see ``waiting_limit``. All together as many as of its
+        best-staffed width alone. Less of both just after it came back. Without ``may_wait`` none may wait there.
         """
         waiting, instances = self.settings.in_flight_groups - 1, self._index().most_instances
         if self.health.returned_s is not None:
             share = self.health.share(self.settings.ejection, now_s=asyncio.get_running_loop().time())
             waiting, instances = int(waiting * share), max(1, int(instances * share))
-        if waiting > 1 and len(self.in_flight) > 1 and self.work_s(self) > SHORT_S:
-            waiting = 1
+        if waiting > 1 and len(self.in_flight) > 1:
+            waiting = int(waiting_limit(waiting, len(self.in_flight), self.work_s(self)))
         if not may_wait:
             waiting = 0
         return waiting + instances, waiting

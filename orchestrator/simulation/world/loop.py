@@ -20,7 +20,7 @@ from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import compiled, compiled_apart, compiled_unlocked
 from orchestrator.policies.tables.layout import REJECT
 from orchestrator.policies.tables.memory import MEMORY_FIELDS
-from orchestrator.policies.tables.occupancy import has_room
+from orchestrator.policies.tables.occupancy import has_room, held_s, may_wait
 from orchestrator.simulation.world import callers, families, hosts, queue, servers, shedding, turns
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.heaps import drop_event, tail_deadline_s
@@ -373,17 +373,18 @@ def _has_any_room(world: World) -> bool:
 def _has_room(world: World, server: int, column: int, family: int) -> bool:
     """Return whether a server, which answers itself, may be sent a batch; done batches take no room."""
     fleet = world.fleet
-    may_wait = families.standing(world, family).longest_run_s == math.inf
-    total, of_width = 0.0, 0.0
+    total, of_width, work_s = 0.0, 0.0, 0.0
     for slot in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
         if math.isnan(world.held[sim.DONE_S][slot]):
             total += 1
+            work_s += held_s(fleet, server, slot)
             if fleet.batches[col.COLUMN][slot] == column:
                 of_width += 1
     instances = fleet.models[col.INSTANCES][server * fleet.columns + column]
-    limit, waiting = fleet.servers[col.BATCH_LIMIT][server], fleet.servers[col.WAITING_LIMIT][server]
-    if not may_wait:
-        limit, waiting = limit - waiting, 0.0
+    waiting = 0.0
+    if families.standing(world, family).longest_run_s == math.inf:
+        waiting = may_wait(fleet.servers[col.WAITING_LIMIT][server], total, work_s)
+    limit = fleet.servers[col.BATCH_LIMIT][server] - (fleet.servers[col.WAITING_LIMIT][server] - waiting)
     return has_room(total, of_width, instances, limit, waiting)
 
 

@@ -162,6 +162,13 @@ def test_a_full_server_is_a_candidate_without_room() -> None:
     assert not build([full], queue(), LatencyTable())["a", 100].has_room
 
 
+@pytest.mark.parametrize(("item_s", "has_room"), [(0.003, True), (0.005, False)])
+def test_where_what_a_server_has_takes_long_one_batch_waits(item_s: float, has_room: bool) -> None:
+    busy = server(in_flight=(BatchInFlight(model(100), 2, 0.0),) * 2, batch_limit=4, waiting_limit=3)
+    latency = LatencyTable({(A, model(100)): line(item_s, 0.0)})
+    assert build([busy], queue(), latency)["a", 100].has_room == has_room  # 12 and 20 ms
+
+
 times = st.floats(1e-6, 1.0)
 server_states = st.lists(
     st.builds(

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.config import RouterSettings
-from orchestrator.router.servers.connection import APART_S, SHORT_S, ServerConnection
-from orchestrator.snapshot import BatchInFlight, ServerName
+from orchestrator.router.servers.connection import APART_S, ServerConnection
+from orchestrator.snapshot import SHORT_S, BatchInFlight, ServerName
 from tests.fakes.servers import FakeServer, served_model
 from tests.policies.fleets import has_room_for
 
