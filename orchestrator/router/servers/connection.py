@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 
 APART_S = SHORT_S / 4
 """Triton joins a batch that comes to the one that waits for an instance, which then takes as long as both. Where cores
-are busy, the one that waits begins some milliseconds after the answer to the one before it; in one to two of a hundred
-cases that was after the next had come, with two milliseconds between them nearly as often, with four never. Half of
-what is to be done at the most, so that the server does not idle; nothing where that is less than this."""
+are busy, the one that waits begins some milliseconds after the answer to the one before it. So about one of a hundred
+was joined, half as many with two milliseconds between them, and hardly any with four. Half of what is to be done at the
+most, so that the server does not idle; nothing where that is less than this."""
 
 
 class ServerClient(Protocol):
@@ -239,11 +239,11 @@ class ServerConnection:
     def pause_s(self, model: ServedModel, *, now_s: float) -> float:
         """Return for how long a batch is kept back so that it is not joined to the one before it, at most ``APART_S``.
 
-        It is 0 where an instance is free, where others wait already, and where the server has so little that it could
-        idle.
+        It is 0 where the instance is free, where others wait already, where the server has so little that it could
+        idle, and where there are several instances, any of which may be free before that time is over.
         """
         ahead = [batch for batch in self.in_flight if batch.model == model.name]
-        work_s = self.work_s(self) if len(ahead) == model.instances else 0.0
+        work_s = self.work_s(self) if len(ahead) == model.instances == 1 else 0.0
         if work_s < APART_S:
             return 0.0
         begun_s = max(ahead[-1].sent_s, self.last_answer_s or 0.0)

@@ -100,12 +100,11 @@ def test_a_server_that_is_out_may_be_sent_nothing(server: ServerConnection) -> N
 
 
 def test_a_batch_is_kept_back_while_the_one_before_it_is_about_to_begin(server: ServerConnection) -> None:
-    serve(server, w50=1, w100=2)
-    half, whole = server.served
+    serve(server, w50=1, w75=2, w100=1)
+    half, twice, whole = server.served
     server.work_s = lambda server: 2 * SHORT_S
+    assert server.pause_s(whole, now_s=1.001) == 0, "the instance is free"
     running = batch(server, 8, 1.0)
-    assert server.pause_s(whole, now_s=1.001) == 0, "one instance is free"
-    batch(server, 8, 1.0)
     assert server.pause_s(whole, now_s=1.001) == pytest.approx(APART_S - 0.001)
     assert server.pause_s(half, now_s=1.001) == 0, "Triton joins batches of one model alone"
     assert server.pause_s(whole, now_s=1.0 + 2 * APART_S) == 0
@@ -119,3 +118,6 @@ def test_a_batch_is_kept_back_while_the_one_before_it_is_about_to_begin(server: 
     server.work_s = lambda server: SHORT_S
     batch(server, 8, 1.201)
     assert server.pause_s(whole, now_s=1.201) == 0, "others wait, and are joined"
+    for _ in range(2):
+        batch(server, 8, 1.2, width=75)
+    assert server.pause_s(twice, now_s=1.201) == 0, "one of two instances may be free at any moment"
