@@ -11,7 +11,9 @@ Each thread has groups of its own. A group whose trace ends begins another.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -69,21 +71,28 @@ class Groups:
         self._batches = [RolloutBatch(own * replicas, base=base, holds_on=True) for _ in range(threads)]
         self._rollouts = [new_rollout(own * replicas, self._room, lines=self.lines) for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rollout")
+        self._running: list[Future[float]] = []
         for batch in self._batches:
             for first in range(0, batch.worlds, replicas):
                 self._begin(batch, first)
 
-    def collect(self, weights: dict[str, Floats32], strength: float) -> list[Rollout]:
-        """Return what the network of these weights did, of each thread; overwritten by the next call."""
+    def start(self, weights: dict[str, Floats32], strength: float) -> None:
+        """Let the network of these weights play rollouts, over those of the last time."""
         params = pack(weights)
-        waiting = []
         for batch, rollout in zip(self._batches, self._rollouts, strict=True):
             until = self._arrange(batch, rollout)
             draws = self._rng.random(rollout.actions.shape, np.float32)
-            waiting.append(self._pool.submit(batch.collect, params, strength, until, draws, rollout))
-        for one in waiting:
-            one.result()
-        return self._rollouts
+            self._running.append(self._pool.submit(_play, batch, params, strength, until, draws, rollout))
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there are rollouts to finish."""
+        return bool(self._running)
+
+    def finish(self) -> tuple[list[Rollout], float]:
+        """Return what was played, of each thread, until the next start, and the seconds of the slowest thread."""
+        running, self._running = self._running, []
+        return self._rollouts, max(one.result() for one in running)
 
     def close(self) -> None:
         """End the threads."""
@@ -117,3 +126,10 @@ class Groups:
         batch.collect(pack(untrained()), _SURE, np.array([_PILOT]), draws, rollout)
         count = int(rollout.counts[0])
         return count / max(1e-3, float(rollout.times[0, count]))
+
+
+def _play(batch: RolloutBatch, *rest: Any) -> float:
+    """Return the seconds that a rollout took."""
+    began_s = perf_counter()
+    batch.collect(*rest)
+    return perf_counter() - began_s

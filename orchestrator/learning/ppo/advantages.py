@@ -37,16 +37,16 @@ def estimate_advantages(rollout: Rollout, values: Floats32, *, horizon: float, m
         horizon: T, in deadlines.
         memories: L of each objective, in deadlines.
     """
-    counts, times = rollout.counts, rollout.times
+    places, counts = np.arange(rollout.rewards.shape[1]), rollout.counts[:, None]
+    is_choice, is_last = (places < counts)[:, :, None], (places == counts - 1)[:, :, None]
+    passed = np.where(is_choice, np.diff(rollout.times)[:, :, None], 0)
+    gamma = np.exp(-passed / horizon) * ~(is_last & rollout.ended[:, None, None])
+    delta = np.where(is_choice, rollout.rewards + gamma * values[:, 1:] - values[:, :-1], 0)
+    kept = gamma * np.exp(-passed / memories) * (is_choice & ~is_last)
     advantages = np.zeros_like(rollout.rewards)
-    following = np.zeros(advantages.shape[::2], np.float32)
+    following = np.zeros(advantages.shape[::2])
     for step in range(int(counts.max(initial=0)) - 1, -1, -1):
-        is_last = np.equal(counts, step + 1)
-        passed = (times[:, step + 1] - times[:, step])[:, None]
-        gamma = np.exp(-passed / horizon) * ~(is_last & rollout.ended)[:, None]
-        delta = rollout.rewards[:, step] + gamma * values[:, step + 1] - values[:, step]
-        later = np.where(is_last[:, None], 0, following)
-        following = np.where((step < counts)[:, None], delta + gamma * np.exp(-passed / memories) * later, 0)
+        following = delta[:, step] + kept[:, step] * following
         advantages[:, step] = following
     return advantages
 

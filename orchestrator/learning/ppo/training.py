@@ -1,11 +1,14 @@
 """PPO on rollouts of the compiled simulator: MaskablePPO of sb3-contrib, fed with buffers that it has not filled.
 
 A round collects a rollout (``groups``), values it by the critic, estimates advantages (``advantages``) and lets
-MaskablePPO update. The baseline goes first: until critic and group together explain half of the variance of returns the
-actor is left as it is, because its advantages would be the noise of arrivals. The critic alone can't come that far
-where arrivals rule, for it sees the state and not what is to come; the group does. Every round says how much both
-explain, how much the critic alone, and how much signal there is in the actor's gradient over its noise, measured
-between parts of the rollout that have no world in common.
+MaskablePPO update. Meanwhile the next rollout is collected, by the network as it was before: what it explores is one
+update old, and PPO weighs it by how likely its choices were then.
+
+The baseline goes first: until critic and group together explain half of the variance of returns the actor is left as it
+is, because its advantages would be the noise of arrivals. The critic alone can't come that far where arrivals rule, for
+it sees the state and not what is to come; the group does. Every round says how much both explain, how much the critic
+alone, and one in four how much signal there is in the actor's gradient over its noise, measured between parts of the
+rollout that have no world in common.
 
 The network begins as its base policy (orchestrator.policies.learned.network), so the first round is no worse than a
 rule. What is validated and served are averages of the weights of late (``CandidatePolicy``).
@@ -43,9 +46,9 @@ from orchestrator.simulation.rollouts import Rollout
 
 EXPLAINED: Final = 0.5
 """Of the variance of returns, which the baseline must explain before the actor moves."""
-_MANY_LINES: Final = 16
 _NOTED: Final = 8
 """One choice of so many says what range features have; to look at all would take as long as to collect them."""
+_SIGNAL_EVERY: Final = 4  # rounds
 _NOISE_PARTS: Final = 8
 _NOISE_CHOICES: Final = 256  # of each part
 
@@ -88,10 +91,10 @@ class Round:
         choices: that were collected.
         explained: part of the variance of returns that critic and group explained.
         by_critic: that the critic explained alone, before it learned from them.
-        signal: of the actor's gradient, over its noise.
+        signal: of the actor's gradient, over its noise, as it was when it was last measured.
         is_moving: whether the actor was updated too.
         reward: a deadline's weighed rewards over what is usual, mean of the worlds.
-        collected_s, took_s: seconds of the rollout, and of the whole round.
+        collected_s, took_s: seconds of the rollout, most of them during the update before, and of the whole round.
     """
 
     choices: int
@@ -134,8 +137,8 @@ class Ppo:
         self.ranges = Ranges()
         self.choices = 0
         self._is_moving = False
-        # With few candidates layers are so small that threads wait for each other longer than they work.
-        torch.set_num_threads(1 if groups.lines < _MANY_LINES else groups.threads)
+        self._moved, self._last_signal = 0, 0.0
+        torch.set_num_threads(1)  # layers are small, and the other cores have the next rollout to collect
         self._model = MaskablePPO(
             CandidatePolicy,
             None,  # type: ignore[arg-type]
@@ -146,7 +149,7 @@ class Ppo:
             ent_coef=settings.entropy,
             target_kl=0.03,
             normalize_advantage=False,  # they are already
-            policy_kwargs={"strength": settings.strength},
+            policy_kwargs={"strength": settings.strength, "optimizer_kwargs": {"eps": 1e-5, "fused": True}},
             rollout_buffer_class=Samples,
             seed=seed,
             device="cpu",
@@ -176,11 +179,15 @@ class Ppo:
     def round(self) -> Round:
         """Collect a rollout and update, if there was anything to choose."""
         began_s = time.perf_counter()
-        rollouts = self._groups.collect(self.policy.scoring.export_weights(), self._settings.strength)
-        collected_s = time.perf_counter() - began_s
+        if not self._groups.is_started:
+            self._explore()
+        rollouts, collected_s = self._groups.finish()
         if not any(rollout.counts.any() for rollout in rollouts):  # nothing to learn from
             return Round(0, 0.0, 0.0, 0.0, self._is_moving, 0.0, collected_s, collected_s)
         parts = [self._prepare(rollout) for rollout in rollouts]
+        spans = sum(float(r.times[w, c] - r.times[w, 0]) for r in rollouts for w, c in enumerate(r.counts))
+        reward = sum(float(r.rewards[w, :c].sum()) for r in rollouts for w, c in enumerate(r.counts)) / max(1e-9, spans)
+        self._explore()
         observations, masks, actions, log_probs, advantages, expected, returns = (
             np.concatenate(arrays) for arrays in zip(*parts, strict=True)
         )
@@ -193,16 +200,17 @@ class Ppo:
         samples = self._model.rollout_buffer
         assert isinstance(samples, Samples)
         samples.fill(observations, masks, actions, log_probs, advantages, (expected, returns))
-        signal = self._signal(samples) if is_moving else 0.0
+        if is_moving:
+            if self._moved % _SIGNAL_EVERY == 0:
+                self._last_signal = self._signal(samples)
+            self._moved += 1
         with _flushed_denormals():
             self._model.train()
         if is_moving:
             self.policy.average(self._settings.averaged)
         self.choices += len(actions)
-        spans = sum(float(r.times[w, c] - r.times[w, 0]) for r in rollouts for w, c in enumerate(r.counts))
-        reward = sum(float(r.rewards[w, :c].sum()) for r in rollouts for w, c in enumerate(r.counts)) / max(1e-9, spans)
         took_s = time.perf_counter() - began_s
-        found = Round(len(actions), explained, by_critic, signal, is_moving, reward, collected_s, took_s)
+        found = Round(len(actions), explained, by_critic, self._last_signal, is_moving, reward, collected_s, took_s)
         for name in ("explained", "by_critic", "signal", "reward"):
             self._model.logger.record(f"rollout/{name}", getattr(found, name))
         self._model.logger.dump(self.choices)
@@ -229,6 +237,10 @@ class Ppo:
         """Go on with an actor of these weights, as a policy file holds them."""
         for net in (self.policy.scoring, self.policy.average_net):
             net.import_weights(weights)
+
+    def _explore(self) -> None:
+        """Begin the next rollout; what is learned meanwhile does not reach it."""
+        self._groups.start(self.policy.scoring.export_weights(), self._settings.strength)
 
     def _prepare(self, rollout: Rollout) -> Sequence[NDArray[Any]]:
         """Return the choices of a rollout with advantages and returns, each array [choices, …]."""
