@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 # Processes that tests run in, a module in one of them and in order, because modules of a package share fixtures.
 WORKERS ?= 2
-TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Tests on real servers wait for them a third of the time.
+REAL_WORKERS ?= 3
+TESTS := $(BIN)/pytest -q --dist loadfile --no-loadscope-reorder -n
 SOURCES := export orchestrator benchmarks tools tests examples deploy
 
 .PHONY: help demo test check lint compiled integration docs images containers release bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real bench-frozen bench-sharing bench-paper bench-fitted bench-tracing bench-families fuzz attack format clean
@@ -48,7 +50,7 @@ test: check integration
 # What Numba compiles for the tests is compiled while mypy leaves a processor idle.
 check: $(VENV)/.everything
 	@$(MAKE) --no-print-directory --jobs=2 lint compiled
-	$(TESTS) -m "not integration and not gpu and not containers"
+	$(TESTS) $(WORKERS) -m "not integration and not gpu and not containers"
 
 lint: $(VENV)/.everything
 	$(BIN)/ruff format --check $(SOURCES)
@@ -61,7 +63,7 @@ compiled: $(VENV)/.everything
 
 # One module in ten has such tests; importing all others takes each process half a minute.
 integration: $(VENV)/.everything
-	$(TESTS) -m "integration or gpu" --integration \
+	$(TESTS) $(REAL_WORKERS) -m "integration or gpu" --integration \
 	  $$(grep -rlE 'mark\.(integration|gpu)\b' tests --include='test_*.py' | LC_ALL=C sort)
 
 docs: $(VENV)/.everything
