@@ -222,7 +222,8 @@ async def _fit(work: Path, number: int, cell: str, load: Load, minutes: float, s
         np.savetxt(arrivals, arrivals_s(recorded), fmt="%.6f")
         options = ["--profile", str(work / "profile.json"), "--arrivals", str(arrivals)]
         options += ["--deadline-ms", f"{DEADLINE_MS:g}", "--energy-weight", f"{ENERGY_WEIGHT:g}"]
-        options += ["--minutes", f"{minutes:g}", "--out", str(file)]
+        run = work / f"fitted-{number}.run"
+        options += ["--minutes", f"{minutes:g}", "--out", str(file), "--run", str(run), *["--resume"] * run.exists()]
         say(f"fitting to {cell}")
         await run_slimsched("train-router", *options, log=work / f"fit-{number}.log")
     return file if file.exists() else None
