@@ -4,8 +4,10 @@ What is ours and not the paper's, because that is not public to us: the state (o
 the reward (orchestrator.learning.objective), the network and PPO's settings. The weights of the reward are all in which
 the paper's two operating points differ: ``Task.preference`` has them, and without any the reward is the utility.
 Validation goes by the same reward, at half, once and nearly twice the load, as training does. So many worlds make up a
-rollout that most of the time goes into their choices and not into the calls between them. The learning rate falls with
-the time that is left: at a constant one the likeliest choices swing from one validation to the next.
+rollout that most of the time goes into their choices and not into the calls between them.
+
+The likeliest choices swing from one update to the next. So the learning rate falls with the time that is left, and what
+is validated, as a router would serve it, are averages of the weights of late.
 """
 
 from __future__ import annotations
@@ -20,23 +22,25 @@ from typing import Any
 import numpy as np
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from orchestrator.errors import ConfigError
-from orchestrator.learning.objective import earned, objective_weights
+from orchestrator.learning.objective import earned
 from orchestrator.learning.ppo.vector_env import LOADS, FleetVecEnv, at_load
 from orchestrator.learning.traffic import Traffic
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.network import Floats32
 from orchestrator.policies.learned.paper import LAYER
+from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import PAPER, PolicyFile
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.simulation.rewards import Task
-from orchestrator.simulation.world_batch import WorldBatch
 
 _BASE = "lert:slack"
 _WORLDS, _STEPS, _BATCH = 128, 128, 2048  # of a rollout and an update
 _LEARNING_RATE, _LEAST_LEARNING_RATE = 1e-3, 1e-5
 _VALIDATE_EVERY = 20  # rollouts
+_KEPT = 0.8  # of averaged weights, by each update
 
 
 def paper_fleet(task: Task) -> tuple[int, int, int]:
@@ -138,51 +142,39 @@ class _Watch(BaseCallback):
         if not math.isnan(sum(task.preference)):
             self._made["reward_weights"] = list(task.preference)
         self._part, self._rollouts, self._reward = part, 0, -math.inf
+        mean = get_ema_multi_avg_fn(_KEPT)  # type: ignore[no-untyped-call]
+        self._averaged = AveragedModel(model.policy, multi_avg_fn=mean)
 
     def validate(self) -> None:
         """Keep the policy when it is the best so far."""
-        weights = _export(self._model)
+        weights = _export(self._averaged.module)
         made = {"choices": int(self._model.num_timesteps), **self._made}
         widths = tuple(sorted({int(m.width) for s in self._task.servers for m in s.models}))
         ranges = self._env.ranges.known()
         file = PolicyFile(PAPER, _BASE, weights, *ranges, fleet=self._fleet, widths=widths, provenance=made)
         if not math.isnan(sum(self._task.preference)):
             file = replace(file, preference=self._task.preference)
-        reward = self._explored()
+        served = LearnedPolicy(file)
+        reward = float(np.mean([earned(at.task, served, at.choosing()[0]) for at in self._validation]))
         if reward > self._reward:
             validation = {"reward": reward, "over_base": reward - self._of_base}
             self.best, self._reward = replace(file, validation=validation), reward
         self._report(self._part(), f"ppo-paper: {made['choices']:,} choices, {reward:.4f} a request")
 
-    def _explored(self) -> float:
-        """Return what a request earns where the likeliest choices are taken, in all worlds side by side."""
-        batch = WorldBatch(len(self._validation), base=_BASE)
-        for world, at in enumerate(self._validation):
-            batch.load(world, at.task, at.choosing()[0])
-        step = batch.settle()
-        total = step.rewards.copy()
-        while not step.ended.all():
-            masks = batch.allowed_choices(self._fleet)
-            actions, _ = self._model.predict(step.observations, deterministic=True, action_masks=masks)
-            step = batch.step(actions.astype(np.int64))
-            total += step.rewards
-        return float(
-            np.mean([total[i] @ objective_weights(at.task) / at.requests for i, at in enumerate(self._validation)])
-        )
-
     def _on_step(self) -> bool:
         return self._rollouts == 0 or self._part() < 1
 
     def _on_rollout_end(self) -> None:
+        self._averaged.update_parameters(self._model.policy)
         self._rollouts += 1
         if self._rollouts % _VALIDATE_EVERY == 0:
             self.validate()
 
 
-def _export(model: Any) -> dict[str, Floats32]:
-    """Return the weights of a PPO model as a policy file holds them."""
-    first, _, second, _ = model.policy.mlp_extractor.policy_net
-    layers = {"first": first, "second": second, "out": model.policy.action_net}
+def _export(policy: Any) -> dict[str, Floats32]:
+    """Return the weights of a policy of stable-baselines3 as a policy file holds them."""
+    first, _, second, _ = policy.mlp_extractor.policy_net
+    layers = {"first": first, "second": second, "out": policy.action_net}
     weights: dict[str, Floats32] = {}
     for name, layer in layers.items():
         weights[f"{name}.weight"] = np.ascontiguousarray(layer.weight.detach().numpy().T)
