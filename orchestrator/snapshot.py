@@ -200,6 +200,7 @@ class QueueState:
         head_arrived_s: When the head came, on the router's clock; None while that is unknown.
         refuses_late: Whether the head is refused once its deadline can't be kept, as one of a caller's own is.
         servers_share: The part of the servers' time that the queue can count on, above 0; 1: no other family uses them.
+        arrived_items: The items of the family that have come to wait so far, in all of its queues; for a rate.
     """
 
     items: int
@@ -214,3 +215,4 @@ class QueueState:
     head_arrived_s: float | None = None
     refuses_late: bool = False
     servers_share: float = 1.0
+    arrived_items: int = 0

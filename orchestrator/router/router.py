@@ -297,7 +297,7 @@ class Router:
         self._dispatcher.live.note_arrival(request.arrived_s)
         self._shedder.begin(request)
         try:
-            self._queues.push(key, request)
+            self._queues.arrive(key, request)
             if request.is_queued:  # who is refused at once changes nothing
                 self._dispatcher.wake_for_arrival()
         except BaseException:

@@ -202,6 +202,7 @@ class Simulation:
             head_arrived_s=query[col.HEAD_ARRIVED_S],
             refuses_late=bool(query[col.REFUSES_LATE]),
             servers_share=query[col.SERVERS_SHARE],
+            arrived_items=int(query[col.ARRIVED_ITEMS]),
         )
         uniforms = query[col.FIRST_UNIFORM], query[col.SECOND_UNIFORM]
         turn, margin = int(query[col.TURN]), query[col.SLACK_MARGIN]

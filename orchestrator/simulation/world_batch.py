@@ -25,7 +25,7 @@ from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, do_actio
 from orchestrator.policies.learned.decide import choose_base, first_allowed, look, parse_base
 from orchestrator.policies.learned.encoding import EXTREMES, View
 from orchestrator.policies.learned.features import CONTEXT, FEATURES, OBSERVATION, ROWS
-from orchestrator.policies.learned.memory import note_decision, note_leaving, standing_hold
+from orchestrator.policies.learned.memory import note_decision, standing_hold
 from orchestrator.policies.learned.paper import allowed_choices, row_of_choices
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled, compiled_apart
@@ -329,8 +329,6 @@ def _take_apart(world: World, view: View, learner: Learners, order: NDArray[np.i
     if order[1] >= 0:
         row, items = row_of_choices(rows, count, query, order[0], order[1], order[2], learner.widths[i])
         if row >= 0:
-            first = memory_place(world)
-            note_leaving(row, items, world.memory[first : first + MEMORY_FIELDS])
             apply(world, row, items, math.inf)
             return
         order[0] = HOLD_ACTION
@@ -347,7 +345,6 @@ def take(world: World, view: View, learner: Learners, action: int, i: int) -> No
     memory = world.memory[memory_place(world) : memory_place(world) + MEMORY_FIELDS]
     if learner.holds_on:
         note_decision(row, until_s, memory, rows, count, query, view.base)
-    note_leaving(row, items, memory)
     apply(world, row, items, until_s)
 
 
@@ -371,7 +368,6 @@ def run_to_choice(world: World, view: View, learner: Learners, i: int) -> bool:
         row, items, until_s = do_action(first_allowed(view.mask), rows, view.chosen, number, query, view.base)
         if learner.holds_on:
             note_decision(row, until_s, memory, rows, count, query, view.base)
-        note_leaving(row, items, memory)
         apply(world, row, items, until_s)
     return False
 

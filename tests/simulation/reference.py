@@ -128,6 +128,7 @@ class ReferenceWorld:
         self.servers = [_Server(s) for s in sorted(servers, key=lambda s: s.name)]
         self.hosts = [_Host(host) for host in settings.hosts]
         self.router: _Router | None = None
+        self.arrived_items = 0
         for host in self.hosts:
             ratios = settings.core_ratios(host.settings)
             for server in self.servers:
@@ -268,6 +269,7 @@ class ReferenceWorld:
             self.router.owed_us += getattr(self.router.settings, name)
 
     def _enqueue(self, request: int) -> None:
+        self.arrived_items += self._items(request)
         heapq.heappush(self.queue, (self.due_s[request], request))
 
     def _items(self, request: int) -> int:
@@ -285,6 +287,7 @@ class ReferenceWorld:
                 tail_deadline_s=_tail_deadline_s(self.queue),
                 head_arrived_s=float(self.trace.arrived_s[head]),
                 refuses_late=self.settings.objectives.shed_late,
+                arrived_items=self.arrived_items,
                 allowed_widths=tuple(sorted({m.width for s in self.servers for m in s.server.models})),
             )
             states = [self._state(s) for s in self.servers]

@@ -40,6 +40,7 @@ def write_query(query: Column, situation: Situation) -> None:
     query[col.HEAD_ARRIVED_S] = math.nan if queue.head_arrived_s is None else queue.head_arrived_s
     query[col.REFUSES_LATE] = queue.refuses_late
     query[col.SERVERS_SHARE] = queue.servers_share
+    query[col.ARRIVED_ITEMS] = queue.arrived_items
 
 
 def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candidate:

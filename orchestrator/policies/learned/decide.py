@@ -17,8 +17,6 @@ from orchestrator.policies.learned.encoding import EXTREMES, View, encode
 from orchestrator.policies.learned.memory import (
     follow_arrivals,
     note_decision,
-    note_leaving,
-    note_untrusted,
     standing_hold,
 )
 from orchestrator.policies.learned.network import Floats32, best_action, new_hidden, pack, score
@@ -255,8 +253,6 @@ def decide_by_scores(
     row, items, until_s = do_action(action, rows, view.chosen, considered, query, view.base)
     if unseen < 0:
         note_decision(row, until_s, memory, rows, count, query, view.base)
-        note_leaving(row, items, memory)
     else:  # what is not trusted is not done
         note_decision(REJECT, until_s, memory, rows, count, query, view.base)
-        note_untrusted(int(view.base[0]), view.base[1], memory)
     return row, items, until_s, unseen

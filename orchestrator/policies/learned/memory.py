@@ -11,15 +11,10 @@ so a rate needs no window and is nearly right from its first deadline on; D begi
 happen to come together would begin it as a crowd. Times are in deadlines of the head, so on machines of any speed the
 numbers mean the same.
 
-What arrived is what the queue has grown by since the last decision, beyond what that one left, so rates are right where
-one queue is decided about and what is decided is done. Too high, by half or so, they are where several queues of a
-family share a memory (floors of accuracy and pinned widths keep requests apart), where a burst is sent in parts to
-several servers at once, and in the shadow of another policy; too low for some deadlines after the policy was not asked.
-
-Where a decision was not trusted another one was made, and what that left is not known. Presumably it sent what the base
-would have; and where the next head came later, it left nothing. To count as if all had stayed, as was done, let rates
-fall to nothing: what had just come was taken for what was there before. By these rates the next decision was not
-trusted either, and so a policy that had once been shown something new decided nothing for minutes.
+What has arrived is counted by whoever asks (``ARRIVED_ITEMS``), so rates are right whatever is done with it, by whom,
+and in how many queues. To infer it from what the queue had grown by beyond what a decision left, as was done, made them
+too high in the shadow of another policy, which sends something else, and so what was rolled out under load was out of
+the range of all that it had been trained on.
 
 **A hold stands**: a learned policy does not decide again at every arrival what it has just decided. While the head is
 the same, nothing has gained or lost room, the base policy has not changed its mind between sending and holding, and
@@ -49,7 +44,7 @@ _HEAD_DEADLINE_S: Final = OF_LEARNED + 1
 _MOST_ITEMS: Final = OF_LEARNED + 2
 _ROOM: Final = OF_LEARNED + 3
 _SEEN_S: Final = OF_LEARNED + 4
-_LEFT_ITEMS: Final = OF_LEARNED + 5  # below 0: 1 and presumably so many, negative
+_ARRIVED_ITEMS: Final = OF_LEARNED + 5
 _QUICK_ITEMS: Final = OF_LEARNED + 6
 _QUICK_S: Final = OF_LEARNED + 7  # 0: nothing was seen yet
 _SLOW_ITEMS: Final = OF_LEARNED + 8
@@ -68,15 +63,12 @@ _FORGOTTEN: Final = 1 / 8192  # of it, with each decision to send at once
 @compiled
 def follow_arrivals(memory: Table, query: Column) -> None:
     """Bring the rates up to date; to be called first in each decision."""
-    whole, now_s, queued = memory[WHOLE], query[col.NOW_S], query[col.QUEUE_ITEMS]
+    whole, now_s, so_far = memory[WHOLE], query[col.NOW_S], query[col.ARRIVED_ITEMS]
     quick_s = max(_LEAST_S, objective_s(query))
     if whole[_QUICK_S] == 0:
         whole[_QUICK_S], whole[_SLOW_S] = _BEGUN * quick_s, _BEGUN * _SLOWER * quick_s
     else:
-        left = whole[_LEFT_ITEMS]
-        if left < 0:  # presumably
-            left = 0.0 if query[col.HEAD_ARRIVED_S] > whole[_SEEN_S] else -1.0 - left
-        passed_s, arrived = max(0.0, now_s - whole[_SEEN_S]), max(0.0, queued - left)
+        passed_s, arrived = max(0.0, now_s - whole[_SEEN_S]), max(0.0, so_far - whole[_ARRIVED_ITEMS])
         quick, slow = math.exp(-passed_s / quick_s), math.exp(-passed_s / (_SLOWER * quick_s))
         whole[_QUICK_ITEMS] = whole[_QUICK_ITEMS] * quick + arrived
         whole[_QUICK_S] = quick_s - (quick_s - whole[_QUICK_S]) * quick
@@ -85,21 +77,7 @@ def follow_arrivals(memory: Table, query: Column) -> None:
         slow_of_late_rps = slow_rps(memory)
         departure = quick_rps(memory) / slow_of_late_rps - 1 if slow_of_late_rps > 0 else 0.0
         whole[_SWING] += (1 - slow) * (departure * departure - whole[_SWING])
-    whole[_SEEN_S], whole[_LEFT_ITEMS] = now_s, queued
-
-
-@compiled
-def note_leaving(row: int, items: float, memory: Table) -> None:
-    """Take into account what a decision sends, if it does; to be called last in each."""
-    if row >= 0:
-        memory[WHOLE][_LEFT_ITEMS] = max(0.0, memory[WHOLE][_LEFT_ITEMS] - items)
-
-
-@compiled
-def note_untrusted(row: int, items: float, memory: Table) -> None:
-    """Take into account that another decides in place of this policy; presumably it sends what the base would."""
-    whole = memory[WHOLE]
-    whole[_LEFT_ITEMS] = -1.0 - max(0.0, whole[_LEFT_ITEMS] - (items if row >= 0 else 0.0))
+    whole[_SEEN_S], whole[_ARRIVED_ITEMS] = now_s, so_far
 
 
 @compiled

@@ -25,7 +25,6 @@ from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import HOLD_ACTION, do_action
 from orchestrator.policies.learned.decide import Scorer
 from orchestrator.policies.learned.encoding import View
-from orchestrator.policies.learned.memory import note_leaving, note_untrusted
 from orchestrator.policies.learned.paper import allowed_choices, paper_choices, row_of_choices
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES, PAPER, RULE, PolicyFile, read_policy_file
 from orchestrator.policies.protocol import Binding, Outcome, Situation
@@ -113,12 +112,10 @@ class LearnedPolicy:
             row, items = row_of_choices(rows, count, query, server, width, batch, widths)
             unseen = decide.out_of_distribution_feature(numbers, HOLD_ACTION, view)
             if unseen >= 0:
-                note_untrusted(int(view.base[0]), view.base[1], memory)
                 self._distrust(unseen)
         until_s = math.inf
         if row < 0:
             row, items, until_s = do_action(HOLD_ACTION, rows, view.chosen, considered, query, view.base)
-        note_leaving(row, items, memory)
         return row, items, _WAITS if row < 0 else _SCORED, until_s
 
     def _widths_of(self, rows: Table, count: int) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -116,8 +117,8 @@ class RequestQueue:
         """Yield the requests whose callers still wait, in no order."""
         return (entry[2] for entry in self._heap if entry[2].queue is self and not entry[2].is_over)
 
-    def state(self, head: PendingRequest, servers_share: float = 1.0) -> QueueState:
-        """Return this queue as a policy sees it; ``head`` is its head, ``servers_share`` that of QueueState."""
+    def state(self, head: PendingRequest, servers_share: float = 1.0, arrived_items: int = 0) -> QueueState:
+        """Return this queue as a policy sees it; ``head`` is its head, the rest is as in QueueState."""
         key = self.key
         return QueueState(
             items=self._own.items,
@@ -132,6 +133,7 @@ class RequestQueue:
             head_arrived_s=head.arrived_s,
             refuses_late=head.has_own_deadline,
             servers_share=servers_share,
+            arrived_items=arrived_items,
         )
 
     def items_before(self, request: PendingRequest) -> float:
@@ -159,6 +161,7 @@ class RequestQueues:
 
     Attributes:
         backlog: What waits in all of them.
+        arrived_items: How many items of each family have come so far.
         on_queued: What is called with each request that was pushed, and its queue.
         turns: Whose turn it is when several families wait.
     """
@@ -166,6 +169,7 @@ class RequestQueues:
     def __init__(self, family_weights: Mapping[str, float] | None = None) -> None:
         self.turns = FamilyTurns(family_weights)
         self.backlog = Backlog()
+        self.arrived_items: Counter[Family] = Counter()
         self.on_queued: Callable[[RequestQueue, PendingRequest], None] = lambda queue, request: None
         self._queues: dict[BatchKey, RequestQueue] = {}
         # Queues come and go; few have other widths.
@@ -184,8 +188,13 @@ class RequestQueues:
         """Yield the requests whose callers still wait, in no order."""
         return (request for queue in self._queues.values() for request in queue.waiting())
 
+    def arrive(self, key: BatchKey, request: PendingRequest) -> None:
+        """Add a request that has not waited before to the queue of ``key``."""
+        self.arrived_items[key.family] += request.items
+        self.push(key, request)
+
     def push(self, key: BatchKey, request: PendingRequest) -> None:
-        """Add a request to the queue of ``key``."""
+        """Add a request to the queue of ``key``, be it once more."""
         queue = self._queues.get(key)
         if queue is None:
             known = self._estimates.get((key.family, key.widths), UNKNOWN)

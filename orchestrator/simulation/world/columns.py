@@ -157,7 +157,8 @@ ITEMS_TO_ROOM: Final = TURN_FIELDS + 10  # of what waits, and of what room is ma
 MIN_ACCURACY: Final = TURN_FIELDS + 11
 FIRST_COLUMN: Final = TURN_FIELDS + 12  # of its widths
 END_COLUMN: Final = TURN_FIELDS + 13
-QUEUE_FIELDS: Final = TURN_FIELDS + 14
+ARRIVED_ITEMS: Final = TURN_FIELDS + 14  # so far
+QUEUE_FIELDS: Final = TURN_FIELDS + 15
 
 NOW_S: Final = 0
 NEXT_ARRIVAL: Final = 1

@@ -331,6 +331,7 @@ def _write_query(world: World, family: int) -> None:
     query[col.HEAD_ARRIVED_S] = requests[sim.ARRIVED_S][head]
     query[col.REFUSES_LATE] = state[sim.SHEDS_LATE]
     query[col.SERVERS_SHARE] = families.standing(world, family).share
+    query[col.ARRIVED_ITEMS] = queues[sim.ARRIVED_ITEMS][family]
 
 
 @compiled

@@ -34,6 +34,8 @@ def arrive(world: World, request: int) -> bool:
     if not _make_room(world, request):
         give_up(world, request, sim.SHED)
         return False
+    family = int(world.requests[sim.FAMILY][request])
+    world.queues[sim.ARRIVED_ITEMS][family] += world.requests[sim.REQUEST_ITEMS][request]
     enqueue(world, request)
     return bool(world.requests[sim.STATUS][request] == sim.WAITING)
 

@@ -10,14 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.policies.learned.memory import (
-    follow_arrivals,
-    note_leaving,
-    note_untrusted,
-    quick_rps,
-    slow_rps,
-    swing,
-)
+from orchestrator.policies.learned.memory import follow_arrivals, quick_rps, slow_rps, swing
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, new_column
 from orchestrator.policies.tables.memory import new_memory
@@ -26,53 +19,43 @@ DEADLINE_S = 0.1
 
 
 class Stream:
-    """Requests of one item that come at given times and wait until they are sent."""
+    """Requests of one item that come at given times."""
 
     def __init__(self, deadline_s: float = DEADLINE_S) -> None:
         self.memory: Table = new_memory(1, 1)
-        self.queued = 0.0
-        self.head_s: float | None = None
+        self.arrived = 0.0
         self._deadline_s = deadline_s
 
-    def decide(self, now_s: float, *, sends: bool = True, is_trusted: bool = True) -> None:
-        """Decide about what waits now; where it is not trusted, all is sent by another."""
+    def decide(self, now_s: float) -> None:
+        """Be asked about what has come so far."""
         query = new_column(col.QUERY_FIELDS)
-        self.head_s = now_s if self.head_s is None else self.head_s
-        query[col.NOW_S], query[col.QUEUE_ITEMS] = now_s, self.queued
-        query[col.HEAD_ARRIVED_S], query[col.HEAD_DEADLINE_S] = self.head_s, self.head_s + self._deadline_s
+        query[col.NOW_S], query[col.ARRIVED_ITEMS] = now_s, self.arrived
+        query[col.HEAD_ARRIVED_S], query[col.HEAD_DEADLINE_S] = now_s, now_s + self._deadline_s
         follow_arrivals(self.memory, query)
-        if sends:
-            self.head_s = None
-        if not is_trusted:
-            note_untrusted(-1, 0.0, self.memory)  # the base would have held
-            self.queued = 0.0
-        elif sends:
-            note_leaving(0, self.queued, self.memory)
-            self.queued = 0.0
-        else:
-            note_leaving(-1, self.queued, self.memory)
 
-    def run(self, times_s: Iterable[float], *, held: int = 1) -> Stream:
-        """Let one item come at each time; each ``held``-th time all that waits is sent."""
+    def run(self, times_s: Iterable[float], *, each: int = 1) -> Stream:
+        """Let one item come at each time; with each ``each``-th something is decided."""
         for number, now_s in enumerate(times_s, 1):
-            self.queued += 1
-            self.decide(now_s, sends=number % held == 0)
+            self.arrived += 1
+            if number % each == 0:
+                self.decide(now_s)
         return self
 
 
-@pytest.mark.parametrize("held", [1, 7])
-def test_a_steady_stream_has_its_rate_soon(held: int) -> None:
-    first = Stream().run(np.arange(101) * 0.001, held=held)
+@pytest.mark.parametrize("each", [1, 5])
+def test_a_steady_stream_has_its_rate_soon(each: int) -> None:
+    first = Stream().run(np.arange(101) * 0.001, each=each)
     assert 850 < quick_rps(first.memory) < 1000
-    stream = Stream().run(np.arange(4001) * 0.001, held=held)
-    assert quick_rps(stream.memory) == pytest.approx(1000, rel=0.01)
-    assert slow_rps(stream.memory) == pytest.approx(1000, rel=0.01)
+    stream = Stream().run(np.arange(4001) * 0.001, each=each)
+    at_once_rps = (each - 1) / 2 / DEADLINE_S  # what came since the last one counts as of now
+    assert quick_rps(stream.memory) == pytest.approx(1000 + at_once_rps, rel=0.01)
+    assert slow_rps(stream.memory) == pytest.approx(1000 + at_once_rps / 8, rel=0.01)
     assert swing(stream.memory) < 0.01
 
 
-def test_what_the_first_decision_finds_waiting_is_no_rate() -> None:
+def test_what_came_before_the_first_decision_is_no_rate() -> None:
     stream = Stream()
-    stream.queued = 50.0
+    stream.arrived = 50.0
     stream.decide(0.0)
     assert (quick_rps(stream.memory), slow_rps(stream.memory)) == (0, 0)
 
@@ -87,15 +70,6 @@ def test_a_crowd_shows_in_the_quick_rate_first_and_in_how_uneven_it_has_been() -
     assert swing(crowd.memory) > 0.3
 
 
-def test_rates_stay_right_while_others_decide_in_its_place() -> None:
-    stream = Stream().run(np.arange(4001) * 0.001)
-    for number in range(2000):
-        stream.queued += 1
-        stream.decide(4.001 + 0.001 * number, is_trusted=False)
-    assert quick_rps(stream.memory) == pytest.approx(1000, rel=0.01)
-    assert slow_rps(stream.memory) == pytest.approx(1000, rel=0.01)
-
-
 def test_rates_fall_when_nothing_comes() -> None:
     stream = Stream().run(np.arange(0, 2, 0.001))
     stream.decide(2 + DEADLINE_S)
@@ -104,9 +78,9 @@ def test_rates_fall_when_nothing_comes() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=60), st.floats(0.1, 100), st.integers(1, 9))
-def test_rates_have_no_unit_but_time(gaps_s: list[float], factor: float, held: int) -> None:
+def test_rates_have_no_unit_but_time(gaps_s: list[float], factor: float, each: int) -> None:
     times_s = np.cumsum(gaps_s)
-    one, other = Stream().run(times_s, held=held), Stream(DEADLINE_S * factor).run(times_s * factor, held=held)
+    one, other = Stream().run(times_s, each=each), Stream(DEADLINE_S * factor).run(times_s * factor, each=each)
     for rate in (quick_rps, slow_rps):
         assert rate(other.memory) * factor == pytest.approx(rate(one.memory), rel=1e-6)
         assert 0 <= rate(one.memory) < math.inf

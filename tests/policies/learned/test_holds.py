@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from orchestrator.policies.learned.memory import follow_arrivals, may_fill, note_decision, note_leaving, standing_hold
+from orchestrator.policies.learned.memory import follow_arrivals, may_fill, note_decision, standing_hold
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REJECT
@@ -91,17 +91,13 @@ def test_nothing_stands_before_anything_was_decided() -> None:
 
 
 def arrivals(held: Held, *, rate_rps: float) -> None:
-    """Let a steady stream arrive, all of which is sent at once, until 1 s."""
+    """Let a steady stream arrive until 1 s."""
     query = new_column(col.QUERY_FIELDS)
     for number in range(int(10 * rate_rps)):
         query[col.NOW_S] = 1 - 10 + number / rate_rps
-        query[col.QUEUE_ITEMS], query[col.HEAD_ARRIVED_S], query[col.HEAD_DEADLINE_S] = (
-            1.0,
-            query[col.NOW_S],
-            query[col.NOW_S] + 2,
-        )
+        query[col.ARRIVED_ITEMS] = 1.0 + number
+        query[col.HEAD_ARRIVED_S], query[col.HEAD_DEADLINE_S] = query[col.NOW_S], query[col.NOW_S] + 2
         follow_arrivals(held.memory, query)
-        note_leaving(0, 1.0, held.memory)
 
 
 def test_a_batch_is_waited_for_only_when_somebody_is_expected() -> None:

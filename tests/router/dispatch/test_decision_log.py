@@ -63,6 +63,21 @@ async def test_a_failure_is_an_outcome(tmp_path: Path) -> None:
     assert not record["outcome"]["requests"][0]["in_time"]
 
 
+@pytest.mark.parametrize("binding", ["late", "early"])
+async def test_what_has_arrived_is_counted_once_whatever_becomes_of_it(tmp_path: Path, binding: str) -> None:
+    servers = {"a": FakeServer(), "b": FakeServer()}
+    settings = {"directory": tmp_path, "sample_ratio": 1.0}
+    async with routed(servers, binding=binding, decision_log=settings) as router:
+        answer = await router.infer(item(0))
+        servers[answer.server].failures = [TransientError("socket closed")]
+        for number, floor in enumerate((0.0, 0.5, 0.0), 1):  # a floor waits in a queue of its own
+            await router.infer(item(number), min_accuracy=floor)
+    records = written(tmp_path)
+    assert [record["outcome"]["error"] for record in records].count("socket closed") == 1
+    counted = [record["queue"]["arrived_items"] for record in records]
+    assert sorted(counted) == [1, 2, 2, 3, 4]
+
+
 async def test_only_a_sample_is_written_and_nothing_unless_asked(tmp_path: Path) -> None:
     async with routed({"a": FakeServer()}, decision_log={"directory": tmp_path, "sample_ratio": 0.1}) as router:
         for n in range(300):
