@@ -1,8 +1,11 @@
 """Policies side by side on traffic that nobody learned from, and whether the best is better than the one in force.
 
-All stand side by side on traces that choose. The best of them is held against the policy in force on traces that
-nothing was chosen by, window by window. A window is a unit of the interval, because what happens within one hangs
-together. A run is a job of its own, whoever executes it: its figures follow from policy and trace alone.
+All stand side by side on traces that choose. Of those that are better there than the policy in force, the one that is
+it most surely, by the lower end of the interval, is held against it on traces that nothing was chosen by, window by
+window. Several come out equally good as a rule; the one with the best mean alone would often be one that is better in
+some windows and worse in others, and fail where its neighbour would not have. A window is a unit of the interval,
+because what happens within one hangs together. A run is a job of its own, whoever executes it: its figures follow from
+policy and trace alone.
 """
 
 from __future__ import annotations
@@ -57,7 +60,8 @@ class Candidate:
         origin: "in force", "rule", "evolution", "ppo", "ppo-evolved" or "given".
         spec: of a rule; of what PPO made its origin.
         file: what is written where it is promoted; None: it is the one in force.
-        chosen_by: mean utility on the traces that choose.
+        utility_choosing: mean on the traces that choose.
+        chosen_by: mean utility there over that of the policy in force, with its interval.
         figures: means on the traces that are held out.
         better_by: mean utility there over that of the policy in force, with its interval.
     """
@@ -65,7 +69,8 @@ class Candidate:
     origin: str
     spec: str
     file: PolicyFile | None
-    chosen_by: float
+    utility_choosing: float
+    chosen_by: Difference
     figures: dict[str, float | None]
     better_by: Difference
 
@@ -77,22 +82,26 @@ def given_contenders(present: str, files: Sequence[Path]) -> list[Contender]:
 
 
 def judge(traffic: Traffic, contenders: Sequence[Contender], execute: Executor) -> tuple[Candidate, ...]:
-    """Return the candidates, the best by the traces that choose first; the first contender is in force."""
+    """Return the candidates, the one that is most surely better by the traces that choose first.
+
+    The first contender is in force; whoever is not better there in the mean comes behind it.
+    """
     choosing, held_out = traffic.choosing(), traffic.held_out()
     traces = [*choosing, *held_out]
     runs = _run_all(traffic, [contender.policy for contender in contenders], traces, execute)
-    found, in_force = [], np.zeros(0)
+    found, in_force = [], _utilities(runs[0])
     for contender, own_runs in zip(contenders, runs, strict=True):
-        chosen_by = float(np.mean(_utilities(own_runs[: len(choosing)])))
-        own, held_runs = _utilities(own_runs[len(choosing) :]), own_runs[len(choosing) :]
+        own, held_runs = _utilities(own_runs), own_runs[len(choosing) :]
         figures = {name: mean_of_known([run[name] for run in held_runs]) for name in ("utility", *FIGURES)}
+        chosen_by, better_by = (
+            paired(own[part], in_force[part]) for part in (slice(len(choosing)), slice(len(choosing), None))
+        )
         file = contender.file
-        in_force = own if file is None else in_force
-        better_by = paired(own, in_force)
         if file is not None:
-            file = replace(file, validation={"over_present": better_by, "held_out_windows": len(own), **figures})
-        found.append(Candidate(contender.origin, contender.spec, file, chosen_by, figures, better_by))
-    return tuple(sorted(found, key=lambda candidate: -candidate.chosen_by))
+            file = replace(file, validation={"over_present": better_by, "held_out_windows": len(held_out), **figures})
+        utility = float(own[: len(choosing)].mean())
+        found.append(Candidate(contender.origin, contender.spec, file, utility, chosen_by, figures, better_by))
+    return tuple(sorted(found, key=lambda each: (each.chosen_by.value > 0, each.chosen_by.low), reverse=True))
 
 
 def utilities_of(traffic: Traffic, policy: Policy, traces: Sequence[Trace], execute: Executor) -> NDArray[np.float64]:

@@ -71,7 +71,8 @@ def _describe(candidate: Candidate) -> dict[str, Any]:
     return {
         "origin": candidate.origin,
         "policy": candidate.spec,
-        "utility_choosing": _short(candidate.chosen_by),
+        "utility_choosing": _short(candidate.utility_choosing),
+        "chosen_by": [_short(value) for value in candidate.chosen_by],
         "held_out": {name: _short(value) for name, value in candidate.figures.items()},
         "better_by": [_short(value) for value in candidate.better_by],
     }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +18,10 @@ from orchestrator.cli import main
 from orchestrator.errors import ConfigError
 from orchestrator.learning import fitting
 from orchestrator.learning.checkpoints import RunFolder
-from orchestrator.learning.fitting import FitSettings, fit, identity
+from orchestrator.learning.fitting import FitSettings, fit, identity, rule_file
 from orchestrator.learning.groups import Groups
-from orchestrator.learning.judging import Candidate, Difference, paired, promote
-from orchestrator.learning.objective import crowd, earned, objective_weights, run_policy
+from orchestrator.learning.judging import Candidate, Contender, Difference, judge, paired, promote
+from orchestrator.learning.objective import FIGURES, crowd, earned, objective_weights, run_policy
 from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
 from orchestrator.learning.report import describe_fit
 from orchestrator.learning.tasks import given_traffic
@@ -152,7 +154,10 @@ def test_a_fit_promotes_what_is_better_and_says_what_all_candidates_did(tmp_path
     assert made.promoted.better_by.low > 0
     origins = {candidate.origin for candidate in made.candidates}
     assert origins == {"in force", "rule", "evolution", "ppo", "ppo-evolved"}
-    assert [c.chosen_by for c in made.candidates] == sorted((c.chosen_by for c in made.candidates), reverse=True)
+    in_force = next(place for place, each in enumerate(made.candidates) if each.origin == "in force")
+    better = [each.chosen_by.low for each in made.candidates[:in_force]]
+    assert better == sorted(better, reverse=True)
+    assert all((each.chosen_by.value > 0) == (place < in_force) for place, each in enumerate(made.candidates))
     said = describe_fit(made, traffic, SETTINGS)
     assert json.loads(json.dumps(said))["promoted"] == made.promoted.spec
     assert made.evolved is not None
@@ -192,21 +197,49 @@ def test_where_nothing_is_better_the_policy_in_force_stays(tmp_path: Path) -> No
     assert found.learned == ()
 
 
-def candidate(differences: np.ndarray, chosen_by: float = 1.0, *, in_force: bool = False) -> Candidate:  # type: ignore[type-arg]
+def candidate(differences: np.ndarray, *, in_force: bool = False) -> Candidate:  # type: ignore[type-arg]
     file = None if in_force else PolicyFile(RULE, "thrift", {}, np.zeros(1, np.float32), np.zeros(1, np.float32))
-    return Candidate("rule", "thrift", file, chosen_by, {}, paired(differences, np.zeros_like(differences)))
+    better_by = paired(differences, np.zeros_like(differences))
+    return Candidate("rule", "thrift", file, 1.0, Difference(0.0, 0.0, 0.0), {}, better_by)
 
 
 def test_noise_is_hardly_ever_promoted_and_what_is_better_nearly_always() -> None:
-    rng, force = np.random.default_rng(0), candidate(np.zeros(12), 0.0, in_force=True)
+    rng, force = np.random.default_rng(0), candidate(np.zeros(12), in_force=True)
     lucky = sum(promote([candidate(rng.standard_normal(12)), force])[0] is not None for _ in range(1000))
     assert lucky <= 40  # 2.5 % of them
     better = sum(promote([candidate(2 + rng.standard_normal(12)), force])[0] is not None for _ in range(100))
     assert better >= 98
 
 
+def test_of_equally_good_candidates_the_one_that_is_most_surely_better_is_held_against_who_is_in_force() -> None:
+    traffic = costly_traffic()
+    windows = len(traffic.choosing()) + len(traffic.held_out())
+    gains = [
+        np.zeros(windows),
+        0.011 + 0.05 * (-1.0) ** np.arange(windows),
+        np.full(windows, 0.01),
+        np.full(windows, -0.001),
+    ]
+
+    def execute(run: object, jobs: Iterable[Any]) -> Iterator[tuple[Any, dict[str, float | None]]]:
+        for job in jobs:
+            contender, window = divmod(job[0], windows)
+            yield job, {**dict.fromkeys(FIGURES), "utility": 0.5 + gains[contender][window]}
+
+    names = ("lert:slack", "lert:narrowest", "lert:50", "lert:75")
+    contenders = [
+        Contender("rule" if place else "in force", name, parse_policy(name), rule_file(name) if place else None)
+        for place, name in enumerate(names)
+    ]
+    candidates = judge(traffic, contenders, execute)
+    assert [each.spec for each in candidates] == ["lert:50", "lert:narrowest", "lert:slack", "lert:75"]
+    promoted, _ = promote(candidates)
+    assert promoted is not None
+    assert promoted.better_by == pytest.approx((0.01, 0.01, 0.01))
+
+
 def test_who_is_in_force_is_never_promoted_and_the_reason_is_said() -> None:
-    other, force = candidate(np.ones(12), 0.0), candidate(np.zeros(12), in_force=True)
+    other, force = candidate(np.ones(12)), candidate(np.zeros(12), in_force=True)
     assert promote([force, other]) == (
         None,
         "no candidate was better than the policy in force on the traffic that chooses",
