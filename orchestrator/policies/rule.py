@@ -102,7 +102,7 @@ def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Colu
     if rule[BINDS_LATE] != 0 and rows[col.ROW_HAS_ROOM][row] == 0:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
     items = server_rules.drawn_items(row, rows, query) if server_rule == DRAWN_WITH_BATCH else rows[col.ROW_ITEMS][row]
-    if rule[WIDTH_RULE] == BROWNOUT and brownout.note_choice(items, memory, rows, count):
+    if rule[WIDTH_RULE] == BROWNOUT and brownout.is_limiting(memory, rows, count):
         return row, items, _BELOW_CEILING, math.inf
     return row, items, _REASON_CODES[server_rule], math.inf
 

@@ -51,12 +51,13 @@ def line_candidate(
 
 
 class Asker:
-    """Asks one policy again and again, as a router with a memory does."""
+    """Asks one policy again and again, as a router with a memory does, each time about one that has just come."""
 
     def __init__(self, policy: str, *, margin: float = 1.0) -> None:
         self.policy = parse_policy(policy)
         self.memory = Memory()
         self._margin = margin
+        self._arrived_items = 0
 
     def query(
         self,
@@ -70,7 +71,9 @@ class Asker:
     ) -> Decision:
         """Return what it decides about a head that is due in ``slack_s``, and ``items`` with it."""
         deadline_s = now_s + slack_s
-        queue = QueueState(items, 1, deadline_s, deadline_s, WIDTHS, head_arrived_s=arrived_s)
+        self._arrived_items += 1
+        arrived = {"head_arrived_s": arrived_s, "arrived_items": self._arrived_items}
+        queue = QueueState(items, 1, deadline_s, deadline_s, WIDTHS, **arrived)
         situation = Situation(
             queue, now_s, turn=0, uniforms=(uniform, uniform), slack_margin=self._margin, memory=self.memory
         )

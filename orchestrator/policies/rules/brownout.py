@@ -33,7 +33,7 @@ import math
 from typing import Final
 
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand, note_sent
+from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand
 from orchestrator.policies.rules.width_rules import is_timely, nearest_width, next_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import capacity_rps, margin_of
@@ -141,13 +141,6 @@ def narrow_below(rule: Column, memory: Table, rows: Table, count: int, query: Co
 def reserve_of(rule: Column) -> float:
     """Return in which part of its time, as one over it, the queue must drain below the ceiling."""
     return knob(rule, _RESERVE)
-
-
-@compiled
-def note_choice(items: float, memory: Table, rows: Table, count: int) -> bool:
-    """Note what a decision sends; return whether some row is wider than the ceiling, and not all of them."""
-    note_sent(items, memory)
-    return is_limiting(memory, rows, count)
 
 
 @compiled

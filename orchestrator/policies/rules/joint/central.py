@@ -69,7 +69,7 @@ def choose_centrally(code: int, rule: Column, memory: Table, rows: Table, count:
         return _choose_thrifty(rule, math.inf, memory, rows, count, query)
     if code == THRIFT_BELOW_CEILING:
         row, items, reason, until_s = _choose_below_ceiling(rule, memory, rows, count, query)
-        if row >= 0 and brownout.note_choice(items, memory, rows, count):
+        if row >= 0 and brownout.is_limiting(memory, rows, count):
             reason = _BELOW_CEILING
         return row, items, reason, until_s
     return _fill_slack(code, rule, rows, count, query)

@@ -27,7 +27,7 @@ from typing import Final
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.rules.batch_rules import largest_batch_within, objective_s
-from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand, note_sent
+from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand
 from orchestrator.policies.rules.server_rules import least_completion
 from orchestrator.policies.rules.width_rules import nearest_width
 from orchestrator.policies.tables import columns as col
@@ -70,7 +70,6 @@ def choose_by_plan(is_halved: bool, rule: Column, memory: Table, rows: Table, co
         write_capacities(within_s, knob(rule, _LOAD), memory, rows, count)
         fill(memory[WHOLE][RATE_RPS] * (1 + knob(rule, _MARGIN)), memory, rows, count)
         memory[WHOLE][_PLANNED] = 1.0
-    note_sent(query[col.HEAD_ITEMS], memory)
     row = _drawn(memory, rows, count, query)
     return row, rows[col.ROW_ITEMS][row], _PLANNED_SHARE, math.inf
 

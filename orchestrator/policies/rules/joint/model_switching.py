@@ -15,7 +15,7 @@ from typing import Final
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.rules.batch_rules import BETTER_SERVER_BUSY
-from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand, note_sent
+from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand
 from orchestrator.policies.rules.server_rules import least_completion
 from orchestrator.policies.rules.width_rules import nearest_width, next_width
 from orchestrator.policies.tables import columns as col
@@ -47,7 +47,6 @@ def choose_by_load(rule: Column, memory: Table, rows: Table, count: int, query: 
     row = least_completion(width, 0.0, rows, count, query)
     if rows[col.ROW_HAS_ROOM][row] == 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
-    note_sent(rows[col.ROW_ITEMS][row], memory)
     return row, rows[col.ROW_ITEMS][row], _LOAD_LEVEL, math.inf
 
 
