@@ -37,7 +37,7 @@ from orchestrator.router.dispatch.decision_log import REJECTED, DecisionLog
 from orchestrator.router.dispatch.live_policy import LivePolicy
 from orchestrator.router.dispatch.sender import Sender
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.overload import Shed, Shedder, describe_lack, estimate, take_late
+from orchestrator.router.queue.overload import Shed, Shedder, estimate, take_late
 from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
 from orchestrator.router.servers.connection import ServerConnection
@@ -214,9 +214,8 @@ class Dispatcher:
             self._queues.note_estimate(queue, estimate(candidate_set))
             is_tried = self._fleet.incidents.is_tried
             late = take_late(queue, head, candidate_set, lambda name: not servers[name].held(), is_tried)
-            for request, takes_s in late:
-                left_s = request.deadline_s - candidate_set.situation.now_s
-                self._shedder.shed(request, Shed.LATE, describe_lack(request, left_s, takes_s))
+            for request, why in late:
+                self._shedder.shed(request, Shed.LATE, why)
             if late:
                 return True
         return self._decide(queue, head, candidate_set)

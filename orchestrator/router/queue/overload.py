@@ -99,10 +99,10 @@ def take_late(
     candidate_set: CandidateSet,
     is_idle: Callable[[ServerName], bool],
     is_tried: Callable[[ServerName], bool],
-) -> Sequence[tuple[PendingRequest, float]]:
+) -> Sequence[tuple[PendingRequest, str]]:
     """Remove and return the heads of a queue, ``first`` and those behind it, that are to be shed as late.
 
-    With each comes how long the quickest answer may take, in seconds. ``is_idle`` returns whether a server has nothing
+    With each comes why, in words. ``is_idle`` returns whether a server has nothing
     to do, as far as is known, and ``is_tried`` whether it is about to show that it answers again. Suspect ones count
     too, see ``estimate``.
     """
@@ -125,11 +125,16 @@ def take_late(
             longest_s = longest_service_s(request.deadline_s - request.arrived_s, tail_slack_s, drain_margin)
         return candidate_set.least_answer_s(request.items, longest_s, is_beyond_help)
 
-    late: list[tuple[PendingRequest, float]] = []
+    late: list[tuple[PendingRequest, str]] = []
     while (head := queue.head()) is not None:
         if not head.has_own_deadline or head.under_way or now_s + (takes_s := needs_s(head)) <= head.deadline_s:
             break
-        late += [(request, takes_s) for request in queue.take(head.items)]  # the head alone
+        left_s, alone_s = head.deadline_s - now_s, candidate_set.least_answer_s(head.items, -1.0, False)
+        if alone_s > left_s:
+            why = describe_lack(head, left_s, alone_s)
+        else:
+            why = describe_crowd(head, left_s, takes_s, queue.items)
+        late += [(request, why) for request in queue.take(head.items)]  # the head alone
     return late
 
 
@@ -338,6 +343,15 @@ def describe_lack(request: PendingRequest, left_s: float, takes_s: float) -> str
     return (
         f"its deadline of {describe_deadline(request)} can't be kept at any width it allows: "
         f"{max(0.0, left_s) * 1e3:.0f} ms are left, and an answer may take {takes_s * 1e3:.0f} ms"
+    )
+
+
+def describe_crowd(request: PendingRequest, left_s: float, takes_s: float, waiting: int) -> str:
+    """Return why a request is given up that could be answered in time, were it not for those that wait behind it."""
+    return (
+        f"{waiting} items wait, more than can be answered in time, so the most urgent ones give way: its deadline of "
+        f"{describe_deadline(request)} leaves {max(0.0, left_s) * 1e3:.0f} ms, and a batch that is large enough for "
+        f"what waits may take {takes_s * 1e3:.0f} ms"
     )
 
 

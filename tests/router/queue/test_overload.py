@@ -120,6 +120,21 @@ async def test_who_comes_too_late_is_judged_by_what_goes_before_and_what_can_be_
     assert not comes_too_late(queue, crowd[-1]), "nothing is known"
 
 
+async def test_a_refusal_says_whether_a_request_could_not_be_answered_or_gives_way_to_those_behind_it() -> None:
+    async with routed({"a": FakeServer(per_item_s=0.05, fixed_s=0.01)}, policy="lert:slack") as router:
+        flood = await burst(router, rate_rps=1500, seconds=2)
+    refused = [str(outcome) for _, _, outcome in flood if isinstance(outcome, CapacityError)]
+    lacks = re.findall(
+        r"can't be kept at any width it allows: (\d+) ms are left, and an answer may take (\d+) ms", "\n".join(refused)
+    )
+    crowds = re.findall(
+        r"the most urgent ones give way: .* leaves (\d+) ms, and a batch .* may take (\d+) ms", "\n".join(refused)
+    )
+    assert crowds, refused[:3]
+    for found in (lacks, crowds):
+        assert all(int(left_ms) <= int(takes_ms) for left_ms, takes_ms in found)
+
+
 async def test_what_a_server_that_hangs_holds_up_is_no_reason_to_refuse_what_the_other_can_answer() -> None:
     servers = {"a": FakeServer(per_item_s=0.02), "b": FakeServer(per_item_s=0.02)}
     async with routed(servers, policy="lert:slack") as router:
@@ -186,9 +201,7 @@ async def test_a_pinned_width_and_an_accuracy_floor_are_shed_rather_than_narrowe
     answered = [outcome for _, _, outcome in outcomes if isinstance(outcome, Answer)]
     assert {answer.width for answer in answered} <= {75, 100}
     assert 0 < len(answered) < len(outcomes)
-    said = [
-        re.search(r": (\d+) ms are left, and an answer may take (\d+) ms", str(outcome)) for *_, outcome in outcomes
-    ]
+    said = [re.search(r"(\d+) ms(?: are left)?, and .* may take (\d+) ms", str(outcome)) for *_, outcome in outcomes]
     times_ms = [(int(found[1]), int(found[2])) for found in said if found is not None]
     assert times_ms, "some are refused as heads of the queue"
     assert all(left_ms <= takes_ms for left_ms, takes_ms in times_ms)
