@@ -1,8 +1,9 @@
 """Evolution: the knobs of rules, fitted by CMA-ES (Hansen, arXiv 1604.00772; the package ``cmaes``).
 
 What is searched of a rule is what ``slimsched tune`` searches, as one cube (orchestrator.evaluation.tuning.space). Each
-rule of the portfolio is first tried as it is; the few that do best are evolved in turns, generation by generation,
-until the time is over. Of rules that did the same, as several do while there is little load, one is taken. Every
+rule of the portfolio, which is every one that binds late, is first tried as it is; the few that do best are evolved in
+turns, generation by generation, until the time is over. Of rules that did the same, as several do while there is little
+load, one is taken. Every
 generation meets traces of its own, all of its candidates the same ones, so nothing is fitted to one trace's luck. What
 counts in the end is the mean of the last generations' distribution, which has seen many traces, and not the single
 candidate that was luckiest on a few.
@@ -33,13 +34,23 @@ PORTFOLIO: Final = (
     "thrift",
     "thrift:brownout",
     "lert:brownout",
-    "slackfit-accuracy",
-    "nexus",
-    "model-switching",
     "lert:slack",
+    "lert:reserve",
+    "lert:narrowest",
+    "slackfit",
+    "slackfit-accuracy",
+    "max-accuracy",
+    "max-batch",
+    "clockwork",
+    "nexus",
+    "control-limit",
+    "clipper-plus:slack",
+    "clipper-aimd:slack",
+    "achq",
+    "model-switching",
     "alert",
 )
-"""Rules that are tried; each binds late."""
+"""Rules that are tried: all that bind late, but those that draw at random or change what they are shown."""
 _EVOLVED: Final = 2
 _TRIALS: Final = 8  # traces that say which of the portfolio are evolved
 _TRACES: Final = 4  # of a generation

@@ -12,8 +12,9 @@ import yaml
 from orchestrator.config.fleet import FleetSettings, RouterSettings
 from orchestrator.config.names import name_in_file, profile_entry
 from orchestrator.errors import ConfigError
+from orchestrator.learning.arrivals import Recorded, read_arrivals
 from orchestrator.learning.objective import NO_PREFERENCE
-from orchestrator.learning.traffic import Recorded, Traffic, check_fleet, read_arrivals
+from orchestrator.learning.traffic import Traffic, check_fleet
 from orchestrator.policies.learned.policy import FITTED
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES
 from orchestrator.profile.document import read_profile

@@ -4,9 +4,6 @@ Recorded arrivals are cut by time: the first part is fitted to, the next says wh
 out, and whoever is promoted has proved itself on it. Windows of each part are replayed as they were; service times,
 faults and all else are drawn anew for each window. A scenario of a synthetic shape has as many traces as one asks for,
 so its parts are of seeds that no other part has.
-
-What is recorded is a file of timestamps, or the decision log of a router that wrote down every decision. A log knows
-when each request arrived that was sent; what was refused for load before that is not in it.
 """
 
 from __future__ import annotations
@@ -14,20 +11,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 
 from orchestrator.errors import ConfigError
+from orchestrator.learning.arrivals import Recorded
 from orchestrator.learning.objective import crowd
-from orchestrator.router.dispatch.decision_log import REJECTED, arrivals_of, files_in, is_shed, read_file
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.capacity import capacity_rps
-from orchestrator.simulation.scenario.trace import Floats, Trace, draw_trace
-from orchestrator.simulation.scenario.workloads import read_times
+from orchestrator.simulation.scenario.trace import Trace, draw_trace
 
 WINDOWS: Final = 20
 """Windows that are held out; an interval needs some."""
@@ -43,25 +38,6 @@ _FITTED, _CHOSEN = 0.6, 0.75  # where parts of what is recorded end
 _MOST_DEADLINES, _MOST_REQUESTS = 60, 4000  # of a window
 _LULLS_EVERY, _LULL, _DOUBLINGS = 10.0, 0.5, 7.0  # deadlines, and how often the shortest is doubled for the longest
 _PARTS = {"fit": 3_000_000, "choose": 4_000_000, "held out": 5_000_000}  # where seeds begin
-_LEAST_LOGGED: Final = 0.9
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """Arrivals that were recorded.
-
-    Attributes:
-        times_s: Ascending.
-        servers: All that were decided about, where it is known.
-        together: Of these the most that one decision was about.
-        items: Of a request.
-    """
-
-    times_s: Floats
-    source: str
-    servers: frozenset[str] = frozenset()
-    together: frozenset[str] = frozenset()
-    items: int = 1
 
 
 class Traffic:
@@ -183,65 +159,3 @@ def check_fleet(recorded: Recorded, task: Task, entries: Mapping[str, str] = Map
             f"{recorded.source} is the log of another fleet: it decided about {strange}, the profile knows "
             f"{', '.join(sorted(known))}; give this fleet's log, or profile that fleet"
         )
-
-
-def read_arrivals(path: Path, *, family: str | None = None) -> Recorded:
-    """Return what a file of timestamps or a decision log has recorded; of a folder the logs in it.
-
-    Raises:
-        ConfigError: when it can't be used.
-    """
-    if not path.is_dir() and ".jsonl" not in path.name:
-        return Recorded(np.asarray(read_times(path)), str(path))
-    files = files_in(path) if path.is_dir() else [path]
-    if not files:
-        raise ConfigError(f"{path} holds no decisions-*.jsonl; set router.decision_log, or give a file of timestamps")
-    logs = [_read_log(file, family) for file in files]
-    times_s = np.sort(np.concatenate([log.times_s for log in logs]))
-    if len(times_s) < 2 or times_s[0] == times_s[-1]:
-        raise ConfigError(f"{path} has {len(times_s)} arrivals; two different ones at least make a rate")
-    servers = frozenset().union(*(log.servers for log in logs))
-    together = max((log.together for log in logs), key=len)
-    return Recorded(times_s, str(path), servers, together, max(log.items for log in logs))
-
-
-def _read_log(path: Path, family: str | None) -> Recorded:
-    times_s: list[float] = []
-    numbers: set[int] = set()
-    servers: set[str] = set()
-    together: frozenset[str] = frozenset()
-    items: list[int] = []
-    unread: int | None = None
-    for line, record in read_file(path):
-        if unread is not None:  # the last line alone may be cut
-            raise ConfigError(f"{path}, line {unread}: no JSON object; give the decision log as it was written")
-        if record is None:
-            unread = line
-            continue
-        try:
-            if is_shed(record):
-                if family in (None, record["family"]):
-                    times_s.append(float(record["at"] - record["age_s"]))
-                    items.append(int(record["items"]))
-                continue
-            numbers.add(int(record["id"].rpartition("-")[2]))
-            if family is not None and record["family"] != family:
-                continue
-            seen = frozenset(str(candidate["server"]) for candidate in record["candidates"])
-            servers |= seen
-            together = max(together, seen, key=len)
-            if record["outcome"]["error"] in (None, REJECTED):  # what failed was sent again, and is there again
-                arrived_s = arrivals_of(record)
-                times_s += arrived_s
-                items += [max(1, int(record["queue"]["head_items"]))] * len(arrived_s)
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise ConfigError(f"{path}, line {line}: no decision ({type(exc).__name__} {exc})") from exc
-    if not times_s or not numbers:
-        return Recorded(np.array(times_s), str(path), frozenset(servers), together)
-    part = len(numbers) / (max(numbers) - min(numbers) + 1)
-    if part < _LEAST_LOGGED:
-        raise ConfigError(
-            f"{path} holds {part:.0%} of the decisions, so arrivals are missing; record with "
-            "router.decision_log.sample_ratio: 1, or give a file of timestamps"
-        )
-    return Recorded(np.array(times_s), str(path), frozenset(servers), together, int(np.median(items)))

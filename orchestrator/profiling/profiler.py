@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import FleetSettings, ServerSettings
-from orchestrator.errors import ConfigError
+from orchestrator.config.names import profile_entry
+from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.profile.document import Conditions, Profile, batch_ladder, read_profile
+from orchestrator.profile.start import find_start
 from orchestrator.profiling.assembly import ServerFacts, assemble_profile, check_binding
 from orchestrator.profiling.campaign import Progress, Subject, measure_batches, measure_changes, restore_left
 from orchestrator.profiling.changes import Control
@@ -87,6 +89,33 @@ async def check_profile(fleet: FleetSettings, path: Path) -> Profile:
     for found, _ in pairs:
         check_binding(profile, found, source=str(path))
     return profile
+
+
+async def check_weights(fleet: FleetSettings, path: Path) -> list[str]:
+    """Check that a profile is not older than the weights that servers serve; return who does not answer.
+
+    What it has no entry for is no error: it may be of another family.
+
+    Raises:
+        ConfigError: when it can't be read, or an entry is of other weights or another emulation.
+    """
+    profile, silent = read_profile(path), []
+    known = {str(entry.name) for entry in profile.servers}
+    async with _subjects(fleet, {}) as opened:
+        for server, subject in opened:
+            entry = profile_entry(server.name, server.name, server.device_class, known)
+            try:
+                models = await subject.client.served_models()
+            except ServerUnavailableError:
+                silent.append(server.name)
+                continue
+            own = ServerName(entry or server.name)
+            for model in models:
+                if profile.model(own, model.name) is not None:
+                    found = find_start(profile, own, model, slowdown=server.emulated_slowdown)
+                    if isinstance(found, str):
+                        raise ConfigError(f"{path}: {found}")
+    return silent
 
 
 @asynccontextmanager

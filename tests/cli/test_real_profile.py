@@ -16,8 +16,9 @@ from click.testing import CliRunner
 
 from orchestrator.cli import main
 from orchestrator.config import FleetSettings, PowerSettings, RouterSettings, ServerSettings, load_fleet, render_fleet
-from orchestrator.embedded.server import EmbeddedOptions
+from orchestrator.embedded.server import EmbeddedOptions, choose_free_ports
 from orchestrator.profile.document import EnergySource, Origin, batch_ladder, read_profile, write_profile
+from orchestrator.profiling.profiler import check_weights
 from orchestrator.router import Router
 from tests.profile.profiles import profile_of
 from tests.tritons import Tritons
@@ -105,6 +106,25 @@ def test_a_profile_of_these_servers_passes_the_check_and_any_other_is_refused(
     code, output = profile(fleet_path, "--out", other, "--check")
     assert code == 1
     assert "it has no server here; take it again" in output
+
+
+def test_a_fit_refuses_a_profile_that_is_older_than_the_weights_and_says_who_does_not_answer(
+    taken: Path, fleet_path: Path, tmp_path: Path
+) -> None:
+    fleet = load_fleet(fleet_path)
+    away = ServerSettings(name="away", grpc=f"127.0.0.1:{choose_free_ports(1)[0]}")
+    both = fleet.model_copy(update={"servers": (*fleet.servers, away)})
+    assert asyncio.run(check_weights(both, taken)) == ["away"]
+    old = tmp_path / "old.json"
+    sha256 = read_profile(taken).servers[0].models[1].sha256
+    old.write_text(taken.read_text().replace(sha256, "0" * 64))
+    router = RouterSettings(profile=old, policy_file=tmp_path / "fitted.npz")
+    path = tmp_path / "fleet.yaml"
+    path.write_text(render_fleet(fleet.model_copy(update={"router": router})))
+    run = CliRunner().invoke(main, ["refit", "--fleet", str(path)])
+    assert run.exit_code == 1
+    assert "model fashion_w050 on server here: sha256 00000000" in run.output.replace("\n", " ")
+    assert "take it again" in run.output
 
 
 def test_the_router_starts_from_it(taken: Path, fleet_path: Path) -> None:

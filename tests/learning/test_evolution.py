@@ -9,10 +9,14 @@ from itertools import count
 import pytest
 
 from orchestrator.evaluation.tuning.space import SEARCHED, default_point, spec_at, tuned_policies
-from orchestrator.learning.evolution import Evolved, evolve, run_all
+from orchestrator.learning.evolution import PORTFOLIO, Evolved, evolve, run_all
 from orchestrator.learning.judging import paired
+from orchestrator.policies.learned.decide import parse_base
 from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Binding
 from orchestrator.policies.registry import parse_policy as parse_rule
+from orchestrator.policies.registry import policy_names
+from orchestrator.policies.rule import CORRECTS_STALE
 from tests.learning.worlds import WASTEFUL, costly_traffic
 
 History = list[list[list[float]]]
@@ -61,6 +65,16 @@ def test_the_best_of_a_portfolio_are_evolved_and_all_are_reported(pool: ThreadPo
     assert heads == set(sorted(portfolio, key=lambda spec: -evolved.portfolio[spec])[:2])
     for spec in evolved.specs:
         assert parse_rule(spec).slack_margin is not None
+
+
+def test_every_rule_that_can_be_a_base_is_tried() -> None:
+    drawn = {"random", "random-batch"}
+    late = {name for name in policy_names() if parse_rule(name).binding is Binding.LATE} - drawn
+    assert {spec.partition(":")[0] for spec in PORTFOLIO} == {
+        name for name in late if parse_rule(name).numbers[CORRECTS_STALE] == 0
+    }
+    for spec in PORTFOLIO:
+        parse_base(spec)
 
 
 def test_of_rules_that_do_the_same_one_is_evolved(pool: ThreadPoolExecutor) -> None:

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import ConfigError
+from orchestrator.learning.arrivals import Recorded, read_arrivals
 from orchestrator.learning.objective import NO_PREFERENCE
 from orchestrator.learning.traffic import (
     CHOOSING,
     LEAST_DEADLINES,
     WINDOWS,
-    Recorded,
     Traffic,
     check_fleet,
-    read_arrivals,
 )
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.trace import Trace
@@ -180,6 +179,29 @@ async def test_every_request_of_a_router_is_in_its_log_whenever_its_policy_binds
             await asyncio.sleep(gap_s)
             tasks.create_task(router.infer(item(0), deadline_ms=10_000))
     assert len(read_arrivals(tmp_path).times_s) == 200
+
+
+def access(ended_s: float, model: str = "fashion", **fields: object) -> dict[str, object]:
+    """A line of a gateway's access log, of a request that took a quarter of a second."""
+    line = {"unix_s": ended_s, "level": "info", "message": "request", "model": model, "latency_s": 0.25, **fields}
+    return {key: value for key, value in line.items() if value is not None}
+
+
+def test_an_access_log_says_when_requests_came_whatever_became_of_them(tmp_path: Path) -> None:
+    other = {"unix_s": 1.0, "level": "info", "message": "serving"}
+    forbidden = access(1003.0, outcome="forbidden", latency_s=None)
+    lines = [other, access(1001.5), access(1001.0, outcome="late"), forbidden]
+    for name in ("gateway.log", "gateway.jsonl"):
+        found = read_arrivals(log_of(tmp_path, lines, name, end="Traceback\n"))
+        assert (found.times_s.tolist(), found.servers) == ([1000.75, 1001.25], frozenset())
+    both = log_of(tmp_path, [*lines, access(1002.0, "digits"), access(1003.0, "digits")], "both.log")
+    assert read_arrivals(both, family="digits").times_s.tolist() == [1001.75, 1002.75]
+    with pytest.raises(ConfigError, match="holds requests of digits, fashion; give a log of one family"):
+        read_arrivals(both)
+    with pytest.raises(ConfigError, match=r"has 0 requests.*access_log: true"):
+        read_arrivals(log_of(tmp_path, [other], "none.log"))
+    with pytest.raises(ConfigError, match="line 1: no request"):
+        read_arrivals(log_of(tmp_path, [access(1.0, unix_s="x"), access(2.0)], "bad.log"))
 
 
 def test_a_log_that_lacks_decisions_or_is_none_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from orchestrator.cli import main
 from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
-from orchestrator.learning.traffic import read_arrivals
+from orchestrator.learning.arrivals import read_arrivals
 from orchestrator.policies.learned.policy_file import RULE, write_policy_file
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.profile.document import read_profile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from orchestrator.cli.options import FILE, fleet_option
 from orchestrator.cli.research.train_router import fit_and_write, learning_installed
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError
+from orchestrator.profiling.profiler import check_weights
 
 
 @click.command()
@@ -26,7 +28,8 @@ def refit(
     """Fit a policy to the traffic of a router's decision log, and replace its policy file where that is better.
 
     Fleet, deadline and the policy in force are those of fleet.yaml, which needs router.profile and router.decision_log
-    with sample_ratio 1. A router that runs rolls the new file out by itself.
+    with sample_ratio 1. A profile that is older than the weights that the servers serve is refused. A router that runs
+    rolls the new file out by itself.
 
     \b
     Example:
@@ -38,6 +41,8 @@ def refit(
     out = out or fleet.router.policy_file
     if out is None:
         raise ConfigError(f"{fleet_path} has no router.policy_file; set it, or say with --out where to write")
+    if fleet.router.profile is not None and (silent := asyncio.run(check_weights(fleet, fleet.router.profile))):
+        click.echo(f"{', '.join(silent)}: no answer, so the profile was not held against what it serves", err=True)
     traffic = tasks.logged_traffic(fleet, source=str(fleet_path), family=family)
     present = tasks.present_spec(fleet.router)
     settings = fitting.FitSettings(present, seconds=60 * minutes, seed=seed, threads=threads)

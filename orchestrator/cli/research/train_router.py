@@ -31,7 +31,9 @@ _PATH = ShippedPath(path_type=Path, exists=True)
 @click.option("--policy", "kind", type=click.Choice(["fitted", "ppo-paper"]), default="fitted")
 @click.option("--scenario", type=_PATH, help="Of fleet and traffic; ppo-paper needs it.")
 @click.option("--profile", type=_PATH, help="Of the fleet, in place of a scenario.")
-@click.option("--arrivals", type=_PATH, help="Timestamps, or a decision log or a folder of such.")
+@click.option(
+    "--arrivals", type=_PATH, help="Timestamps, an access log as JSON, or a decision log or a folder of such."
+)
 @click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="With --profile.  [default: 100]")
 @click.option(
     "--energy-weight",
