@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 from orchestrator.reporting.blocks import Table
@@ -19,6 +20,7 @@ def encode_claim(claim: Claim) -> dict[str, Any]:
         "unit": claim.unit,
         "bar": round(claim.bar, _DIGITS),
         "bar_is": "at least" if claim.is_floor else "at most",
+        "interval": None if claim.interval is None else [round(end, _DIGITS) for end in astuple(claim.interval)],
         "met": claim.is_met,
     }
 

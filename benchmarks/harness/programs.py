@@ -26,8 +26,8 @@ _UPSTREAM_HTTP2 = {
 }
 
 
-def render_envoy(port: int, servers: Sequence[tuple[str, int]]) -> dict[str, Any]:
-    """Return Envoy's configuration: gRPC on ``port``, spread over the servers by the fewest requests under way."""
+def render_envoy(port: int, servers: Sequence[tuple[str, int]], balancing: str = "LEAST_REQUEST") -> dict[str, Any]:
+    """Return Envoy's configuration: gRPC on ``port``, spread over the servers by one of Envoy's ``lb_policy``."""
     endpoints = [
         {"endpoint": {"address": {"socket_address": {"address": host, "port_value": server_port}}}}
         for host, server_port in servers
@@ -35,7 +35,7 @@ def render_envoy(port: int, servers: Sequence[tuple[str, int]]) -> dict[str, Any
     cluster = {
         "name": "triton",
         "type": "STATIC",
-        "lb_policy": "LEAST_REQUEST",
+        "lb_policy": balancing,
         "typed_extension_protocol_options": _UPSTREAM_HTTP2,
         "load_assignment": {"cluster_name": "triton", "endpoints": [{"lb_endpoints": endpoints}]},
     }
@@ -63,13 +63,15 @@ def render_envoy(port: int, servers: Sequence[tuple[str, int]]) -> dict[str, Any
 
 
 @asynccontextmanager
-async def run_envoy(port: int, servers: Sequence[tuple[str, int]], folder: Path) -> AsyncIterator[int]:
-    """Run Envoy with one worker and yield its process id.
+async def run_envoy(
+    port: int, servers: Sequence[tuple[str, int]], folder: Path, balancing: str = "LEAST_REQUEST"
+) -> AsyncIterator[int]:
+    """Run Envoy with one worker and yield its process id; ``balancing`` as of ``render_envoy``.
 
     Raises ConfigError when it is not installed, ServerUnavailableError when it does not listen in time.
     """
     config = folder / "envoy.json"
-    config.write_text(json.dumps(render_envoy(port, servers)))
+    config.write_text(json.dumps(render_envoy(port, servers, balancing)))
     command = ["envoy", "-c", str(config), "--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id"]
     async with _running(command, port, folder / "envoy.log") as pid:
         yield pid

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import orchestrator
 from benchmarks.harness.claims import encode_claim
 from benchmarks.harness.machine import Machine
 from orchestrator.errors import ConfigError
@@ -45,8 +48,7 @@ class Taken(Generic[Row]):
             self.rows.append(self.row(**values))
             return
         self.capacity_rps = float(values.pop("capacity_rps"))
-        for key, was, now in differences(values, self.about):
-            raise ConfigError(f"the journal was begun with {key} = {was}, now it is {now}; {REMEDY}")
+        check_about(values, self.about)
 
     def begin(self, capacity_rps: float, journal: Journal) -> None:
         """Keep the capacity that all rows go by."""
@@ -66,6 +68,18 @@ class Taken(Generic[Row]):
             "rows": [asdict(row) for row in self.rows],  # type: ignore[call-overload]
             "claims": [encode_claim(claim) for claim in claims],
         }
+
+
+def check_about(found: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Check that a journal is about what this run is about; raises ConfigError when it is not."""
+    for key, was, now in differences(found, about):
+        raise ConfigError(f"the journal was begun with {key} = {was}, now it is {now}; {REMEDY}")
+
+
+def digest_code() -> str:
+    """Return a digest of the package's sources: what other code measured is no part of a run."""
+    sources = sorted(Path(orchestrator.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
 def about_machine(machine: Machine, **own: Any) -> Mapping[str, Any]:

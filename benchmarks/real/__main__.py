@@ -23,20 +23,23 @@ from benchmarks.harness.command import (
     start_clock,
 )
 from benchmarks.harness.machine import describe_machine
+from benchmarks.harness.rows import REMEDY, about_machine, check_about, digest_code
 from benchmarks.real.cells import FLEETS, WARM_UP_S, Cell, cells_of
 from benchmarks.real.claims import NARROWEST, WIDEST, draw_claims
 from benchmarks.real.page import make_page
 from benchmarks.real.picture import draw_picture
 from benchmarks.real.promises import Promises, decode_promises, watch_promises
-from benchmarks.real.results import Line, decode_line
-from benchmarks.real.testbed import DEFAULT, hogged, open_set_ups
+from benchmarks.real.results import Line, decode_line, missed_part, pressed_widths
+from benchmarks.real.testbed import DEFAULT, IN_TURN, NARROWEST_WIDTH, hogged, open_set_ups
 from orchestrator.loadgen.capacity import measure_capacity
-from orchestrator.loadgen.comparison import turns
+from orchestrator.loadgen.comparison import drain, turns
 from orchestrator.loadgen.plan import Load
-from orchestrator.loadgen.run import measure
+from orchestrator.loadgen.records import summarize
+from orchestrator.loadgen.run import counted, run_load
 from orchestrator.loadgen.sample import LabelledSample, load_sample
 from orchestrator.loadgen.target import SetUp
 from orchestrator.reporting.journal import Journal
+from orchestrator.triton.client import TritonClient
 
 _REST_S = 0.5
 _SETTLE_S = 2.0  # from when a hog begins to when something is measured
@@ -76,25 +79,34 @@ def main(
     """Measure; the exit status is 1 when a bar is missed."""
     done: list[Line] = []
     promises: list[Promises] = []
+    capacities: dict[str, float] = {}
+    about = about_machine(machine := describe_machine(), rounds=rounds, seconds=seconds, code=digest_code())
 
-    def replay(_: int, values: Any) -> None:
-        if "groups" in values:
+    def replay(number: int, values: Any) -> None:
+        if number == 1:
+            check_about(values, about)
+        elif "capacity_rps" in values:
+            capacities[values["fleet"]] = float(values["capacity_rps"])
+        elif "groups" in values:
             promises.append(decode_promises(values))
         else:
             done.append(decode_line(values))
 
     say = start_clock()
-    with Journal(journal, replay, remedy="remove it") as kept:
+    with Journal(journal, replay, remedy=REMEDY) as kept:
+        if kept.is_new:
+            kept.write(about)
         for fleet in fleets or tuple(FLEETS):
             wanted = [cell for hogs in (0, 1) for cell in cells_of(fleet, hogs)]
             if workloads:
                 wanted = [cell for cell in wanted if cell.workload in workloads]
             if deadlines_ms:
                 wanted = [cell for cell in wanted if cell.deadline_s * 1e3 in deadlines_ms]
-            run_to_end(_measure_fleet(repository, wanted, load_sample(sample), rounds, seconds, done, kept, say))
+            known = capacities, done, kept
+            run_to_end(_measure_fleet(repository, wanted, load_sample(sample), rounds, seconds, *known, say))
             if promises_s and not any(found.fleet == fleet for found in promises):
                 run_to_end(_watch_promises(repository, fleet, load_sample(sample), promises_s, promises, kept, say))
-    setting = {"machine": describe_machine(), "rounds": rounds, "seconds of each run": f"{seconds:g}"}
+    setting = {"machine": machine, "rounds": rounds, "seconds of each run": f"{seconds:g}"}
     document: dict[str, Any] = {
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "setting": {key: str(value) for key, value in setting.items()},
@@ -113,6 +125,7 @@ async def _measure_fleet(
     sample: LabelledSample,
     rounds: int,
     seconds: float,
+    capacities: dict[str, float],
     done: list[Line],
     journal: Journal,
     say: Say,
@@ -121,15 +134,18 @@ async def _measure_fleet(
         return
     fleet = wanted[0].fleet
     with tempfile.TemporaryDirectory(prefix="bench-real-") as folder:
-        async with open_set_ups(repository, fleet, Path(folder)) as set_ups:
+        async with open_set_ups(repository, fleet, Path(folder)) as (set_ups, tritons):
             widest = next(set_up for set_up in set_ups if set_up.name == WIDEST)
-            capacity_rps = await measure_capacity(widest, sample)
+            if fleet not in capacities:
+                capacities[fleet] = await measure_capacity(widest, sample)
+                journal.write({"fleet": fleet, "capacity_rps": capacities[fleet]})
+            capacity_rps = capacities[fleet]
             say(f"{fleet}: {capacity_rps:.0f} requests a second at full width")
             for index, cell in enumerate(wanted):
                 load = cell.load(capacity_rps, seconds, WARM_UP_S, seed=0)
                 async with hogged(cell.hogs):
                     await asyncio.sleep(_SETTLE_S if cell.hogs else 0)
-                    await _measure_cell(cell, index, load, set_ups, sample, rounds, done, journal, say)
+                    await _measure_cell(cell, index, load, set_ups, tritons, sample, rounds, done, journal, say)
 
 
 async def _measure_cell(
@@ -137,6 +153,7 @@ async def _measure_cell(
     first: int,
     load: Load,
     set_ups: Sequence[SetUp],
+    tritons: Sequence[TritonClient],
     sample: LabelledSample,
     rounds: int,
     done: list[Line],
@@ -144,15 +161,20 @@ async def _measure_cell(
     say: Say,
 ) -> None:
     known = {(line.cell, line.round, line.set_up) for line in done}
+    if not cell.is_usual:
+        set_ups = [set_up for set_up in set_ups if set_up.name not in IN_TURN]
     if cell.is_burst:
         rounds, set_ups = _BURST_ROUNDS, [set_up for set_up in set_ups if set_up.name in _BURST_SET_UPS]
     for number, own, set_up in turns(set_ups, [load], rounds, first=first):
         if (cell, number, set_up.name) in known:
             continue
-        found = await measure(set_up.target, set_up.of(own), sample.sent(), senders=1, progress=lambda seconds: None)
-        if found.is_cut:
+        await drain(tritons, sample.images[:1])
+        await asyncio.sleep(_REST_S)
+        run = await run_load(set_up.target, set_up.of(own), sample.sent())
+        if run.is_cut:
             raise asyncio.CancelledError
-        summary = found.summary
+        records = counted(run, own)
+        summary, pressed = summarize(records, cell.deadline_s), pressed_widths(records, cell.deadline_s)
         assert summary.right_in_time is not None  # its images are labelled
         line = Line(
             cell,
@@ -168,6 +190,10 @@ async def _measure_cell(
             summary.p99_s,
             summary.sender_late_s,
             {str(width): part for width, part in summary.widths.items()},
+            missed_part(records, cell.deadline_s),
+            len(pressed),
+            int((pressed > NARROWEST_WIDTH).sum()),
+            run.senders_cores,
         )
         done.append(line)
         journal.write(line.encode())
@@ -175,7 +201,6 @@ async def _measure_cell(
             f"{cell.fleet}, {cell.hogs} hogs, {cell.workload}, {cell.deadline_s * 1e3:g} ms, load {cell.ratio:g}, "
             f"{set_up.name}: {100 * line.right_in_time:.1f} % right in time, {100 * line.late:.1f} % late"
         )
-        await asyncio.sleep(_REST_S)
 
 
 async def _watch_promises(

@@ -22,8 +22,9 @@ _USUAL_S = 0.1
 _SHAPES = ("gamma:8", "flash-crowd:4")
 WARM_UP_S = 1.0
 """The first part of each run, which no figure counts."""
-BURSTS = (100, 1000, 5000)
-"""Requests that are all due at once, in one cell each."""
+BURSTS = {100: 0.1, 1000: 0.5, 5000: 2.5}
+"""Requests that are all due at once, and their deadline, in one cell each. A sender needs a tenth of a millisecond for
+each, so with the usual deadline the larger ones would measure it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ class Cell:
         """Whether all requests are due at once."""
         return self.workload.startswith("burst:")
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether arrivals and deadline are the usual ones."""
+        return self.workload == "steady" and self.deadline_s == _USUAL_S
+
     def load(self, capacity_rps: float, seconds: float, warm_up_s: float, seed: int) -> Load:
         """Return the load of this cell at a fleet that answers so much at full width."""
         rate_rps = self.ratio * capacity_rps
@@ -68,5 +74,5 @@ def cells_of(fleet: str, hogs: int) -> Iterator[Cell]:
         for deadline_s in DEADLINES_S:
             if deadline_s != _USUAL_S:
                 yield Cell(fleet, hogs, "steady", ratio, deadline_s)
-    for count in BURSTS:
-        yield Cell(fleet, hogs, f"burst:{count}", 1.0, _USUAL_S)
+    for count, deadline_s in BURSTS.items():
+        yield Cell(fleet, hogs, f"burst:{count}", 1.0, deadline_s)

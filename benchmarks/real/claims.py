@@ -16,6 +16,7 @@ NARROWEST, WIDEST = "always 25 %", "always 100 %"
 BEHIND_POINTS = 0.5
 GAIN_RATIO = 0.8
 LATE_PERCENT = 1.0
+WIDE_PERCENT = 2.0
 PROMISE_POINTS = 2.0
 BURST_RATIO = 0.9
 SENDER_LATE_RATIO = 0.1
@@ -32,7 +33,9 @@ def draw_claims(lines: Sequence[Line], promises: Sequence[Promises]) -> list[Cla
         lasting = [line for line in own if not line.cell.is_burst]
         steady = [line for line in lasting if line.cell in _kept_up(lasting)]
         claims += [*_behind(lasting, where), *_behind(steady, f"{where}, senders not late")]
-        claims += [_gain(lasting, where), _late(own, where), _bursts(own, where)]
+        bursts = [line for line in own if line.cell.is_burst]
+        claims += [_gain(lasting, where), _late(lasting, where), _wide(lasting, where)]
+        claims += [_missed(lasting, "", where), _missed(bursts, " in bursts", where), _bursts(bursts, where)]
     return [*claims, _kept(promises)]
 
 
@@ -86,6 +89,20 @@ def _late(lines: Sequence[Line], where: str) -> Claim:
     late = [100 * line.late for line in lines if line.set_up == DEFAULT]
     return _claim(f"requests that were neither answered nor refused within their deadline, {where}", late, "%",
                   LATE_PERCENT)  # fmt: skip
+
+
+def _missed(lines: Sequence[Line], of: str, where: str) -> Claim:
+    missed = [100 * line.missed for line in lines if line.set_up == DEFAULT and line.missed is not None]
+    return _claim(f"requests{of} that were sent to a server and not answered in time, {where}", missed, "%",
+                  LATE_PERCENT)  # fmt: skip
+
+
+def _wide(lines: Sequence[Line], where: str) -> Claim:
+    """Of answers while something had been refused or late within the last second, how many were not the narrowest."""
+    own = [line for line in lines if line.set_up == DEFAULT]
+    pressed, wide = sum(line.pressed for line in own), sum(line.pressed_wide for line in own)
+    name = f"answers wider than the narrowest within a second of a refusal or a late answer, {where}"
+    return Claim(name, 100 * wide / pressed if pressed else None, "%", WIDE_PERCENT, note=f"of {pressed} answers")
 
 
 def _bursts(lines: Sequence[Line], where: str) -> Claim:

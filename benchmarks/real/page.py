@@ -21,10 +21,11 @@ def make_page(
     yield Heading(1, "Policies on real servers")
     yield Text(
         "Right answers within the deadline, of all requests that were due (top-1 in time), on real tritonservers on "
-        "one machine of two cores. Each set-up got each load in turn, another one first each time; latency counts "
-        "from when a request was due. How unlike the servers are is emulated. Tables show what was measured. In "
-        "claims an answer in time counts for as much as its width is right on average over all that was measured, so "
-        "that which images a run sent, the same for all set-ups, decides nothing. Made by `make bench-real`."
+        "one machine of two cores. Each set-up got each load in turn, after another one each time, when the servers "
+        "had done all that the one before had left; latency counts from when a request was due. How unlike the servers "
+        "are is emulated. Tables show what was measured. In claims an answer in time counts for as much as its width "
+        "is right on average over all that was measured, so that which images a run sent, the same for all set-ups, "
+        "decides nothing. What is refused was not sent to a server. Made by `make bench-real`."
     )
     fleets = [f"{name}: slow-downs {', '.join(f'{s:g}' for s in slow)}" for name, slow in FLEETS.items()]
     yield Bullets("", [*fleets, *(f"{key}: {value}" for key, value in setting.items())])

@@ -3,13 +3,16 @@
 A decision expects an answer within a time, 97 times in 100 (orchestrator.profile.margin). Here the decisions of a
 gateway's log are joined with what callers measured of the same requests, while a process that takes a core comes and
 goes. The time of the head of a batch counts, from when it was sent: by the record it was due in so long, so it was
-promised an answer within its deadline, less what was left of it then, plus what the batch might take.
+promised an answer within its deadline, less what was left of it then, plus what the batch might take. A head that
+the router gave up at its deadline never learned of its decision; of it the log's own time counts, which is the shortest
+that it can have been.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -112,15 +115,26 @@ def judge(fleet: str, load: float, records: Records, decisions: Mapping[str, Map
         if status == OK and decision in decisions:
             heads.setdefault(str(decision), float(ended_s - sent_s))  # requests are in the order in which they were due
     kept: defaultdict[tuple[str, int], list[tuple[float, bool]]] = defaultdict(list)
-    for decision, latency_s in heads.items():
-        record = decisions[decision]
-        if (promised_s := _promised_s(record)) is not None:
-            choice = record["choice"]
-            kept[choice["server"], choice["width"]].append((record["at"], latency_s <= promised_s))
+    from_unix_s = min((decisions[decision]["at"] for decision in heads), default=math.inf)
+    for decision, record in decisions.items():
+        latency_s = heads.get(decision) if (given_up_s := _given_up_s(record)) is None else given_up_s
+        promised_s = _promised_s(record)
+        if latency_s is None or promised_s is None or record["at"] < from_unix_s:
+            continue
+        choice = record["choice"]
+        kept[choice["server"], choice["width"]].append((record["at"], latency_s <= promised_s))
     for (server, width), groups in sorted(kept.items()):
         within = np.array([is_within for _, is_within in sorted(groups)], float)
         windows = [float(within[at : at + WINDOW].mean()) for at in range(0, len(within) - WINDOW + 1, WINDOW)]
         yield Promises(fleet, load, server, width, len(within), float(within.mean()), sorted(windows))
+
+
+def _given_up_s(record: Mapping[str, Any]) -> float | None:
+    """Return how long the head had waited when its batch was answered, where it was given up before that."""
+    head = next(iter(record.get("outcome", {}).get("requests", ())), None)
+    if head is None or head["in_time"] or head["deadline_s"] > DEADLINE_S:  # capacity is measured without deadlines
+        return None
+    return float(head["latency_s"])
 
 
 def _promised_s(record: Mapping[str, Any]) -> float | None:

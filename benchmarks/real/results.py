@@ -6,7 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.real.cells import Cell
+from orchestrator.loadgen.records import OK, UNANSWERED, Records
+
+PRESSED_S = 1.0
+"""For so long after something was refused or late the narrowest width is to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +27,10 @@ class Line:
         mean_s, p99_s: Of the latency of answers; None without any.
         sender_late_s: How late requests left that sent them: where it is much of the deadline, that was measured.
         widths: The part of the answers that each width gave, by percentage.
+        missed: The part of what was sent to a server that was not answered within its deadline; None of nothing.
+        pressed: Answers while something had been refused or late within the last second, by ``pressed_widths``.
+        pressed_wide: How many of them were wider than the narrowest width.
+        senders_cores: Processor time of the senders over the time of the load.
     """
 
     cell: Cell
@@ -35,6 +46,10 @@ class Line:
     p99_s: float | None
     sender_late_s: float
     widths: Mapping[str, float]
+    missed: float | None
+    pressed: int
+    pressed_wide: int
+    senders_cores: float
 
     def encode(self) -> dict[str, Any]:
         """Return values for JSON."""
@@ -44,6 +59,30 @@ class Line:
 def decode_line(values: Mapping[str, Any]) -> Line:
     """Return the line that ``encode`` gave; raises KeyError and TypeError when it is none."""
     return Line(**{**values, "cell": Cell(**values["cell"])})
+
+
+def missed_part(records: Records, deadline_s: float) -> float | None:
+    """Return the part of what was sent to a server that was not answered in time; None where nothing was.
+
+    What ends as DEADLINE_EXCEEDED was sent and missed; who is refused is told otherwise (docs/protocol.md).
+    """
+    is_sent = np.isin(records.status, (OK, "DEADLINE_EXCEEDED", UNANSWERED))
+    return float((~records.is_in_time(deadline_s))[is_sent].mean()) if is_sent.any() else None
+
+
+def pressed_widths(records: Records, deadline_s: float) -> NDArray[np.int64]:
+    """Return the widths that answered while something had been refused or late within the last second, in percent.
+
+    When its width was chosen is not known of an answer, but that it was between its sending and its end. So one counts
+    where something was refused or late before it was sent, and that was less than a second before it ended.
+    """
+    is_answered = (records.status == OK) & (records.width > 0)
+    bad_s = np.sort(records.ended_s[~records.is_in_time(deadline_s) & ~np.isnan(records.ended_s)])
+    before = np.searchsorted(bad_s, records.sent_s[is_answered], side="right")
+    latest_s = np.append(-np.inf, bad_s)[before]
+    widths: NDArray[np.int64] = records.width[is_answered]
+    found: NDArray[np.int64] = widths[records.ended_s[is_answered] - latest_s < PRESSED_S]
+    return found
 
 
 def by_cell(lines: Iterable[Line]) -> dict[tuple[Cell, int], dict[str, Line]]:

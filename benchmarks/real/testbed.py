@@ -15,34 +15,43 @@ from orchestrator.config import DecisionLogSettings, FleetSettings, RouterSettin
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.loadgen.target import SetUp
+from orchestrator.triton.client import TritonClient
 
 FAMILY = "fashion"
-WIDEST, NARROWEST = "fashion_w100", "fashion_w025"
+WIDEST, NARROWEST, NARROWEST_WIDTH = "fashion_w100", "fashion_w025", 25
 DEFAULT = "default"
 FIXED = {"always 25 %": "lert:25", "always 50 %": "lert:50", "always 75 %": "lert:75", "always 100 %": "lert:100"}
 RULES = {"lert:slack": "lert:slack", "lert:reserve": "lert:reserve", "thrift": "thrift", "ppo-slim": "ppo-slim"}
 """Every rule that chooses the width by itself and was once a default, and the learned policy."""
 TRITON = {"Triton 25 %, Envoy": NARROWEST, "Triton 100 %, Envoy": WIDEST}
+"""Tritons themselves behind Envoy, by the fewest requests under way."""
+IN_TURN = {f"{name}, in turn": model for name, model in TRITON.items()}
+"""Likewise, each server in its turn; measured where arrivals and deadline are the usual ones."""
 _SAMPLED = 0.3  # more decisions would cost the gateway what is measured
 _LOG_MIB = 512.0
 
 
 @asynccontextmanager
-async def open_set_ups(repository: Path, fleet: str, folder: Path) -> AsyncIterator[list[SetUp]]:
-    """Run a fleet, and everything that asks it; yield the set-ups, the default first."""
+async def open_set_ups(
+    repository: Path, fleet: str, folder: Path
+) -> AsyncIterator[tuple[list[SetUp], list[TritonClient]]]:
+    """Run a fleet, and everything that asks it; yield the set-ups, the default first, and who asks the servers."""
     async with AsyncExitStack() as stack:
         settings = await run_fleet(stack, repository, fleet)
+        tritons = [await stack.enter_async_context(TritonClient(server.grpc)) for server in settings.servers]
         set_ups: list[SetUp] = []
         for name, policy in {DEFAULT: None, **FIXED, **RULES}.items():
             router = RouterSettings() if policy is None else RouterSettings(policy=policy)
             address = await start_gateway(stack, settings, folder / f"{len(set_ups)}", router=router)
             set_ups.append(SetUp(name, await wait_served(address, FAMILY)))
-        port, places = choose_free_ports(1)[0], [server.grpc.rpartition(":") for server in settings.servers]
-        upstream = [(LOOPBACK, int(triton_port)) for _, _, triton_port in places]
-        await stack.enter_async_context(run_envoy(port, upstream, folder))
-        for name, model in TRITON.items():
-            set_ups.append(SetUp(name, await wait_served(f"{LOOPBACK}:{port}", model)))
-        yield set_ups
+        upstream = [(LOOPBACK, int(server.grpc.rpartition(":")[2])) for server in settings.servers]
+        for balancing, models in (("LEAST_REQUEST", TRITON), ("ROUND_ROBIN", IN_TURN)):
+            port, own = choose_free_ports(1)[0], folder / balancing
+            own.mkdir()
+            await stack.enter_async_context(run_envoy(port, upstream, own, balancing))
+            for name, model in models.items():
+                set_ups.append(SetUp(name, await wait_served(f"{LOOPBACK}:{port}", model)))
+        yield set_ups, tritons
 
 
 @asynccontextmanager

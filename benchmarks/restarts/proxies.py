@@ -33,9 +33,8 @@ class Proxy:
 
 def _render_envoy(port: int, gateways: Sequence[Addresses], folder: Path) -> str:
     places = [(host, int(at)) for host, _, at in (gateway.grpc.rpartition(":") for gateway in gateways)]
-    config = render_envoy(port, places)
+    config = render_envoy(port, places, "ROUND_ROBIN")
     cluster = config["static_resources"]["clusters"][0]
-    cluster["lb_policy"] = "ROUND_ROBIN"
     period = f"{PROBE_PERIOD_S}s"
     probe = {
         "timeout": f"{PROBE_TIMEOUT_S}s",

@@ -20,7 +20,7 @@ from orchestrator.demo.results import Comparison, Turn, fill_in_width
 from orchestrator.demo.rivals import RIVALS, WIDEST, make_rival, only_family
 from orchestrator.demo.testbed import embedded_fleet, open_set_ups
 from orchestrator.loadgen.capacity import measure_capacity
-from orchestrator.loadgen.comparison import turns
+from orchestrator.loadgen.comparison import drain, turns
 from orchestrator.loadgen.plan import Load
 from orchestrator.loadgen.run import run_load
 from orchestrator.loadgen.sample import LabelledSample
@@ -97,8 +97,7 @@ async def run_demo(
         )
         for number, own, set_up in turns(set_ups[: len(rivals)], [load], settings.rounds):
             say(f"round {number + 1} of {settings.rounds}: {set_up.name}")
-            # Whoever has no deadlines leaves servers some work, which is not to meet the next one.
-            await asyncio.gather(*(triton.infer_batch(models[-1], (sample.images[:1],)) for triton in tritons))
+            await drain(tritons, sample.images[:1])
             comparison = await _take_turn(comparison, set_up, own, sample)
             note(comparison)
 

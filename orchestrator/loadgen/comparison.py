@@ -1,8 +1,10 @@
 """Set-ups under the same loads, interleaved: in each round every set-up gets each load once.
 
 What else a machine does changes from minute to minute, so figures of set-ups that were measured one after the other say
-more about the minutes. Here they take turns within a round, the first in one round being the second in the next, and a
-difference between two set-ups is taken within rounds.
+more about the minutes. Here they take turns within a round, and a difference between two set-ups is taken within
+rounds. Who follows whom is balanced (a Latin square as of E. J. Williams, Australian Journal of Scientific Research
+A 2, 1949): a set-up that leaves servers busy is not before the same one each time. Where one may leave work without a
+deadline behind, ``drain`` waits for that.
 """
 
 from __future__ import annotations
@@ -10,12 +12,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from orchestrator.loadgen.plan import Load
 from orchestrator.loadgen.records import Summary
 from orchestrator.loadgen.run import Measured
 from orchestrator.loadgen.target import SetUp
 from orchestrator.reporting.student import half_interval
+from orchestrator.triton.client import TritonClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +41,28 @@ def turns(
     """Yield what is measured, in order; the arrivals of a round are the same for every set-up.
 
     The set-up with the index ``first`` begins, the next one with the next load or round: who begins meets what the load
-    before has left behind.
+    before has left behind. Within as many loads as there are set-ups, or twice as many of an odd number, each of them
+    comes as often right after each other one.
     """
     for number in range(rounds):
         for index, load in enumerate(loads):
-            begins = (first + number * len(loads) + index) % len(set_ups)
-            for set_up in (*set_ups[begins:], *set_ups[:begins]):
-                yield number, replace(load, seed=load.seed + number), set_up
+            for place in _order(len(set_ups), first + number * len(loads) + index):
+                yield number, replace(load, seed=load.seed + number), set_ups[place]
+
+
+def _order(count: int, row: int) -> list[int]:
+    """Return a row of a Latin square that is balanced for who follows whom; ``row`` is the first in it."""
+    steps = [(step + 1) // 2 if step % 2 else -(step // 2) for step in range(count)]
+    if count % 2 and row // count % 2:
+        steps = [-step for step in steps]
+    return [(row + step) % count for step in steps]
+
+
+async def drain(tritons: Sequence[TritonClient], item: NDArray[Any]) -> None:
+    """Wait until servers have done all that they had: until each of their models has answered one more item."""
+    for triton in tritons:
+        models = await triton.served_models()
+        await asyncio.gather(*(triton.infer_batch(model, (item,)) for model in models))
 
 
 async def compare(

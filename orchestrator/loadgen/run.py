@@ -152,8 +152,12 @@ async def measure_parts(
 
 
 def _measured(run: Run, load: Load) -> Measured:
-    counted = run.records if load.is_burst else run.records.after(load.warm_up_s)
-    return Measured(summarize(counted, load.deadline_s), run.senders_cores, run.is_cut)
+    return Measured(summarize(counted(run, load), load.deadline_s), run.senders_cores, run.is_cut)
+
+
+def counted(run: Run, load: Load) -> Records:
+    """Return what counts of a run: what was due after the warm-up, of a burst all."""
+    return run.records if load.is_burst else run.records.after(load.warm_up_s)
 
 
 def _wanted(target: Target, sample: Sample) -> tuple[str, ...]:

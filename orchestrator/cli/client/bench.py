@@ -283,7 +283,7 @@ def _cell(value: float | None, scale: float, form: str) -> str:
 
 def _show(summary: Summary, senders_cores: float, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(asdict(summary)))
+        click.echo(json.dumps({**asdict(summary), "senders_cores": senders_cores}))
         return
     table = Table("requests", *(heading for heading, *_ in _COLUMNS), "widths")
     widths = ", ".join(f"{width} %: {part:.0%}" for width, part in summary.widths.items() if width)
@@ -306,7 +306,9 @@ def _show(summary: Summary, senders_cores: float, *, as_json: bool) -> None:
 
 def _show_families(found: Mapping[str, Measured], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({name: asdict(measured.summary) for name, measured in found.items()}))
+        click.echo(
+            json.dumps({name: {**asdict(m.summary), "senders_cores": m.senders_cores} for name, m in found.items()})
+        )
         return
     table = Table("family", "requests", *(heading for heading, *_ in _COLUMNS))
     for name, measured in found.items():
@@ -331,7 +333,10 @@ def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
         cells = [_cell(standing.means[name], scale, form) for _, name, scale, form in _MEANS]
         names = (f"{standing.rate_rps:g}/s", standing.set_up, str(standing.rounds))
         table.add_row(*names, _cell(None if right is None else right.value, 1.0, ".1%"), interval, *cells)
-    wide_console().print(table)
+    console = wide_console()
+    console.print(table)
+    if results:
+        console.print(f"senders took {max(r.senders_cores for r in results):.2f} cores at the most", highlight=False)
 
 
 def _save(out: Path | None, content: Any) -> None:

@@ -41,6 +41,7 @@ def test_json_holds_each_claim_and_whether_it_is_met() -> None:
             "unit": "s",
             "bar": 15.0,
             "bar_is": "at most",
+            "interval": None,
             "met": False,
         }
     ]

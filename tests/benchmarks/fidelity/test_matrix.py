@@ -13,7 +13,8 @@ CELL = Cell("two unlike", 0, "steady", 0.6, 0.1)
 
 
 def line(set_up: str = "default", *, in_time: float = 1.0, rate_rps: float = 200.0) -> Line:
-    return Line(CELL, 0, set_up, rate_rps, 0.9, in_time, 0.0, 0.0, 0.9, 0.01, 0.02, 0.0, {"25": 0.25, "100": 0.75})
+    widths = {"25": 0.25, "100": 0.75}
+    return Line(CELL, 0, set_up, rate_rps, 0.9, in_time, 0.0, 0.0, 0.9, 0.01, 0.02, 0.0, widths, 0.0, 0, 0, 0.1)
 
 
 def pair(policy: str, real: float, simulated: float, *, slower: float = 1.0) -> Pair:

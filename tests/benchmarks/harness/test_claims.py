@@ -13,6 +13,7 @@ def test_a_claim_is_shown_in_json_and_in_a_row() -> None:
         "unit": "1/s",
         "bar": 1000,
         "bar_is": "at least",
+        "interval": None,
         "met": True,
     }
     assert render_markdown([claims_table(claims)]) == (

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from benchmarks.real.cells import BURSTS, Cell, cells_of
 from benchmarks.real.claims import NARROWEST, draw_claims
 from benchmarks.real.page import make_page
-from benchmarks.real.results import Line, by_widths, decode_line
+from benchmarks.real.results import Line, by_widths, decode_line, missed_part, pressed_widths
 from benchmarks.real.testbed import DEFAULT, FIXED, RULES
+from orchestrator.loadgen.records import OK, Records
 from orchestrator.reporting.claim import Claim
 
 STEADY = Cell("two unlike", 0, "steady", 0.6, 0.1)
@@ -20,7 +22,23 @@ BURST = Cell("two unlike", 0, "burst:1000", 1.0, 0.1)
 def line(cell: Cell, set_up: str, in_time: float, number: int = 0, late: float = 0.0) -> Line:
     """Return a line of which all answers are right."""
     return Line(
-        cell, number, set_up, 100.0, in_time, in_time, late, 1 - in_time - late, 1.0, 0.005, 0.01, 0.0, {"25": 1.0}
+        cell,
+        number,
+        set_up,
+        100.0,
+        in_time,
+        in_time,
+        late,
+        1 - in_time - late,
+        1.0,
+        0.005,
+        0.01,
+        0.0,
+        {"25": 1.0},
+        late / (in_time + late),
+        10,
+        0,
+        0.1,
     )
 
 
@@ -41,7 +59,7 @@ def test_of_bursts_the_worst_size_counts_by_the_means_of_its_rounds() -> None:
     lines = [line(small, name, 1.0) for name in (DEFAULT, NARROWEST)]
     for number, (own, narrow) in enumerate([(0.2, 0.5), (0.4, 0.3)]):
         lines += [line(BURST, DEFAULT, own, number), line(BURST, NARROWEST, narrow, number)]
-    found = claim(lines, "burst")
+    found = claim(lines, "of a burst")
     assert found.value == pytest.approx(0.75)
     assert not found.is_met
     assert "2 sizes" in (found.note or "")
@@ -70,8 +88,40 @@ def test_a_cell_whose_senders_were_late_is_told_apart() -> None:
     assert claim(lines, "behind the best rival of each", "quiet machine, senders not late").value == pytest.approx(0)
 
 
-def test_what_a_burst_leaves_neither_answered_nor_refused_counts_as_late() -> None:
-    assert claim([line(BURST, DEFAULT, 0.5, late=0.2)], "neither answered").value == pytest.approx(20)
+def test_what_was_late_is_told_of_loads_and_what_was_sent_and_missed_of_bursts_too() -> None:
+    lines = [line(STEADY, DEFAULT, 0.6, late=0.2), line(BURST, DEFAULT, 0.5, late=0.5)]
+    assert claim(lines, "neither answered").value == pytest.approx(20)
+    assert claim(lines, "requests that were sent").value == pytest.approx(25)
+    assert claim(lines, "requests in bursts that were sent").value == pytest.approx(50)
+
+
+def test_answers_wider_than_the_narrowest_count_over_all_answers_under_pressure() -> None:
+    lines = [
+        replace(line(STEADY, DEFAULT, 0.9, n), pressed=p, pressed_wide=w) for n, (p, w) in enumerate([(90, 0), (10, 5)])
+    ]
+    assert claim(lines, "wider than the narrowest").value == pytest.approx(5)
+    assert claim([replace(lines[0], pressed=0)], "wider than the narrowest").value is None
+
+
+def records(rows: list[tuple[float, float, str, int]]) -> Records:
+    """Records of requests that were due and sent at a time, ended at another, with a status and a width."""
+    due_s, ended_s, status, width = (np.array(column) for column in zip(*rows, strict=True))
+    none = np.full(len(rows), "")
+    return Records(due_s, due_s, ended_s, status, width, none, none, np.ones(len(rows)), np.zeros(len(rows)), {})
+
+
+def test_what_was_refused_was_not_sent_and_what_was_given_up_was() -> None:
+    rows = [(0.0, 0.05, OK, 25), (0.0, 0.2, OK, 25), (0.0, 0.1, "DEADLINE_EXCEEDED", 0), (0.0, 0.3, "UNAVAILABLE", 0)]
+    assert missed_part(records(rows), 0.1) == pytest.approx(2 / 3)
+    assert missed_part(records(rows[3:]), 0.1) is None
+
+
+def test_answers_are_under_pressure_that_were_sent_after_a_refusal_and_ended_within_a_second_of_it() -> None:
+    refused = (1.0, 1.01, "RESOURCE_EXHAUSTED", 0)
+    answers = [(0.9, 1.05, OK, 100), (1.02, 1.05, OK, 50), (1.5, 2.1, OK, 25), (1.98, 2.03, OK, 75), (3.0, 3.1, OK, 75)]
+    assert pressed_widths(records([refused, *answers]), 0.7).tolist() == [50]
+    assert pressed_widths(records([refused, (1.5, 1.55, OK, 25), (2.005, 2.008, OK, 75)]), 0.1).tolist() == [25, 75]
+    assert pressed_widths(records(answers[:2]), 0.5).tolist() == []
 
 
 def test_lines_come_back_from_the_journal_and_the_page_has_a_table_of_bursts() -> None:

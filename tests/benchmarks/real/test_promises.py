@@ -57,6 +57,17 @@ def test_what_was_not_sampled_or_promised_by_no_margin_does_not_count() -> None:
     assert list(judge("two", 0.6, records([0.01], ["x"]), {"x": decision(0, margin=None)})) == []
 
 
+def test_a_head_that_was_given_up_is_a_broken_promise_and_capacity_is_no_promise() -> None:
+    def timed(number: int, latency_s: float, deadline_s: float) -> dict[str, Any]:
+        head = {"latency_s": latency_s, "deadline_s": deadline_s, "in_time": latency_s <= deadline_s}
+        return {**decision(number), "outcome": {"items": 4, "requests": [head]}}
+
+    decisions = {"x": timed(1, 0.02, DEADLINE_S), "y": timed(2, 0.3, DEADLINE_S), "before": timed(0, 0.3, DEADLINE_S)}
+    decisions["capacity"] = timed(3, 0.3, 10.0)
+    (found,) = judge("two", 0.6, records([0.029, 0.03], ["x", "y"]), decisions)
+    assert (found.groups, found.share) == (2, 0.5)
+
+
 def test_windows_follow_the_order_of_decisions() -> None:
     count = 2 * WINDOW
     latencies_s = [0.01] * WINDOW + [0.01 if number % 10 else 0.2 for number in range(WINDOW)]

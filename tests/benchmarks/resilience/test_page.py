@@ -30,6 +30,7 @@ def test_json_gives_the_run_back_and_holds_each_claim() -> None:
         "unit": "",
         "bar": 0,
         "bar_is": "at most",
+        "interval": None,
         "met": True,
     }
 
