@@ -11,9 +11,9 @@ from orchestrator.learning.fitting import PPO_EVOLVED
 from orchestrator.reporting.blocks import Block, Bullets, Heading, Table, Text
 
 _LEFT_OUT: Final = (
-    "Callers who wait for their answers before they send again, throttling that comes of load, instances that share a "
-    "device, and several gateways but for their late reports: no scenario can say them.",
-    "The controller's plan and loads and unloads at their price: the simulator has no controller.",
+    "Callers who wait for their answers before they send again, instances that share a device, and loads and unloads "
+    "by the controller's plan at their price: the simulator had none of them when the scenarios were drawn.",
+    "Throttling that comes of load, and several gateways but for their late reports: no scenario can say them.",
     "Unlike floors and preferences in one queue. Families have them, each with a queue of its own.",
     "Host watts beside the board's: profiles are computed and know the board alone.",
     "Real servers (`make bench-real`) and the time of a decision (`make bench-decisions`) have pages of their own.",
@@ -71,4 +71,4 @@ def show_sections(sections: Mapping[str, Any]) -> Iterator[Block]:
         ("policy", "mean utility on validation traces", "on test traces"),
         [(f"`{name}`", f"{means[name]:.4f}", f"{tested[name]:.4f}") for name in ranked],
     )
-    yield Bullets("What the scenarios do not say:", _LEFT_OUT)
+    yield Bullets("What the scenarios do not say", _LEFT_OUT)
