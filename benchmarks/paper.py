@@ -71,7 +71,7 @@ SERVERS: Final = {
 CONTROLLER: Final = ControllerSettings(period_s=0.5, grow_after_s=0.5, cooldown_s=1, idle_s=5, batching=False)
 MAX_INSTANCES: Final = 3
 DEADLINE_MS: Final = 50.0
-"""As in the scenarios of suite ``paper``. None is refused for it; it is what ppo-paper's reward holds latency against."""
+"""As in the scenarios of suite ``paper``. Nobody is refused for it; ppo-paper's reward holds latency against it."""
 WEIGHTS: Final = {"slimmest": (0.05, 0.85, 0.1), "accurate": (0.6, 0.35, 0.05)}
 """Of accuracy, latency and energy in the reward; all in which the two operating points differ."""
 PPO: Final = {name: f"ppo-paper, {name}" for name in WEIGHTS}

@@ -10,7 +10,7 @@ from benchmarks.real.cells import FLEETS, Cell
 from benchmarks.real.claims import NARROWEST, draw_claims
 from benchmarks.real.promises import WINDOW, Promises
 from benchmarks.real.results import Line, by_cell
-from benchmarks.real.testbed import DEFAULT
+from benchmarks.real.testbed import DEFAULT, FIXED, IN_TURN, RULES, TRITON
 from orchestrator.reporting.blocks import Block, Bullets, Heading, Picture, Table, Text
 
 
@@ -27,7 +27,8 @@ def make_page(
         "is right on average over all that was measured, so that which images a run sent, the same for all set-ups, "
         "decides nothing. What is refused was not sent to a server. Made by `make bench-real`."
     )
-    fleets = [f"{name}: slow-downs {', '.join(f'{s:g}' for s in slow)}" for name, slow in FLEETS.items()]
+    measured = dict.fromkeys(line.cell.fleet for line in lines)
+    fleets = [f"{name}: slow-downs {', '.join(f'{s:g}' for s in FLEETS[name])}" for name in measured]
     yield Bullets("", [*fleets, *(f"{key}: {value}" for key, value in setting.items())])
     if picture is not None:
         yield Picture("", picture, "Top-1 in time over load for each set-up")
@@ -35,7 +36,8 @@ def make_page(
     yield claims_table(claims)
     yield Bullets("", [f"{claim.name}: {claim.note}" for claim in claims if claim.note])
     found = by_cell(lines)
-    names = list(dict.fromkeys(line.set_up for line in lines))
+    shown = {line.set_up for line in lines}
+    names = [name for name in (DEFAULT, *FIXED, *RULES, *TRITON, *IN_TURN) if name in shown]
     for fleet, hogs in dict.fromkeys((line.cell.fleet, line.cell.hogs) for line in lines):
         yield Heading(2, f"{fleet.capitalize()}, {'quiet' if not hogs else 'beside a process that takes a core'}")
         rows = []

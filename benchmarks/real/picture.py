@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.real.results import Line
-from benchmarks.real.testbed import DEFAULT
+from benchmarks.real.testbed import DEFAULT, FIXED, IN_TURN, RULES, TRITON
 from orchestrator.reporting.pictures import draw_image, hide_frame
 
 
@@ -19,7 +19,8 @@ def draw_picture(lines: Sequence[Line]) -> bytes:
 def _draw(lines: Sequence[Line], figure: Any) -> None:
     shown = [line for line in lines if line.cell.workload == "steady" and line.cell.deadline_s == 0.1]
     panels = list(dict.fromkeys((line.cell.fleet, line.cell.hogs) for line in shown))
-    names = list(dict.fromkeys(line.set_up for line in shown))
+    known = {line.set_up for line in shown}
+    names = [name for name in (DEFAULT, *FIXED, *RULES, *TRITON, *IN_TURN) if name in known]
     axes = figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0]
     for axis, (fleet, hogs) in zip(axes, panels, strict=False):
         for name in names:
@@ -30,7 +31,9 @@ def _draw(lines: Sequence[Line], figure: Any) -> None:
             ratios = sorted(points)
             means = [sum(points[ratio]) / len(points[ratio]) for ratio in ratios]
             is_own = name == DEFAULT
-            style = {"color": "black", "linewidth": 3, "zorder": 9} if is_own else {"linewidth": 1}
+            style: dict[str, Any] = {"color": "black", "linewidth": 3, "zorder": 9} if is_own else {"linewidth": 1}
+            if name in TRITON or name in IN_TURN:
+                style["linestyle"] = "--"
             axis.plot(ratios, means, marker="o", label=name, **style)
         axis.set(xscale="log", xlabel="load, of capacity at full width", title=f"{fleet}{', busy' if hogs else ''}")
         axis.set_xticks(sorted({line.cell.ratio for line in shown}), minor=False)
