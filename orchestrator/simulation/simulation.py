@@ -315,6 +315,9 @@ def _make_world(
     )
     for index, server in enumerate(servers):
         world.truth[sim.CONTENTION][index] = server.contention
+        world.truth[sim.HEAT_S][index] = settings.faults.heat_s or 0.0
+        world.truth[sim.HOT_ABOVE][index] = settings.faults.hot_above
+        world.truth[sim.HOT_FACTOR][index] = settings.faults.throttle_factor
         _write_truth(world, index, server, [tables.widths.index(_column_of(m, families)) for m in server.models])
     world.truth[sim.HOST] = -1
     world.held[sim.CORE_UNTIL_S] = math.nan

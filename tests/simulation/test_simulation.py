@@ -284,6 +284,29 @@ def test_the_router_learns_that_a_machine_is_throttled() -> None:
     assert calm.world.fleet.models[col.PER_ITEM_S][0] == pytest.approx(0.01)
 
 
+def test_load_throttles_a_server_until_it_has_cooled() -> None:
+    # Batches of one take 10 ms, 20 while it is hot.
+    fleet = servers(1, linear_model(100, per_item_s=0.01, max_batch_size=1))
+    hot = {"heat_s": 1.0, "hot_above": 0.7, "throttle_factor": 2.0}
+
+    def services_s(load: float, **faults: Any) -> list[float]:
+        simulation = run(scenario(requests=600, load=load, faults=faults, objectives=patient()), fleet, "lert:100")
+        world = simulation.world
+        assert world.truth[sim.HEAT][0] <= 1
+        took_s = np.diff(np.sort(np.asarray(world.requests[sim.ANSWERED_S])))
+        return took_s[took_s > 0.0].tolist()
+
+    assert min(services_s(1.5)) == pytest.approx(0.01)
+    busy = services_s(1.5, **hot)
+    warms_s = -math.log(1 - 0.7)  # busy all the time
+    cool = round(warms_s / 0.01)
+    assert busy[cool // 2] == pytest.approx(0.01)
+    assert busy[2 * cool :] == pytest.approx([0.02] * len(busy[2 * cool :]))
+    rested = run(scenario(requests=600, load=0.3, faults=hot, objectives=patient()), fleet, "lert:100")
+    assert rested.world.truth[sim.IS_HOT][0] == 0
+    assert rested.world.truth[sim.BUSY_S][0] == pytest.approx(6.0, rel=0.2)
+
+
 def test_a_router_that_learns_late_of_answers_does_worse() -> None:
     fleet = servers(8, single())
     means = []

@@ -34,6 +34,7 @@ from orchestrator.snapshot import Family
 
 _TAIL: Final = 1.4
 """Of self-similar arrivals; Hurst's parameter is (3 - 1.4) / 2 = 0.8, as it was found of traffic in networks."""
+PositiveMs = Annotated[float, Field(gt=0)]
 Shares = dict[Annotated[int, Field(ge=1, le=1000)], Annotated[float, Field(gt=0)]]
 
 
@@ -75,6 +76,8 @@ class WorkloadSettings(Section):
     """In each request."""
     priorities: Shares | None = Field(default=None, min_length=1)
     """How many requests have which priority, relative to each other; 1 is served first. None: all have the same."""
+    deadlines_ms: dict[PositiveMs, Annotated[float, Field(gt=0)]] | None = Field(default=None, min_length=1)
+    """How many requests have which deadline, relative to each other; None: all have that of the objectives."""
     drift_amplitude: float = Field(default=0.0, ge=0, le=1000)
     """How far the popularity of families swings around their shares; above 1 each has times without requests."""
     drift_periods: float = Field(default=1.0, gt=0)
@@ -177,6 +180,10 @@ class FaultSettings(Section):
     """Of service times meanwhile."""
     throttle_s: float = Field(default=10.0, gt=0)
     """Mean time it lasts, exponential."""
+    heat_s: float | None = Field(default=None, gt=0)
+    """In so long a server warms up with its use, and cools, to 63 %; None: its load never throttles it."""
+    hot_above: float = Field(default=0.8, gt=0, le=1)
+    """Part of its time from which on its use throttles it, by ``throttle_factor``, until it has cooled by a tenth."""
 
 
 class TelemetrySettings(Section):
@@ -275,6 +282,8 @@ def parse_scenario(text: str, *, source: str, folder: Path) -> tuple[ScenarioSet
         fleet = tuple(replace(server, limits=None) for server in fleet)
     check_fleet(fleet)
     known = qualities_of(fleet)
+    if settings.families and settings.workload.deadlines_ms is not None:
+        raise ConfigError(f"{source}: workload.deadlines_ms: there are families; give each its own deadline_ms")
     for name in settings.families:
         if name not in known:
             raise ConfigError(f"{source}: families: no server has widths of {name}; there are {', '.join(known)}")
@@ -363,13 +372,15 @@ def _left_out(settings: ScenarioSettings) -> dict[str, Any]:
         excluded["workload"] |= {"drift_amplitude", "drift_periods"}
     if of_servers:
         excluded["servers"] = {"__all__": of_servers}
-    for key in ("priorities", "callers"):
+    for key in ("priorities", "callers", "deadlines_ms"):
         if getattr(settings.workload, key) is None:
             excluded["workload"].add(key)
     if not settings.objectives.shed_late:
         excluded["objectives"].add("shed_late")
     if settings.objectives.energy_weight == ObjectiveSettings().energy_weight:
         excluded["objectives"].add("energy_weight")
+    if settings.faults.heat_s is None:
+        excluded["faults"] = {"heat_s", "hot_above"}
     if not settings.workload.numbers:
         excluded["workload"].add("numbers")
     return excluded

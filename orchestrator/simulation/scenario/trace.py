@@ -59,8 +59,8 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
     Raises:
         ConfigError: when the load can't be scaled, because no server serves what is asked for.
     """
-    arrivals, noise, uniforms, faults, reports, beliefs, priorities, hosts, families = (
-        np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(9)
+    arrivals, noise, uniforms, faults, reports, beliefs, priorities, hosts, families, deadlines = (
+        np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(10)
     )
     workload, objectives = settings.workload, settings.objectives
     shares = settings.family_shares()
@@ -90,9 +90,9 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
         family = draw_families(arrived_s / max(float(arrived_s[-1]), 1e-300), own, families, **drift)
     return Trace(
         arrived_s=arrived_s,
-        deadline_s=arrived_s + _allowed_s(settings)[family.astype(int)],
+        deadline_s=arrived_s + _allowed_s(settings, family, deadlines),
         family=family,
-        priority=_priorities(workload.priorities, count, priorities),
+        priority=np.ones(count) if workload.priorities is None else _drawn(workload.priorities, count, priorities),
         items=np.full(count, float(workload.items)),
         noise=noise.standard_normal(count),
         wakes=wakes.standard_exponential(count) if settings.hosts else np.ones(count),
@@ -111,15 +111,17 @@ def only_family(trace: Trace, family: int) -> Trace:
     return replace(trace, uniforms=trace.uniforms[:, kept], **own)
 
 
-def _allowed_s(settings: ScenarioSettings) -> Floats:
-    """Return the time from arrival to deadline of each family's requests."""
+def _allowed_s(settings: ScenarioSettings, family: Floats, rng: np.random.Generator) -> Floats:
+    """Return the time from arrival to deadline of each request, whose families are by index."""
+    if settings.workload.deadlines_ms is not None:
+        return _drawn(settings.workload.deadlines_ms, len(family), rng) / 1e3
     given_ms = [settings.families[name].deadline_ms for name in sorted(settings.families)] or [None]
-    return np.array([(settings.objectives.deadline_ms if ms is None else ms) / 1e3 for ms in given_ms])
+    allowed_s = np.array([(settings.objectives.deadline_ms if ms is None else ms) / 1e3 for ms in given_ms])
+    return np.asarray(allowed_s[family.astype(int)])
 
 
-def _priorities(shares: Mapping[int, float] | None, count: int, rng: np.random.Generator) -> Floats:
-    if shares is None:
-        return np.ones(count)
+def _drawn(shares: Mapping[int, float] | Mapping[float, float], count: int, rng: np.random.Generator) -> Floats:
+    """Return so many numbers, each as often as its share says."""
     total = sum(shares.values())
     return rng.choice(np.array(list(shares), float), count, p=[share / total for share in shares.values()])
 

@@ -69,7 +69,12 @@ CORE_RATIO: Final = 11  # part of a batch's time for which it needs a core of it
 CONTENTION: Final = 12  # part of its time for which a batch needs the device that all share; hosts have cores for that
 RUNNING_BATCHES: Final = 13
 UTILISED_S: Final = 14  # parts of that device, or of its host's cores, times seconds, until CHANGED_S
-TRUTH_FIELDS: Final = 15
+HEAT: Final = 15  # what it was used of late, 0..1
+IS_HOT: Final = 16  # 1 while that throttles it
+HEAT_S: Final = 17  # time in which heat is mostly forgotten; 0: it throttles nothing
+HOT_ABOVE: Final = 18
+HOT_FACTOR: Final = 19  # of service times while it is hot
+TRUTH_FIELDS: Final = 20
 
 FIT_WEIGHT: Final = 0  # the sums of an orchestrator.profile.fit.LatencyFit
 FIT_N: Final = 1

@@ -2,11 +2,12 @@
 
 A batch of a width with k instances takes a k-th of its server, batches start in the order they were sent, and none
 overtakes: the reading of ``policies.tables.occupancy``, which expects just that, is here the truth. A batch takes
-what its width and size take on average, times the noise of its first request, times the server's throttling; longer
-for each batch that runs on the same device when it starts, by the part of its time for which it needs that, and where
-its host has too few cores for all that wants one (orchestrator.simulation.world.hosts).
-Its answer reaches the router DELAY_S later, while the next batch runs already: what a call takes beside the instance
-(travel, decoding) costs latency and no capacity. A router that takes time has it when it has read it.
+what its width and size take on average, times the noise of its first request, times the server's throttling, which was
+arranged beforehand or comes of what it was used of late; longer for each batch that runs on the same device when it
+starts, by the part of its time for which it needs that, and where its host has too few cores for all that wants one
+(orchestrator.simulation.world.hosts). Its answer reaches the router DELAY_S later, while the next batch runs already:
+what a call takes beside the instance (travel, decoding) costs latency and no capacity. A router that takes time has it
+when it has read it.
 
 Energy is exact: idle power while a server is up, and what each batch adds over the time it ran.
 """
@@ -14,6 +15,7 @@ Energy is exact: idle power while a server is up, and what each batch adds over 
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from orchestrator.policies.queue_rules import slack_used
 from orchestrator.policies.rule import observe as remember
@@ -30,6 +32,9 @@ from orchestrator.simulation.world.inbox import come
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.queue import give_up
 from orchestrator.simulation.world.shedding import enqueue
+
+COOLED: Final = 0.9
+"""A hot server is throttled until its heat is this part of what made it hot."""
 
 _fitted_line = compiled(fitted_line)
 _observed_sums = compiled(observed_sums)
@@ -98,6 +103,8 @@ def start_batches(world: World, server: int) -> None:
         factor = _noise(world, server, model, int(held[sim.FIRST][slot])) * truth[sim.SPEED][server]
         held[sim.STARTED_S][slot] = now_s
         factor *= 1 + truth[sim.CONTENTION][server] * truth[sim.RUNNING_BATCHES][server]
+        if truth[sim.IS_HOT][server] != 0:
+            factor *= truth[sim.HOT_FACTOR][server]
         truth[sim.RUNNING_BATCHES][server] += 1
         held[sim.TAKES_S][slot] = world.service_s[model][items - 1] * factor
         if instances > 1:
@@ -124,10 +131,25 @@ def account(world: World, server: int) -> None:
     truth, now_s = world.truth, world.state[sim.NOW_S]
     passed_s = now_s - truth[sim.CHANGED_S][server]
     truth[sim.CHANGED_S][server] = now_s
+    if truth[sim.HEAT_S][server] > 0:
+        _warm(world, server, passed_s)
     if truth[sim.IS_UP][server] != 0:
         truth[sim.UP_S][server] += passed_s
         truth[sim.BUSY_S][server] += passed_s * min(1.0, truth[sim.BUSY_PARTS][server])
         truth[sim.UTILISED_S][server] += passed_s * utilised_part(world, server)
+
+
+@compiled
+def _warm(world: World, server: int, passed_s: float) -> None:
+    """Let a server's heat follow for so long what it is used now; it is hot from HOT_ABOVE on until it has cooled."""
+    truth = world.truth
+    used = min(1.0, truth[sim.BUSY_PARTS][server]) if truth[sim.IS_UP][server] != 0 else 0.0
+    heat = used + (truth[sim.HEAT][server] - used) * math.exp(-passed_s / truth[sim.HEAT_S][server])
+    truth[sim.HEAT][server] = heat
+    if heat > truth[sim.HOT_ABOVE][server]:
+        truth[sim.IS_HOT][server] = 1.0
+    elif heat < COOLED * truth[sim.HOT_ABOVE][server]:
+        truth[sim.IS_HOT][server] = 0.0
 
 
 @compiled

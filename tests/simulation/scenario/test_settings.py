@@ -76,6 +76,15 @@ def test_servers_are_counted_and_named(tmp_path: Path) -> None:
         ({"servers": [*GOOD["servers"], *GOOD["servers"]]}, "the name 'a' is used twice; names must be unique"),
         ({"servers": [{"name": "a", "widths": {0: {"item_ms": 1}}}]}, "must be at least 1"),
         ({"servers": [{"name": "a", "profile": "none.json"}]}, "none.json"),
+        (
+            {
+                "servers": [{"name": "a", "families": {"f": {25: {"item_ms": 1}}}}],
+                "families": {"f": {}},
+                "workload": {"deadlines_ms": {50: 1}},
+            },
+            "workload.deadlines_ms: there are families; give each its own deadline_ms",
+        ),
+        ({"workload": {"deadlines_ms": {0: 1}}}, "workload.deadlines_ms.0.*: must be above 0, got 0"),
         ({"faults": {"throttle_factor": 0.5}}, "faults.throttle_factor: must be at least 1, got 0.5"),
         ({"hosts": [{"name": "h", "cores": 0}]}, r"hosts\[0\].cores: must be above 0, got 0"),
         ({"hosts": [{"name": "h", "cores": 1, "servers": {"b": 1}}]}, "h has no server 'b' to hold; there are a"),
@@ -146,11 +155,14 @@ def test_what_scenarios_did_not_say_before_is_part_of_a_digest_and_by_default_le
         scenario(requests=10, workload={"priorities": {1: 1, 2: 3}}),
         scenario(requests=10, workload={"priorities": {1: 1, 2: 4}}),
         scenario(requests=10, workload={"callers": 3}),
+        scenario(requests=10, workload={"deadlines_ms": {50: 1, 500: 3}}),
+        scenario(requests=10, faults={"heat_s": 10.0}),
+        scenario(requests=10, faults={"heat_s": 10.0, "hot_above": 0.5}),
         scenario(requests=10, objectives={"shed_late": True}),
         scenario(requests=10, objectives={"energy_weight": 0.01}),
         scenario(requests=10, hosts=[{"name": "h", "cores": 1}]),
     ]
-    assert len({plain, *(digest_scenario(other, fleet) for other in others)}) == 7
+    assert len({plain, *(digest_scenario(other, fleet) for other in others)}) == 1 + len(others)
 
 
 def test_arrivals_of_another_package_are_simulated_and_its_version_is_part_of_the_digest(
@@ -178,6 +190,17 @@ def test_priorities_are_drawn_by_their_shares_and_leave_all_else_of_a_trace_alon
     assert set(mixed.priority) == {1.0, 3.0}
     assert (mixed.priority == 1).mean() == pytest.approx(0.25, abs=0.03)
     for name in ("arrived_s", "deadline_s", "items", "noise", "uniforms"):
+        assert np.array_equal(getattr(plain, name), getattr(mixed, name))
+
+
+def test_deadlines_are_drawn_by_their_shares_too_where_one_family_waits_in_one_queue(tmp_path: Path) -> None:
+    fleet = servers(2, linear_model(100, per_item_s=0.01, sigma=0.1))
+    plain = draw_trace(scenario(requests=4000), fleet, 7)
+    mixed = draw_trace(scenario(requests=4000, workload={"deadlines_ms": {50: 1, 500: 3}}), fleet, 7)
+    allowed_s = mixed.deadline_s - mixed.arrived_s
+    assert np.unique(allowed_s.round(9)).tolist() == [0.05, 0.5]
+    assert (allowed_s < 0.1).mean() == pytest.approx(0.25, abs=0.03)
+    for name in ("arrived_s", "priority", "items", "noise", "uniforms"):
         assert np.array_equal(getattr(plain, name), getattr(mixed, name))
 
 
