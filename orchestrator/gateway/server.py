@@ -33,6 +33,7 @@ from orchestrator.gateway.metrics.gateway_metrics import (
     DRIVEN,
     FOREIGN_MODELS,
     LEFT_OUT,
+    LOOP_LAG,
     MEASURES,
     PEERS,
     POLICY_INFO,
@@ -245,6 +246,7 @@ class Gateway:
         if standing.candidate:
             snapshot.numbers(ROLLOUT, (standing.candidate, standing.stage))[0] = standing.share
         snapshot.put(TASKS, len(asyncio.all_tasks()))
+        snapshot.put(LOOP_LAG, self.data_plane.inference.lag.seconds)
         if self._sharing is not None:
             snapshot.put(PEERS, len(self._sharing.living) - 1)
             for name in self._sharing.drives:

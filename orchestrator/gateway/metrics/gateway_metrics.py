@@ -54,6 +54,11 @@ FOREIGN_MODELS = Measure(
     kind="gauge",
 )
 TASKS = Measure("slim_gateway_tasks", "Tasks of asyncio in the processes that take requests.", kind="gauge")
+LOOP_LAG = Measure(
+    "slim_gateway_loop_lag_seconds",
+    "How long what has happened waits for the event loop, of the process in which it waits longest.",
+    kind="largest",
+)
 # A rule over a handful of candidates takes some ten microseconds, and what takes milliseconds delays everybody.
 _POLICY_BOUNDS_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.1)
 
@@ -136,7 +141,7 @@ _PROCESS = (
 MEASURES = {
     m.name: m
     for m in (
-        *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _TRANSIT, _IN_FLIGHT, FOREIGN_MODELS, TASKS),
+        *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _TRANSIT, _IN_FLIGHT, FOREIGN_MODELS, TASKS, LOOP_LAG),
         *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *QUEUED),
         *(_FOR_PEERS, _HOPS, DRIVEN, PEERS),
         *(_TENANTS, _UNAUTHENTICATED, TASK_FAILURES, WORKERS, WORKER_RESTARTS),

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import threading
+import time
 import zlib
 from dataclasses import replace
 from typing import Any
@@ -453,3 +454,6 @@ async def test_metrics_show_outcomes_widths_and_servers(world: World, http: aioh
         counts = [line for line in lines if line.startswith(f"slim_gateway_{histogram}_seconds_count")]
         assert sum(float(line.rpartition(" ")[2]) for line in counts) == times, histogram
     assert "slim_gateway_in_flight 0.0" in text
+    time.sleep(0.05)
+    lag = world.gateway.snapshot_metrics().values["slim_gateway_loop_lag_seconds"]
+    assert 0.03 < lag[()][0] < 60
