@@ -60,6 +60,7 @@ HEURISTICS: Final = (
     "fluid-lp",
     "proteus-lp",
 )
+DEFAULT: Final[str] = RouterSettings.model_fields["policy"].default
 OF_PAPER: Final = (
     "random:narrowest",
     "weighted-random:narrowest",
@@ -80,8 +81,10 @@ OF_PAPER: Final = (
     "max-accuracy",
     "max-batch",
     "alert,goal=1",
+    "thrift",
+    "thrift:brownout",
+    DEFAULT,
 )
 """Policies at the slimmest width, and such as may be more accurate than random ones and take fewer joules."""
-DEFAULT: Final[str] = RouterSettings.model_fields["policy"].default
 SINGLES: Final = tuple(dict.fromkeys((*HEURISTICS, DEFAULT, LEARNED)))
 """Every policy that ships and is the same everywhere."""
