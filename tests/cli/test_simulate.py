@@ -71,8 +71,8 @@ def test_a_learned_policy_is_simulated_from_its_file_and_falls_back_where_it_mus
         "lert:slack",
         "--requests",
         "500",
-            "--seeds",
-            "1",
+        "--seeds",
+        "1",
     ]
     run = CliRunner().invoke(main, [*command, "--out", str(out)])
     assert run.exit_code == 0, run.output
