@@ -116,6 +116,7 @@ def main(
     }
     page = list(make_page(done, promises, document["setting"], "real.png"))
     publish("real", out, document, page, picture=draw_picture(done))
+    journal.unlink()  # what is done is done; the next run measures anew
     conclude(draw_claims(done, promises))
 
 
