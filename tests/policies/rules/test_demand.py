@@ -39,6 +39,12 @@ def test_what_was_refused_or_sent_elsewhere_counts_and_nothing_is_known_before_a
     assert rate_rps([(0.0, 1_000_000), (FIRST_WINDOW_S, 1_000_100)]) == 100 / FIRST_WINDOW_S
 
 
+def test_a_crowd_is_noticed_before_its_window_is_over() -> None:
+    steady = [(n / 100, n) for n in range(1000)]
+    crowd = [(10.0 + n / 10_000, 1000 + n) for n in range(500)]
+    assert rate_rps([*steady, *crowd]) >= 500 / WINDOW_S > 10 * rate_rps(steady)
+
+
 def test_the_latest_window_counts_half() -> None:
     steady = [(n / 100, n) for n in range(200)]
     assert math.isclose(rate_rps(steady), 100, rel_tol=0.02)
