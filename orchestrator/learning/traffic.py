@@ -112,9 +112,7 @@ class Traffic:
         else:
             begin = first + int((last - first) * number / (of - 1))
         arrived_s = times_s[begin : begin + count] - times_s[begin]
-        return replace(
-            trace, arrived_s=arrived_s, deadline_s=arrived_s + self.task.settings.objectives.deadline_ms / 1e3
-        )
+        return replace(trace, arrived_s=arrived_s, deadline_s=arrived_s + (trace.deadline_s - trace.arrived_s))
 
 
 def interrupt(trace: Trace, *, every_s: float, least_s: float, random: np.random.Generator) -> Trace:

@@ -84,6 +84,13 @@ def test_recorded_arrivals_are_replayed_in_three_parts_that_share_nothing() -> N
     assert all(one[1] <= other[0] + 2e-3 for one, other in pairwise(begins))  # nor do windows
 
 
+def test_recorded_arrivals_keep_the_deadlines_that_a_scenario_draws() -> None:
+    given = fleet()
+    mixed = replace(given, settings=given.settings.with_workload(deadlines_ms={30: 1.0, 300: 1.0}))
+    trace = Traffic(mixed, recorded()).fit(0)
+    assert set((trace.deadline_s - trace.arrived_s).round(6).tolist()) == {0.03, 0.3}
+
+
 def test_a_window_is_the_same_each_time_and_noise_is_its_own() -> None:
     traffic = Traffic(fleet(), recorded())
     one, other = traffic.held_out(), traffic.held_out()
