@@ -11,9 +11,10 @@ from orchestrator.learning.fitting import PPO_EVOLVED
 from orchestrator.reporting.blocks import Block, Bullets, Heading, Table, Text
 
 _LEFT_OUT: Final = (
-    "Callers who wait for their answers before they send again, instances that share a device, and loads and unloads "
-    "by the controller's plan at their price: the simulator had none of them when the scenarios were drawn.",
-    "Throttling that comes of load, and several gateways but for their late reports: no scenario can say them.",
+    "Callers who wait for their answers before they send again, instances that share a device, throttling that comes "
+    "of load, and loads and unloads by the controller's plan at their price: the simulator had none of them when the "
+    "scenarios were drawn.",
+    "Several gateways, but for their late reports: no scenario can say them.",
     "Unlike floors and preferences in one queue. Families have them, each with a queue of its own.",
     "Host watts beside the board's: profiles are computed and know the board alone.",
     "Real servers (`make bench-real`) and the time of a decision (`make bench-decisions`) have pages of their own.",

@@ -3,10 +3,9 @@
 What is searched of a rule is what ``slimsched tune`` searches, as one cube (orchestrator.evaluation.tuning.space). Each
 rule of the portfolio, which is every one that binds late, is first tried as it is; the few that do best are evolved in
 turns, generation by generation, until the time is over. Of rules that did the same, as several do while there is little
-load, one is taken. Every
-generation meets traces of its own, all of its candidates the same ones, so nothing is fitted to one trace's luck. What
-counts in the end is the mean of the last generations' distribution, which has seen many traces, and not the single
-candidate that was luckiest on a few.
+load, one is taken. Every generation meets traces of its own, all of its candidates the same ones, so nothing is fitted
+to one trace's luck. What counts in the end is the mean of the last generations' distribution, which has seen many
+traces, and not the single candidate that was luckiest on a few.
 
 The search is deterministic but for the time that it has: given the utilities of its generations again, it is where it
 was. So these are all that an interrupted one needs.

@@ -102,9 +102,8 @@ def take_late(
 ) -> Sequence[tuple[PendingRequest, str]]:
     """Remove and return the heads of a queue, ``first`` and those behind it, that are to be shed as late.
 
-    With each comes why, in words. ``is_idle`` returns whether a server has nothing
-    to do, as far as is known, and ``is_tried`` whether it is about to show that it answers again. Suspect ones count
-    too, see ``estimate``.
+    With each comes why, in words. ``is_idle`` returns whether a server has nothing to do, as far as is known, and
+    ``is_tried`` whether it is about to show that it answers again. Suspect ones count too, see ``estimate``.
     """
     if not first.has_own_deadline or first.under_way:
         return ()
