@@ -97,13 +97,9 @@ async def _measure(set_up: SetUp, rate_rps: float, seconds: float, sample: Label
 
 
 def read_decisions(directory: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the records of a decision log by their ids."""
-    found = {}
-    for path in sorted(directory.glob("*.jsonl*")):
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
-            found[record["id"]] = record
-    return found
+    """Return the records of a decision log by their ids; what was refused undecided has none."""
+    lines = [line for path in sorted(directory.glob("*.jsonl*")) for line in path.read_text().splitlines()]
+    return {record["id"]: record for record in map(json.loads, lines) if "id" in record}
 
 
 def judge(fleet: str, load: float, records: Records, decisions: Mapping[str, Mapping[str, Any]]) -> Iterator[Promises]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
 from orchestrator.errors import CapacityError, DeadlineError
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import Answer, CallbackSink, Router, Transit
+from orchestrator.snapshot import ServerName
 from tests.fakes.servers import FakeServer, item
 from tests.router.test_router import routed
 
@@ -75,3 +77,24 @@ async def test_the_width_reckons_with_what_has_come_and_was_not_read() -> None:
         before_many = await router.infer(item(1), deadline_ms=1000)
     assert alone.width == 100
     assert before_many.width < 100
+
+
+async def test_how_long_answers_take_to_leave_is_part_of_what_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, late_s = asyncio.get_running_loop(), 0.0
+    on_time = loop.time
+    monkeypatch.setattr(loop, "time", lambda: on_time() + late_s)
+    async with routed({"a": (server := FakeServer(per_item_s=0.02, fixed_s=0.0))}, policy="lert:widest") as router:
+        for number in range(200):
+            future: asyncio.Future[Answer | Exception] = loop.create_future()
+
+            def write(outcome: Answer | Exception, future: asyncio.Future[Answer | Exception] = future) -> None:
+                nonlocal late_s
+                late_s += 0.01  # it takes so long to write it
+                future.set_result(outcome)
+
+            router.submit(item(number), RequestOptions(deadline_ms=DEADLINE_MS), CallbackSink(write))
+            await future
+            await asyncio.sleep(0.1)
+        margin = router.inspect().latency.margin(ServerName("a"), server.models[-1].name)
+    assert margin is not None
+    assert margin.mean == pytest.approx(math.log(1.5), abs=0.05)

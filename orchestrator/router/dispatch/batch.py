@@ -31,8 +31,8 @@ class Batch:
         sent: How it counts in the server's load.
         energy: What batches of this model cost on this server; None when unknown.
         record: The decision for the log; None when it is not sampled.
-        expected_s: Seconds from its sending to its answer as they were expected; 0 when nobody held them against a
-            deadline.
+        expected_s: Seconds to its answer as they were expected; 0 when nobody held them against a deadline.
+        decided_s: When they were.
         margin: How many times that its answer was allowed to take.
         outputs: The server's answer, once it is sent.
         is_given_up: Whether its requests no longer wait for it.
@@ -51,6 +51,7 @@ class Batch:
     energy: EnergyLine | None = None
     record: dict[str, Any] | None = None
     expected_s: float = 0.0
+    decided_s: float = 0.0
     margin: float = 1.0
     outputs: asyncio.Future[Tensors] = field(init=False, repr=False)
     is_given_up: bool = False

@@ -30,12 +30,19 @@ log = logging.getLogger(__name__)
 
 
 class Decided(NamedTuple):
-    """A decision, the policy that made it, when that binds, and its record for the log; None when not sampled."""
+    """A decision.
+
+    Attributes:
+        policy: The policy that made it, and ``binding`` when that binds.
+        record: What the log says of it; None when it is not sampled.
+        now_s: As of when it was made, on the event loop's clock.
+    """
 
     decision: Decision
     policy: str
     binding: Binding
     record: Record | None
+    now_s: float
 
 
 class Trial(NamedTuple):
@@ -111,7 +118,7 @@ class Deciders:
                 shadow=shadowed,
             )
             record |= self.standing
-        return Decided(decision, name, policy.binding, record)
+        return Decided(decision, name, policy.binding, record, situation.now_s)
 
 
 def make_deciders(settings: RouterSettings, observer: RouterObserver, in_force: Policy | None = None) -> Deciders:

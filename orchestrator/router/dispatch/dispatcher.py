@@ -352,6 +352,7 @@ class Dispatcher:
             believed = decided.decision.candidate
             if believed.margin is not None:
                 batch.expected_s, batch.margin = believed.with_items(sent.items).completion_s, believed.margin
+                batch.decided_s = decided.now_s
         self.sender.send(batch)
         return True
 
@@ -376,8 +377,9 @@ class Dispatcher:
         per_item_s, fixed_s = self._fleet.times.latency.line(batch.server.name, batch.model, siblings)
         took_s = self._fleet.times.finish(batch.server, batch.sent, now_s=now_s)
         if batch.expected_s > 0:
-            ratio = (now_s - batch.sent.sent_s) / batch.expected_s
-            self._fleet.times.judge(batch.server, batch.model.name, ratio, batch.margin)
+            # Its callers waited while it was decided and while the answers were written, too; by now they have left.
+            waited_s = asyncio.get_running_loop().time() - batch.decided_s
+            self._fleet.times.judge(batch.server, batch.model.name, waited_s / batch.expected_s, batch.margin)
         tables = self._tables.of(batch.key.family)
         if not observing or batch.server.name not in tables.names or batch.model.width not in tables.widths:
             return  # nobody wants to know, or it is of a server that has left

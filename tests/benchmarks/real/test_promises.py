@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.real.promises import DEADLINE_S, WINDOW, judge, windows_within, worst_points
+from benchmarks.real.promises import DEADLINE_S, WINDOW, judge, read_decisions, windows_within, worst_points
 from orchestrator.loadgen.records import OK, Records
 from orchestrator.profile.margin import CONFIDENCE
 
@@ -77,3 +79,9 @@ def test_windows_follow_the_order_of_decisions() -> None:
     assert found.share == pytest.approx(0.95)
     assert worst_points([found]) == pytest.approx([100 * abs(0.95 - CONFIDENCE)])
     assert windows_within([found]) == pytest.approx([100 * abs(0.9 - CONFIDENCE), 100 * (1 - CONFIDENCE)])
+
+
+def test_what_was_refused_undecided_is_no_decision(tmp_path: Path) -> None:
+    lines = [{"id": "x", **decision(0)}, {"shed": "late", "at": 0.1, "items": 1}]
+    (tmp_path / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert list(read_decisions(tmp_path)) == ["x"]
