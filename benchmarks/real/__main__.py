@@ -60,7 +60,7 @@ _BURST_SET_UPS = (DEFAULT, NARROWEST)
 @click.option(
     "--promises-s",
     type=click.FloatRange(min=0),
-    default=45.0,
+    default=90.0,
     show_default=True,
     help="How long promises are watched at each load; 0: not at all.",
 )
