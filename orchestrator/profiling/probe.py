@@ -24,6 +24,9 @@ from orchestrator.triton.infer_wire import Tensors
 from orchestrator.triton.trial_items import blank_batch
 
 INTEGRATED = "nvml-power-integrated"
+APART_S = 1e-3
+"""From one request of a burst to the next at its start: what comes to an idle Triton at once may be run as one batch,
+and then the burst says how long a larger batch takes."""
 POLL_S = 0.1
 """Between readings of a power that is integrated: a sensor renews its value some 10 times a second."""
 
@@ -105,6 +108,7 @@ async def _send_burst(server: ProfiledServer, model: ServedModel, batch: Tensors
     async with asyncio.TaskGroup() as group:
         for _ in range(model.instances + 1):
             group.create_task(send())
+            await asyncio.sleep(APART_S)
     return (answered_s[-1] - answered_s[model.instances - 1]) * model.instances / requests
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -239,6 +240,41 @@ async def test_under_load_a_batch_takes_of_its_server_what_it_runs_and_not_what_
     simulated = server_from_profile(entry, "far")
     assert [model.delay_s for model in simulated.models] == pytest.approx([server.TRAVEL_S] * 2)
     assert simulated.models[-1].service_s == pytest.approx([server.service_s(100, n) for n in (1, 2, 3, 4)])
+
+
+class JoiningServer(ProfiledFake):
+    """Runs all that waits when it is free as one batch, as Triton's batcher does."""
+
+    def __init__(self, *widths: int, **options: Any) -> None:
+        super().__init__(widths, **options)
+        self.waiting: list[asyncio.Future[None]] = []
+        self.items = 0
+
+    async def infer_batch(self, model: ServedModel, batch: Tensors, **options: Any) -> Tensors:
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append(mine)
+        self.items += len(batch[0])
+        await asyncio.sleep(0)  # what comes in the same moment comes together
+        async with self.busy():
+            if not mine.done():
+                joined, self.waiting, items, self.items = self.waiting, [], self.items, 0
+                await asyncio.sleep(self.service_s(model.width, items))
+                for each in joined:
+                    each.set_result(None)
+        await asyncio.sleep(FarServer.TRAVEL_S)
+        return batch
+
+
+async def test_what_a_server_would_run_as_one_batch_is_sent_one_after_another(tmp_path: Path) -> None:
+    server = JoiningServer(100, per_item_s=0.01, max_batch_size=4)
+    with Records(tmp_path / "p") as records:
+        records.bind({"servers": {}})
+        sampling = replace(QUICK, bursts_s=0.1)
+        clock = asyncio.get_running_loop().time
+        await measure_batches([subject(A, server)], records, sampling, report=silent, clock=clock)
+    ((model,),) = [entry.models for entry in assembled(records, facts(A, server)).servers]
+    for batch in model.batches:
+        assert batch.busy_s == pytest.approx(server.service_s(100, batch.items))
 
 
 async def test_without_bursts_a_profile_says_nothing_of_load_and_a_simulation_has_no_delay(tmp_path: Path) -> None:
