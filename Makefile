@@ -105,7 +105,7 @@ bench-decisions: $(VENV)/.everything
 
 # Alone on the machine: what it compares is times.
 bench-fidelity: $(VENV)/.everything
-	rm -rf build/fidelity build/matrix
+	rm -rf build/fidelity
 	for session in 1 2; do $(BIN)/python -m benchmarks.fidelity --more || exit 1; done
 	$(BIN)/python -m benchmarks.fidelity
 	$(BIN)/python -m benchmarks.fidelity.matrix --out docs/benchmarks

@@ -1,7 +1,7 @@
 """``python -m benchmarks.fidelity.matrix``: the runs of ``make bench-real`` in virtual time, and how far off they are.
 
-Each fleet of real.json is started again and profiled; from that profile alone, and from what its machine is taken to
-cost (``scenarios/hosts``: two cores that servers, router and callers share), every line of it is simulated, with the
+From the profile alone that was taken of the same servers before, and from what their machine is taken to cost
+(``scenarios/hosts``: two cores that servers, router and callers share), every line of real.json is simulated, with the
 arrivals that the real servers got. Nothing is fitted to the runs that are compared. Set-ups without a router (Envoy)
 and bursts are left out: the first decide nothing, and a burst is over before a simulated margin has learned anything.
 
@@ -12,9 +12,7 @@ run happened to send is not in it.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,26 +20,20 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.fidelity.testbed import profile_fleet
 from benchmarks.harness.claims import claims_table, encode_claim
 from benchmarks.harness.command import (
-    Say,
     conclude,
     out_option,
     path_option,
     publish,
-    repository_option,
-    run_to_end,
     start_clock,
 )
-from benchmarks.harness.machine import describe_machine
 from benchmarks.real.cells import FLEETS, WARM_UP_S, Cell
 from benchmarks.real.results import Line, decode_line
-from benchmarks.real.testbed import DEFAULT, FIXED, RULES, run_fleet
-from orchestrator.config import RouterSettings
+from benchmarks.real.testbed import FIXED, POLICIES
 from orchestrator.loadgen.plan import arrivals_s
 from orchestrator.policies.parsing import parse_policy
-from orchestrator.profile.document import Profile, read_profile
+from orchestrator.profile.document import Profile, parse_profile
 from orchestrator.reporting.blocks import Block, Bullets, Heading, Table, Text
 from orchestrator.reporting.claim import Claim
 from orchestrator.simulation.results import summarise
@@ -50,11 +42,9 @@ from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
 
-POLICIES = {DEFAULT: RouterSettings().policy, **FIXED, **RULES}
 RIGHT_POINTS, MEAN_RATIO, P99_RATIO, TAU = 3.0, 0.05, 0.15, 0.9
 _ROUTER = {"request_us": 60, "decision_us": 50, "batch_us": 250, "answer_us": 40, "has_callers": True}
 _CALLER_S = 0.65 / 3000  # of a core for each request, as in scenarios/hosts
-_BRIEF = ("--requests", "16", "--precision", "0.1")
 _TIE_POINTS = 0.5  # of two policies that are as close, real servers don't tell the order
 _FEW = 0.01  # answered, of all: below it latencies say nothing
 
@@ -94,6 +84,8 @@ def real_figures(line: Line, accuracies: Mapping[int, float]) -> Figures:
 def simulate(line: Line, servers: Sequence[SimulatedServer], seconds: float) -> Figures:
     """Return the figures of a line, whose requests were sent for so long, in virtual time."""
     cell, own = line.cell, FLEETS[line.cell.fleet]
+    if (width := FIXED.get(line.set_up)) is not None:  # who asks for a width is offered no other
+        servers = [replace(s, models=tuple(m for m in s.models if m.width == width)) for s in servers]
     due_s = arrivals_s(cell.load(line.rate_rps / cell.ratio, seconds, WARM_UP_S, seed=line.round))
     settings = ScenarioSettings.model_validate(
         {
@@ -169,7 +161,8 @@ def make_page(pairs: Sequence[Pair], claims: Sequence[Claim], setting: Mapping[s
     yield Heading(1, "The runs on real servers in virtual time")
     yield Text(
         "What `make bench-real` measured, and what the simulator says of the same arrivals, policies and deadlines, "
-        "from a profile of each fleet and from what two cores are taken to cost router and callers (scenarios/hosts). "
+        "from a profile of the same servers and from what two cores are taken to cost router and callers "
+        "(scenarios/hosts). "
         "Nothing is fitted to these runs. An answer in time counts for as much as its width is right on average. "
         "Made by `make bench-fidelity`."
     )
@@ -202,20 +195,16 @@ def _cell(pair: Pair | None) -> str:
 
 
 @click.command()
-@repository_option
 @path_option("--real", Path("docs/benchmarks/real.json"))
 @out_option
-@path_option("--profiles", Path("build/matrix"))
-def main(repository: Path, real: Path, out: Path, profiles: Path) -> None:
-    """Profile the fleets, simulate the runs; the exit status is 1 when a bar is missed."""
+def main(real: Path, out: Path) -> None:
+    """Simulate the runs; the exit status is 1 when a bar is missed."""
     say, document = start_clock(), json.loads(real.read_text())
     lines = [decode_line(values) for values in document["lines"]]
     wanted = [line for line in lines if line.set_up in POLICIES and not line.cell.is_burst]
-    fleets = list(dict.fromkeys(line.cell.fleet for line in wanted))
-    run_to_end(_profile(repository, fleets, profiles, say))
     pairs = []
-    for fleet in fleets:
-        profile = read_profile(profiles / f"{fleet}.json")
+    for fleet, values in document["profiles"].items():
+        profile = parse_profile(json.dumps(values), source=str(real))
         servers = [server_from_profile(server, server.name) for server in profile.servers]
         accuracies = _accuracies(profile)
         own = [line for line in wanted if line.cell.fleet == fleet]
@@ -224,30 +213,18 @@ def main(repository: Path, real: Path, out: Path, profiles: Path) -> None:
             simulated = simulate(line, servers, float(document["setting"]["seconds of each run"]))
             pairs.append(Pair(line.cell, line.round, line.set_up, real_figures(line, accuracies), simulated))
     claims = draw_claims(pairs)
-    setting = {"machine": str(describe_machine()), "real runs": document["taken_at"]}
-    values: dict[str, Any] = {
+    setting = {"machine of the real runs": document["setting"]["machine"], "taken at": document["taken_at"]}
+    written: dict[str, Any] = {
         "setting": setting,
         "claims": [encode_claim(claim) for claim in claims],
         "pairs": [asdict(pair) for pair in pairs],
     }
-    publish("real-simulated", out, values, list(make_page(pairs, claims, setting)))
+    publish("real-simulated", out, written, list(make_page(pairs, claims, setting)))
     conclude(claims)
 
 
 def _accuracies(profile: Profile) -> dict[int, float]:
     return {model.width: model.accuracy for server in profile.servers for model in server.models}
-
-
-async def _profile(repository: Path, fleets: Sequence[str], folder: Path, say: Say) -> None:
-    """Write the profile of each fleet that has none there yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for fleet in fleets:
-        path = folder / f"{fleet}.json"
-        if path.exists():
-            continue
-        async with AsyncExitStack() as stack:
-            with tempfile.TemporaryDirectory(prefix="bench-matrix-") as work:
-                await profile_fleet(await run_fleet(stack, repository, fleet), Path(work), path, say, *_BRIEF)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from benchmarks.fidelity.testbed import profile_fleet
 from benchmarks.harness.claims import encode_claim
 from benchmarks.harness.command import (
     Say,
@@ -26,11 +29,12 @@ from benchmarks.harness.machine import describe_machine
 from benchmarks.harness.rows import REMEDY, about_machine, check_about, digest_code
 from benchmarks.real.cells import FLEETS, WARM_UP_S, Cell, cells_of
 from benchmarks.real.claims import NARROWEST, WIDEST, draw_claims
+from benchmarks.real.found import Found
 from benchmarks.real.page import make_page
 from benchmarks.real.picture import draw_picture
-from benchmarks.real.promises import Promises, decode_promises, watch_promises
-from benchmarks.real.results import Line, decode_line, missed_part, pressed_widths
-from benchmarks.real.testbed import DEFAULT, IN_TURN, NARROWEST_WIDTH, hogged, open_set_ups
+from benchmarks.real.promises import watch_promises
+from benchmarks.real.results import Line, missed_part, pressed_widths
+from benchmarks.real.testbed import DEFAULT, IN_TURN, NARROWEST_WIDTH, hogged, open_set_ups, run_fleet
 from orchestrator.loadgen.capacity import measure_capacity
 from orchestrator.loadgen.comparison import drain, turns
 from orchestrator.loadgen.plan import Load
@@ -45,6 +49,9 @@ _REST_S = 0.5
 _SETTLE_S = 2.0  # from when a hog begins to when something is measured
 _BURST_ROUNDS = 5
 _BURST_SET_UPS = (DEFAULT, NARROWEST)
+_BRIEF = ("--requests", "16", "--precision", "0.1")
+Keep = Callable[[dict[str, Any]], None]
+"""Writes what was measured into the journal."""
 
 
 @click.command()
@@ -77,47 +84,47 @@ def main(
     promises_s: float,
 ) -> None:
     """Measure; the exit status is 1 when a bar is missed."""
-    done: list[Line] = []
-    promises: list[Promises] = []
-    capacities: dict[str, float] = {}
+    found = Found()
     about = about_machine(machine := describe_machine(), rounds=rounds, seconds=seconds, code=digest_code())
 
     def replay(number: int, values: Any) -> None:
         if number == 1:
             check_about(values, about)
-        elif "capacity_rps" in values:
-            capacities[values["fleet"]] = float(values["capacity_rps"])
-        elif "groups" in values:
-            promises.append(decode_promises(values))
         else:
-            done.append(decode_line(values))
+            found.add(values)
 
     say = start_clock()
     with Journal(journal, replay, remedy=REMEDY) as kept:
         if kept.is_new:
             kept.write(about)
+
+        def keep(values: dict[str, Any]) -> None:
+            kept.write(values)
+            found.add(values)
+
         for fleet in fleets or tuple(FLEETS):
             wanted = [cell for hogs in (0, 1) for cell in cells_of(fleet, hogs)]
             if workloads:
                 wanted = [cell for cell in wanted if cell.workload in workloads]
             if deadlines_ms:
                 wanted = [cell for cell in wanted if cell.deadline_s * 1e3 in deadlines_ms]
-            known = capacities, done, kept
-            run_to_end(_measure_fleet(repository, wanted, load_sample(sample), rounds, seconds, *known, say))
-            if promises_s and not any(found.fleet == fleet for found in promises):
-                run_to_end(_watch_promises(repository, fleet, load_sample(sample), promises_s, promises, kept, say))
+            run_to_end(_measure_fleet(repository, wanted, load_sample(sample), rounds, seconds, found, keep, say))
+            if promises_s and not any(one.fleet == fleet for one in found.promises):
+                run_to_end(_watch_promises(repository, fleet, load_sample(sample), promises_s, keep, say))
     setting = {"machine": machine, "rounds": rounds, "seconds of each run": f"{seconds:g}"}
+    claims = draw_claims(found.lines, found.promises)
     document: dict[str, Any] = {
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "setting": {key: str(value) for key, value in setting.items()},
-        "claims": [encode_claim(claim) for claim in draw_claims(done, promises)],
-        "lines": [line.encode() for line in done],
-        "promises": [found.encode() for found in promises],
+        "claims": [encode_claim(claim) for claim in claims],
+        "lines": [line.encode() for line in found.lines],
+        "promises": [one.encode() for one in found.promises],
+        "profiles": found.profiles,
     }
-    page = list(make_page(done, promises, document["setting"], "real.png"))
-    publish("real", out, document, page, picture=draw_picture(done))
+    page = list(make_page(found.lines, found.promises, document["setting"], "real.png"))
+    publish("real", out, document, page, picture=draw_picture(found.lines))
     journal.unlink()  # what is done is done; the next run measures anew
-    conclude(draw_claims(done, promises))
+    conclude(claims)
 
 
 async def _measure_fleet(
@@ -126,27 +133,30 @@ async def _measure_fleet(
     sample: LabelledSample,
     rounds: int,
     seconds: float,
-    capacities: dict[str, float],
-    done: list[Line],
-    journal: Journal,
+    found: Found,
+    keep: Keep,
     say: Say,
 ) -> None:
     if not wanted:
         return
     fleet = wanted[0].fleet
-    with tempfile.TemporaryDirectory(prefix="bench-real-") as folder:
-        async with open_set_ups(repository, fleet, Path(folder)) as (set_ups, tritons):
-            widest = next(set_up for set_up in set_ups if set_up.name == WIDEST)
-            if fleet not in capacities:
-                capacities[fleet] = await measure_capacity(widest, sample)
-                journal.write({"fleet": fleet, "capacity_rps": capacities[fleet]})
-            capacity_rps = capacities[fleet]
-            say(f"{fleet}: {capacity_rps:.0f} requests a second at full width")
-            for index, cell in enumerate(wanted):
-                load = cell.load(capacity_rps, seconds, WARM_UP_S, seed=0)
-                async with hogged(cell.hogs):
-                    await asyncio.sleep(_SETTLE_S if cell.hogs else 0)
-                    await _measure_cell(cell, index, load, set_ups, tritons, sample, rounds, done, journal, say)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-real-")))
+        settings = await run_fleet(stack, repository, fleet)
+        if fleet not in found.profiles:  # of these very servers, for who simulates what they do
+            await profile_fleet(settings, folder, folder / "profile.json", say, *_BRIEF)
+            keep({"fleet": fleet, "profile": json.loads((folder / "profile.json").read_text())})
+        set_ups, tritons = await stack.enter_async_context(open_set_ups(settings, folder))
+        widest = next(set_up for set_up in set_ups if set_up.name == WIDEST)
+        if fleet not in found.capacities_rps:
+            keep({"fleet": fleet, "capacity_rps": await measure_capacity(widest, sample)})
+        capacity_rps = found.capacities_rps[fleet]
+        say(f"{fleet}: {capacity_rps:.0f} requests a second at full width")
+        for index, cell in enumerate(wanted):
+            load = cell.load(capacity_rps, seconds, WARM_UP_S, seed=0)
+            async with hogged(cell.hogs):
+                await asyncio.sleep(_SETTLE_S if cell.hogs else 0)
+                await _measure_cell(cell, index, load, set_ups, tritons, sample, rounds, found, keep, say)
 
 
 async def _measure_cell(
@@ -157,11 +167,11 @@ async def _measure_cell(
     tritons: Sequence[TritonClient],
     sample: LabelledSample,
     rounds: int,
-    done: list[Line],
-    journal: Journal,
+    found: Found,
+    keep: Keep,
     say: Say,
 ) -> None:
-    known = {(line.cell, line.round, line.set_up) for line in done}
+    known = {(line.cell, line.round, line.set_up) for line in found.lines}
     if not cell.is_usual:
         set_ups = [set_up for set_up in set_ups if set_up.name not in IN_TURN]
     if cell.is_burst:
@@ -196,8 +206,7 @@ async def _measure_cell(
             int((pressed > NARROWEST_WIDTH).sum()),
             run.senders_cores,
         )
-        done.append(line)
-        journal.write(line.encode())
+        keep(line.encode())
         say(
             f"{cell.fleet}, {cell.hogs} hogs, {cell.workload}, {cell.deadline_s * 1e3:g} ms, load {cell.ratio:g}, "
             f"{set_up.name}: {100 * line.right_in_time:.1f} % right in time, {100 * line.late:.1f} % late"
@@ -205,20 +214,13 @@ async def _measure_cell(
 
 
 async def _watch_promises(
-    repository: Path,
-    fleet: str,
-    sample: LabelledSample,
-    seconds: float,
-    promises: list[Promises],
-    journal: Journal,
-    say: Say,
+    repository: Path, fleet: str, sample: LabelledSample, seconds: float, keep: Keep, say: Say
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-real-") as folder:
-        for found in await watch_promises(repository, fleet, Path(folder), sample, seconds):
-            promises.append(found)
-            journal.write(found.encode())
-            kept = f"{100 * found.share:.1f} % of {found.groups} promises kept"
-            say(f"{fleet}, load {found.load:g}, {found.server} at {found.width} %: {kept}")
+        for one in await watch_promises(repository, fleet, Path(folder), sample, seconds):
+            keep(one.encode())
+            kept = f"{100 * one.share:.1f} % of {one.groups} promises kept"
+            say(f"{fleet}, load {one.load:g}, {one.server} at {one.width} %: {kept}")
 
 
 if __name__ == "__main__":

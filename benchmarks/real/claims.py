@@ -27,7 +27,7 @@ _FITS_RATIO = 0.99
 def draw_claims(lines: Sequence[Line], promises: Sequence[Promises]) -> list[Claim]:
     """Return the claims, for a quiet machine and for one with other work."""
     claims = []
-    lines = by_widths(lines, {policy.rpartition(":")[2]: set_up for set_up, policy in FIXED.items()})
+    lines = by_widths(lines, {str(width): set_up for set_up, width in FIXED.items()})
     for hogs, where in ((0, "on a quiet machine"), (1, "beside a process that takes a core")):
         own = [line for line in lines if line.cell.hogs == hogs]
         lasting = [line for line in own if not line.cell.is_burst]

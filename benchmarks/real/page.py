@@ -23,9 +23,10 @@ def make_page(
         "Right answers within the deadline, of all requests that were due (top-1 in time), on real tritonservers on "
         "one machine of two cores. Each set-up got each load in turn, after another one each time, when the servers "
         "had done all that the one before had left; latency counts from when a request was due. How unlike the servers "
-        "are is emulated. Tables show what was measured. In claims an answer in time counts for as much as its width "
-        "is right on average over all that was measured, so that which images a run sent, the same for all set-ups, "
-        "decides nothing. What is refused was not sent to a server. Made by `make bench-real`."
+        "are is emulated. Who always runs at one width asks for it (`slim_width`). Tables show what was measured. In "
+        "claims an answer in time counts for as much as its width is right on average over all that was measured, so "
+        "that which images a run sent, the same for all set-ups, decides nothing. What is refused was not sent to a "
+        "server. Made by `make bench-real`."
     )
     measured = dict.fromkeys(line.cell.fleet for line in lines)
     fleets = [f"{name}: slow-downs {', '.join(f'{s:g}' for s in FLEETS[name])}" for name in measured]

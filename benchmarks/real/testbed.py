@@ -20,9 +20,12 @@ from orchestrator.triton.client import TritonClient
 FAMILY = "fashion"
 WIDEST, NARROWEST, NARROWEST_WIDTH = "fashion_w100", "fashion_w025", 25
 DEFAULT = "default"
-FIXED = {"always 25 %": "lert:25", "always 50 %": "lert:50", "always 75 %": "lert:75", "always 100 %": "lert:100"}
+FIXED = {"always 25 %": 25, "always 50 %": 50, "always 75 %": 75, "always 100 %": 100}
+"""Widths that callers ask for themselves (``slim_width``), so that what can't be answered at them is refused in time. A
+policy of one width would do worse: its router knows narrower ones, and keeps who could be answered at those."""
 RULES = {"lert:slack": "lert:slack", "lert:reserve": "lert:reserve", "thrift": "thrift", "ppo-slim": "ppo-slim"}
 """Every rule that chooses the width by itself and was once a default, and the learned policy."""
+POLICIES = {DEFAULT: RouterSettings().policy, **dict.fromkeys(FIXED, "lert:narrowest"), **RULES}
 TRITON = {"Triton 25 %, Envoy": NARROWEST, "Triton 100 %, Envoy": WIDEST}
 """Tritons themselves behind Envoy, by the fewest requests under way."""
 IN_TURN = {f"{name}, in turn": model for name, model in TRITON.items()}
@@ -32,18 +35,16 @@ _LOG_MIB = 512.0
 
 
 @asynccontextmanager
-async def open_set_ups(
-    repository: Path, fleet: str, folder: Path
-) -> AsyncIterator[tuple[list[SetUp], list[TritonClient]]]:
-    """Run a fleet, and everything that asks it; yield the set-ups, the default first, and who asks the servers."""
+async def open_set_ups(settings: FleetSettings, folder: Path) -> AsyncIterator[tuple[list[SetUp], list[TritonClient]]]:
+    """Run everything that asks a fleet; yield the set-ups, the default first, and who asks the servers."""
     async with AsyncExitStack() as stack:
-        settings = await run_fleet(stack, repository, fleet)
         tritons = [await stack.enter_async_context(TritonClient(server.grpc)) for server in settings.servers]
         set_ups: list[SetUp] = []
-        for name, policy in {DEFAULT: None, **FIXED, **RULES}.items():
-            router = RouterSettings() if policy is None else RouterSettings(policy=policy)
+        for name, policy in POLICIES.items():
+            router = RouterSettings(policy=policy)
             address = await start_gateway(stack, settings, folder / f"{len(set_ups)}", router=router)
-            set_ups.append(SetUp(name, await wait_served(address, FAMILY)))
+            asked = (("slim_width", FIXED[name]),) if name in FIXED else ()
+            set_ups.append(SetUp(name, await wait_served(address, FAMILY), asked))
         upstream = [(LOOPBACK, int(server.grpc.rpartition(":")[2])) for server in settings.servers]
         for balancing, models in (("LEAST_REQUEST", TRITON), ("ROUND_ROBIN", IN_TURN)):
             port, own = choose_free_ports(1)[0], folder / balancing

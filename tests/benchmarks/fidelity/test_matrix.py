@@ -44,14 +44,26 @@ def test_errors_ranks_and_ties_are_told_apart() -> None:
     assert "80.0 → 92.0" in str(page)
 
 
-@pytest.mark.parametrize(("rate_rps", "is_light"), [(150.0, True), (4000.0, False)])
-def test_a_fleet_that_is_asked_for_more_than_it_can_answers_less(rate_rps: float, is_light: bool) -> None:
-    servers = [
+def linear_fleet() -> list[SimulatedServer]:
+    """Return the servers of the cell's fleet; at full width they answer some 650 and 220 items a second."""
+    return [
         SimulatedServer(f"s{number}", tuple(
             linear_model(width, per_item_s=slow * width * 4e-6, fixed_s=slow * 3e-4, max_batch_size=64, accuracy=0.9)
             for width in (25, 100)
         ))
         for number, slow in enumerate(FLEETS[CELL.fleet])
     ]  # fmt: skip
-    found = simulate(line("always 100 %", rate_rps=rate_rps), servers, seconds=2.0)
+
+
+@pytest.mark.parametrize(("rate_rps", "is_light"), [(150.0, True), (4000.0, False)])
+def test_a_fleet_that_is_asked_for_more_than_it_can_answers_less(rate_rps: float, is_light: bool) -> None:
+    found = simulate(line("always 100 %", rate_rps=rate_rps), linear_fleet(), seconds=2.0)
     assert (found.right > 0.89) == is_light
+
+
+def test_who_asks_for_a_width_is_not_kept_waiting_for_a_narrower_one() -> None:
+    """At twice what the fleet answers at that width nearly half is answered in time; all at the narrow one."""
+    pinned = simulate(line("always 100 %", rate_rps=1740.0), linear_fleet(), seconds=2.0)
+    free = simulate(line("default", rate_rps=1740.0), linear_fleet(), seconds=2.0)
+    assert 0.9 * 0.4 < pinned.right < 0.9 * 0.55
+    assert free.right > 0.9 * 0.95
