@@ -35,6 +35,8 @@ class Situation:
             observed that says by how much.
         memory: what this router's policies remember; the policy that is asked may change its own part of it. None:
             it decides as if for the first time.
+        only_width: the policy in force takes the width nearest to it and no other, see
+            orchestrator.policies.rule.only_width; None: it may take any.
     """
 
     queue: QueueState
@@ -43,6 +45,7 @@ class Situation:
     uniforms: tuple[float, float]
     slack_margin: float
     memory: Memory | None = field(default=None, compare=False)
+    only_width: float | None = None
 
     @property
     def head_slack_s(self) -> float:

@@ -15,7 +15,7 @@ import math
 from typing import Final, NamedTuple
 
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.candidates import capacity_rps, margin_of
+from orchestrator.policies.tables.candidates import capacity_rps, margin_of, nearest_width
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 MANY_ITEMS: Final = 64
@@ -218,12 +218,34 @@ def _cautious_s(expected_s: float, row: int, rows: Table, query: Column) -> floa
 
 
 @compiled
+def only_width(rows: Table, count: int, query: Column) -> float:
+    """Return the only width that the policy takes of some rows; NaN when it may take any, or takes the narrowest.
+
+    What narrower ones could do is then no reason to let somebody wait: he would be answered at this one, and late.
+    """
+    only = query[col.ONLY_WIDTH]
+    if math.isnan(only):
+        return only
+    width = nearest_width(only, rows, count)
+    return width if width > nearest_width(0.0, rows, count) else math.nan
+
+
+@compiled
+def is_taken(row: int, only: float, rows: Table) -> bool:
+    """Return whether a policy may take a row, by the only width that it takes; NaN: any."""
+    return bool(math.isnan(only) or rows[col.ROW_WIDTH][row] == only)
+
+
+@compiled
 def least_times(rows: Table, count: int, query: Column) -> LeastTimes:
     """Return what candidates, on rows, show of their queue."""
     if count == 0:
         return LeastTimes(0.0, 0.0, 1.0, 0.0, math.inf)
     fastest_s, drain_s, soonest_s, drain_margin = math.inf, math.inf, math.inf, 1.0
+    only = only_width(rows, count, query)
     for row in range(count):
+        if not is_taken(row, only, rows):
+            continue
         alone_s = rows[col.ROW_PER_ITEM_S][row] + rows[col.ROW_FIXED_S][row]
         fastest_s = min(fastest_s, _with_margin_s(alone_s, row, rows, query))
         soonest_s = min(soonest_s, _cautious_s(rows[col.ROW_HEAD_COMPLETION_S][row], row, rows, query))
@@ -237,7 +259,8 @@ def least_times(rows: Table, count: int, query: Column) -> LeastTimes:
         if row > 0 and rows[col.ROW_SERVER][row] != rows[col.ROW_SERVER][row - 1]:
             most_rps += of_server_rps
             of_server_rps = 0.0
-        of_server_rps = max(of_server_rps, capacity_rps(row, rows))
+        if is_taken(row, only, rows):
+            of_server_rps = max(of_server_rps, capacity_rps(row, rows))
     return LeastTimes(fastest_s, drain_s, drain_margin, soonest_s, most_rps + of_server_rps)
 
 
@@ -249,8 +272,10 @@ def least_answer_s(
 
     Such a batch takes ``longest_s`` at most; below 0 the head may go alone.
     """
-    least_s = math.inf
+    least_s, only = math.inf, only_width(rows, count, query)
     for row in range(count):
+        if not is_taken(row, only, rows):
+            continue
         per_item_s, fixed_s = rows[col.ROW_PER_ITEM_S][row], rows[col.ROW_FIXED_S][row]
         batch = items
         if longest_s >= 0:

@@ -119,6 +119,11 @@ class RulePolicy:
         return rule.choose_row(self.numbers, memory, rows, count, query)
 
     @property
+    def only_width(self) -> float | None:
+        """See ``orchestrator.policies.rule.only_width``."""
+        return rule.only_width(self.numbers)
+
+    @property
     def is_observing(self) -> bool:
         """Whether the policy wants to know of answered batches."""
         return bool(self.numbers[rule.REMEMBERS] != rule.NOTHING or rule.is_browning_out(self.numbers))

@@ -15,7 +15,7 @@ from orchestrator.policies.knobs import FIRST_KNOB, KNOB_COUNT, PARAMETER
 from orchestrator.policies.rules import batch_rules, brownout, server_rules
 from orchestrator.policies.rules.joint import alert, clockwork
 from orchestrator.policies.rules.joint.central import THRIFT_BELOW_CEILING, choose_centrally
-from orchestrator.policies.rules.width_rules import BROWNOUT, narrow
+from orchestrator.policies.rules.width_rules import BROWNOUT, FIXED, NARROWEST, WIDEST, narrow
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import stretch_overdue
 from orchestrator.policies.tables.compiled import Column, Table, compiled, compiled_apart
@@ -138,6 +138,16 @@ def observe_miss(rule: Column, memory: Table) -> None:
     """Let a rule remember that a request was refused because of load, or was not answered in time."""
     if is_browning_out(rule):
         brownout.note_misses(memory, 1.0)
+
+
+def only_width(rule: Column) -> float | None:
+    """Return the width to which a policy always takes the nearest that it is offered; None when it may take any.
+
+    It is in percent; 0 stands for the narrowest, infinity for the widest.
+    """
+    if rule[SERVER_RULE] == CENTRAL:
+        return None
+    return {WIDEST: math.inf, NARROWEST: 0.0, FIXED: float(rule[PARAMETER])}.get(int(rule[WIDTH_RULE]))
 
 
 @compiled

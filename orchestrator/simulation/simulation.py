@@ -425,4 +425,6 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy, *, families
     own = policy.slack_margin if isinstance(policy, RulePolicy | LearnedPolicy) else None
     state[sim.SLACK_MARGIN] = objectives.slack_margin if own is None else own
     state[sim.JUDGES] = own is None
+    only = policy.only_width if isinstance(policy, RulePolicy) else None
+    state[sim.ONLY_WIDTH] = math.nan if only is None else only
     return state

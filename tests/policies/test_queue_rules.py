@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.policies.fleet.fleet_tables import FleetTables
+from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Situation
 from orchestrator.policies.queue_rules import slack_used
+from orchestrator.policies.registry import RulePolicy
 from orchestrator.profile.fit import LatencyTable
 from orchestrator.profile.margin import Margin
 from orchestrator.snapshot import QueueState, ServerName, Width
@@ -34,6 +36,33 @@ def test_a_margin_adds_no_more_than_a_quarter_of_the_deadline_to_what_a_head_is_
     assert found.least.fastest_s == pytest.approx(0.01 + 0.25 * 0.1)
     assert found.least_answer_s(1, -1.0, True) == pytest.approx(1.25 * found.least.soonest_s)
     assert candidates(8.0, arrived_s=None).least.soonest_s == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize(
+    ("policy", "takes_s"),
+    [
+        ("lert:slack", 0.01),
+        ("lert:narrowest", 0.01),
+        ("lert:25", 0.01),
+        ("lert:75", 0.04),  # the nearest that there is
+        ("round-robin:100", 0.04),
+        ("lert:widest", 0.04),
+        ("lert:brownout", 0.01),
+        ("thrift", 0.01),
+    ],
+)
+def test_who_always_takes_one_width_gives_up_by_that_width_alone(policy: str, takes_s: float) -> None:
+    fits = {(ServerName("a"), model_name(width)): line(0.0, 0.01 * width / 25) for width in (25, 100)}
+    tables = FleetTables([fleet_server("a", widths=(25, 100))], LatencyTable(fits))
+    queue = QueueState(100, 1, 0.1, 0.1, (Width(25), Width(100)), head_arrived_s=0.0)
+    asked = parse_policy(policy)
+    assert isinstance(asked, RulePolicy)
+    situation = Situation(queue, 0.0, 0, (0.0, 0.0), 1.25, only_width=asked.only_width)
+    found = CandidateSet(tables, situation, ())
+    assert found.least.fastest_s == found.least.soonest_s == pytest.approx(1.25 * takes_s)
+    assert found.least_answer_s(1, -1.0, False) == pytest.approx(1.25 * takes_s)
+    assert found.soonest_s() == pytest.approx({ServerName("a"): takes_s})
+    assert found.least.most_rps == pytest.approx(32 / takes_s)
 
 
 @pytest.mark.parametrize(

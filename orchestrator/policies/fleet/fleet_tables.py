@@ -15,7 +15,7 @@ from orchestrator.decision import Candidate, Decision
 from orchestrator.policies.fleet.qualities import relative_qualities
 from orchestrator.policies.fleet.row_values import read_candidate, read_decision, write_query
 from orchestrator.policies.protocol import RowPolicy, Situation
-from orchestrator.policies.queue_rules import LeastTimes, least_answer_s, least_times
+from orchestrator.policies.queue_rules import LeastTimes, is_taken, least_answer_s, least_times, only_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_spread_table, new_table
@@ -129,9 +129,12 @@ class FleetTables:
     def soonest_s(self, count: int) -> Mapping[ServerName, float]:
         """Return in how long each server of the first ``count`` rows is expected to answer the head alone, seconds."""
         soonest_s: dict[ServerName, float] = {}
-        for server, completion_s in self.rows[[col.ROW_SERVER, col.ROW_HEAD_COMPLETION_S], :count].T.tolist():
-            name = self.names[int(server)]
-            soonest_s[name] = min(completion_s, soonest_s.get(name, math.inf))
+        only = only_width(self.rows, count, self._query)
+        columns = self.rows[[col.ROW_SERVER, col.ROW_HEAD_COMPLETION_S], :count].T.tolist()
+        for row, (server, completion_s) in enumerate(columns):
+            if is_taken(row, only, self.rows):
+                name = self.names[int(server)]
+                soonest_s[name] = min(completion_s, soonest_s.get(name, math.inf))
         return soonest_s
 
     def read_candidates(self, count: int) -> tuple[Candidate, ...]:

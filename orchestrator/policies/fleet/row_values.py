@@ -41,6 +41,7 @@ def write_query(query: Column, situation: Situation) -> None:
     query[col.REFUSES_LATE] = queue.refuses_late
     query[col.SERVERS_SHARE] = queue.servers_share
     query[col.ARRIVED_ITEMS] = queue.arrived_items
+    query[col.ONLY_WIDTH] = math.nan if situation.only_width is None else situation.only_width
 
 
 def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candidate:

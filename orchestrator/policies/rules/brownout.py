@@ -34,9 +34,9 @@ from typing import Final
 
 from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand
-from orchestrator.policies.rules.width_rules import is_timely, nearest_width, next_width
+from orchestrator.policies.rules.width_rules import is_timely, next_width
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.candidates import capacity_rps, margin_of
+from orchestrator.policies.tables.candidates import capacity_rps, margin_of, nearest_width
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.memory import WHOLE
 

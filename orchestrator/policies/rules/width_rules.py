@@ -10,7 +10,7 @@ import math
 from typing import Final
 
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.candidates import margin_of
+from orchestrator.policies.tables.candidates import margin_of, nearest_width
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 DRAWN: Final = 0
@@ -96,25 +96,6 @@ def next_width(width: float, rows: Table, count: int) -> float:
         if width < rows[col.ROW_WIDTH][row] < following:
             following = rows[col.ROW_WIDTH][row]
     return following
-
-
-@compiled
-def nearest_width(width: float, rows: Table, count: int) -> float:
-    """The nearest width there is, the narrower of two; so of infinity the widest and of 0 the narrowest.
-
-    The widest is the most accuracy, whatever the load; the narrowest the least work, whatever the accuracy; and a
-    fixed width gives way to the nearest allowed one where a request forbids it.
-    """
-    nearest = rows[col.ROW_WIDTH][0]
-    for row in range(1, count):
-        other = rows[col.ROW_WIDTH][row]
-        if width == math.inf:
-            nearest = max(nearest, other)
-        elif abs(other - width) < abs(nearest - width) or (
-            abs(other - width) == abs(nearest - width) and other < nearest
-        ):
-            nearest = other
-    return nearest
 
 
 @compiled

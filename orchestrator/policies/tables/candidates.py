@@ -282,6 +282,25 @@ def capacity_rps(row: int, rows: Table) -> float:
 
 
 @compiled
+def nearest_width(width: float, rows: Table, count: int) -> float:
+    """The nearest width there is, the narrower of two; so of infinity the widest and of 0 the narrowest.
+
+    The widest is the most accuracy, whatever the load; the narrowest the least work, whatever the accuracy; and a
+    fixed width gives way to the nearest allowed one where a request forbids it.
+    """
+    nearest = rows[col.ROW_WIDTH][0]
+    for row in range(1, count):
+        other = rows[col.ROW_WIDTH][row]
+        if width == math.inf:
+            nearest = max(nearest, other)
+        elif abs(other - width) < abs(nearest - width) or (
+            abs(other - width) == abs(nearest - width) and other < nearest
+        ):
+            nearest = other
+    return nearest
+
+
+@compiled
 def stretch_overdue(rows: Table, count: int) -> None:
     """Stretch each server's expected times by how overdue it is.
 

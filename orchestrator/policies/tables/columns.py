@@ -86,4 +86,5 @@ HEAD_ARRIVED_S: Final = 15  # NaN while unknown
 REFUSES_LATE: Final = 16  # 1 when the head is refused once its deadline can't be kept
 SERVERS_SHARE: Final = 17  # part of the servers' time that the queue can count on, above 0 and at most 1
 ARRIVED_ITEMS: Final = 18  # of the family, since the router began
-QUERY_FIELDS: Final = 19
+ONLY_WIDTH: Final = 19  # the only one that the policy takes, see orchestrator.policies.rule.only_width; NaN: any
+QUERY_FIELDS: Final = 20

@@ -21,6 +21,7 @@ from orchestrator.policies.learned.policy_file import SLIM
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.preference import PreferredPolicy
 from orchestrator.policies.protocol import Binding, ObservingPolicy, Policy, rebind
+from orchestrator.policies.registry import RulePolicy
 from orchestrator.router.dispatch.decision_log import DecisionLog, Record
 from orchestrator.router.dispatch.guarded_policy import GuardedPolicy, Shadow
 from orchestrator.router.observer import RouterObserver
@@ -75,6 +76,11 @@ class Deciders:
     shadow: Shadow | None = None
     trial: Trial | None = None
     standing: Mapping[str, Any] = field(default_factory=dict)
+
+    def only_width(self, *, has_preference: bool) -> float | None:
+        """Return the width of which who decides in general always takes the nearest; None when it may be any."""
+        policy = self.policies[has_preference].policy
+        return policy.only_width if isinstance(policy, RulePolicy) else None
 
     def decide(
         self,

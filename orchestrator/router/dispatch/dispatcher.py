@@ -237,6 +237,7 @@ class Dispatcher:
             (self._random.random(), self._random.random()),
             self.settings.slack_margin,
             tables.memory,
+            self.deciders.only_width(has_preference=state.preference is not None),
         )
         candidate_set = CandidateSet(tables, situation, key.avoid)
         if candidate_set and any([server.health.suspects for server in servers.values()]):

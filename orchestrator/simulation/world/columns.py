@@ -225,4 +225,5 @@ CONTROL_S: Final = 56  # when a controller is next to act; infinite without any
 IS_CONTROL_DUE: Final = 57  # 1 while the loop has stopped for them
 CALLERS: Final = 58  # of whom each waits for his answer; infinite: nobody does
 DELAYED_S: Final = 59  # by how much requests come later than drawn, because all callers waited
-STATE_FIELDS: Final = 60
+ONLY_WIDTH: Final = 60  # that the policy takes, see orchestrator.policies.rule.only_width; NaN: any
+STATE_FIELDS: Final = 61

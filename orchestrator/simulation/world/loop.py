@@ -332,6 +332,7 @@ def _write_query(world: World, family: int) -> None:
     query[col.REFUSES_LATE] = state[sim.SHEDS_LATE]
     query[col.SERVERS_SHARE] = families.standing(world, family).share
     query[col.ARRIVED_ITEMS] = queues[sim.ARRIVED_ITEMS][family]
+    query[col.ONLY_WIDTH] = state[sim.ONLY_WIDTH]
 
 
 @compiled

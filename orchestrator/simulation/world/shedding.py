@@ -123,7 +123,10 @@ def _is_worth_a_try(world: World, count: int) -> bool:
     """Return whether the head is better tried than refused: on an idle server it may be in time, or all are idle."""
     rows, query = world.rows, world.head.query
     slack_s, is_any_busy = query[col.HEAD_DEADLINE_S] - query[col.NOW_S], False
+    only = queue_rules.only_width(rows, count, query)
     for row in range(count):
+        if not queue_rules.is_taken(row, only, rows):
+            continue
         if world.fleet.servers[col.BATCH_COUNT][int(rows[col.ROW_SERVER][row])] > 0:
             is_any_busy = True
         elif rows[col.ROW_HEAD_COMPLETION_S][row] <= slack_s:

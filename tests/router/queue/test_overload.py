@@ -94,6 +94,16 @@ async def test_a_burst_narrows_widths_before_anything_is_shed_and_nobody_waits_p
     assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
 
 
+async def test_a_policy_of_one_width_gives_up_what_that_width_cannot_answer_though_a_narrower_one_could() -> None:
+    async with routed({"a": FakeServer(per_item_s=0.05, fixed_s=0.01)}, policy="lert:100") as router:
+        outcomes = [outcome for _, _, outcome in await burst(router, rate_rps=60, seconds=4)]
+    in_time = [outcome for outcome in outcomes if isinstance(outcome, Answer) and outcome.deadline_met]
+    refused = [outcome for outcome in outcomes if isinstance(outcome, CapacityError)]
+    assert {outcome.width for outcome in in_time} == {Width(100)}
+    assert len(in_time) > 0.8 * 20 * 4
+    assert len(in_time) + len(refused) > 0.97 * len(outcomes), "next to nothing is sent and late"
+
+
 async def test_who_comes_too_late_is_judged_by_what_goes_before_and_what_can_be_answered_at_most() -> None:
     loop = asyncio.get_running_loop()
     queue = RequestQueue(BatchKey(Family("f"), ((10,),), (Width(25),), 0.0))

@@ -23,8 +23,9 @@ from orchestrator.policies.rules import brownout
 from orchestrator.policies.rules.drain import row_to_drain
 from orchestrator.policies.rules.joint import alert, clockwork, fluid, infaas, model_switching, slackfit, thrift
 from orchestrator.policies.rules.server_rules import least_completion
-from orchestrator.policies.rules.width_rules import is_in_time, nearest_width, soonest_drained
+from orchestrator.policies.rules.width_rules import is_in_time, soonest_drained
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import nearest_width
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
 

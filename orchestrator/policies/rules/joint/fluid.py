@@ -29,8 +29,8 @@ from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.rules.batch_rules import largest_batch_within, objective_s
 from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand
 from orchestrator.policies.rules.server_rules import least_completion
-from orchestrator.policies.rules.width_rules import nearest_width
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import nearest_width
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import REASONS, Choice
 from orchestrator.policies.tables.memory import (

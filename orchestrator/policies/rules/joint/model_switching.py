@@ -17,9 +17,9 @@ from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.rules.batch_rules import BETTER_SERVER_BUSY
 from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand
 from orchestrator.policies.rules.server_rules import least_completion
-from orchestrator.policies.rules.width_rules import nearest_width, next_width
+from orchestrator.policies.rules.width_rules import next_width
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.candidates import capacity_rps
+from orchestrator.policies.tables.candidates import capacity_rps, nearest_width
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
 from orchestrator.policies.tables.memory import WHOLE

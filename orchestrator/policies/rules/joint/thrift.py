@@ -46,8 +46,9 @@ from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.rules.batch_rules import LEAST_WAIT_S, largest_batch_within, objective_s
 from orchestrator.policies.rules.brownout import SLOT_BEHIND
 from orchestrator.policies.rules.drain import sendable_items, widest_draining
-from orchestrator.policies.rules.width_rules import is_in_time, nearest_width
+from orchestrator.policies.rules.width_rules import is_in_time
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import nearest_width
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.memory import WHOLE
 
