@@ -1,9 +1,10 @@
 """``python -m benchmarks.fidelity.matrix``: the runs of ``make bench-real`` in virtual time, and how far off they are.
 
-From the profile alone that was taken of the same servers before, and from what their machine is taken to cost
-(``scenarios/hosts``: two cores that servers, router and callers share), every line of real.json is simulated, with the
-arrivals that the real servers got. Nothing is fitted to the runs that are compared. Set-ups without a router (Envoy)
-and bursts are left out: the first decide nothing, and a burst is over before a simulated margin has learned anything.
+From the profile alone that was taken of the same servers before, from what a router is taken to cost
+(``scenarios/hosts``: two cores that servers, router and callers share) and from what the callers cost, every line of
+real.json is simulated, with the arrivals that the real servers got. Nothing is fitted to the runs that are compared.
+Set-ups without a router (Envoy) and bursts are left out: the first decide nothing, and a burst is over before a
+simulated margin has learned anything.
 
 Both sides count an answer in time for as much as its width is right on average, by the profile, so that which images a
 run happened to send is not in it.
@@ -44,7 +45,6 @@ from orchestrator.simulation.simulation import Simulation
 
 RIGHT_POINTS, MEAN_RATIO, P99_RATIO, TAU = 3.0, 0.05, 0.15, 0.9
 _ROUTER = {"request_us": 60, "decision_us": 50, "batch_us": 250, "answer_us": 40, "has_callers": True}
-_CALLER_S = 0.65 / 3000  # of a core for each request, as in scenarios/hosts
 _TIE_POINTS = 0.5  # of two policies that are as close, real servers don't tell the order
 _FEW = 0.01  # answered, of all: below it latencies say nothing
 
@@ -101,7 +101,7 @@ def simulate(line: Line, servers: Sequence[SimulatedServer], seconds: float) -> 
                     # An emulated server sleeps for the rest of its time.
                     "servers": {server.name: 1 / slow for server, slow in zip(servers, own, strict=True)},
                     "router": _ROUTER,
-                    "competing": [[0, cell.hogs + _CALLER_S * line.rate_rps]],
+                    "competing": [[0, cell.hogs + line.senders_cores]],
                 }
             ],
         }
@@ -161,8 +161,8 @@ def make_page(pairs: Sequence[Pair], claims: Sequence[Claim], setting: Mapping[s
     yield Heading(1, "The runs on real servers in virtual time")
     yield Text(
         "What `make bench-real` measured, and what the simulator says of the same arrivals, policies and deadlines, "
-        "from a profile of the same servers and from what two cores are taken to cost router and callers "
-        "(scenarios/hosts). "
+        "from a profile of the same servers, from what a router is taken to cost two cores (scenarios/hosts) and from "
+        "what the callers did cost them. "
         "Nothing is fitted to these runs. An answer in time counts for as much as its width is right on average. "
         "Made by `make bench-fidelity`."
     )
