@@ -7,7 +7,6 @@ is elsewhere than its servers; on one core they would wait for each other for mi
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import re
@@ -19,17 +18,15 @@ from pathlib import Path
 
 from benchmarks.fidelity.open_loop import Outcome, run_open_loop
 from benchmarks.harness.command import Say
-from benchmarks.harness.programs import find_program
+from benchmarks.harness.profiles import profile_fleet
 from orchestrator.config import (
     EjectionSettings,
     FleetSettings,
     OverloadSettings,
     RetrySettings,
     RouterSettings,
-    render_fleet,
 )
 from orchestrator.demo.testbed import embedded_fleet
-from orchestrator.errors import SlimError
 from orchestrator.loadgen.sample import LabelledSample
 from orchestrator.router import Router
 
@@ -83,20 +80,6 @@ async def profiled_fleet(
             "--requests", str(settings.profile_requests), "--precision", str(settings.profile_precision_ratio),
         )  # fmt: skip
         yield fleet, profile
-
-
-async def profile_fleet(fleet: FleetSettings, folder: Path, profile: Path, say: Say, *options: str) -> None:
-    """Write the profile of a fleet, taken under load as well; raises SlimError when that can't be done."""
-    path = folder / "fleet.yaml"
-    path.write_text(render_fleet(fleet))
-    say(f"profiling {len(fleet.servers)} tritonservers")
-    process = await asyncio.create_subprocess_exec(
-        find_program("slimsched"), "profile", "--fleet", path, "--out", profile, *options, "--under-load",
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    _, problem = await process.communicate()
-    if process.returncode:
-        raise SlimError(f"slimsched profile ended with {process.returncode}: {problem.decode().strip()}")
 
 
 def _split_cores() -> tuple[list[int], list[int]]:

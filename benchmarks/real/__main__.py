@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from benchmarks.fidelity.testbed import profile_fleet
 from benchmarks.harness.claims import encode_claim
 from benchmarks.harness.command import (
     Say,
@@ -26,6 +25,7 @@ from benchmarks.harness.command import (
     start_clock,
 )
 from benchmarks.harness.machine import describe_machine
+from benchmarks.harness.profiles import profile_fleet
 from benchmarks.harness.rows import REMEDY, about_machine, check_about, digest_code
 from benchmarks.real.cells import FLEETS, WARM_UP_S, Cell, cells_of
 from benchmarks.real.claims import NARROWEST, WIDEST, draw_claims

@@ -21,8 +21,7 @@ FAMILY = "fashion"
 WIDEST, NARROWEST, NARROWEST_WIDTH = "fashion_w100", "fashion_w025", 25
 DEFAULT = "default"
 FIXED = {"always 25 %": 25, "always 50 %": 50, "always 75 %": 75, "always 100 %": 100}
-"""Widths that callers ask for themselves (``slim_width``), so that what can't be answered at them is refused in time. A
-policy of one width would do worse: its router knows narrower ones, and keeps who could be answered at those."""
+"""Widths that callers ask for themselves (``slim_width``), so that nothing else is offered to them."""
 RULES = {"lert:slack": "lert:slack", "lert:reserve": "lert:reserve", "thrift": "thrift", "ppo-slim": "ppo-slim"}
 """Every rule that chooses the width by itself and was once a default, and the learned policy."""
 POLICIES = {DEFAULT: RouterSettings().policy, **dict.fromkeys(FIXED, "lert:narrowest"), **RULES}

@@ -456,3 +456,14 @@ def test_who_waits_when_nothing_is_to_come_is_given_up_in_the_end() -> None:
     result = summarise(simulation, seed=1)
     assert result.answered + result.shed == 200
     assert 5.0 <= result.duration_s < 5.1
+
+
+def test_a_policy_of_one_width_gives_up_what_that_width_cannot_answer_as_a_live_router_does() -> None:
+    """At three times what the widest width answers a third is in time; the rest is refused, not sent and late."""
+    widths = [linear_model(width, per_item_s=0.05 * (width / 100) ** 2, max_batch_size=32) for width in (25, 100)]
+    objectives = {"deadline_ms": 500, "shed_late": True}
+    settings = scenario(requests=2000, load=3.0, workload={"load_of_width": 100}, objectives=objectives)
+    result = summarise(run(settings, servers(1, *widths), "lert:100"), seed=0)
+    in_time = result.attainment_ratio * result.requests
+    assert 0.8 / 3 < result.attainment_ratio < 1.05 / 3
+    assert in_time + result.shed > 0.97 * result.requests

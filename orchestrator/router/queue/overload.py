@@ -2,8 +2,8 @@
 
 Widths give way first: a policy that looks at slack narrows them, down to what ``min_accuracy`` and pins allow, and only
 what even the quickest allowed candidate can't answer in time is given up; where a policy always takes one width, only
-that counts. Only a caller's own deadline is a reason to
-be given up; the router's default one orders and sizes, but nobody asked for it, so the answer is wanted late too.
+that counts. Only a caller's own deadline is a reason to be given up; the router's default one orders and sizes, but
+nobody asked for it, so the answer is wanted late too.
 
 A request that waits is *shed*, refused at once, when
 
