@@ -141,13 +141,14 @@ def is_overloaded(drain_s: float, tail_slack_s: float, margin: float) -> bool:
     return drain_s * margin > tail_slack_s
 
 
-def longest_service_s(allowed_s: float, tail_slack_s: float, margin: float) -> float:
-    """Return how long a batch may run for two of them to fit into the time from arrival to deadline.
+def longest_service_s(allowed_s: float, head_slack_s: float, tail_slack_s: float, margin: float) -> float:
+    """Return how long the batch may run that a head needs time for.
 
-    Nor longer than for two to fit into what the tail has left: heads make room for fuller batches of those who come
-    after them, and in a burst nobody does who has more time than they.
+    Two of them are to fit into the time from arrival to deadline, and into what the tail has left. And it is no longer
+    than what the tail has left more than the head: heads make room for fuller batches of those who have more time than
+    they, and in a burst nobody has.
     """
-    return max(0.0, min(allowed_s, tail_slack_s)) / (2 * margin)
+    return max(0.0, min(min(allowed_s, tail_slack_s) / (2 * margin), tail_slack_s - head_slack_s))
 
 
 def head_batch(head_items: float, most_items: float, longest_s: float, per_item_s: float, fixed_s: float) -> float:

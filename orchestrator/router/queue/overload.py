@@ -15,9 +15,9 @@ A request that waits is *shed*, refused at once, when
   needs time for the largest batch whose service fits twice into its own deadline (one that runs, one that waits): the
   early drop and the rule 2·l(b) ≤ SLO of Nexus (Shen et al., SOSP'19). Of a burst, whose tail is due as soon as its
   head, nobody has more time than the head, and giving it up would help nobody; so the batch must fit twice into what
-  the tail has left as well. When it could not drain even without a margin, heads need ``slack_margin`` on top of
-  theirs: behind them there is always somebody who has more time, so caution costs no answers, and it is what keeps a
-  server that stalls from making a whole batch late.
+  the tail has left as well, and takes no longer than the tail has more than the head. When it could not drain even
+  without a margin, heads need ``slack_margin`` on top of theirs: behind them there is always somebody who has more
+  time, so caution costs no answers, and it is what keeps a server that stalls from making a whole batch late.
 - *late*, as soon as it comes: when more goes before it than all servers together could answer within its deadline, in
   full batches at their quickest widths, without any margin and as if they had nothing to do. So under a burst most
   callers are refused at once, when they still have time to ask elsewhere, and no more waits than could be answered; the
@@ -122,7 +122,8 @@ def take_late(
     def needs_s(request: PendingRequest) -> float:
         longest_s = -1.0
         if is_pressed:
-            longest_s = longest_service_s(request.deadline_s - request.arrived_s, tail_slack_s, drain_margin)
+            allowed_s, slack_s = request.deadline_s - request.arrived_s, request.deadline_s - now_s
+            longest_s = longest_service_s(allowed_s, slack_s, tail_slack_s, drain_margin)
         return candidate_set.least_answer_s(request.items, longest_s, is_beyond_help)
 
     late: list[tuple[PendingRequest, str]] = []

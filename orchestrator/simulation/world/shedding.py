@@ -108,7 +108,8 @@ def shed_late_heads(world: World, family: int, count: int) -> bool:
     while has_head(world, family):
         head = int(world.heap[family][0])
         allowed_s = world.requests[sim.DUE_S][head] - world.requests[sim.ARRIVED_S][head]
-        longest_s = _longest_service_s(allowed_s, tail_slack_s, margin) if is_pressed else -1.0
+        slack_s = world.requests[sim.DUE_S][head] - state[sim.NOW_S]
+        longest_s = _longest_service_s(allowed_s, slack_s, tail_slack_s, margin) if is_pressed else -1.0
         items = world.requests[sim.REQUEST_ITEMS][head]
         needs_s = queue_rules.least_answer_s(world.rows, count, query, items, longest_s, is_beyond_help)
         if state[sim.NOW_S] + needs_s <= world.requests[sim.DUE_S][head]:

@@ -78,7 +78,7 @@ class Pair:
         )
         fleet = FleetSettings(
             servers=tuple(ServerSettings(name=f"s{n}", grpc=each.grpc_address) for n, each in enumerate(self._servers)),
-            router=RouterSettings(discovery_period_s=0.5),
+            router=RouterSettings(deadline_ms=10_000, discovery_period_s=0.5),  # who is lost counts, not who is late
             gateway=GatewaySettings(grpc=grpc, http=http, metrics=metrics, peers=peers, drain_s=5.0),
         )
         path = self._directory / f"{name}.yaml"

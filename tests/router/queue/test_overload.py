@@ -104,6 +104,19 @@ async def test_a_policy_of_one_width_gives_up_what_that_width_cannot_answer_thou
     assert len(in_time) + len(refused) > 0.97 * len(outcomes), "next to nothing is sent and late"
 
 
+@pytest.mark.parametrize("policy", ["lert:slack", "lert:narrowest"])
+@pytest.mark.parametrize("items", [128, 192, 512])
+async def test_of_a_burst_nobody_makes_room_for_those_who_have_no_more_time_than_they(policy: str, items: int) -> None:
+    """Four batches of 32 at 25 % end before the deadline of those who came at once: as many are answered, no fewer."""
+    async with routed({"a": FakeServer(per_item_s=0.05, fixed_s=0.01)}, policy=policy) as router:
+        await burst(router, rate_rps=50, seconds=1)
+        waiting = [timed(router, n % 10, deadline_ms=DEADLINE_S * 1e3) for n in range(items)]
+        outcomes = [outcome for _, _, outcome in await asyncio.gather(*waiting)]
+    answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+    assert all(answer.deadline_met for answer in answers)
+    assert len(answers) == 4 * 32
+
+
 async def test_who_comes_too_late_is_judged_by_what_goes_before_and_what_can_be_answered_at_most() -> None:
     loop = asyncio.get_running_loop()
     queue = RequestQueue(BatchKey(Family("f"), ((10,),), (Width(25),), 0.0))
