@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from orchestrator.embedded.backend.model import (
+    TIMED_AGAIN,
     OnnxModel,
     RequestError,
     SlowDevice,
@@ -126,7 +127,8 @@ def test_a_slowdown_sleeps_once_a_run_and_no_slowdown_never(tmp_path: Path) -> N
 
 def test_a_slow_device_takes_a_multiple_of_a_warm_run_whatever_a_run_takes() -> None:
     now_s, slept_s = 0.0, []
-    runs_s = [0.9, 0.6, 0.5, 0.5, 0.5, 0.7, 0.8, 0.4]
+    again_s = [0.6, 0.5] * (TIMED_AGAIN - 1)
+    runs_s = [0.9, 0.6, 0.5, 0.5, 0.5, 0.7, 0.8, 0.4, *again_s, 0.3]
 
     def work() -> int:
         nonlocal now_s
@@ -142,9 +144,13 @@ def test_a_slow_device_takes_a_multiple_of_a_warm_run_whatever_a_run_takes() -> 
     assert device.run("one", work) == 7
     assert now_s == pytest.approx(8 * 0.5), "of the five runs after the first the quickest took half a second"
     device.run("one", work)
+    assert now_s == pytest.approx(8 * 0.5 + 8 * 0.4), "what is timed once more was quicker"
+    for _ in range(TIMED_AGAIN - 1):
+        device.run("one", work)
+    assert now_s == pytest.approx(8 * 0.5 + TIMED_AGAIN * 8 * 0.4), "and slower each time after it"
     device.run("one", work)
-    assert now_s == pytest.approx(3 * 8 * 0.5)
-    assert slept_s[1:] == pytest.approx([4.0 - 0.8, 4.0 - 0.4])
+    assert slept_s[-1] == pytest.approx(3.2 - 0.3), "from then on it is known, and runs once"
+    assert not runs_s
 
 
 def test_a_slow_device_does_not_multiply_what_others_take_of_its_core() -> None:
