@@ -32,6 +32,7 @@ from benchmarks.harness.command import (
 from benchmarks.real.cells import FLEETS, WARM_UP_S, Cell
 from benchmarks.real.results import Line, decode_line
 from benchmarks.real.testbed import FIXED, POLICIES
+from orchestrator.config import RouterSettings
 from orchestrator.loadgen.plan import arrivals_s
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.profile.document import Profile, parse_profile
@@ -92,7 +93,11 @@ def simulate(line: Line, servers: Sequence[SimulatedServer], seconds: float) -> 
             "name": cell.fleet,
             "servers": [{"name": server.name, "profile": "profile.json"} for server in servers],
             "workload": {"requests": len(due_s)},
-            "objectives": {"deadline_ms": cell.deadline_s * 1e3, "shed_late": True},
+            "objectives": {
+                "deadline_ms": cell.deadline_s * 1e3,
+                "shed_late": True,
+                "in_flight_groups": RouterSettings().in_flight_groups,
+            },
             "hosts": [
                 {
                     "name": "machine",
@@ -108,6 +113,7 @@ def simulate(line: Line, servers: Sequence[SimulatedServer], seconds: float) -> 
     )
     drawn = draw_trace(settings, servers, line.round)
     trace = replace(drawn, arrived_s=due_s, deadline_s=due_s + cell.deadline_s, rate_rps=line.rate_rps)
+    servers = [replace(server, dynamic_batching=True) for server in servers]  # as export writes it
     simulation = Simulation(settings, servers, parse_policy(POLICIES[line.set_up]), trace=trace)
     simulation.run()
     warm = float((due_s < WARM_UP_S).mean())

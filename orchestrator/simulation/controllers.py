@@ -205,11 +205,10 @@ class SimulatedController:
         for slot in range(first, first + int(fleet.servers[col.BATCH_COUNT][self.server])):
             is_open = math.isnan(world.held[sim.DONE_S][slot]) and math.isnan(world.held[sim.STARTED_S][slot])
             waiting += is_open and int(fleet.batches[col.COLUMN][slot]) == column
-        batches = int(world.models[sim.RUN_BATCHES][model])
         return Counters(
-            requests=batches,
+            requests=int(world.models[sim.RUN_CALLS][model]),
             items=int(world.models[sim.RUN_ITEMS][model]),
-            executions=batches,
+            executions=int(world.models[sim.RUN_BATCHES][model]),
             queue_s=float(world.models[sim.RUN_WAITED_S][model]),
             service_s=float(world.models[sim.RUN_S][model]),
             pending_requests=waiting,

@@ -315,6 +315,7 @@ def _make_world(
     )
     for index, server in enumerate(servers):
         world.truth[sim.CONTENTION][index] = server.contention
+        world.truth[sim.JOINS][index] = server.dynamic_batching
         world.truth[sim.HEAT_S][index] = settings.faults.heat_s or 0.0
         world.truth[sim.HOT_ABOVE][index] = settings.faults.hot_above
         world.truth[sim.HOT_FACTOR][index] = settings.faults.throttle_factor

@@ -90,13 +90,15 @@ class SimulatedServer:
         contention: part of its time for which a batch needs the device that instances share; 0: they do not hinder each
             other, 1: nothing is gained by more of them.
         limits: that its controller keeps to; None: it has no controller.
+        dynamic_batching: batches of a width that wait together run as one, as Triton's dynamic batcher has it.
     """
 
     name: ServerName
     models: tuple[SimulatedModel, ...]
     idle_w: float | None = None
-    contention: float = field(default=0.0, repr=False)  # digest_scenario adds both where there is any
+    contention: float = field(default=0.0, repr=False)  # digest_scenario adds these where there is any
     limits: LimitSettings | None = field(default=None, repr=False)
+    dynamic_batching: bool = field(default=False, repr=False)
 
 
 def most_instances(server: SimulatedServer) -> int:

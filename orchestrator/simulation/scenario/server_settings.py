@@ -80,6 +80,9 @@ class ServerSettings(Section):
     contention: float = Field(default=0.0, ge=0, le=1)
     """Part of its time for which a batch needs the device that instances share: beside n others it takes 1 + contention
     · n times as long. 0: they do not hinder each other; 1: a device gains nothing by more of them."""
+    dynamic_batching: bool = False
+    """Batches of a width that wait together run as one, as by Triton's dynamic batcher without a delay; else each that
+    the router sends runs by itself."""
     limits: LimitSettings | None = None
     """As in fleet.yaml, for its controller; needed where ``controller`` is given."""
 
@@ -112,7 +115,9 @@ def servers_of(settings: ServerSettings, folder: Path, families: Collection[str]
         raise ConfigError(f"servers: {settings.name}: has {', '.join(found)}; name those to simulate in families")
     else:
         one = replace(one, models=tuple(replace(model, family=ONE_FAMILY) for model in one.models))
-    one = replace(one, contention=settings.contention, limits=settings.limits)
+    one = replace(
+        one, contention=settings.contention, limits=settings.limits, dynamic_batching=settings.dynamic_batching
+    )
     return [replace(one, name=ServerName(name)) for name in settings.names()]
 
 

@@ -53,6 +53,8 @@ class FamilySettings(Section):
 
 _OF_CONTROLLER: Final = {"instance_mib", "load_ms", "scale_ms", "unload_ms"}
 """Keys of a width that only a controller reads."""
+_LATER_OF_SERVERS: Final = {"contention", "dynamic_batching"}
+"""Keys of a server that came after the first digests."""
 KINDS: Final = ("poisson", "gamma", "mmpp", "self-similar", "ramp", "diurnal", "flash-crowd", "replay")
 
 
@@ -358,15 +360,14 @@ def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServe
 def _left_out(settings: ScenarioSettings) -> dict[str, Any]:
     """Return what a digest leaves out: newer keys at their defaults, so that older digests stay."""
     excluded: dict[str, Any] = {"workload": {"file"}, "objectives": set[str]()}
-    of_servers: dict[str, Any] = {}
+    used = {key for server in settings.servers for key in _LATER_OF_SERVERS if getattr(server, key)}
+    of_servers: dict[str, Any] = dict.fromkeys(_LATER_OF_SERVERS - used, True)
     if not settings.hosts:
         excluded["hosts"] = True
     if settings.controller is None:
         excluded["controller"] = of_servers["limits"] = True
         of_servers["widths"] = {"__all__": _OF_CONTROLLER}
         of_servers["families"] = {"__all__": {"__all__": _OF_CONTROLLER}}
-    if not any(server.contention for server in settings.servers):
-        of_servers["contention"] = True
     if not settings.families:
         excluded["families"] = of_servers["families"] = True
         excluded["workload"] |= {"drift_amplitude", "drift_periods"}

@@ -1,7 +1,8 @@
 """What servers do: batches start when an instance is free, end, and are lost when their server fails.
 
 A batch of a width with k instances takes a k-th of its server, batches start in the order they were sent, and none
-overtakes: the reading of ``policies.tables.occupancy``, which expects just that, is here the truth. A batch takes
+overtakes: the reading of ``policies.tables.occupancy``, which expects just that, is here the truth. Where a server has
+a dynamic batcher, batches may run together (orchestrator.simulation.world.runs). A batch takes
 what its width and size take on average, times the noise of its first request, times the server's throttling, which was
 arranged beforehand or comes of what it was used of late; longer for each batch that runs on the same device when it
 starts, by the part of its time for which it needs that, and where its host has too few cores for all that wants one
@@ -23,25 +24,20 @@ from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.policies.tables.occupancy import WHOLE
-from orchestrator.profile.fit import fitted_line, observed_sums
-from orchestrator.profile.margin import Margin, first_margin, margin_ratio, observed_margin
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world import hosts
 from orchestrator.simulation.world.heaps import push_event
 from orchestrator.simulation.world.inbox import come
 from orchestrator.simulation.world.layout import World
+from orchestrator.simulation.world.learning import judge, observe, seen_s
 from orchestrator.simulation.world.queue import give_up
+from orchestrator.simulation.world.runs import next_run, running_slot, start_run, take_runs
 from orchestrator.simulation.world.shedding import enqueue
 
 COOLED: Final = 0.9
 """A hot server is throttled until its heat is this part of what made it hot."""
 
-_fitted_line = compiled(fitted_line)
-_observed_sums = compiled(observed_sums)
 _slack_used = compiled(slack_used)
-_first_margin = compiled(first_margin)
-_observed_margin = compiled(observed_margin)
-_margin_ratio = compiled(margin_ratio)
 
 
 @compiled
@@ -65,6 +61,7 @@ def send(world: World, server: int, column: int, first: int, items: float, expec
     held[sim.DONE_S][slot] = math.nan
     held[sim.HAS_RUN][slot] = 0
     held[sim.CORE_UNTIL_S][slot] = math.nan
+    held[sim.LEADER][slot] = held[sim.TAKEN_ORDER][slot] = 0
     held[sim.FIRST][slot] = first
     held[sim.EXPECTED_S][slot] = expected_s
     held[sim.ALLOWED_RATIO][slot] = margin
@@ -85,34 +82,32 @@ def send(world: World, server: int, column: int, first: int, items: float, expec
 
 @compiled
 def start_batches(world: World, server: int) -> None:
-    """Start the batches for which there is an instance now, in their order."""
+    """Start the runs for which there is an instance now, in the order in which instances took them."""
     fleet, held, truth = world.fleet, world.held, world.truth
     if truth[sim.IS_UP][server] == 0:
         return
     now_s = world.state[sim.NOW_S]
-    for slot in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
-        if not math.isnan(held[sim.DONE_S][slot]) or not math.isnan(held[sim.STARTED_S][slot]):
-            continue
+    take_runs(world, server)
+    slot = next_run(world, server)
+    while slot >= 0:
         model = server * fleet.columns + int(fleet.batches[col.COLUMN][slot])
         instances = fleet.models[col.INSTANCES][model]
         if truth[sim.BUSY_PARTS][server] + 1 / instances > WHOLE:
             break
         account(world, server)
         truth[sim.BUSY_PARTS][server] += 1 / instances
-        items = int(fleet.batches[col.ITEMS][slot])
         factor = _noise(world, server, model, int(held[sim.FIRST][slot])) * truth[sim.SPEED][server]
-        held[sim.STARTED_S][slot] = now_s
         factor *= 1 + truth[sim.CONTENTION][server] * truth[sim.RUNNING_BATCHES][server]
         if truth[sim.IS_HOT][server] != 0:
             factor *= truth[sim.HOT_FACTOR][server]
         truth[sim.RUNNING_BATCHES][server] += 1
-        held[sim.TAKES_S][slot] = world.service_s[model][items - 1] * factor
-        if instances > 1:
-            fleet.batches[col.BEGAN_S][slot] = now_s
+        takes_s = world.service_s[model][int(held[sim.RUN_SIZE][slot]) - 1] * factor
+        start_run(world, server, slot, takes_s, instances > 1)
         if truth[sim.HOST][server] >= 0:
             hosts.start_batch(world, server, slot)
-            continue
-        push_event(world, now_s + held[sim.TAKES_S][slot], sim.ENDS, server, held[sim.BATCH_ID][slot], 1 / instances)
+        else:
+            push_event(world, now_s + takes_s, sim.ENDS, server, held[sim.BATCH_ID][slot], 1 / instances)
+        slot = next_run(world, server)
 
 
 @compiled
@@ -180,32 +175,36 @@ def slot_of_batch(world: World, server: int, batch: float) -> int:
 
 @compiled
 def end_batch(world: World, server: int, slot: int, part: float) -> None:
-    """Free the part of a server that a batch took, and answer its requests unless its answer has to travel."""
-    fleet, held, truth, state = world.fleet, world.held, world.truth, world.state
+    """Free the part of a server that a run took, by its first batch, and answer its requests unless they travel."""
+    held, truth, state = world.held, world.truth, world.state
     account(world, server)
     truth[sim.BUSY_PARTS][server] = max(0.0, truth[sim.BUSY_PARTS][server] - part)
     truth[sim.RUNNING_BATCHES][server] -= 1
-    column = int(fleet.batches[col.COLUMN][slot])
-    model = server * fleet.columns + column
-    truth[sim.BUSY_J][server] += _fixed_j(world, model, slot)
-    _count_run(world, model, slot)
-    if world.models[sim.DELAY_S][model] > 0:
-        held[sim.HAS_RUN][slot] = 1
-        at_s = state[sim.NOW_S] + world.models[sim.DELAY_S][model]
-        push_event(world, at_s, sim.ANSWERS, server, held[sim.BATCH_ID][slot], 0.0)
-        state[sim.IS_CHANGED] = 0  # for the router nothing is
-    elif state[sim.ROUTER_HOST] >= 0:
-        held[sim.HAS_RUN][slot] = 1
-        arrive_at_router(world, server, slot)
-    else:
-        answer_batch(world, server, slot)
+    run = held[sim.LEADER][slot]
+    model = server * world.fleet.columns + int(world.fleet.batches[col.COLUMN][slot])
+    world.models[sim.RUN_BATCHES][model] += 1
+    slot = running_slot(world, server, run)
+    while slot >= 0:
+        truth[sim.BUSY_J][server] += _fixed_j(world, model, slot)
+        _count_run(world, model, slot)
+        if world.models[sim.DELAY_S][model] > 0:
+            held[sim.HAS_RUN][slot] = 1
+            at_s = state[sim.NOW_S] + world.models[sim.DELAY_S][model]
+            push_event(world, at_s, sim.ANSWERS, server, held[sim.BATCH_ID][slot], 0.0)
+            state[sim.IS_CHANGED] = 0  # for the router nothing is
+        elif state[sim.ROUTER_HOST] >= 0:
+            held[sim.HAS_RUN][slot] = 1
+            arrive_at_router(world, server, slot)
+        else:
+            answer_batch(world, server, slot)
+        slot = running_slot(world, server, run)
     start_batches(world, server)
 
 
 @compiled
 def _count_run(world: World, model: int, slot: int) -> None:
     counted, held, batches = world.models, world.held, world.fleet.batches
-    counted[sim.RUN_BATCHES][model] += 1
+    counted[sim.RUN_CALLS][model] += 1
     counted[sim.RUN_ITEMS][model] += batches[col.ITEMS][slot]
     counted[sim.RUN_WAITED_S][model] += held[sim.STARTED_S][slot] - batches[col.SENT_S][slot]
     counted[sim.RUN_S][model] += world.state[sim.NOW_S] - held[sim.STARTED_S][slot]
@@ -220,9 +219,11 @@ def arrive_at_router(world: World, server: int, slot: int) -> None:
 
 @compiled
 def _fixed_j(world: World, model: int, slot: int) -> float:
-    items = int(world.fleet.batches[col.ITEMS][slot])
-    mean_s, energy_j = world.service_s[model][items - 1], world.energy_j[model][items - 1]
-    return energy_j * (world.held[sim.TAKES_S][slot] / mean_s) if mean_s > 0 else energy_j
+    """Return the joules of a batch: of a run that it shares, by its items."""
+    held, size = world.held, int(world.held[sim.RUN_SIZE][slot])
+    mean_s, energy_j = world.service_s[model][size - 1], world.energy_j[model][size - 1]
+    energy_j *= world.fleet.batches[col.ITEMS][slot] / size
+    return energy_j * (held[sim.TAKES_S][slot] / mean_s) if mean_s > 0 else energy_j
 
 
 @compiled
@@ -234,7 +235,7 @@ def answer_batch(world: World, server: int, slot: int) -> None:
     model = server * fleet.columns + column
     truth[sim.BATCHES_RUN][server] += 1
     truth[sim.ITEMS_RUN][server] += items
-    energy_j, took_s = _fixed_j(world, model, slot), _seen_s(world, server, slot)
+    energy_j, took_s = _fixed_j(world, model, slot), seen_s(world, server, slot)
     expected_s = fleet.models[col.PER_ITEM_S][model] * items + fleet.models[col.FIXED_S][model]
     request, is_in_time, most_used = int(held[sim.FIRST][slot]), 1.0, 0.0
     memory = int(world.requests[sim.FAMILY][request]) * MEMORY_FIELDS
@@ -260,27 +261,14 @@ def answer_batch(world: World, server: int, slot: int) -> None:
         now_s,
     )
     if state[sim.LEARNS] != 0:
-        observe(world, model, items, took_s)
+        if held[sim.TAKEN_ORDER][slot] != 0:  # what ran together is one run, as orchestrator.profile.fit.merge_runs
+            observe(world, model, held[sim.RUN_SIZE][slot], took_s)
         if held[sim.EXPECTED_S][slot] > 0:
-            _judge(world, model, (now_s - fleet.batches[col.SENT_S][slot]) / held[sim.EXPECTED_S][slot], slot)
+            judge(world, model, (now_s - fleet.batches[col.SENT_S][slot]) / held[sim.EXPECTED_S][slot], slot)
     held[sim.DONE_S][slot] = now_s
     if state[sim.REPORTED] == 0:
         fleet.servers[col.LAST_ANSWER_S][server] = now_s
         drop_batch(world, server, slot)
-
-
-@compiled
-def _seen_s(world: World, server: int, slot: int) -> float:
-    """Return how long a batch took as its router sees it: since it began, by what the router knew then."""
-    batches, held = world.fleet.batches, world.held
-    if held[sim.HAS_RUN][slot] == 0 and world.truth[sim.HOST][server] < 0:
-        return held[sim.TAKES_S][slot]
-    began_s = batches[col.BEGAN_S][slot]
-    if math.isnan(began_s):
-        last_s = world.fleet.servers[col.LAST_ANSWER_S][server]
-        sent_s = batches[col.SENT_S][slot]
-        began_s = last_s if last_s > sent_s else sent_s  # NaN is not above
-    return world.state[sim.NOW_S] - began_s
 
 
 @compiled
@@ -298,33 +286,6 @@ def _answer(world: World, request: int, accuracy: float, per_item_j: float) -> N
     state[sim.LATENCY_SUM_S] += now_s - requests[sim.ARRIVED_S][request]
     if now_s <= requests[sim.DEADLINE_S][request]:
         state[sim.ON_TIME_COUNT] += 1
-
-
-@compiled
-def observe(world: World, model: int, items: float, took_s: float) -> None:
-    """Fit a width's expected times to one more batch, as orchestrator.profile.fit.LatencyFit does."""
-    fits, models = world.models, world.fleet.models
-    weight, sum_n, sum_nn = fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model]
-    sums = (weight, sum_n, sum_nn, fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model])
-    sums = _observed_sums(sums, _fitted_line(*sums), items, took_s)
-    fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model] = sums[0], sums[1], sums[2]
-    fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model] = sums[3], sums[4]
-    models[col.PER_ITEM_S][model], models[col.FIXED_S][model] = _fitted_line(*sums)
-
-
-@compiled
-def _judge(world: World, model: int, ratio: float, slot: int) -> None:
-    """Note how much longer than expected an answer took, as orchestrator.profile.fit.LatencyTable.judge does."""
-    truth, models, now_s = world.models, world.fleet.models, world.state[sim.NOW_S]
-    if math.isnan(truth[sim.MARGIN_MEAN][model]):
-        known = _first_margin(world.state[sim.SLACK_MARGIN], now_s)
-    else:
-        mean, deviation = truth[sim.MARGIN_MEAN][model], truth[sim.MARGIN_DEVIATION][model]
-        known = Margin(mean, deviation, truth[sim.MARGIN_DEVIATIONS][model], models[col.MARGIN_SEEN_S][model])
-    margin = _observed_margin(known, ratio, world.held[sim.ALLOWED_RATIO][slot], now_s)
-    truth[sim.MARGIN_MEAN][model], truth[sim.MARGIN_DEVIATION][model] = margin.mean, margin.deviation
-    truth[sim.MARGIN_DEVIATIONS][model] = margin.deviations
-    models[col.MARGIN][model], models[col.MARGIN_SEEN_S][model] = _margin_ratio(margin), now_s
 
 
 @compiled
@@ -378,10 +339,11 @@ def fail(world: World, server: int) -> None:
         hosts.stop_batch(world, server, slot)
         if held[sim.HAS_RUN][slot] != 0:
             continue
-        items = int(fleet.batches[col.ITEMS][slot])
-        ran_s, mean_s = world.state[sim.NOW_S] - held[sim.STARTED_S][slot], world.service_s[model][items - 1]
+        size = int(held[sim.RUN_SIZE][slot])
+        ran_s, mean_s = world.state[sim.NOW_S] - held[sim.STARTED_S][slot], world.service_s[model][size - 1]
         if mean_s > 0:
-            truth[sim.BUSY_J][server] += world.energy_j[model][items - 1] * ran_s / mean_s
+            share = fleet.batches[col.ITEMS][slot] / size
+            truth[sim.BUSY_J][server] += share * world.energy_j[model][size - 1] * ran_s / mean_s
 
 
 @compiled

@@ -1,0 +1,62 @@
+"""What a simulated router learns of answers: what batches of a width take, and how far that can be trusted.
+
+It learns from what it sees, by the rules of ``orchestrator.profile``, as a live one does.
+"""
+
+from __future__ import annotations
+
+import math
+
+from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.compiled import compiled
+from orchestrator.profile.fit import fitted_line, observed_sums
+from orchestrator.profile.margin import Margin, first_margin, margin_ratio, observed_margin
+from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world.layout import World
+
+_fitted_line = compiled(fitted_line)
+_observed_sums = compiled(observed_sums)
+_first_margin = compiled(first_margin)
+_observed_margin = compiled(observed_margin)
+_margin_ratio = compiled(margin_ratio)
+
+
+@compiled
+def seen_s(world: World, server: int, slot: int) -> float:
+    """Return how long a batch took as its router sees it: since it began, by what the router knew then."""
+    batches, held = world.fleet.batches, world.held
+    if held[sim.HAS_RUN][slot] == 0 and world.truth[sim.HOST][server] < 0:
+        return held[sim.TAKES_S][slot]
+    began_s = batches[col.BEGAN_S][slot]
+    if math.isnan(began_s):
+        last_s = world.fleet.servers[col.LAST_ANSWER_S][server]
+        sent_s = batches[col.SENT_S][slot]
+        began_s = last_s if last_s > sent_s else sent_s  # NaN is not above
+    return world.state[sim.NOW_S] - began_s
+
+
+@compiled
+def observe(world: World, model: int, items: float, took_s: float) -> None:
+    """Fit a width's expected times to one more batch, as orchestrator.profile.fit.LatencyFit does."""
+    fits, models = world.models, world.fleet.models
+    weight, sum_n, sum_nn = fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model]
+    sums = (weight, sum_n, sum_nn, fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model])
+    sums = _observed_sums(sums, _fitted_line(*sums), items, took_s)
+    fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model] = sums[0], sums[1], sums[2]
+    fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model] = sums[3], sums[4]
+    models[col.PER_ITEM_S][model], models[col.FIXED_S][model] = _fitted_line(*sums)
+
+
+@compiled
+def judge(world: World, model: int, ratio: float, slot: int) -> None:
+    """Note how much longer than expected an answer took, as orchestrator.profile.fit.LatencyTable.judge does."""
+    truth, models, now_s = world.models, world.fleet.models, world.state[sim.NOW_S]
+    if math.isnan(truth[sim.MARGIN_MEAN][model]):
+        known = _first_margin(world.state[sim.SLACK_MARGIN], now_s)
+    else:
+        mean, deviation = truth[sim.MARGIN_MEAN][model], truth[sim.MARGIN_DEVIATION][model]
+        known = Margin(mean, deviation, truth[sim.MARGIN_DEVIATIONS][model], models[col.MARGIN_SEEN_S][model])
+    margin = _observed_margin(known, ratio, world.held[sim.ALLOWED_RATIO][slot], now_s)
+    truth[sim.MARGIN_MEAN][model], truth[sim.MARGIN_DEVIATION][model] = margin.mean, margin.deviation
+    truth[sim.MARGIN_DEVIATIONS][model] = margin.deviations
+    models[col.MARGIN][model], models[col.MARGIN_SEEN_S][model] = _margin_ratio(margin), now_s
