@@ -59,8 +59,8 @@ def make_page(
     if promises:
         yield Heading(2, "Promises, at the caller's socket")
         yield Text(
-            "A decision expects an answer within a time, 97 times in 100. For a third of each run a process beside it "
-            "takes a core."
+            "A decision expects an answer within a time, 97 times in 100. In the second quarter of each run a process "
+            "beside it takes a core, and in the last one the slowest server is three times as slow."
         )
         yield Table(
             ("fleet", "load", "server", "width", "batches", "kept, %", f"in windows of {WINDOW}"),

@@ -2,10 +2,10 @@
 
 A decision expects an answer within a time, 97 times in 100 (orchestrator.profile.margin). Here the decisions of a
 gateway's log are joined with what callers measured of the same requests, while a process that takes a core comes and
-goes. The time of the head of a batch counts, from when it was sent: by the record it was due in so long, so it was
-promised an answer within its deadline, less what was left of it then, plus what the batch might take. A head that
-the router gave up at its deadline never learned of its decision; of it the log's own time counts, which is the shortest
-that it can have been.
+goes, and then the slowest server becomes three times slower. The time of the head of a batch counts, from when it was
+sent: by the record it was due in so long, so it was promised an answer within its deadline, less what was left of it
+then, plus what the batch might take. A head that the router gave up at its deadline never learned of its decision; of
+it the log's own time counts, which is the shortest that it can have been.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.real.testbed import hogged, open_logging_gateway
+from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.loadgen.capacity import measure_capacity
 from orchestrator.loadgen.plan import Load
 from orchestrator.loadgen.records import OK, Records
@@ -36,6 +37,7 @@ LOADS = (0.6, 1.5)
 """Requests over what the fleet answers at full width."""
 DEADLINE_S = 0.1
 _WARM_UP_S = 2.0
+_THROTTLED = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,29 +73,36 @@ def decode_promises(values: Mapping[str, Any]) -> Promises:
 async def watch_promises(
     repository: Path, fleet: str, folder: Path, sample: LabelledSample, seconds: float
 ) -> list[Promises]:
-    """Return how the promises about a fleet were kept, while beside it a core is taken for a third of the time."""
+    """Return how the promises about a fleet were kept.
+
+    For the second quarter of the time a core is taken beside it; in the last one its slowest server is throttled.
+    """
     found: list[Promises] = []
     for load in LOADS:
         decisions = folder / f"decisions-{load:g}"
-        async with open_logging_gateway(repository, fleet, folder / f"{load:g}", decisions) as set_up:
+        async with open_logging_gateway(repository, fleet, folder / f"{load:g}", decisions) as (set_up, slowest):
             capacity_rps = await measure_capacity(SetUp("full width", set_up.target, (("slim_width", 100),)), sample)
-            records = await _measure(set_up, load * capacity_rps, seconds, sample)
+            records = await _measure(set_up, slowest, load * capacity_rps, seconds, sample)
         found += judge(fleet, load, records.after(_WARM_UP_S), read_decisions(decisions))
     return found
 
 
-async def _measure(set_up: SetUp, rate_rps: float, seconds: float, sample: LabelledSample) -> Records:
-    async def compete() -> None:
-        await asyncio.sleep(_WARM_UP_S + seconds / 3)
+async def _measure(
+    set_up: SetUp, slowest: EmbeddedServer, rate_rps: float, seconds: float, sample: LabelledSample
+) -> Records:
+    async def change() -> None:
+        await asyncio.sleep(_WARM_UP_S + seconds / 4)
         async with hogged(1):
-            await asyncio.sleep(seconds / 3)
+            await asyncio.sleep(seconds / 4)
+        await asyncio.sleep(seconds / 4)
+        slowest.throttle(_THROTTLED)
 
     load = Load("poisson", rate_rps, seconds, DEADLINE_S, warm_up_s=_WARM_UP_S)
-    competing = asyncio.create_task(compete())
+    changing = asyncio.create_task(change())
     try:
         return (await run_load(set_up.target, set_up.of(load), sample.sent())).records
     finally:
-        competing.cancel()
+        changing.cancel()
 
 
 def read_decisions(directory: Path) -> dict[str, Mapping[str, Any]]:

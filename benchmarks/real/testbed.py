@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -55,23 +55,38 @@ async def open_set_ups(settings: FleetSettings, folder: Path) -> AsyncIterator[t
 
 
 @asynccontextmanager
-async def open_logging_gateway(repository: Path, fleet: str, folder: Path, decisions: Path) -> AsyncIterator[SetUp]:
-    """Run a fleet and the default gateway, which writes part of its decisions into a directory; yield the gateway."""
+async def open_logging_gateway(
+    repository: Path, fleet: str, folder: Path, decisions: Path
+) -> AsyncIterator[tuple[SetUp, EmbeddedServer]]:
+    """Run a fleet and the default gateway, which writes part of its decisions into a directory.
+
+    Yields the gateway and the slowest server.
+    """
     log = DecisionLogSettings(directory=decisions, sample_ratio=_SAMPLED, max_mib=_LOG_MIB)
     async with AsyncExitStack() as stack:
-        settings = await run_fleet(stack, repository, fleet)
+        servers = await _run_servers(stack, repository, fleet)
+        settings = _settings_of(servers)
         address = await start_gateway(stack, settings, folder, router=RouterSettings(decision_log=log))
-        yield SetUp(DEFAULT, await wait_served(address, FAMILY))
+        slowest = max(servers, key=lambda server: server.options.slowdown)
+        yield SetUp(DEFAULT, await wait_served(address, FAMILY)), slowest
 
 
 async def run_fleet(stack: AsyncExitStack, repository: Path, fleet: str) -> FleetSettings:
     """Run the servers of a fleet of FLEETS until the stack is closed."""
+    return _settings_of(await _run_servers(stack, repository, fleet))
+
+
+async def _run_servers(stack: AsyncExitStack, repository: Path, fleet: str) -> list[EmbeddedServer]:
     servers = [EmbeddedServer(repository, EmbeddedOptions(slowdown=slowdown)) for slowdown in FLEETS[fleet]]
     await asyncio.gather(*map(stack.enter_async_context, servers))
+    return servers
+
+
+def _settings_of(servers: Sequence[EmbeddedServer]) -> FleetSettings:
     return FleetSettings(
         servers=tuple(
-            ServerSettings(name=f"s{number}", grpc=server.grpc_address, emulated_slowdown=slowdown)
-            for number, (server, slowdown) in enumerate(zip(servers, FLEETS[fleet], strict=True))
+            ServerSettings(name=f"s{number}", grpc=server.grpc_address, emulated_slowdown=server.options.slowdown)
+            for number, server in enumerate(servers)
         )
     )
 

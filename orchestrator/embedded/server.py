@@ -137,6 +137,7 @@ class _Start:
     process: GuardedProcess
     log_path: Path
     log_offset: int
+    device_lock: Path
 
 
 class EmbeddedServer:
@@ -229,6 +230,13 @@ class EmbeddedServer:
         """Return the process ids of the Python stubs: one for each model instance."""
         return tuple(triton_leftovers.list_stubs(self.pid))
 
+    def throttle(self, factor: float) -> None:
+        """Let an emulated slow server be ``factor`` times as slow as it is usually, from its next batch on.
+
+        It needs a slow-down above 1, and lasts until the server ends.
+        """
+        self._started.device_lock.write_text(f"{factor:g}")
+
     @property
     def _started(self) -> _Start:
         if self._last_start is None:
@@ -264,7 +272,8 @@ class EmbeddedServer:
             directory.remove()
             raise EmbeddedServerError(f"can't write backends into {directory.path}: {exc.strerror}") from exc
         log_path = (self.options.log_path or directory.path / "server.log").absolute()
-        environment[DEVICE_LOCK_VARIABLE] = str(directory.path / "device.lock")
+        device_lock = directory.path / "device.lock"
+        environment[DEVICE_LOCK_VARIABLE] = str(device_lock)
         flags = ServerFlags(
             repository=str(self.repository),
             backend_directory=str(directory.path / "backends"),
@@ -285,7 +294,7 @@ class EmbeddedServer:
             leftovers=triton_leftovers.__name__,
         )
         log_offset = log_path.stat().st_size if log_path.exists() else 0
-        return _Start(ports, GuardedProcess(task, directory), log_path, log_offset)
+        return _Start(ports, GuardedProcess(task, directory), log_path, log_offset, device_lock)
 
     async def _wait_ready(self, started: _Start) -> None:
         clock = asyncio.get_running_loop().time

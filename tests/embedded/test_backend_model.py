@@ -161,6 +161,18 @@ def test_a_slow_device_does_not_multiply_what_others_take_of_its_core() -> None:
     assert slept_s == pytest.approx([100 * 0.1 - 6.0]), "a second on the wall, a tenth of it computed"
 
 
+def test_a_number_in_the_locks_file_throttles_a_slow_device_until_it_is_another(tmp_path: Path) -> None:
+    path, slept_s, ticks = tmp_path / "device.lock", list[float](), itertools.count()
+    clocks = {"clock": lambda: float(next(ticks)), "cpu_clock": lambda: float(next(ticks))}
+    device = SlowDevice(1000.0, str(path), sleep=slept_s.append, **clocks)
+    for factor in ("", "3", "1"):
+        path.write_text(factor)
+        device.run("one", int)
+    first_s, throttled_s, after_s = slept_s
+    assert throttled_s == pytest.approx(3 * first_s, rel=0.02)
+    assert after_s == pytest.approx(first_s, rel=0.02)
+
+
 def test_a_slow_device_is_used_by_one_instance_at_a_time_and_is_free_after_a_failure(tmp_path: Path) -> None:
     path = tmp_path / "device.lock"
 

@@ -17,8 +17,9 @@ longer it slept (a small run after 7 times its length takes a third longer, afte
 sleep itself has brought about would be multiplied too. They are timed when inputs of such shapes first come, and once
 more each of the next times: on a machine that is busy just then, what was timed is up to a third too long. While it
 runs and sleeps it holds a lock on the file that SLIM_DEVICE_LOCK names, so that a server's instances share one slow
-device; without that, sleeping instances of several models would overlap and the machine would be fast as a whole. That
-is a labelled emulation of a machine s times slower, not a measurement of one.
+device; without that, sleeping instances of several models would overlap and the machine would be fast as a whole. A
+number in that file says how many times as slow as usual the device is just then, as one that throttles is. That is a
+labelled emulation of a machine s times slower, not a measurement of one.
 
 Only `TritonPythonModel` needs Triton; everything above it is plain functions over numpy and ONNX Runtime.
 """
@@ -63,6 +64,7 @@ TIMED_RUNS = 5
 """Back to back, of which the quickest is what a slow device takes times its factor."""
 TIMED_AGAIN = 10
 """Times that inputs of such shapes come, after the first, at which they are timed once more."""
+MAX_FACTOR_BYTES = 32
 MAX_KINDS = 1024
 """Of work that a slow device knows the time of; inputs without fixed shapes bring ever new ones."""
 
@@ -174,8 +176,13 @@ class SlowDevice:
         with self._occupied():
             began_s = self._clock()
             result = work()
-            self._sleep(max(0.0, began_s + self._slowdown * self._least_s(kind, work) - self._clock()))
+            takes_s = self._slowdown * self._throttling() * self._least_s(kind, work)
+            self._sleep(max(0.0, began_s + takes_s - self._clock()))
         return result
+
+    def _throttling(self) -> float:
+        text = os.pread(self._lock, MAX_FACTOR_BYTES, 0) if self._lock is not None else b""
+        return float(text) if text.strip() else 1.0
 
     def _least_s(self, kind: Hashable, work: Callable[[], Result]) -> float:
         if kind in self._timed:

@@ -79,14 +79,24 @@ def explain(record: Record) -> Iterator[str]:
     if width_rule != _EXPLAINED or not has_width_rule(name):
         return
     yield _why_not_wider(chosen, candidates, record)
-    second = min(
-        (c for c in candidates if c["width"] == chosen["width"] and c["server"] != chosen["server"]),
-        key=lambda c: c["head_completion_s"],
-        default=None,
-    )
-    if second is not None:
-        later = _ms(second["head_completion_s"] - chosen["head_completion_s"])
-        yield f"{second['server']}, the next best at {second['width']} %, would have answered the head {later} later."
+    yield from _describe_second(chosen, candidates)
+
+
+def _describe_second(chosen: Record, candidates: Sequence[Record]) -> Iterator[str]:
+    """Yield what the runner-up lacked: another server at the same width, or else the next narrower width."""
+    others = [c for c in candidates if c["server"] != chosen["server"] and c["width"] == chosen["width"]]
+    narrower = [c for c in candidates if c["width"] < chosen["width"]]
+    if not others:
+        others = [c for c in narrower if c["width"] == max(each["width"] for each in narrower)]
+    second = min(others, key=lambda c: c["head_completion_s"], default=None)
+    if second is None:
+        return
+    name, later_s = second["server"], second["head_completion_s"] - chosen["head_completion_s"]
+    when = f"{_ms(abs(later_s))} {'later' if later_s > 0 else 'sooner'}"
+    if second["width"] == chosen["width"]:
+        yield f"{name}, the next best at {second['width']} %, would have answered the head {when}."
+    else:
+        yield f"{name} at {second['width']} %, the next best, would have answered the head {when}, less accurately."
 
 
 def _why_not_wider(chosen: Record, candidates: Sequence[Record], record: Record) -> str:

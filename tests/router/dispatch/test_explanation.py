@@ -65,6 +65,17 @@ def test_the_next_best_server_is_named_with_what_it_lacked() -> None:
     ]
 
 
+def test_where_no_other_server_has_that_width_the_next_narrower_one_comes_second() -> None:
+    narrower = candidate("a", 25), candidate("b", 50, wait_s=0.03), candidate("c", 50, wait_s=0.02)
+    assert list(explain(record(candidate("a", 100, wait_s=0.01), *narrower)))[2:] == [
+        "c at 50 %, the next best, would have answered the head 8.0 ms later, less accurately."
+    ]
+    assert list(explain(record(candidate("a", 50, wait_s=0.01), candidate("b", 25, wait_s=0.004))))[2:] == [
+        "b at 25 %, the next best, would have answered the head 7.0 ms sooner, less accurately."
+    ]
+    assert len(list(explain(record(candidate("a", 50))))) == 2, "nobody came second"
+
+
 def test_of_rules_that_weigh_otherwise_only_what_was_expected_is_said() -> None:
     fixed = record(candidate("a", 25), candidate("b", 50)) | {"policy": "lert:25"}
     assert len(list(explain(fixed))) == 1
