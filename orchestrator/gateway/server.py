@@ -242,7 +242,7 @@ class Gateway:
                 snapshot.numbers(SERVER_INFO, (each.name, each.device_class))[0] = 1.0
         snapshot.numbers(POLICY_INFO, held.policies)[0] = 1.0
         standing = held.standing
-        snapshot.numbers(POLICY_SINCE, (standing.policy,))[0] = standing.since_unix_s
+        snapshot.numbers(POLICY_SINCE, (standing.policy, standing.why))[0] = standing.since_unix_s
         if standing.candidate:
             snapshot.numbers(ROLLOUT, (standing.candidate, standing.stage))[0] = standing.share
         snapshot.put(TASKS, len(asyncio.all_tasks()))

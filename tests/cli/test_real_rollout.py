@@ -63,7 +63,7 @@ def test_a_file_as_good_is_in_force_in_the_end_and_one_that_is_worse_is_given_up
     assert found["candidate_why"].startswith("it was worse: -0.02")
     assert "lert:100, in force for" in told and "lert:narrowest, returned for" in told, told
     assert 'slim_router_rollout_share_ratio{candidate="lert:narrowest",stage="returned"} 0.0' in metrics
-    assert 'slim_router_policy_since_seconds{policy="lert:100"}' in metrics
+    assert f'slim_router_policy_since_seconds{{policy="lert:100",why="{found["why"]}"}}' in metrics
     lines = [line for path in (tmp_path / "decisions").glob("*.jsonl") for line in path.read_text().splitlines()]
     decided = [json.loads(line) for line in lines if '"id"' in line]
     assert {record["policy"] for record in decided} >= {"lert:widest", "lert:100", "lert:narrowest"}

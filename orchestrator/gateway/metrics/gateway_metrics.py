@@ -121,7 +121,10 @@ POLICY_INFO = Measure(
     "slim_router_policy_info", "1 for the policies in force.", ("policy", "fallback", "shadow"), kind="largest"
 )
 POLICY_SINCE = Measure(
-    "slim_router_policy_since_seconds", "Since when a policy is in force, since 1970.", ("policy",), kind="largest"
+    "slim_router_policy_since_seconds",
+    "Since when a policy is in force, since 1970, and why.",
+    ("policy", "why"),
+    kind="largest",
 )
 ROLLOUT = Measure(
     "slim_router_rollout_share_ratio",
