@@ -33,7 +33,7 @@ from benchmarks.real.found import Found
 from benchmarks.real.page import make_page
 from benchmarks.real.picture import draw_picture
 from benchmarks.real.promises import watch_promises
-from benchmarks.real.results import Line, missed_part, pressed_widths
+from benchmarks.real.results import Line, mean_late_s, missed_part, pressed_widths
 from benchmarks.real.testbed import DEFAULT, IN_TURN, NARROWEST_WIDTH, hogged, open_set_ups, run_fleet
 from orchestrator.loadgen.capacity import measure_capacity
 from orchestrator.loadgen.comparison import drain, turns
@@ -205,6 +205,7 @@ async def _measure_cell(
             len(pressed),
             int((pressed > NARROWEST_WIDTH).sum()),
             run.senders_cores,
+            mean_late_s(records),
         )
         keep(line.encode())
         say(

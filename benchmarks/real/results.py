@@ -25,12 +25,14 @@ class Line:
         right_in_time, in_time, late, refused: Parts of all requests, see orchestrator.loadgen.records.
         accuracy: Right answers of all answers; None without any.
         mean_s, p99_s: Of the latency of answers; None without any.
-        sender_late_s: How late requests left that sent them: where it is much of the deadline, that was measured.
+        sender_late_s: How late requests left that sent them, by the 99th percentile: where it is much of the deadline,
+            that was measured.
         widths: The part of the answers that each width gave, by percentage.
         missed: The part of what was sent to a server that was not answered within its deadline; None of nothing.
         pressed: Answers while something had been refused or late within the last second, by ``pressed_widths``.
         pressed_wide: How many of them were wider than the narrowest width.
         senders_cores: Processor time of the senders over the time of the load.
+        sender_mean_late_s: How late requests left on average.
     """
 
     cell: Cell
@@ -50,6 +52,7 @@ class Line:
     pressed: int
     pressed_wide: int
     senders_cores: float
+    sender_mean_late_s: float = 0.0
 
     def encode(self) -> dict[str, Any]:
         """Return values for JSON."""
@@ -59,6 +62,12 @@ class Line:
 def decode_line(values: Mapping[str, Any]) -> Line:
     """Return the line that ``encode`` gave; raises KeyError and TypeError when it is none."""
     return Line(**{**values, "cell": Cell(**values["cell"])})
+
+
+def mean_late_s(records: Records) -> float:
+    """Return how long after they were due requests were sent, on average; 0 where none was."""
+    is_sent = ~np.isnan(records.sent_s)
+    return float((records.sent_s - records.due_s)[is_sent].mean()) if is_sent.any() else 0.0
 
 
 def missed_part(records: Records, deadline_s: float) -> float | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from benchmarks.fidelity.matrix import Figures, Pair, draw_claims, make_page, real_figures, simulate
+from benchmarks.fidelity.matrix import Figures, Pair, describe_repeats, draw_claims, make_page, real_figures, simulate
 from benchmarks.real.cells import FLEETS, Cell
 from benchmarks.real.results import Line
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
@@ -44,6 +46,16 @@ def test_errors_ranks_and_ties_are_told_apart() -> None:
     assert "80.0 → 92.0" in str(page)
 
 
+def test_how_alike_two_real_runs_are_is_said_where_there_were_two() -> None:
+    first = [pair("default", 0.94, 0.94), pair("thrift", 0.8, 0.8), pair("lert:25", 0.6, 0.6)]
+    assert describe_repeats(first) == ""
+    again = [replace(first[0], round=1), replace(first[1], round=1, real=Figures(0.7, 0.0107, 0.021))]
+    assert describe_repeats([*first, *again]) == (
+        "Two runs of the same on the real servers are within 3 points in 50 %, within 5 % of the mean in 50 %, within "
+        "15 % of the p99 in 100 % of 2 cells and policies."
+    )
+
+
 def linear_fleet() -> list[SimulatedServer]:
     """Return the servers of the cell's fleet; at full width they answer some 650 and 220 items a second."""
     return [
@@ -67,3 +79,9 @@ def test_who_asks_for_a_width_is_not_kept_waiting_for_a_narrower_one() -> None:
     free = simulate(line("default", rate_rps=1740.0), linear_fleet(), seconds=2.0)
     assert 0.9 * 0.4 < pinned.right < 0.9 * 0.55
     assert free.right > 0.9 * 0.95
+
+
+def test_callers_who_are_late_wait_for_longer_since_they_were_due() -> None:
+    on_time = simulate(line("always 25 %", rate_rps=150.0), linear_fleet(), seconds=2.0)
+    late = simulate(replace(line("always 25 %", rate_rps=150.0), sender_mean_late_s=0.05), linear_fleet(), seconds=2.0)
+    assert on_time.mean_s is not None and late.mean_s == pytest.approx(on_time.mean_s + 0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from benchmarks.real.cells import BURSTS, Cell, cells_of
 from benchmarks.real.claims import NARROWEST, draw_claims
 from benchmarks.real.page import make_page
-from benchmarks.real.results import Line, by_widths, decode_line, missed_part, pressed_widths
+from benchmarks.real.results import Line, by_widths, decode_line, mean_late_s, missed_part, pressed_widths
 from benchmarks.real.testbed import DEFAULT, FIXED, RULES
 from orchestrator.loadgen.records import OK, Records
 from orchestrator.reporting.claim import Claim
@@ -114,6 +115,13 @@ def test_what_was_refused_was_not_sent_and_what_was_given_up_was() -> None:
     rows = [(0.0, 0.05, OK, 25), (0.0, 0.2, OK, 25), (0.0, 0.1, "DEADLINE_EXCEEDED", 0), (0.0, 0.3, "UNAVAILABLE", 0)]
     assert missed_part(records(rows), 0.1) == pytest.approx(2 / 3)
     assert missed_part(records(rows[3:]), 0.1) is None
+
+
+def test_how_late_requests_left_is_of_those_that_did() -> None:
+    found = records([(0.0, 0.05, OK, 25), (0.1, 0.2, OK, 25), (0.2, 0.3, OK, 25)])
+    sent = replace(found, sent_s=np.array([0.01, 0.13, math.nan]))
+    assert mean_late_s(sent) == pytest.approx(0.02)
+    assert mean_late_s(replace(found, sent_s=np.full(3, math.nan))) == 0
 
 
 def test_answers_are_under_pressure_that_were_sent_after_a_refusal_and_ended_within_a_second_of_it() -> None:
