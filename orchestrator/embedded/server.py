@@ -231,10 +231,13 @@ class EmbeddedServer:
         return tuple(triton_leftovers.list_stubs(self.pid))
 
     def throttle(self, factor: float) -> None:
-        """Let an emulated slow server be ``factor`` times as slow as it is usually, from its next batch on.
+        """Let an emulated slow server be ``factor`` times as slow as it is usually, from its next batch to its end.
 
-        It needs a slow-down above 1, and lasts until the server ends.
+        Raises:
+            EmbeddedServerError: The server has no slow-down above 1, or has not been started.
         """
+        if self.options.slowdown <= 1:
+            raise EmbeddedServerError("slowdown is 1, and only an emulated slow server throttles; give it one above 1")
         self._started.device_lock.write_text(f"{factor:g}")
 
     @property

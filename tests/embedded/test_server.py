@@ -77,6 +77,13 @@ async def test_bad_options_are_refused_before_anything_starts(tmp_path: Path, op
     await server.stop()
 
 
+def test_only_an_emulated_slow_server_throttles_and_only_once_it_runs(tmp_path: Path) -> None:
+    with pytest.raises(EmbeddedServerError, match="slowdown is 1, and only an emulated slow server throttles"):
+        EmbeddedServer(tmp_path).throttle(3.0)
+    with pytest.raises(EmbeddedServerError, match="has not been started"):
+        EmbeddedServer(tmp_path, EmbeddedOptions(slowdown=2.0)).throttle(3.0)
+
+
 def test_addresses_need_a_started_server(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path)
     for name in ("grpc_address", "http_address", "metrics_url", "pid", "log_path"):

@@ -27,7 +27,6 @@ from orchestrator.policies.tables.occupancy import WHOLE
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world import hosts
 from orchestrator.simulation.world.heaps import push_event
-from orchestrator.simulation.world.inbox import come
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.learning import judge, observe, seen_s
 from orchestrator.simulation.world.queue import give_up
@@ -212,9 +211,14 @@ def _count_run(world: World, model: int, slot: int) -> None:
 
 @compiled
 def arrive_at_router(world: World, server: int, slot: int) -> None:
-    """Let the answer of a batch wait for a router that takes time."""
-    come(world, server, world.held[sim.BATCH_ID][slot])
-    world.state[sim.IS_CHANGED] = 0  # for the router nothing is, until it has read it
+    """Let the answer of a batch wait until a router that takes time reads it: in a ring, first come, first read."""
+    inbox, state = world.inbox, world.state
+    entry = int(state[sim.ANSWERS_CAME]) % inbox.shape[1]
+    state[sim.ANSWERS_CAME] += 1
+    inbox[sim.INBOX_SERVER][entry] = server
+    inbox[sim.INBOX_BATCH][entry] = world.held[sim.BATCH_ID][slot]
+    inbox[sim.INBOX_CAME_S][entry] = state[sim.NOW_S]
+    state[sim.IS_CHANGED] = 0  # for the router nothing is, until it has read it
 
 
 @compiled
