@@ -36,7 +36,7 @@ from orchestrator.snapshot import (
     Width,
 )
 
-POLICIES = ("random", "jsq", "p2c", "lert:slack", "slackfit")
+POLICIES = ("random", "jsq", "p2c", "lert:slack", "lert:brownout", "slackfit", "thrift")
 SIZES = (2, 4, 8, 16, 64)
 _WIDTHS = (25, 50, 75, 100)
 _REPEATS = 3000

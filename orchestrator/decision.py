@@ -66,6 +66,9 @@ class Candidate:
         backlog_s: The expected work that the whole server has, what is bound to it included.
         margin: How many times its expected time an answer may take, by what was observed (orchestrator.profile.margin);
             None: as many as the situation says.
+        utilisation_ratio: How busy the server's device is, 0..1; None, as the two that follow, while unknown.
+        memory_ratio: The part of its memory that is used.
+        power_ratio: The power that it draws, over the most that it has drawn.
     """
 
     server: ServerName
@@ -88,6 +91,9 @@ class Candidate:
     fixed_j: float | None = None
     backlog_s: float = 0.0
     margin: float | None = None
+    utilisation_ratio: float | None = None
+    memory_ratio: float | None = None
+    power_ratio: float | None = None
 
     @property
     def energy_j(self) -> float | None:

@@ -14,11 +14,11 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.policies.learned.actions import ACTIONS
-from orchestrator.policies.learned.features import OBSERVATION
+from orchestrator.policies.learned.actions import action_count
+from orchestrator.policies.learned.features import observation_size
 from orchestrator.simulation.rewards import OBJECTIVES, Task, weights_of
 from orchestrator.simulation.scenario.settings import load_scenario, parse_scenario
-from orchestrator.simulation.world_batch import WorldBatch
+from orchestrator.simulation.world_batch import WorldBatch, lines_of
 
 ID = "slim-scheduler/Fleet-v0"
 _MOST_SEED = 2**31
@@ -42,12 +42,13 @@ class FleetEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     """A fleet whose every routing decision with a choice is a step; an episode is a trace of requests.
 
     ## Action space
-    ``Discrete(ACTIONS)``: action k sends the k-th candidate that the observation describes (a server, a width and a
-    batch), the last one holds. One that is not allowed counts as holding. ``action_masks()``, also as
-    ``info["action_mask"]``, bool [ACTIONS], says which are; sb3-contrib's MaskablePPO asks for it.
+    ``Discrete(4 + 2 · candidates)``: action 0 gives the request up, actions 1, 2 and 3 hold for a half, a quarter and
+    an eighth of the time left; of the k-th candidate that the observation describes (a server, a width and a batch; the
+    first is number 0), action 4 + 2 · k sends the batch and 5 + 2 · k half of it. What is not allowed holds, as 1 does.
+    ``action_masks()``, also as ``info["action_mask"]``, bool, says which are; sb3-contrib's MaskablePPO asks for it.
 
     ## Observation space
-    ``Box(-1, 1, [OBSERVATION], float32)``: the features of each candidate, then those of the whole
+    ``Box(-1, 1, float32)``: the features of each candidate of the fleet, then those of the whole
     (``orchestrator.policies.learned.features``). Lines without a candidate are zeros.
 
     ## Reward
@@ -75,10 +76,11 @@ class FleetEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             settings, servers = load_scenario(Path(scenario))
         self._task = Task(settings, tuple(servers), preference)
         self._weights = np.array(weights_of(preference))
-        self._batch = WorldBatch(1)
-        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (OBSERVATION,), np.float32)
-        self.action_space = gymnasium.spaces.Discrete(ACTIONS)
-        self._mask: NDArray[np.bool_] = np.ones(ACTIONS, np.bool_)
+        lines = lines_of(self._task)
+        self._batch = WorldBatch(1, lines=lines)
+        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (observation_size(lines),), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(action_count(lines))
+        self._mask: NDArray[np.bool_] = np.ones(action_count(lines), np.bool_)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -106,7 +108,7 @@ class FleetEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return step.observations[0].copy(), float(earned @ self._weights), ended, False, info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which actions are allowed now, bool [ACTIONS]."""
+        """Return which actions are allowed now, bool."""
         return self._mask
 
 

@@ -149,6 +149,26 @@ def is_within_limits(held: float, held_of_model: float, instances: float, batch_
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceState:
+    """What a server's device showed when it was last asked; None: unknown.
+
+    Attributes:
+        utilisation_ratio: How busy it is, by whomever, 0..1.
+        memory_ratio: The part of its memory that is used, or of what Triton may use, 0..1.
+        power_ratio: The power that it draws, over the most that it has been seen to draw, 0..1.
+    """
+
+    utilisation_ratio: float | None = None
+    memory_ratio: float | None = None
+    power_ratio: float | None = None
+
+
+UNKNOWN_DEVICE: Final = DeviceState()
+READ_DEVICES_S: Final = 1.0
+"""So often devices are asked for what they show."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerState:
     """A server as the router sees it at one moment.
 
@@ -161,6 +181,7 @@ class ServerState:
         waiting_limit: The batches of one width that it may hold beyond one for each instance of that width.
         last_answer_s: When it last answered, on the router's clock; None before the first time.
         healthy: False while it does not answer.
+        device: What its device shows.
     """
 
     name: ServerName
@@ -172,6 +193,7 @@ class ServerState:
     waiting_limit: int = 1
     last_answer_s: float | None = None
     healthy: bool = True
+    device: DeviceState = UNKNOWN_DEVICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +223,8 @@ class QueueState:
         refuses_late: Whether the head is refused once its deadline can't be kept, as one of a caller's own is.
         servers_share: The part of the servers' time that the queue can count on, above 0; 1: no other family uses them.
         arrived_items: The items of the family that have come to wait so far, in all of its queues; for a rate.
+        other_queues: The queues that wait too: of other bounds, preferences or families.
+        other_items: The items that wait in those.
     """
 
     items: int
@@ -216,3 +240,5 @@ class QueueState:
     refuses_late: bool = False
     servers_share: float = 1.0
     arrived_items: int = 0
+    other_queues: int = 0
+    other_items: int = 0

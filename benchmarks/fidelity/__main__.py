@@ -18,7 +18,7 @@ from benchmarks.harness.machine import describe_machine, list_versions
 from orchestrator.loadgen.sample import load_sample
 from orchestrator.profile.document import read_profile
 
-POLICIES = ("random", "weighted-random", "jsq", "sed", "lert", "lert:slack", "slackfit", "alert")
+POLICIES = ("random", "weighted-random", "jsq", "sed", "lert", "lert:slack", "slackfit", "alert", "thrift")
 
 
 @click.command()

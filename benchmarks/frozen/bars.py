@@ -22,6 +22,8 @@ FITTED: Final = "fitted"
 EVOLUTION: Final = "evolution"
 PPO: Final = "ppo"
 FITS: Final = (EVOLUTION, PPO, FITTED)
+TUNED: Final = "tuned "
+"""Before the name of a rule that was tuned to a scenario by itself."""
 UTILITY_BAR, BETTER_BAR, WORST_BAR = 0.015, 0.8, 0.002
 IN_TIME_BAR: Final = -0.001
 GAP_BAR: Final = 0.5
@@ -32,6 +34,11 @@ _ATTAINMENT_TOLERANCE, _ACCURACY_TOLERANCE = 0.001, 0.002
 """A tenth of a point of requests in time, 0.2 points of served accuracy: equal."""
 _LEAST_GAP: Final = 0.002
 """Of utility; who is nearer to the bound leaves nothing to gain."""
+
+
+def tuned_label(rule: str) -> str:
+    """Return what a rule that was tuned by itself is called."""
+    return f"{TUNED}{rule}"
 
 
 def best_single(validation: Sequence[ScenarioScores]) -> list[tuple[str, float]]:
@@ -78,7 +85,7 @@ def joules_less(scenario: ScenarioScores, single: str) -> float | None:
 
 
 def is_ahead_of_all(scenario: ScenarioScores, own: str) -> bool:
-    """Return whether a policy is ahead of every rule, as it is and evolved, with the interval of each above 0."""
+    """Return whether a policy is surely ahead of every rule, as it is, tuned and evolved."""
     for label in scenario.scores.keys() - {PPO, FITTED}:
         (difference,) = differences([scenario], own, label)
         if difference.mean() <= 0:
@@ -149,7 +156,7 @@ def frozen_claims(
     small = [each for each in tests if len(each.fleet) <= SMALL]
     ahead = [each.case.stem for each in small if is_ahead_of_all(each, PPO)]
     yield claim_ratio(
-        f"small fleets where {PPO} is ahead of every rule, evolved or as it is, interval above 0",
+        f"small fleets where {PPO} is ahead of every rule, as it is, tuned or evolved, interval above 0",
         Estimate(len(ahead) / len(small)) if small else None,
         SMALL_BAR,
         note=f"{len(ahead)} of {len(small)} of at most {SMALL} servers",

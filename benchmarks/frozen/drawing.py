@@ -3,7 +3,8 @@
 ``python -m benchmarks.frozen.drawing`` writes the frozen ones, two of each kind. Other seeds give other worlds of the
 same kinds. A fleet and a load are drawn first, then a deadline of few to many times what an item takes at full width.
 What comes to too few or too many requests a deadline is drawn again: 5 to 50 in one half of the worlds, 50 to 120 in
-the other, so that a run of 200 deadlines is short enough to be run many times; days last a thousand.
+the other, so that a run of 200 deadlines is short enough to be run many times; days last a thousand. As live by
+default, a server has four batches of a width in flight, and Triton joins those that wait.
 """
 
 from __future__ import annotations
@@ -19,19 +20,14 @@ import yaml
 
 from orchestrator.errors import ConfigError
 from orchestrator.simulation.scenario.capacity import capacity_rps
+from orchestrator.simulation.scenario.digest import digest_scenario
 from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import (
-    ScenarioSettings,
-    digest_scenario,
-    eligible_fleet,
-    load_scenario,
-    parse_scenario,
-)
+from orchestrator.simulation.scenario.settings import ScenarioSettings, eligible_fleet, load_scenario, parse_scenario
 
 FOLDER: Final = Path("scenarios/test/frozen")
 SMALL: Final = 3
 """Servers of a small fleet at the most."""
-_SEED: Final = 20_261_228
+_SEED: Final = 20_261_129
 _FEW, _MANY = (5.0, 50.0), (50.0, 120.0)  # requests a deadline
 _DEADLINES: Final = (200, 300)  # of a run
 _DAYS_DEADLINES: Final = 1000
@@ -68,13 +64,17 @@ def draw(kind: str, name: str, seed: int, *, is_few: bool, root: Path) -> str:
 
 
 def requests_a_deadline(settings: ScenarioSettings, servers: tuple[SimulatedServer, ...]) -> float:
-    """Return how many requests arrive in the time of a deadline, on average; of families, the mean deadline's."""
+    """Return how many requests arrive in the time of a deadline, on average; of unlike ones, of the mean."""
     workload, shares = settings.workload, settings.family_shares()
     taken = eligible_fleet(settings, servers)
     rate_rps = workload.load_ratio * capacity_rps(taken, width=workload.load_of_width, shares=shares)
-    own_ms = settings.objectives.deadline_ms
+    own_ms, classes = settings.objectives.deadline_ms, workload.classes
     if shares is not None:
         own_ms = sum(part * (settings.families[name].deadline_ms or own_ms) for name, part in shares.items())
+    elif classes:
+        own_ms = sum(c.share * (c.deadline_ms or own_ms) for c in classes) / sum(c.share for c in classes)
+    elif workload.deadlines_ms is not None:
+        own_ms = sum(ms * part for ms, part in workload.deadlines_ms.items()) / sum(workload.deadlines_ms.values())
     return rate_rps / workload.items * own_ms / 1e3
 
 
@@ -270,6 +270,96 @@ def _busy_host(rng: Rng, is_few: bool) -> Values:
     }
 
 
+def _callers(rng: Rng, is_few: bool) -> Values:
+    """Return callers each of whom waits for an answer before he sends again."""
+    values = _bursts(rng, is_few)
+    values["workload"] |= {"load_ratio": _short(rng.uniform(0.5, 1.2)), "callers": round(_log(rng, 8, 120))}
+    return values
+
+
+def _shared_device(rng: Rng, is_few: bool) -> Values:
+    """Return servers with several instances of each width, which hinder each other on one device."""
+    item_ms, accuracy, servers = _log(rng, 0.2, 1.0), rng.uniform(0.6, 0.8), []
+    for server in range(int(rng.integers(1, 3, endpoint=True))):
+        slow, watts, instances = _log(rng, 1, 4), _log(rng, 20, 100), int(rng.integers(2, 4, endpoint=True))
+        widths = {}
+        for width, factor, gain in ((25, 1.0, 0.0), (50, 2.5, 0.05), (75, 4.5, 0.08), (100, 7.0, 0.1)):
+            ms = item_ms * slow * factor
+            widths[width] = {"accuracy": _short(accuracy + gain), "item_ms": _short(ms), "group_ms": _short(slow)} | {
+                "item_mj": _short(ms * watts), "group_mj": _short(slow * watts), "sigma": 0.1, "instances": instances
+            }  # fmt: skip
+        contention = _short(rng.uniform(0.3, 1.0))
+        servers.append({"name": f"s{server}", "idle_w": _short(watts / 2), "contention": contention, "widths": widths})
+    return {
+        "servers": servers,
+        "workload": {"kind": "gamma", "cv2": _short(_log(rng, 1, 8)), "load_ratio": _short(rng.uniform(0.15, 0.5))},
+        "objectives": {"deadline_ms": _short(_log(rng, 8, 500))},
+        "telemetry": {"read_every_s": 1.0},
+    }
+
+
+def _controllers(rng: Rng, is_few: bool) -> Values:
+    """Return machines whose controllers load widths and scale them within memory and utilisation."""
+    kind = {"kind": "diurnal", "amplitude": _short(rng.uniform(0.4, 0.9)), "periods": 2}
+    values = _world(rng, is_few, least=1, most=3, **kind)
+    among = ("jetson-agx-orin", "t4", "cpu-16-cores") if is_few else _CLASSES[0]
+    classes = rng.choice(among, size=len(values["servers"]), replace=False)
+    for server, name in zip(values["servers"], classes, strict=True):
+        limits = {"memory_budget_mib": round(rng.uniform(1500, 6000))}
+        server |= {"profile": f"{name}.json", "name": f"{name}-", "contention": _short(rng.uniform(0.3, 0.9))}
+        server["limits"] = limits
+    values["controller"] = {"period_s": 0.5, "grow_after_s": 0.5, "cooldown_s": 1, "idle_s": 5, "unload_after_s": 20}
+    values["objectives"]["deadline_ms"] = _short(_log(rng, 40, 120) if is_few else _log(rng, 100, 500))
+    values["telemetry"] = {"read_every_s": 1.0}
+    return values
+
+
+def _heat(rng: Rng, is_few: bool) -> Values:
+    """Return servers that throttle when they are used for long."""
+    sojourn = round(_log(rng, 100, 1000))
+    values = _world(rng, is_few, least=1, most=4, kind="mmpp", rates=[0.3, 1.7], sojourn_requests=sojourn)
+    deadline_s = values["objectives"]["deadline_ms"] / 1e3
+    faults = {"heat_s": _short(deadline_s * _log(rng, 5, 50)), "hot_above": _short(rng.uniform(0.5, 0.8))}
+    values["faults"] = faults | {"throttle_factor": _short(rng.uniform(1.5, 3))}
+    return values
+
+
+def _mixed_deadlines(rng: Rng, is_few: bool) -> Values:
+    values = _bursts(rng, is_few)
+    deadline_ms = values["objectives"]["deadline_ms"]
+    factors = (rng.uniform(0.3, 0.7), 1.0, rng.uniform(2, 5))
+    shares = [_short(rng.uniform(0.5, 3)) for _ in factors]
+    values["workload"]["deadlines_ms"] = {_short(deadline_ms * f): s for f, s in zip(factors, shares, strict=True)}
+    values["objectives"]["shed_late"] = bool(rng.integers(2))
+    return values
+
+
+def _classes(rng: Rng, is_few: bool) -> Values:
+    """Return callers of one family with unlike deadlines, floors and preferences; the network's widths are known."""
+    values = _bursts(rng, is_few)
+    deadline_ms = values["objectives"]["deadline_ms"]
+    values["workload"]["load_ratio"] = _short(rng.uniform(0.15, 0.45))
+    values["workload"]["classes"] = [
+        {"share": _short(rng.uniform(1, 3))},
+        {"share": _short(rng.uniform(0.3, 1)), "min_accuracy": float(rng.choice([0.7, 0.74]))},
+        {"share": _short(rng.uniform(0.5, 2)), "deadline_ms": _short(deadline_ms * rng.uniform(0.3, 0.8))},
+        {"share": _short(rng.uniform(0.3, 1)), "preference": str(rng.choice(["energy", "accuracy", "balanced"]))},
+    ]
+    return values
+
+
+def _several_gateways(rng: Rng, is_few: bool) -> Values:
+    """Return the world of one of several gateways, to and from which servers are moved."""
+    values = _world(rng, is_few, least=3, kind="gamma", cv2=4)
+    values["workload"]["load_ratio"] = _short(rng.uniform(0.15, 0.45))
+    deadline_s = values["objectives"]["deadline_ms"] / 1e3
+    values["sharing"] = {
+        "away_every_s": _short(deadline_s * _log(rng, 20, 200)),
+        "away_s": _short(deadline_s * _log(rng, 5, 60)),
+    }
+    return values
+
+
 KINDS: Final[Mapping[str, Callable[[Rng, bool], Values]]] = {
     "steady": _steady,
     "bursts": _bursts,
@@ -287,11 +377,19 @@ KINDS: Final[Mapping[str, Callable[[Rng, bool], Values]]] = {
     "several-items": _several_items,
     "tenants": _tenants,
     "busy-host": _busy_host,
+    "callers": _callers,
+    "shared-device": _shared_device,
+    "controllers": _controllers,
+    "heat": _heat,
+    "mixed-deadlines": _mixed_deadlines,
+    "classes": _classes,
+    "several-gateways": _several_gateways,
 }
 
 
 def _render(name: str, kind: str, values: Values, root: Path) -> str:
-    values = {**values, "servers": [dict(server) for server in values["servers"]]}
+    values = {**values, "servers": [{**server, "dynamic_batching": True} for server in values["servers"]]}
+    values["objectives"] = {**values["objectives"], "in_flight_groups": 4}
     for server in values["servers"]:
         if "profile" in server:
             server["profile"] = str(root / "profiles/synthetic" / server["profile"])

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.frozen import DIGEST, SUITE
-from benchmarks.frozen.bars import FITS, frozen_claims, joules_less, mean_of, share_of_gap
+from benchmarks.frozen.bars import FITS, frozen_claims, joules_less, mean_of, share_of_gap, tuned_label
 from benchmarks.frozen.drawing import requests_a_deadline
-from benchmarks.frozen.fits import Fitted
+from benchmarks.frozen.fits import Budget, Fitted
 from benchmarks.frozen.page import show_sections
 from benchmarks.suites.policies import DEFAULT, FALLBACK, SINGLES
 from orchestrator.evaluation.cases import VALIDATION_SEEDS, Case, PolicyEntry, load_case, make_entry
@@ -22,7 +22,7 @@ from orchestrator.evaluation.document import round_value
 from orchestrator.evaluation.scores import ScenarioScores
 from orchestrator.reporting.blocks import Block
 from orchestrator.reporting.claim import Claim
-from orchestrator.simulation.scenario.settings import digest_scenario
+from orchestrator.simulation.scenario.digest import digest_scenario
 
 THRIFT: Final = "thrift"
 
@@ -48,6 +48,8 @@ def plan(
 def _entries(fitted: Fitted) -> Iterator[PolicyEntry]:
     for label in FITS:
         yield make_entry(label, getattr(fitted, label), is_tuned=True)
+    for rule, spec in fitted.tuned.items():
+        yield make_entry(tuned_label(rule), spec, is_tuned=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class FrozenSuite:
         fits: What was fitted, by scenario.
         bounds: Of each moment, by scenario.
         worlds: Drawn worlds, in which the default meets the fallback.
-        seconds: That evolution and PPO had each.
+        budget: That learners, and rules that were tuned by themselves, had each.
     """
 
     tests: Sequence[ScenarioScores]
@@ -68,7 +70,7 @@ class FrozenSuite:
     fits: Mapping[str, Fitted]
     bounds: Mapping[str, float | None]
     worlds: Sequence[ScenarioScores]
-    seconds: float
+    budget: Budget
     name: str = SUITE
     purpose: str = (
         "What a policy that is fitted to one fleet and its traffic is worth, over scenarios that were committed before "
@@ -95,7 +97,8 @@ class FrozenSuite:
         """Return what is compared, as JSON values."""
         return {
             "scenarios_digest": DIGEST,
-            "seconds": self.seconds,
+            "seconds": self.budget.learner,
+            "rule_seconds": self.budget.rule,
             "single": self.single,
             "fallback": FALLBACK,
             "ranking": [{"policy": label, "utility": round_value(mean)} for label, mean in self.ranking],
@@ -109,12 +112,16 @@ class FrozenSuite:
     def _compare(self, scenario: ScenarioScores) -> dict[str, Any]:
         stem, fitted = scenario.case.stem, self.fits[scenario.case.stem]
         utilities = {label: mean_of(scenario, label) for label in scenario.scores}
+        tuned = {label: utilities.pop(label) for label in map(tuned_label, fitted.tuned)}
+        best_tuned = max(fitted.tuned, key=lambda rule: tuned[tuned_label(rule)])
         rules = {label: utility for label, utility in utilities.items() if label not in FITS}
         return {
             "scenario": stem,
             "servers": len(scenario.fleet),
             "requests_a_deadline": round_value(requests_a_deadline(scenario.settings, scenario.fleet)),
             "best_unfitted": max(rules, key=lambda label: rules[label]),
+            "best_tuned": fitted.tuned[best_tuned],
+            "best_tuned_utility": round_value(tuned[tuned_label(best_tuned)]),
             "bound": round_value(self.bounds[stem]),
             "share_of_gap": round_value(share_of_gap(scenario, self.single, self.bounds[stem])),
             "joules_less": round_value(joules_less(scenario, self.single)),

@@ -27,7 +27,8 @@ def earn(choose, seeds=range(10_000, 10_010)):
 
 draw = np.random.default_rng(0)
 print("at random:", earn(lambda seen, mask: draw.choice(np.flatnonzero(mask))))
-ones = [lambda seen, mask, one=one: one if mask[one] else np.flatnonzero(mask)[-1] for one in range(4)]
+sends = range(4, 12, 2)  # each candidate's whole batch; 1 holds
+ones = [lambda seen, mask, one=one: one if mask[one] else 1 if mask[1] else np.flatnonzero(mask)[0] for one in sends]
 print("one action:", max(map(earn, ones)), flush=True)
 worlds = VecNormalize(DummyVecEnv([make] * 8), norm_obs=False, gamma=0.98)
 model = MaskablePPO("MlpPolicy", worlds, n_steps=256, batch_size=256, learning_rate=1e-3, gamma=0.98, seed=0)

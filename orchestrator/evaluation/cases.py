@@ -29,8 +29,9 @@ from orchestrator.policies.learned.policy_file import LEARNED_NAMES, SLIM, Polic
 from orchestrator.policies.parsing import is_of_package, parse_own_policy, parse_policy
 from orchestrator.policies.plugins import PLUGINS
 from orchestrator.policies.protocol import Policy, RowPolicy
+from orchestrator.simulation.scenario.digest import digest_scenario
 from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario, load_scenario
+from orchestrator.simulation.scenario.settings import ScenarioSettings, load_scenario
 
 VALIDATION_SEEDS: Final = 1_000_000
 """Seeds of validation traces begin here."""

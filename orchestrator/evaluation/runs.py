@@ -22,8 +22,9 @@ from orchestrator.evaluation.figures import RunFigures, Timeline, take_figures, 
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.protocol import RowPolicy
 from orchestrator.policies.tables.candidates import build_rows
+from orchestrator.simulation.scenario.digest import digest_scenario
 from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario
+from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.simulation import DECIDED, DISTRUSTED, Simulation
 

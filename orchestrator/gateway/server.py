@@ -25,6 +25,7 @@ from orchestrator.gateway.auth.callers import Guard
 from orchestrator.gateway.auth.tls import HTTP1, HTTP2, TlsFiles
 from orchestrator.gateway.dataplane.dataplane import DataPlane
 from orchestrator.gateway.dataplane.model_index import ModelIndex
+from orchestrator.gateway.devices import DeviceReader
 from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.limits.call_budget import CallBudget
@@ -298,6 +299,7 @@ class Gateway:
         if self.metrics is not None:
             self.metrics.gateway, self.metrics.guard = self, self.data_plane.guard
         self.background.start("watching files", partial(watch, self._files))
+        self.background.start("reading devices", DeviceReader(self._router).watch)
         statistics = self.data_plane.fleet_statistics
         if statistics is not None:
             period_s = self._settings.statistics_period_s

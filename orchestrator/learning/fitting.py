@@ -31,7 +31,7 @@ from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import RULE, PolicyFile, write_policy_file
 from orchestrator.policies.parsing import parse_policy
-from orchestrator.simulation.scenario.settings import digest_scenario
+from orchestrator.simulation.scenario.digest import digest_scenario
 
 _KEEP_EVERY_S: Final = 30.0
 _JUDGING: Final = 0.2  # of a learner's time, roughly

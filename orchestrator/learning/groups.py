@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.policies.learned.features import ROWS
 from orchestrator.policies.learned.network import Floats32, pack, untrained
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.rollouts import Rollout, RolloutBatch, new_rollout
 from orchestrator.simulation.scenario.trace import Trace
+from orchestrator.simulation.world_batch import lines_of
 
 _MOST_CHOICES = 2048  # of a world in a rollout
 _PILOT = 8.0  # deadlines
@@ -62,8 +62,7 @@ class Groups:
         self.replicas, self.threads = replicas, threads
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 0x6209]))
         self._number = 0
-        most_lines = len(task.servers) * len({m.width for s in task.servers for m in s.models})
-        self.lines = min(ROWS, most_lines)
+        self.lines = lines_of(task)
         per_world = self._pilot(base) * segment
         self._room = int(min(_MOST_CHOICES, max(16, _SPARE * per_world)))
         groups = choices / (replicas * min(self._room, max(1.0, per_world)))

@@ -10,7 +10,7 @@ from orchestrator.learning.fitting import Fit, FitSettings, Learned
 from orchestrator.learning.judging import Candidate
 from orchestrator.learning.ppo.training import Round
 from orchestrator.learning.traffic import CHOOSING, WINDOWS, Traffic
-from orchestrator.simulation.scenario.settings import digest_scenario
+from orchestrator.simulation.scenario.digest import digest_scenario
 
 _DIGITS = 6
 

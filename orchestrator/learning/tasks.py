@@ -23,6 +23,7 @@ from orchestrator.router.rollout.record import in_force_path
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.residuals import recorded_factors
 from orchestrator.simulation.scenario.settings import load_scenario, parse_scenario
+from orchestrator.snapshot import READ_DEVICES_S
 
 CROWDING: Final = 1.25
 """Of what is fitted to a profile; see orchestrator.learning.objective."""
@@ -102,7 +103,15 @@ def logged_traffic(fleet: FleetSettings, *, source: str, family: str | None) -> 
     }
     servers = {name: entries.get(name, name) for name in sorted(names)}
     factors = _factors_of(router.decision_log.directory)
-    task = profile_task(router.profile, objectives_of(router), servers=servers, family=family, factors=factors)
+    read_every_s = READ_DEVICES_S if all(server.controller is not None for server in fleet.servers) else None
+    task = profile_task(
+        router.profile,
+        objectives_of(router),
+        servers=servers,
+        family=family,
+        factors=factors,
+        read_every_s=read_every_s,
+    )
     check_fleet(recorded, task, entries)
     return Traffic(task, recorded)
 
@@ -147,11 +156,13 @@ def profile_task(
     servers: Mapping[str, str] | None = None,
     family: str | None = None,
     factors: Sequence[float] = USUAL_FACTORS,
+    read_every_s: float | None = None,
 ) -> Task:
     """Return the task of a profiled fleet; objectives as in a scenario's file.
 
     Of ``servers``, entries of the profile by name, those that it knows; without any all of it. What the profile says
-    batches take is multiplied by one of the ``factors`` each, any of which is as likely.
+    batches take is multiplied by one of the ``factors`` each, any of which is as likely. Devices are read every
+    ``read_every_s``, as controllers are asked; None: not.
 
     Raises:
         ConfigError: when the profile can't be used, or knows none of the servers.
@@ -173,6 +184,7 @@ def profile_task(
             for name in entries
         ],
         "objectives": dict(objectives),
+        "telemetry": {"read_every_s": read_every_s},
     }
     settings, fleet = parse_scenario(yaml.safe_dump(values), source=str(path), folder=path.parent)
     return Task(settings, fleet, NO_PREFERENCE, CROWDING)

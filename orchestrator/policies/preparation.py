@@ -27,6 +27,7 @@ from orchestrator.policies.learned.network import untrained
 from orchestrator.policies.learned.paper import paper_shapes
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import PAPER, SLIM, PolicyFile
+from orchestrator.policies.preferred import PreferredPolicy
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.registry import parse_policy
 from orchestrator.policies.tables.code_cache import COMPLETE
@@ -81,7 +82,7 @@ def _decide() -> None:
     fleets = FleetTables(), FleetTables([ServerState(name, models) for name in _SERVERS])
     situation = Situation(QueueState(2, 1, 1.0, 1.0, _WIDTHS), 0.0, 0, (0.0, 0.0), 1.0)
     rule = parse_policy(_BASE)
-    for policy in (rule, LearnedPolicy(_file(SLIM)), LearnedPolicy(_file(PAPER))):
+    for policy in (rule, PreferredPolicy(), LearnedPolicy(_file(SLIM)), LearnedPolicy(_file(PAPER))):
         for tables in fleets:
             candidate_set = CandidateSet(tables, situation)
             candidate_set.least_answer_s(1, 1.0, True)

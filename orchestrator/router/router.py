@@ -36,7 +36,7 @@ from orchestrator.router.servers.membership import Connect, Membership, Resolved
 from orchestrator.router.servers.outages import describe_outage, describe_servers
 from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.router.share import ELSEWHERE, FleetShare
-from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
+from orchestrator.snapshot import UNKNOWN_DEVICE, DeviceState, Preference, ServedModel, ServerName, Width
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.families import Described, describe_models
@@ -199,6 +199,16 @@ class Router:
     def watch_unread(self, unread_bytes: Callable[[], int]) -> None:
         """Reckon with requests that have come in front of the router and were not read, of about so many bytes."""
         self._dispatcher.unread_bytes = unread_bytes
+
+    @property
+    def sees_devices(self) -> bool:
+        """Whether anybody who decides, or is to, looks at what the devices of servers show."""
+        return self._dispatcher.deciders.sees_devices
+
+    def note_devices(self, states: Mapping[ServerName, DeviceState]) -> None:
+        """Let decisions know what the devices of servers show; nothing is known any more of one that is not named."""
+        for name, server in self._fleet.servers.items():
+            server.device = states.get(name, UNKNOWN_DEVICE)
 
     def close_by(self, until_s: float) -> None:
         """Let closing wait for answers no longer than until then on the event loop's clock, whatever ``drain_s``."""

@@ -29,9 +29,9 @@ from orchestrator.planner.state import SchedulerState
 from orchestrator.policies.tables import columns as col
 from orchestrator.simulation.scenario.fleet import MAX_INSTANCES, SimulatedModel, SimulatedServer
 from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world.devices import account
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.loop import set_instances
-from orchestrator.simulation.world.servers import account
 from orchestrator.snapshot import ModelName
 
 _MIB: Final = 1 << 20

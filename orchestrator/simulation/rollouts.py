@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
-from orchestrator.policies.learned.features import CONTEXT, FEATURES, ROWS
+from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, action_count
+from orchestrator.policies.learned.features import ROWS, observation_size
 from orchestrator.policies.learned.network import HIDDEN, HIDDEN_LINES, Floats32, score
 from orchestrator.policies.tables.compiled import Column, compiled, compiled_unlocked
 from orchestrator.simulation import rewards
@@ -48,7 +48,7 @@ class Rollout(NamedTuple):
     Attributes:
         observations: float32 [worlds, choices + 1, lines · FEATURES + CONTEXT]; the lines are those of the largest
             fleet, ROWS at the most.
-        masks: bool [worlds, choices + 1, lines + 1], of what is allowed; the last action holds.
+        masks: bool [worlds, choices + 1, actions of so many lines], of what is allowed.
         actions: int64 [worlds, choices].
         log_probs: float32 [worlds, choices], of the actions.
         rewards: float32 [worlds, choices, objectives], what came of each until the next, by OBJECTIVES.
@@ -70,8 +70,8 @@ class Rollout(NamedTuple):
 def new_rollout(worlds: int, choices: int, *, lines: int = ROWS) -> Rollout:
     """Return room for so many choices of each world, of fleets with so many candidates."""
     return Rollout(
-        observations=np.zeros((worlds, choices + 1, lines * FEATURES + CONTEXT), np.float32),
-        masks=np.zeros((worlds, choices + 1, lines + 1), np.bool_),
+        observations=np.zeros((worlds, choices + 1, observation_size(lines)), np.float32),
+        masks=np.zeros((worlds, choices + 1, action_count(lines)), np.bool_),
         actions=np.zeros((worlds, choices), np.int64),
         log_probs=np.zeros((worlds, choices), np.float32),
         rewards=np.zeros((worlds, choices, len(OBJECTIVES)), np.float32),
@@ -120,7 +120,7 @@ def _collect(
     goes_on: bool,
 ) -> None:
     params, strength, hidden, scores = network
-    room, lines = into.actions.shape[1], into.masks.shape[2] - 1
+    room = into.actions.shape[1]
     for i in range(is_running.shape[0]):
         if goes_on and stopped[i] == RUNS:
             continue
@@ -136,12 +136,12 @@ def _collect(
             considered = int(learner.considered[i])
             now = world.state[sim.NOW_S] / learner.scales[i, rewards.DEADLINE_SCALE]
             into.times[i, count] = now
-            write_observation(view, considered, lines, into.observations[i, count], into.masks[i, count])
+            write_observation(view, considered, into.observations[i, count], into.masks[i, count])
             if now >= until[i] or count == room:
                 break
             score(view.lines, considered, view.context, params, strength, hidden, scores)
-            action, log_prob = draw_action(scores, view.mask, draws[i, count])
-            into.actions[i, count] = lines if action == HOLD_ACTION else action
+            action, log_prob = draw_action(scores, into.masks[i, count], draws[i, count])
+            into.actions[i, count] = action
             into.log_probs[i, count] = log_prob
             take(world, view, learner, action, i)
             is_choice = run_to_choice(world, view, learner, i)
@@ -161,16 +161,16 @@ def _collect(
 def draw_action(scores: Any, mask: Any, draw: float) -> tuple[int, float]:
     """Return an allowed action, drawn by the softmax of the scores, and its log probability."""
     most = -math.inf
-    for action in range(ACTIONS):
-        if mask[action] != 0 and scores[action] > most:
+    for action in range(mask.shape[0]):
+        if mask[action] and scores[action] > most:
             most = scores[action]
     total = 0.0
-    for action in range(ACTIONS):
-        if mask[action] != 0:
+    for action in range(mask.shape[0]):
+        if mask[action]:
             total += math.exp(scores[action] - most)
     chosen, passed = HOLD_ACTION, 0.0
-    for action in range(ACTIONS):
-        if mask[action] != 0:
+    for action in range(mask.shape[0]):
+        if mask[action]:
             chosen = action  # the last one where rounding leaves the draw beyond the sum
             passed += math.exp(scores[action] - most)
             if draw * total < passed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Final
 
 import numpy as np
@@ -17,6 +17,8 @@ from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.fleet.row_values import read_candidate
 from orchestrator.policies.learned.decide import BASE_ROW, Scorer, decide_by_scores
 from orchestrator.policies.learned.policy import LearnedPolicy
+from orchestrator.policies.learned.policy_file import SLIM
+from orchestrator.policies.preference import parse_preference
 from orchestrator.policies.protocol import Binding, Policy, Situation
 from orchestrator.policies.queue_rules import MOST_SAMPLED, UNKNOWN
 from orchestrator.policies.registry import RulePolicy
@@ -30,13 +32,14 @@ from orchestrator.profile.fit import EnergyLine, EnergyTable, LatencyTable
 from orchestrator.simulation.controllers import begin_control, control, controllers_of
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer, families_of, most_instances
 from orchestrator.simulation.scenario.hosts import HostSettings
+from orchestrator.simulation.scenario.server_settings import MIB
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import COMMON_STEPS, Trace, draw_trace
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world.families import memory_place
+from orchestrator.simulation.world.devices import account
+from orchestrator.simulation.world.families import family_of, memory_place
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.loop import advance, apply
-from orchestrator.simulation.world.servers import account
 from orchestrator.snapshot import (
     Family,
     ModelName,
@@ -125,6 +128,7 @@ class Simulation:
     def decide_outside(self) -> None:
         """Leave decisions to ``next_decision`` and ``apply``, whatever the policy."""
         self.world.state[sim.IS_EXTERNAL] = 1
+        self.world.state[sim.LEAVES_PREFERENCES] = 0
 
     def apply(self, row: int, items: float, until_s: float = math.inf) -> None:
         """Make the decision that is asked for: a row and its items, or HOLD until a time, or REJECT."""
@@ -188,7 +192,7 @@ class Simulation:
 
     def _situation(self) -> Situation:
         """Return what is asked as a value, with what policies remember."""
-        query, family = self.world.head.query.tolist(), int(self.world.state[sim.ASKED])
+        query, family = self.world.head.query.tolist(), family_of(self.world, int(self.world.state[sim.ASKED]))
         widths = tuple(_width_of(column) for column in self._tables.widths if column // _OF_FAMILY == family)
         memory = self._memories[family]
         memory.include(set(self._tables.names), set(widths))
@@ -203,6 +207,8 @@ class Simulation:
             refuses_late=bool(query[col.REFUSES_LATE]),
             servers_share=query[col.SERVERS_SHARE],
             arrived_items=int(query[col.ARRIVED_ITEMS]),
+            other_queues=int(query[col.OTHER_QUEUES]),
+            other_items=int(query[col.OTHER_ITEMS]),
         )
         uniforms = query[col.FIRST_UNIFORM], query[col.SECOND_UNIFORM]
         turn, margin = int(query[col.TURN]), query[col.SLACK_MARGIN]
@@ -295,7 +301,7 @@ def _make_world(
         scratch=tables.scratch,
         rule=_rule_of(policy),
         memory=np.vstack([new_memory(len(servers), fleet.columns) for _ in families]),
-        requests=_requests(trace),
+        requests=_requests(trace, _queues_of_classes(settings)),
         truth=new_table(sim.TRUTH_FIELDS, len(servers)),
         models=new_table(sim.TRUE_FIELDS, cells),
         service_s=new_table(cells, most),
@@ -304,14 +310,14 @@ def _make_world(
         events=events,
         schedule=schedule,
         state=_state(settings, trace, policy, families=len(families)),
-        heap=new_table(len(families), len(trace.arrived_s)),
+        heap=new_table(max(len(families), len(settings.workload.classes)), len(trace.arrived_s)),
         roots=np.full(cells, -1.0),
         sample=new_column(MOST_SAMPLED),
         hosts=new_table(sim.HOST_FIELDS, len(settings.hosts)),
         factors=_factors(settings.hosts),
         common=trace.common if trace.common.size else new_table(1, 1),
         inbox=new_table(sim.INBOX_FIELDS, answers),
-        queues=_queues(settings, families, tables.widths),
+        queues=_queues(settings, families, tables.widths, servers),
     )
     for index, server in enumerate(servers):
         world.truth[sim.CONTENTION][index] = server.contention
@@ -360,17 +366,39 @@ def _rule_of(policy: Policy) -> Column:
     return policy.numbers if isinstance(policy, RulePolicy) else new_column(RULE_FIELDS)
 
 
-def _queues(settings: ScenarioSettings, families: Sequence[Family], columns: Sequence[Width]) -> Table:
-    table = new_table(sim.QUEUE_FIELDS, len(families))
+def _queues_of_classes(settings: ScenarioSettings) -> list[int]:
+    """Return the queue of each class, by index: that of the first one with its floor and preference."""
+    asked = [(own.min_accuracy, own.preference) for own in settings.workload.classes]
+    return [asked.index(own) for own in asked]
+
+
+def _queues(
+    settings: ScenarioSettings,
+    families: Sequence[Family],
+    columns: Sequence[Width],
+    servers: Sequence[SimulatedServer],
+) -> Table:
+    classes = settings.workload.classes
+    table = new_table(sim.QUEUE_FIELDS, max(len(families), len(classes)))
+    table[sim.MOST_RPS] = table[sim.KNOWN_MOST_RPS] = UNKNOWN.most_rps
+    table[sim.SAME_WIDTHS] = np.arange(table.shape[1])
+    table[sim.HELD_HEAD] = -1
+    table[sim.HELD_UNTIL_S] = math.inf
+    preferences = slice(sim.CLASS_PREFER_ACCURACY, sim.CLASS_PREFER_ENERGY + 1)
+    table[preferences] = math.nan
     for index, name in enumerate(families):
         own = settings.families.get(name)
         table[:TURN_FIELDS, index] = new_turns(1.0 if own is None else own.weight)
-        table[sim.MOST_RPS][index] = UNKNOWN.most_rps
-        table[sim.HELD_HEAD][index] = -1
-        table[sim.HELD_UNTIL_S][index] = math.inf
         table[sim.MIN_ACCURACY][index] = (own or settings.objectives).min_accuracy
         places = [place for place, column in enumerate(columns) if column // _OF_FAMILY == index]
         table[sim.FIRST_COLUMN][index], table[sim.END_COLUMN][index] = places[0], places[-1] + 1
+    floors = [max(asked.min_accuracy, settings.objectives.min_accuracy) for asked in classes]
+    accepted = [{m.width for s in servers for m in s.models if m.accuracy >= floor} for floor in floors]
+    for index, asked in enumerate(classes):
+        table[sim.MIN_ACCURACY][index] = floors[index]
+        table[sim.SAME_WIDTHS][index] = accepted.index(accepted[index])
+        if asked.preference is not None:
+            table[preferences, index] = astuple(parse_preference(asked.preference))
     return table
 
 
@@ -378,24 +406,30 @@ def _write_truth(world: World, index: int, server: SimulatedServer, columns: Seq
     truth, models = world.truth, world.models
     truth[sim.IS_UP][index] = truth[sim.SPEED][index] = 1
     truth[sim.IDLE_W][index] = math.nan if server.idle_w is None else server.idle_w
+    budget_mib = None if server.limits is None else server.limits.memory_budget_mib
+    truth[sim.BUDGET_BYTES][index] = (budget_mib or 0) * MIB
     for model, column in zip(server.models, columns, strict=True):
         cell = index * world.fleet.columns + column
         world.service_s[cell, : model.max_batch_size] = model.service_s
         world.energy_j[cell, : model.max_batch_size] = math.nan if model.energy_j is None else model.energy_j
         models[sim.MARGIN_MEAN][cell] = math.nan
         models[sim.SIGMA][cell], models[sim.DELAY_S][cell] = model.sigma, model.delay_s
+        models[sim.INSTANCE_BYTES][cell] = model.instance_bytes
         fit = model.start
         models[sim.FIT_WEIGHT][cell] = fit.weight
         models[sim.FIT_N][cell], models[sim.FIT_NN][cell] = fit.sum_n, fit.sum_nn
         models[sim.FIT_T_S][cell], models[sim.FIT_NT_S][cell] = fit.sum_t_s, fit.sum_nt_s
 
 
-def _requests(trace: Trace) -> Table:
+def _requests(trace: Trace, queues: Sequence[int]) -> Table:
     requests = new_table(sim.REQUEST_FIELDS, len(trace.arrived_s))
     requests[sim.ARRIVED_S], requests[sim.DEADLINE_S] = trace.arrived_s, trace.deadline_s
     requests[sim.DUE_S] = trace.deadline_s
     requests[sim.PRIORITY], requests[sim.REQUEST_ITEMS] = trace.priority, trace.items
-    requests[sim.NOISE], requests[sim.WAKE], requests[sim.FAMILY] = trace.noise, trace.wakes, trace.family
+    requests[sim.NOISE], requests[sim.WAKE] = trace.noise, trace.wakes
+    requests[sim.FAMILY], requests[sim.CLASS] = trace.family, trace.family
+    if queues:
+        requests[sim.CLASS] = np.array(queues, float)[trace.of_class.astype(int)]
     requests[sim.FIRST_UNIFORM], requests[sim.SECOND_UNIFORM] = trace.uniforms
     requests[[sim.SENT_S, sim.ANSWERED_S, sim.ACCURACY, sim.ENERGY_J]] = math.nan
     requests[[sim.NEXT, sim.QUEUE, sim.LEFT, sim.RIGHT, sim.SERVER, sim.WIDTH]] = -1.0
@@ -413,13 +447,18 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy, *, families
     if settings.workload.callers is not None:
         state[sim.CALLERS] = settings.workload.callers
     is_varied = np.any(np.diff(trace.priority)) or np.any(np.diff(trace.deadline_s) < 0)
-    state[sim.CAN_DISPLACE] = bool(is_varied or families > 1)
+    classes = settings.workload.classes
+    state[sim.CAN_DISPLACE] = bool(is_varied or families > 1 or classes)
     state[sim.SHEDS_LATE] = objectives.shed_late and objectives.deadline_ms / 1e3 < objectives.request_timeout_s
-    state[sim.FAMILIES] = families
+    state[sim.FAMILIES], state[sim.CLASSES] = families, max(families, len(classes))
+    state[sim.HAS_PREFERENCES] = any(own.preference is not None for own in classes)
+    state[sim.LEAVES_PREFERENCES] = not (isinstance(policy, LearnedPolicy) and policy.file.kind == SLIM)
     state[sim.QUEUE_LIMIT] = objectives.queue_limit
     state[sim.TIMEOUT_S] = objectives.request_timeout_s
     state[sim.MAX_ATTEMPTS] = objectives.max_attempts
     state[sim.LEARNS] = settings.telemetry.learns
+    read_every_s = settings.telemetry.read_every_s
+    state[sim.READ_EVERY_S] = state[sim.NEXT_READING_S] = math.inf if read_every_s is None else read_every_s
     state[sim.REPORTED] = settings.telemetry.report_every_s is not None
     state[sim.IS_EXTERNAL] = not isinstance(policy, RulePolicy)
     state[sim.BINDS_EARLY] = policy.binding is Binding.EARLY

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
-from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, do_action
+from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, action_count, do_action
 from orchestrator.policies.learned.decide import choose_base, first_allowed, look, parse_base
 from orchestrator.policies.learned.encoding import EXTREMES, View
-from orchestrator.policies.learned.features import CONTEXT, FEATURES, OBSERVATION, ROWS
+from orchestrator.policies.learned.features import CONTEXT, FEATURES, ROWS, observation_size
 from orchestrator.policies.learned.memory import note_decision, standing_hold
 from orchestrator.policies.learned.paper import allowed_choices, row_of_choices
 from orchestrator.policies.tables import columns as col
@@ -56,8 +56,8 @@ class Step(NamedTuple):
     """What the worlds look like where the next choice is.
 
     Attributes:
-        observations: float32 [worlds, OBSERVATION].
-        masks: bool [worlds, ACTIONS], of what is allowed; all of a world that has ended are.
+        observations: float32 [worlds, lines · FEATURES + CONTEXT].
+        masks: bool [worlds, actions of so many lines], of what is allowed; all of a world that has ended are.
         rewards: float64 [worlds, 4], what the action before earned, by OBJECTIVES.
         ended: bool [worlds].
         elapsed: float64 [worlds], time since the choice before, in deadlines.
@@ -96,14 +96,15 @@ class WorldBatch:
     """Worlds of one batch; each is loaded with a task, then all are stepped together.
 
     The base policy says what is masked, and a learned one rests on it. Where ``holds_on``, a hold stands as it does
-    where a learned policy serves (orchestrator.policies.learned.memory); else every decision is asked about.
+    where a learned policy serves (orchestrator.policies.learned.memory); else every decision is asked about. What is
+    seen has ``lines`` candidates, as many as the largest fleet has or ROWS.
 
     Raises:
         ConfigError: when the base can't be one.
     """
 
-    def __init__(self, worlds: int, *, base: str = "lert:slack", holds_on: bool = False) -> None:
-        self.worlds = worlds
+    def __init__(self, worlds: int, *, base: str = "lert:slack", holds_on: bool = False, lines: int = ROWS) -> None:
+        self.worlds, self.lines = worlds, lines
         self._base = parse_base(base)
         self._worlds: StackedWorlds | None = None
         self._learners = _new_learners(worlds, holds_on=holds_on)
@@ -111,8 +112,8 @@ class WorldBatch:
         self._controllers: list[list[SimulatedController]] = [[] for _ in range(worlds)]
         self._stopped = np.zeros(worlds, np.int8)
         self._step = Step(
-            np.zeros((worlds, OBSERVATION), np.float32),
-            np.ones((worlds, ACTIONS), np.bool_),
+            np.zeros((worlds, observation_size(lines)), np.float32),
+            np.ones((worlds, action_count(lines)), np.bool_),
             np.zeros((worlds, len(OBJECTIVES))),
             np.ones(worlds, np.bool_),
             np.zeros(worlds),
@@ -314,12 +315,11 @@ def _step_worlds(
         learner.sums[i, rewards.TIME_SUM] = world.state[sim.NOW_S]
         rewards.write_rewards(world, learner.scales[i], learner.sums[i], step.rewards[i])
         if is_choice:
-            write_observation(view, int(learner.considered[i]), ROWS, step.observations[i], step.masks[i])
+            write_observation(view, int(learner.considered[i]), step.observations[i], step.masks[i])
         else:
             step.ended[i] = True
             is_running[i] = False
-            for action in range(ACTIONS):
-                step.masks[i, action] = True
+            step.masks[i, :] = True
 
 
 @compiled
@@ -339,7 +339,7 @@ def _take_apart(world: World, view: View, learner: Learners, order: NDArray[np.i
 def take(world: World, view: View, learner: Learners, action: int, i: int) -> None:
     """Take an action; one that is not allowed holds."""
     rows, query, count = world.rows, world.head.query, int(world.state[sim.ROW_COUNT])
-    if action > HOLD_ACTION or view.mask[action] == 0:
+    if action >= ACTIONS or view.mask[action] == 0:
         action = HOLD_ACTION
     row, items, until_s = do_action(action, rows, view.chosen, int(learner.considered[i]), query, view.base)
     memory = world.memory[memory_place(world) : memory_place(world) + MEMORY_FIELDS]
@@ -373,13 +373,19 @@ def run_to_choice(world: World, view: View, learner: Learners, i: int) -> bool:
 
 
 @compiled
-def write_observation(view: View, considered: int, lines: int, observation: Any, mask: Any) -> None:
-    """Write a view as numbers: so many lines of candidates, then the context; the last action of the mask holds."""
+def write_observation(view: View, considered: int, observation: Any, mask: Any) -> None:
+    """Write a view as numbers: as many lines of candidates as there is room for, then the context."""
+    lines = (observation.shape[0] - CONTEXT) // FEATURES
     for line in range(lines):
         for feature in range(FEATURES):
             value = view.lines[line][feature] if line < considered else 0.0
             observation[line * FEATURES + feature] = value
-        mask[line] = view.mask[line] != 0
     for at in range(CONTEXT):
         observation[lines * FEATURES + at] = view.context[at]
-    mask[lines] = view.mask[HOLD_ACTION] != 0
+    for action in range(mask.shape[0]):
+        mask[action] = view.mask[action] != 0
+
+
+def lines_of(task: Task) -> int:
+    """Return how many candidates of a task's fleet are considered at the most."""
+    return min(ROWS, len(task.servers) * len({m.width for s in task.servers for m in s.models}))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,14 @@ import pytest
 from orchestrator.config import RouterSettings
 from orchestrator.errors import CapacityError, DeadlineError
 from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.preference import parse_preference
 from orchestrator.profile.fit import LatencyTable
 from orchestrator.router import Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
+from orchestrator.simulation.scenario.workload_settings import ClassSettings
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName
@@ -80,6 +83,7 @@ def draw(
     limits: dict[str, int],
     shed_late: bool,
     families: Mapping[str, float] = ONE,
+    classes: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[ScenarioSettings, Trace]:
     """Return a scenario, and a trace of it with requests of all kinds."""
     rng = np.random.default_rng(seed)
@@ -89,6 +93,7 @@ def draw(
         objectives={"in_flight_groups": 1, "shed_late": shed_late, **limits},
         telemetry={"learns": True},
         families=several,
+        workload={"classes": classes},
     )
     arrived_s = np.cumsum(rng.exponential(gap_s, requests)).round(9)
     allowed_s = rng.uniform(0.05, 0.6, requests).round(9)
@@ -126,6 +131,7 @@ class LiveRun:
 
     def __init__(self, settings: ScenarioSettings, trace: Trace, policy: str, families: Iterable[str] = ONE) -> None:
         self._trace, self._families = trace, sorted(families)
+        self._classes = settings.workload.classes
         objectives = settings.objectives
         self._settings = RouterSettings(
             policy=policy,
@@ -159,7 +165,15 @@ class LiveRun:
         deadline_ms = float(trace.deadline_s[at] - trace.arrived_s[at]) * 1e3
         try:
             family, priority = self._families[int(trace.family[at])], int(trace.priority[at])
-            answer = await router.infer(array, family=family, deadline_ms=deadline_ms, priority=priority)
+            asked = self._classes[int(trace.of_class[at])] if self._classes else ClassSettings()
+            answer = await router.infer(
+                array,
+                family=family,
+                deadline_ms=deadline_ms,
+                priority=priority,
+                min_accuracy=asked.min_accuracy or None,
+                preference=None if asked.preference is None else parse_preference(asked.preference),
+            )
         except CapacityError:
             return Outcome(REFUSED, loop.time() - began_s)
         except DeadlineError:
@@ -177,7 +191,7 @@ def simulate(
     requests, names, outcomes = simulation.world.requests, [s.name for s in simulation.servers], list[Outcome]()
     for at in range(len(trace.arrived_s)):
         status, ended_s = requests[sim.STATUS][at], requests[sim.ANSWERED_S][at]
-        if status == sim.SHED:
+        if status in (sim.SHED, sim.REJECTED):
             outcomes.append(Outcome(REFUSED, ended_s))
         elif settings.objectives.shed_late and ended_s > trace.deadline_s[at]:
             outcomes.append(Outcome(LATE, math.nan))
@@ -186,6 +200,25 @@ def simulate(
             server, sent_s = names[int(requests[sim.SERVER][at])], requests[sim.SENT_S][at]
             outcomes.append(Outcome(server, sent_s, int(requests[sim.WIDTH][at]), int(requests[sim.BATCH][at])))
     return outcomes
+
+
+CLASSES: Sequence[Mapping[str, Any]] = (
+    {"share": 2},
+    {"min_accuracy": 0.92},
+    {"preference": "energy"},
+    {"preference": "accuracy=0.5,latency=0.5", "min_accuracy": 0.9},
+    {"share": 0.5},  # in the queue of the first one
+)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("policy", ["lert:slack", "lert:brownout", "thrift", "slackfit"])
+@pytest.mark.parametrize(("gap_s", "shed_late"), [(0.02, True), (0.006, True), (0.008, False)])
+def test_requests_of_unlike_floors_and_preferences_are_sent_and_refused_alike_live_and_simulated(
+    gap_s: float, shed_late: bool, policy: str, seed: int
+) -> None:
+    settings, trace = draw(seed, requests=300, gap_s=gap_s, limits=ROOMY, shed_late=shed_late, classes=CLASSES)
+    assert set(compare_both(settings, trace, policy, ONE)) >= {"a", "b"}
 
 
 CROWDS = [(0.02, ROOMY, True), (0.006, BOUNDED, True), (0.002, ROOMY, True), (0.008, BOUNDED, False)]

@@ -11,8 +11,9 @@ import numpy as np
 from orchestrator.evaluation.cases import Case, PolicyEntry, load_case
 from orchestrator.evaluation.figures import FIGURES
 from orchestrator.evaluation.scores import UTILITY, ScenarioScores, Score
+from orchestrator.simulation.scenario.digest import digest_scenario
 from orchestrator.simulation.scenario.fleet import linear_model
-from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario
+from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.utility import Utility
 from tests.simulation.worlds import servers
 

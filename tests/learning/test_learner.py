@@ -16,6 +16,7 @@ from orchestrator.learning.learner import STRENGTHS, PpoLearner
 from orchestrator.learning.objective import run_policy
 from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
 from orchestrator.learning.traffic import Traffic
+from orchestrator.policies.learned.actions import HOLD_ACTION
 from orchestrator.policies.learned.network import SHAPES
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import PolicyFile
@@ -94,7 +95,7 @@ def test_validations_take_their_part_of_the_time_and_no_more(tmp_path: Path) -> 
 def always_holding() -> dict[str, NDArray[np.float32]]:
     """Weights that hold wherever they may."""
     weights = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
-    weights["hold.bias"][0] = 100
+    weights["unsent.bias"][HOLD_ACTION] = 100
     return weights
 
 

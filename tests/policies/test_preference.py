@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from orchestrator.decision import Dispatch, Hold, Reason
 from orchestrator.errors import ConfigError
-from orchestrator.policies.preference import PreferredPolicy, parse_preference
+from orchestrator.policies.preference import parse_preference
+from orchestrator.policies.preferred import PreferredPolicy
 from orchestrator.policies.protocol import Binding, Situation
 from orchestrator.profile.document import EnergySource
 from orchestrator.profile.fit import EnergyLine, EnergyTable

@@ -13,8 +13,9 @@ from orchestrator.errors import ConfigError
 from orchestrator.planner.actions import ActionKind
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.tables import columns as col
+from orchestrator.simulation.scenario.digest import digest_scenario
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer, linear_model
-from orchestrator.simulation.scenario.settings import digest_scenario, load_scenario
+from orchestrator.simulation.scenario.settings import load_scenario
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.loop import set_instances

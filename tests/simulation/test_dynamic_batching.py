@@ -9,8 +9,8 @@ import pytest
 
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.tables import columns as col
+from orchestrator.simulation.scenario.digest import digest_scenario
 from orchestrator.simulation.scenario.fleet import linear_model
-from orchestrator.simulation.scenario.settings import digest_scenario
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim

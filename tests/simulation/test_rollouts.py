@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
-from orchestrator.policies.learned.features import CONTEXT, FEATURES, PRESENT, ROWS
+from orchestrator.policies.learned.actions import HOLD_ACTION, action_count
+from orchestrator.policies.learned.features import CONTEXT, FEATURES, PRESENT
 from orchestrator.policies.learned.network import pack
 from orchestrator.simulation.rollouts import Rollout, RolloutBatch, draw_action, new_rollout
 from orchestrator.simulation.world_batch import Step
@@ -22,7 +22,7 @@ PARAMS = pack(trained())
 
 
 def loaded(seed: int = 0, base: str = "lert:slack") -> RolloutBatch:
-    batch = RolloutBatch(WORLDS, base=base, holds_on=True)
+    batch = RolloutBatch(WORLDS, base=base, holds_on=True, lines=LINES)
     busy, hosted = task(3, load=0.9), on_a_host(task(3, load=0.7))
     small = with_callers(task(1, requests=40, joules=False, load=2.0))
     controlled = with_a_controller(task(3, requests=500, load=1.2))
@@ -43,10 +43,10 @@ def collected(batch: RolloutBatch, until: float, uniforms: np.ndarray | None = N
 
 def drawn(step: Step, world: int, uniform: float) -> tuple[int, float]:
     """The action of a plain reading: softmax of the allowed scores, and the first at which its sum exceeds the draw."""
-    lines = step.observations[world, :-CONTEXT].reshape(ROWS, FEATURES)
+    lines = step.observations[world, :-CONTEXT].reshape(LINES, FEATURES)
     scores = numpy_scores(
         trained(), lines[lines[:, PRESENT] > 0], step.observations[world, -CONTEXT:].astype(float), STRENGTH
-    )
+    )[: action_count(LINES)]
     scores = np.where(step.masks[world], scores, -np.inf)
     odds = np.exp(scores - scores.max())
     sums = np.cumsum(odds / odds.sum())
@@ -65,13 +65,10 @@ def test_a_compiled_rollout_is_the_reference_choice_by_choice(base: str) -> None
         orders = np.full(WORLDS, HOLD_ACTION)
         for world in np.flatnonzero(number < found.counts):
             action, log_prob = drawn(step, int(world), float(uniforms[world, number]))
-            assert found.actions[world, number] == (LINES if action == HOLD_ACTION else action)
+            assert found.actions[world, number] == action
             assert found.log_probs[world, number] == pytest.approx(log_prob, abs=1e-4)
-            seen = step.observations[world]
-            expected = np.concatenate([seen[: LINES * FEATURES], seen[-CONTEXT:]])
-            np.testing.assert_array_equal(found.observations[world, number], expected)
-            mask = np.append(step.masks[world, :LINES], step.masks[world, HOLD_ACTION])
-            np.testing.assert_array_equal(found.masks[world, number], mask)
+            np.testing.assert_array_equal(found.observations[world, number], step.observations[world])
+            np.testing.assert_array_equal(found.masks[world, number], step.masks[world])
             orders[world] = action
         step = reference.step(orders)
         for world in np.flatnonzero(number < found.counts):
@@ -103,7 +100,7 @@ def test_a_rollout_in_parts_is_the_whole() -> None:
 
 
 def test_what_is_made_to_resemble_goes_on_as_its_source() -> None:
-    batch = RolloutBatch(WORLDS, holds_on=True)
+    batch = RolloutBatch(WORLDS, holds_on=True, lines=LINES)
     made = with_a_controller(task(3, load=0.9))
     for world in range(WORLDS):
         batch.load(world, made, 7)
@@ -133,12 +130,11 @@ def test_threads_beside_each_other_change_nothing() -> None:
 
 
 def test_actions_are_drawn_as_often_as_the_softmax_says() -> None:
-    scores, mask = np.zeros(ACTIONS), np.zeros(ACTIONS)
-    mask[[0, 5, HOLD_ACTION]] = 1
-    scores[[0, 5, HOLD_ACTION, 7]] = math.log(1), math.log(2), math.log(5), 100.0  # the last is not allowed
+    scores, mask = np.zeros(10), np.zeros(10, np.bool_)
+    mask[[0, 5, 9]] = True
+    scores[[0, 5, 9, 7]] = math.log(1), math.log(2), math.log(5), 100.0  # the last is not allowed
     found = [draw_action(scores, mask, draw) for draw in np.linspace(0, 1, 8000, endpoint=False)]
     actions = [action for action, _ in found]
-    assert [actions.count(action) for action in (0, 5, HOLD_ACTION)] == [1000, 2000, 5000]
+    assert [actions.count(action) for action in (0, 5, 9)] == [1000, 2000, 5000]
     assert dict(found)[5] == pytest.approx(math.log(2 / 8))
-    assert draw_action(scores, mask, 1.0)[0] == HOLD_ACTION
-    assert ROWS == HOLD_ACTION
+    assert draw_action(scores, mask, 1.0)[0] == 9

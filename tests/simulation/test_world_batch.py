@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
-from orchestrator.policies.learned.actions import HOLD_ACTION
+from orchestrator.policies.learned.actions import BATCHES, FIRST_SEND, HOLD_ACTION
 from orchestrator.policies.learned.features import BASE_CHOICE, CONTEXT, FEATURES, PRESENT, ROWS
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.parsing import parse_policy
@@ -120,7 +120,7 @@ def play(batch: WorldBatch, act: Act) -> tuple[list[Step], NDArray[np.float64]]:
 def as_the_base(step: Step) -> NDArray[np.int64]:
     """What the base policy would do in each world."""
     chosen = step.observations[:, :-CONTEXT].reshape(-1, ROWS, FEATURES)[:, :, BASE_CHOICE]
-    return np.where(chosen.max(axis=1) > 0, chosen.argmax(axis=1), HOLD_ACTION)
+    return np.where(chosen.max(axis=1) > 0, FIRST_SEND + BATCHES * chosen.argmax(axis=1), HOLD_ACTION)
 
 
 def at_random(seed: int) -> Act:
@@ -240,7 +240,8 @@ def test_a_hold_that_stands_is_asked_about_less_often_and_ends_like_any_other() 
     def hold_first(step: Step) -> NDArray[np.int64]:  # then whatever is allowed first
         held = step.masks[:, HOLD_ACTION] & (np.arange(len(step.masks)) % 2 == turn[0] % 2)
         turn[0] += 1
-        return np.where(held, HOLD_ACTION, step.masks.argmax(axis=1))
+        sent = FIRST_SEND + step.masks[:, FIRST_SEND:].argmax(axis=1)
+        return np.where(held, HOLD_ACTION, sent)
 
     asked, totals = [], []
     for holds_on in (False, True):

@@ -9,7 +9,15 @@ from orchestrator.errors import ConfigError
 from orchestrator.profile.document import Origin, read_profile
 from orchestrator.profile.fit import fit_energy
 from orchestrator.profile.start import check_live
-from tools.synthetic_profiles import DEVICES, DeviceClass, render_files, synthetic_profile
+from tools.synthetic_profiles import (
+    DEVICES,
+    FIGURES,
+    DeviceClass,
+    Figure,
+    device_times_s,
+    render_files,
+    synthetic_profile,
+)
 
 FOLDER = Path(__file__).parents[2] / "profiles" / "synthetic"
 every_device = pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
@@ -57,7 +65,15 @@ def test_no_device_draws_more_than_its_limit_and_none_idles_busy() -> None:
         for model in server.models:
             for batch in model.batches:
                 assert batch.energy_j is not None
-                assert 0 < batch.energy_j / batch.mean_s < device.power_limit_w - server.idle.power_w
+                most_w = device.power_limit_w + device.host_idle_w + device.host_busy_w
+                assert 0 < batch.energy_j / batch.mean_s < most_w - server.idle.power_w
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.device)
+def test_what_was_published_of_a_machine_is_what_its_profile_has(figure: Figure) -> None:
+    (device,) = (each for each in DEVICES if each.name == figure.device)
+    _, device_s = device_times_s(device, 1.0, figure.items)
+    assert figure.items / device_s == pytest.approx(figure.items_a_second, rel=0.08)
 
 
 def test_a_fast_card_is_launch_bound_where_a_cpu_is_not() -> None:

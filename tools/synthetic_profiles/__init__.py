@@ -4,7 +4,7 @@
 ``profiles/synthetic``. Nothing in them was measured, and every profile says so.
 """
 
-from tools.synthetic_profiles.devices import DEVICES, DeviceClass
-from tools.synthetic_profiles.generator import render_files, synthetic_profile
+from tools.synthetic_profiles.devices import DEVICES, FIGURES, DeviceClass, Figure
+from tools.synthetic_profiles.generator import device_times_s, render_files, synthetic_profile
 
-__all__ = ["DEVICES", "DeviceClass", "render_files", "synthetic_profile"]
+__all__ = ["DEVICES", "FIGURES", "DeviceClass", "Figure", "device_times_s", "render_files", "synthetic_profile"]

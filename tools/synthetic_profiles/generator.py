@@ -1,12 +1,12 @@
 """The model behind synthetic profiles: deterministic, a few stated assumptions, no claim to be right.
 
-For width w (0..1), batch n, a machine with peak P, efficiency e, exponent γ and launch floor L, of a network with F
-operations an item at full width:
+For width w (0..1), batch n, a machine that reaches R operations a second (``devices`` says why), exponent γ and launch
+floor L, of a network with F operations an item at full width:
 
-    compute(w, n) = n · F · w^γ / (e · P)
+    compute(w, n) = n · F · w^γ / R
     device(w, n)  = (L³ + compute³)^(1/3)            both floors at once: launch-bound below, compute-bound above
     latency(w, n) = REQUEST_S + n · ITEM_BYTES / LINK_BYTES_A_SECOND + device(w, n)
-    joules(w, n)  = device · (busy - idle) · (LAUNCH_POWER + (1 - LAUNCH_POWER) · compute / device)
+    joules(w, n)  = device · (busy - idle) · (LAUNCH_POWER + (1 - LAUNCH_POWER) · compute / device) + latency · host
 
 So there is a knee where a machine turns from launch-bound to compute-bound, a straight line misses it, and the error of
 the line is in the profile as it would be in a measured one: below the knee a narrower width buys hardly any latency,
@@ -75,6 +75,7 @@ def render_files() -> dict[str, str]:
 def synthetic_profile(device: DeviceClass) -> Profile:
     """Return the profile of one server of this kind with every width of the family."""
     idle_w = device.idle_ratio * device.power_limit_w
+    idle = IdlePower(_round(idle_w + device.host_idle_w), EnergySource.ESTIMATED, "")
     server = ServerProfile(
         name=device.name,
         device=device.device,
@@ -83,7 +84,7 @@ def synthetic_profile(device: DeviceClass) -> Profile:
         slowdown=None,
         triton_version=None,
         memory_bytes=round(device.memory_gib * 2**30),
-        idle=IdlePower(_round(idle_w), EnergySource.ESTIMATED, ""),
+        idle=idle,
         models=tuple(_model(device, width, idle_w) for width in WIDTHS),
     )
     conditions = Conditions(DATE, "none: computed", None, 0, _assumptions(device))
@@ -113,9 +114,7 @@ def _model(device: DeviceClass, width: int, idle_w: float) -> ModelProfile:
 
 
 def _batch(device: DeviceClass, width: float, items: int, idle_w: float) -> BatchProfile:
-    full_flops = 2 * WIDTHS[100][1]
-    compute_s = items * full_flops * width**device.width_exponent / (device.efficiency_ratio * device.peak_flops)
-    device_s = (device.launch_s**3 + compute_s**3) ** (1 / 3)
+    compute_s, device_s = device_times_s(device, width, items)
     mean_s = REQUEST_S + items * ITEM_BYTES / LINK_BYTES_A_SECOND + device_s
     power_w = (device.power_limit_w - idle_w) * (LAUNCH_POWER + (1 - LAUNCH_POWER) * compute_s / device_s)
     # Latencies are taken to be log-normal.
@@ -128,10 +127,16 @@ def _batch(device: DeviceClass, width: float, items: int, idle_w: float) -> Batc
         std_s=_round(device.noise_ratio * mean_s),
         p50_s=_round(median_s),
         p99_s=_round(median_s * math.exp(Z_99 * spread)),
-        energy_j=_round(device_s * power_w),
+        energy_j=_round(device_s * power_w + mean_s * device.host_busy_w),
         energy_source=EnergySource.ESTIMATED,
         energy_reason="",
     )
+
+
+def device_times_s(device: DeviceClass, width: float, items: int) -> tuple[float, float]:
+    """Return how long a batch computes, and how long it has the device, seconds; ``width`` is a ratio."""
+    compute_s = items * 2 * WIDTHS[100][1] * width**device.width_exponent / device.reached_flops
+    return compute_s, (device.launch_s**3 + compute_s**3) ** (1 / 3)
 
 
 def _changes(device: DeviceClass, width: float) -> ModelChanges:
@@ -157,11 +162,12 @@ def _timing(duration_s: float) -> Timing:
 
 def _assumptions(device: DeviceClass) -> tuple[str, ...]:
     return (
-        f"{device.description}: {device.peak_flops / 1e12:g} TFLOPS FP32, {device.memory_gib:g} GiB, "
-        f"{device.power_limit_w:g} W by its vendor's figures; {device.efficiency_ratio:.0%} of the peak is reached",
+        f"{device.description}: {device.peak_flops / 1e12:g} TFLOPS {device.number_format}, {device.memory_gib:g} GiB, "
+        f"{device.power_limit_w:g} W by its vendor's figures; {device.reached_flops / 1e12:.3g} TFLOPS are reached",
         f"a pass takes at least {device.launch_s * 1e3:g} ms; computing goes with width^{device.width_exponent:g}",
         f"idle power is {device.idle_ratio:.0%} of the limit; busy power is the limit when compute-bound and "
-        f"{LAUNCH_POWER:.0%} of the way there when launch-bound",
+        f"{LAUNCH_POWER:.0%} of the way there when launch-bound; the host draws {device.host_idle_w:g} W for it, and "
+        f"{device.host_busy_w:g} W more while a batch is under way",
         f"a request takes {REQUEST_S * 1e3:g} ms and {LINK_BYTES_A_SECOND / 1e9:g} GB/s; latencies are log-normal with "
         f"a standard deviation of {device.noise_ratio:.0%}",
         "the network is S-ResNet-50; accuracies and operations are those that its authors publish",

@@ -28,7 +28,8 @@ from orchestrator.simulation.bounds.overview import (
     find_fluid_bounds,
     measure_windows,
 )
-from orchestrator.simulation.scenario.settings import digest_scenario, load_scenario
+from orchestrator.simulation.scenario.digest import digest_scenario
+from orchestrator.simulation.scenario.settings import load_scenario
 
 _DEFAULT_POLICIES = ("lert:slack", "slackfit", "max-batch", "alert,goal=1")
 

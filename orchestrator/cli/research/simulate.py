@@ -25,7 +25,8 @@ from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.outputs import write_file
 from orchestrator.reporting.pictures import check_matplotlib, draw_image
 from orchestrator.simulation.results import Comparison, Result, change_workload, compare_policies
-from orchestrator.simulation.scenario.settings import digest_scenario, load_scenario
+from orchestrator.simulation.scenario.digest import digest_scenario
+from orchestrator.simulation.scenario.settings import load_scenario
 
 _DEFAULT_POLICIES = ("random", "jsq", "lert", "lert:narrowest", "lert:slack", "slackfit", RouterSettings().policy)
 """Dispatch without widths, both extremes of width, two rules of the literature, and a router's default."""

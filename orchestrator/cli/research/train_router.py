@@ -134,7 +134,7 @@ def validate(
     from orchestrator.learning.judging import given_contenders, judge, promote
     from orchestrator.learning.report import describe_judgement
     from orchestrator.policies.learned.policy import FITTED
-    from orchestrator.simulation.scenario.settings import digest_scenario
+    from orchestrator.simulation.scenario.digest import digest_scenario
 
     contenders = given_contenders(present, given)
     about = {

@@ -29,7 +29,7 @@ from orchestrator.evaluation.scores import UTILITY, Score, score_cases
 from orchestrator.evaluation.tuning.space import BUCKETS, RANKS, SEARCHED, configurations
 from orchestrator.executors import Executor, Progress, run_here
 from orchestrator.reporting.outputs import write_file
-from orchestrator.simulation.scenario.settings import digest_scenario
+from orchestrator.simulation.scenario.digest import digest_scenario
 
 FIRST_SEED: Final = 2_000_000
 """Of the traces; those that anything is reported or validated on have lower ones."""

@@ -17,6 +17,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import nn
 
 from orchestrator.policies.learned import features as feat
+from orchestrator.policies.learned.actions import BATCHES, FIRST_SEND, HOLD_ACTION, REJECT_ACTION
 from orchestrator.policies.learned.network import HIDDEN, POOLED, SHAPES, Floats32
 from orchestrator.simulation.rewards import OBJECTIVES
 
@@ -58,20 +59,24 @@ class ScoringNet(nn.Module):
         self.encoder = Encoder()
         self.score_row = nn.Linear(HIDDEN, HIDDEN, bias=False)
         self.score_pool = nn.Linear(HIDDEN, HIDDEN)  # its bias is "score.bias"
-        self.out = nn.Linear(HIDDEN, 1)
-        self.hold = nn.Linear(HIDDEN, 1)
-        for layer in (self.out, self.hold):  # so that it begins as its base
+        self.out = nn.Linear(HIDDEN, BATCHES)
+        self.unsent = nn.Linear(HIDDEN, FIRST_SEND)
+        for layer in (self.out, self.unsent):  # so that it begins as its base
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """Return scores, float32 [n, lines + 1], of a hold last; 0 for lines that are not used."""
+        """Return scores, float32 [n, actions]; 0 for lines that are not used."""
         lines, context, hidden, summary = self.encoder(observations)
         shared = self.score_pool(summary).unsqueeze(1)
-        found = self.out(torch.relu(self.score_row(hidden) + shared)).squeeze(2)
-        rows = (self.strength * lines[:, :, feat.BASE_CHOICE] + found) * lines[:, :, feat.PRESENT]
-        hold = self.strength * context[:, feat.CONTEXT_BASE_HOLDS, None] + self.hold(summary)
-        return torch.cat([rows, hold], dim=1)
+        found = self.out(torch.relu(self.score_row(hidden) + shared))
+        base = torch.zeros_like(found)
+        base[:, :, 0] = lines[:, :, feat.BASE_CHOICE]
+        rows = (self.strength * base + found) * lines[:, :, feat.PRESENT, None]
+        unsent = torch.zeros_like(context[:, :FIRST_SEND])
+        unsent[:, HOLD_ACTION] = context[:, feat.CONTEXT_BASE_HOLDS]
+        unsent[:, REJECT_ACTION] = context[:, feat.CONTEXT_BASE_REJECTS]
+        return torch.cat([self.strength * unsent + self.unsent(summary), rows.flatten(1)], dim=1)
 
     def layers(self) -> dict[str, torch.Tensor]:
         """Return each tensor by its name in a policy file; matrices are [outputs, inputs] here."""
@@ -84,7 +89,7 @@ class ScoringNet(nn.Module):
             "score_row": self.score_row,
             "score_pool": self.score_pool,
             "out": self.out,
-            "hold": self.hold,
+            "unsent": self.unsent,
         }.items():
             named[f"{name}.weight"] = layer.weight
             if layer.bias is not None and name != "score_pool":

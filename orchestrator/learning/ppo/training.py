@@ -41,6 +41,7 @@ from orchestrator.learning.ppo.advantages import (
 from orchestrator.learning.ppo.networks import CandidatePolicy
 from orchestrator.learning.ppo.ranges import Ranges
 from orchestrator.policies.learned import features as feat
+from orchestrator.policies.learned.actions import action_count
 from orchestrator.policies.learned.network import Floats32
 from orchestrator.simulation.rollouts import Rollout
 
@@ -155,9 +156,9 @@ class Ppo:
             device="cpu",
             _init_setup_model=False,
         )
-        size = groups.lines * feat.FEATURES + feat.CONTEXT
+        size, actions = feat.observation_size(groups.lines), action_count(groups.lines)
         self._model.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32)
-        self._model.action_space, self._model.n_envs = gymnasium.spaces.Discrete(groups.lines + 1), 1
+        self._model.action_space, self._model.n_envs = gymnasium.spaces.Discrete(actions), 1
         self._model._setup_model()
         formats = [] if log is None else ["tensorboard", "csv"]
         self._model.set_logger(Logger(None, []) if log is None else configure(str(log), formats))

@@ -42,11 +42,12 @@ class FleetVecEnv(VecEnv):
 
     def __init__(self, task: Task, fleet: tuple[int, int, int], *, worlds: int, base: str, seed: int) -> None:
         spaces = gymnasium.spaces
-        box = spaces.Box(-1.0, 1.0, (feat.OBSERVATION,), np.float32)
+        lines = fleet[0] * fleet[1]
+        box = spaces.Box(-1.0, 1.0, (feat.observation_size(lines),), np.float32)
         super().__init__(worlds, box, spaces.MultiDiscrete(list(fleet)))
         self.ranges = Ranges()
         self._task, self._fleet = task, fleet
-        self._batch = WorldBatch(worlds, base=base)
+        self._batch = WorldBatch(worlds, base=base, lines=lines)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 0xE9]))
         self._weights = np.zeros((worlds, 4))
         self._actions = np.zeros((worlds, 3), np.int64)

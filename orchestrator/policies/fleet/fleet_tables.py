@@ -24,7 +24,7 @@ from orchestrator.policies.tables.memory import Memory
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS
 from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.profile.margin import Margin, margin_ratio
-from orchestrator.snapshot import ModelName, QueueState, ServedModel, ServerName, ServerState, Width
+from orchestrator.snapshot import DeviceState, ModelName, QueueState, ServedModel, ServerName, ServerState, Width
 
 _SPARE_BATCHES = 2  # beyond a server's limit, for batches that were sent before the limit was lowered
 
@@ -186,6 +186,7 @@ class FleetTables:
         columns = widths + max((len(s.other_models) for s in states), default=0)
         depth = _SPARE_BATCHES + max((max(len(s.in_flight), s.batch_limit) for s in states), default=0)
         self._column_of: list[dict[ModelName, int]] = [{} for _ in states]
+        self._devices: list[DeviceState | None] = [None for _ in states]
         self.fleet = Fleet(
             new_spread_table(col.SERVER_FIELDS, count),
             new_spread_table(col.MODEL_FIELDS, count * columns),
@@ -255,13 +256,18 @@ class FleetTables:
         servers[col.BATCH_COUNT][server] = len(state.in_flight)
         servers[col.BATCH_LIMIT][server] = state.batch_limit
         servers[col.WAITING_LIMIT][server] = state.waiting_limit
-        servers[col.LAST_ANSWER_S][server] = math.nan if state.last_answer_s is None else state.last_answer_s
+        servers[col.LAST_ANSWER_S][server] = _or_nan(state.last_answer_s)
+        if state.device is not self._devices[server]:
+            self._devices[server] = device = state.device
+            servers[col.UTILISATION][server] = _or_nan(device.utilisation_ratio)
+            servers[col.MEMORY][server] = _or_nan(device.memory_ratio)
+            servers[col.POWER][server] = _or_nan(device.power_ratio)
         held = 0
         for at, batch in enumerate(state.in_flight, start=server * depth):
             batches[col.COLUMN][at] = columns.get(batch.model, -1)
             batches[col.ITEMS][at] = batch.items
             batches[col.SENT_S][at] = batch.sent_s
-            batches[col.BEGAN_S][at] = math.nan if batch.began_s is None else batch.began_s
+            batches[col.BEGAN_S][at] = _or_nan(batch.began_s)
             held += batch.items
         was_bound = servers[col.BOUND_ITEMS][server] > 0
         bound = sum([items for _, items in state.bound_items]) if state.bound_items else 0
@@ -277,6 +283,10 @@ class FleetTables:
         for name, items in bound_items:
             if name in columns:
                 bound[first + columns[name]] += items
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 @compiled

@@ -41,13 +41,13 @@ def write_query(query: Column, situation: Situation) -> None:
     query[col.REFUSES_LATE] = queue.refuses_late
     query[col.SERVERS_SHARE] = queue.servers_share
     query[col.ARRIVED_ITEMS] = queue.arrived_items
+    query[col.OTHER_QUEUES], query[col.OTHER_ITEMS] = queue.other_queues, queue.other_items
     query[col.ONLY_WIDTH] = math.nan if situation.only_width is None else situation.only_width
 
 
 def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candidate:
     """Return a row as a value; ``names`` are those of the servers by index."""
     values = rows[:, row].tolist()  # much quicker than one by one
-    per_item_j, fixed_j, margin = values[col.ROW_PER_ITEM_J], values[col.ROW_FIXED_J], values[col.ROW_MARGIN]
     return Candidate(
         server=names[int(values[col.ROW_SERVER])],
         width=Width(int(values[col.ROW_WIDTH])),
@@ -65,11 +65,18 @@ def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candid
         max_batch_size=int(values[col.ROW_MAX_BATCH]),
         instances=int(values[col.ROW_INSTANCES]),
         overdue_ratio=values[col.ROW_OVERDUE_RATIO],
-        per_item_j=None if math.isnan(per_item_j) else per_item_j,
-        fixed_j=None if math.isnan(fixed_j) else fixed_j,
+        per_item_j=_known(values[col.ROW_PER_ITEM_J]),
+        fixed_j=_known(values[col.ROW_FIXED_J]),
         backlog_s=values[col.ROW_BACKLOG_S],
-        margin=None if math.isnan(margin) else margin,
+        margin=_known(values[col.ROW_MARGIN]),
+        utilisation_ratio=_known(values[col.ROW_UTILISATION]),
+        memory_ratio=_known(values[col.ROW_MEMORY]),
+        power_ratio=_known(values[col.ROW_POWER]),
     )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def write_candidate(rows: Table, row: int, candidate: Candidate, server: int, column: int) -> None:

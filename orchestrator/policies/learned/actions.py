@@ -1,20 +1,24 @@
-"""What a learned policy may do: send one of the candidates that are considered, or hold.
+"""What a learned policy may do: give the head up, hold for so long, or send a candidate that is considered.
 
-Action k < ROWS sends the k-th candidate that is considered, with the items of its row (of the base policy's own choice,
-the items that it takes); action HOLD_ACTION holds. A decision is one choice among all of them, because which server,
-width and batch are valid together can't be said of each alone (sb3-contrib's issues 16 and 242). To reject is no
-action: the router sheds by itself what can't be in time.
+Action REJECT_ACTION gives the head up; HOLD_ACTION and those behind it hold, for a half, a quarter and an eighth of the
+time that is left; then each line has two, to send all items of its row (of the base policy's own choice, the items that
+it takes) and to send half of them. A decision is one choice among all of these, because which server, width and batch
+are valid together can't be said of each alone (sb3-contrib's issues 16 and 242). With fewer lines there are fewer
+actions, and the same ones.
 
 The mask never hides what the base policy would do, so something is always allowed. Otherwise a candidate needs room;
 must leave the head and those behind it in time when any candidate with room does, or the head alone when any does that;
 and no other such candidate may be as accurate, as soon and as frugal: of the hundred things that could be done few are
-ever right, and whoever explores should not have to find out which by doing them. Holding needs a reason, a better
-candidate that is busy or a batch that saves joules when it is fuller and is expected to become so, and time: half of
-what is left until the quickest candidate would be late is the longest that it lasts, so that a hold never makes the
-head late by itself; what ends it sooner says orchestrator.policies.learned.memory.
+ever right, and whoever explores should not have to find out which by doing them. Half of a batch is only for where
+another server has room for the rest. The head is given up only in place of being sent, while no candidate, with room or
+without, leaves it and those behind it in time. Holding needs a reason, a better candidate that is busy or a batch that
+saves joules when it is fuller and is expected to become so, and time: half of what is left until the quickest candidate
+would be late is the longest that it lasts, so that a hold never makes the head late by itself; what ends it sooner says
+orchestrator.policies.learned.memory.
 
-With more than ROWS candidates, the servers that would answer the head first are considered, the base policy's choice
-always among them; so the cost of scoring does not grow with the fleet.
+With more than ROWS candidates each server keeps as many as fit: the most accurate that leaves the head in time, the
+quickest, then those between, and the base policy's choice always; so all servers of a fleet of ROWS are seen, and the
+cost of scoring does not grow any further. Of still more, the servers that would answer the head first are considered.
 """
 
 from __future__ import annotations
@@ -28,16 +32,40 @@ from orchestrator.policies.rules.width_rules import is_head_in_time, is_timely
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import margin_of
 from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.layout import HOLD, REJECT
 
 TIMELY: Final = 2  # what is asked of candidates
 HEAD_IN_TIME: Final = 1
 ANYTHING: Final = 0
-HOLD_ACTION: Final = feat.ROWS
-ACTIONS: Final = feat.ROWS + 1
+REJECT_ACTION: Final = 0
+HOLD_ACTION: Final = 1
+HOLD_PARTS: Final = (1 / 2, 1 / 4, 1 / 8)
+"""Of the time that is left, for which an action from HOLD_ACTION on holds."""
+FIRST_SEND: Final = HOLD_ACTION + len(HOLD_PARTS)
+BATCHES: Final = 2
+"""Actions of a line: its whole batch, and half of it."""
+
+_UNSEEN: Final = 0.0  # what is noted of a row
+_PICKED: Final = 1.0
+_LEFT_OUT: Final = 2.0
+
+
+def action_count(lines: int) -> int:
+    """Return how many actions there are with so many lines."""
+    return FIRST_SEND + BATCHES * lines
+
+
+ACTIONS: Final = action_count(feat.ROWS)
 
 
 @compiled
-def select_rows(rows: Table, count: int, base_row: int, picked: Column, chosen: Column) -> int:
+def line_of_action(action: int) -> int:
+    """Return the line that an action sends, -1 for one that sends nothing."""
+    return (action - FIRST_SEND) // BATCHES if action >= FIRST_SEND else -1
+
+
+@compiled
+def select_rows(rows: Table, count: int, base_row: int, query: Column, picked: Column, chosen: Column) -> int:
     """Write the rows that are considered to ``chosen``, ascending; return how many.
 
     The base policy's choice is negative for none; ``picked`` has room for ``count`` numbers, ``chosen`` for ROWS.
@@ -46,59 +74,90 @@ def select_rows(rows: Table, count: int, base_row: int, picked: Column, chosen: 
         for row in range(count):
             chosen[row] = row
         return count
+    servers = 0
     for row in range(count):
-        picked[row] = 0.0
-    left = feat.ROWS
-    if base_row >= 0:
-        left -= _pick_server(rows, count, base_row, picked, left)
-    while left > 0:
-        best = -1
-        for row in range(count):
-            if picked[row] == 0 and (
-                best < 0 or rows[col.ROW_HEAD_COMPLETION_S][row] < rows[col.ROW_HEAD_COMPLETION_S][best]
-            ):
-                best = row
-        if best < 0:
-            break
-        left -= _pick_server(rows, count, best, picked, left)
+        picked[row] = _UNSEEN
+        servers += _begins_server(row, rows)
+    if servers > feat.ROWS:
+        _leave_out_late_servers(rows, count, base_row, picked)
+        servers = feat.ROWS
+    first = 0
+    for row in range(1, count + 1):
+        if row == count or _begins_server(row, rows):
+            if picked[first] != _LEFT_OUT:
+                _pick_rows(first, row, feat.ROWS // servers, base_row, rows, query, picked)
+            first = row
     considered = 0
     for row in range(count):
-        if picked[row] == 1:
+        if picked[row] == _PICKED:
             chosen[considered] = row
             considered += 1
     return considered
 
 
 @compiled
-def _pick_server(rows: Table, count: int, row: int, picked: Column, left: int) -> int:
-    """Mark a row, then the other rows of its server as far as they fit; return how many. Others are marked 2: seen."""
-    marked = 1
-    picked[row] = 1.0
-    server = rows[col.ROW_SERVER][row]
-    first = row
-    while first > 0 and rows[col.ROW_SERVER][first - 1] == server:
-        first -= 1
-    other = first
-    while other < count and rows[col.ROW_SERVER][other] == server:
-        if picked[other] == 0:
-            if marked < left:
-                picked[other] = 1.0
-                marked += 1
-            else:
-                picked[other] = 2.0
-        other += 1
-    return marked
+def _begins_server(row: int, rows: Table) -> bool:
+    return row == 0 or rows[col.ROW_SERVER][row] != rows[col.ROW_SERVER][row - 1]
 
 
 @compiled
-def hold_until_s(rows: Table, chosen: Column, considered: int, query: Column) -> float:
-    """Return until when a hold lasts: half the time until the quickest candidate would be late; now when it is."""
+def _leave_out_late_servers(rows: Table, count: int, base_row: int, picked: Column) -> None:
+    """Mark all rows but those of the ROWS servers whose narrowest width would answer the head first."""
+    left = feat.ROWS
+    if base_row >= 0:
+        first = base_row
+        while not _begins_server(first, rows):
+            first -= 1
+        picked[first] = _PICKED
+        left -= 1
+    for _ in range(left):
+        best = -1
+        for row in range(count):
+            if not _begins_server(row, rows) or picked[row] != _UNSEEN:
+                continue
+            if best < 0 or rows[col.ROW_HEAD_COMPLETION_S][row] < rows[col.ROW_HEAD_COMPLETION_S][best]:
+                best = row
+        picked[best] = _PICKED
+    is_out = False
+    for row in range(count):
+        if _begins_server(row, rows):
+            is_out = picked[row] != _PICKED
+        picked[row] = _LEFT_OUT if is_out else _UNSEEN
+
+
+@compiled
+def _pick_rows(first: int, end: int, most: int, base_row: int, rows: Table, query: Column, picked: Column) -> None:
+    """Mark ``most`` rows of a server, whose rows are those from ``first`` on and before ``end``."""
+    widest = first  # in time
+    for row in range(first, end):
+        if is_head_in_time(row, rows, query):
+            widest = row
+    left = _pick(base_row, most, picked) if first <= base_row < end else most
+    left = _pick(first, _pick(widest, left, picked), picked)
+    for row in range(widest - 1, first, -1):
+        left = _pick(row, left, picked)
+    for row in range(widest + 1, end):
+        left = _pick(row, left, picked)
+
+
+@compiled
+def _pick(row: int, left: int, picked: Column) -> int:
+    """Mark a row while any may be; return how many still may."""
+    if left > 0 and picked[row] == _UNSEEN:
+        picked[row] = _PICKED
+        left -= 1
+    return left
+
+
+@compiled
+def hold_until_s(rows: Table, chosen: Column, considered: int, query: Column, part: float) -> float:
+    """Return when that part is over of the time until the quickest candidate would be late; now when that is past."""
     least_s = math.inf
     for line in range(considered):
         row = int(chosen[line])
         least_s = min(least_s, rows[col.ROW_HEAD_COMPLETION_S][row] * margin_of(row, rows, query))
     left_s = query[col.HEAD_DEADLINE_S] - query[col.NOW_S] - least_s
-    return query[col.NOW_S] + max(0.0, left_s) / 2 if considered > 0 else query[col.NOW_S]
+    return query[col.NOW_S] + max(0.0, left_s) * part if considered > 0 else query[col.NOW_S]
 
 
 @compiled
@@ -107,29 +166,68 @@ def write_mask(
 ) -> int:
     """Write 1 for each of the ACTIONS that is allowed, else 0; return how many are.
 
-    ``base`` is what the base policy decides: its row or HOLD, items, until when.
+    ``base`` is what the base policy decides: its row or HOLD or REJECT, items, until when.
     """
     need = _need(rows, chosen, considered, query)
-    lasts_s = hold_until_s(rows, chosen, considered, query) - query[col.NOW_S]
-    fills, allowed, is_hold_useful = may_fill(lasts_s, memory, query), 0, False
-    for line in range(feat.ROWS):
-        mask[line] = 0.0
+    lasts_s = hold_until_s(rows, chosen, considered, query, HOLD_PARTS[0]) - query[col.NOW_S]
+    fills = may_fill(lasts_s, memory, query)
+    can_send, is_hold_useful, is_any_timely = False, False, False
+    only_with_room = _only_server_with_room(rows, chosen, considered)
+    for action in range(ACTIONS):
+        mask[action] = 0.0
     for line in range(considered):
         row = int(chosen[line])
         has_room = rows[col.ROW_HAS_ROOM][row] != 0
+        is_any_timely = is_any_timely or _meets(row, TIMELY, rows, query)
         is_worth_it = _meets(row, need, rows, query) and not _is_dominated(line, need, rows, chosen, considered, query)
         if row == int(base[0]) or (has_room and is_worth_it):
-            mask[line] = 1.0
-            allowed += 1
+            can_send = True
+            mask[FIRST_SEND + BATCHES * line] = 1.0
+            items = _items(row, rows, base)
+            if rows[col.ROW_SERVER][row] != only_with_room and _half(items, query) < items:
+                mask[FIRST_SEND + BATCHES * line + 1] = 1.0
         if is_worth_it:  # a better one is busy, or its batch can become fuller
             items = rows[col.ROW_ITEMS][row]
             is_filling = items >= query[col.QUEUE_ITEMS] and items < rows[col.ROW_MAX_BATCH][row]
             saves = fills and is_filling and rows[col.ROW_FIXED_J][row] > 0  # not when unknown
             is_hold_useful = is_hold_useful or not has_room or saves
-    # A hold of next to nothing would only have the same decided again.
-    is_long = lasts_s > 1e-4 * (query[col.HEAD_DEADLINE_S] - query[col.NOW_S])
-    mask[HOLD_ACTION] = 1.0 if base[0] < 0 or (is_long and is_hold_useful) else 0.0
-    return allowed + int(mask[HOLD_ACTION])
+    # A hold of next to nothing would only have the same decided again, and while nothing has room all holds are one.
+    if can_send and is_hold_useful and lasts_s > 1e-4 * (query[col.HEAD_DEADLINE_S] - query[col.NOW_S]):
+        for part in range(len(HOLD_PARTS)):
+            mask[HOLD_ACTION + part] = 1.0
+    if base[0] == HOLD:
+        mask[HOLD_ACTION] = 1.0
+    if base[0] == REJECT or (can_send and not is_any_timely):
+        mask[REJECT_ACTION] = 1.0
+    allowed = 0
+    for action in range(FIRST_SEND + BATCHES * considered):
+        allowed += int(mask[action])
+    return allowed
+
+
+@compiled
+def _only_server_with_room(rows: Table, chosen: Column, considered: int) -> float:
+    """Return the only server with room for anything, by its index; -1 when none has, -2 when several have."""
+    found = -1.0
+    for line in range(considered):
+        row = int(chosen[line])
+        server = rows[col.ROW_SERVER][row]
+        if rows[col.ROW_HAS_ROOM][row] != 0 and server != found:
+            found = server if found == -1 else -2.0
+            if found == -2:
+                break
+    return found
+
+
+@compiled
+def _items(row: int, rows: Table, base: Column) -> float:
+    """Return the items of a row's whole batch: of the base policy's own choice, those that it takes."""
+    return base[1] if row == int(base[0]) else rows[col.ROW_ITEMS][row]
+
+
+@compiled
+def _half(items: float, query: Column) -> float:
+    return max(query[col.HEAD_ITEMS], math.ceil(items / 2))
 
 
 @compiled
@@ -181,14 +279,20 @@ def _per_item_j(row: int, rows: Table) -> float:
 def do_action(
     action: int, rows: Table, chosen: Column, considered: int, query: Column, base: Column
 ) -> tuple[int, float, float]:
-    """Return what an action is: the row (negative to hold), the items, and until when to hold.
+    """Return what an action is: the row, or HOLD or REJECT, the items, and until when to hold.
 
-    Where there is no time to hold, that is what the base policy does.
+    Where the base policy holds too, HOLD_ACTION is its hold. Where there is no time to hold, to hold is what the base
+    policy does; so is to send a line that is not used.
     """
-    if action == HOLD_ACTION or action >= considered:
-        until_s = hold_until_s(rows, chosen, considered, query)
-        if base[0] < 0 or until_s <= query[col.NOW_S]:
-            return int(base[0]), base[1], base[2]
-        return -1, 0.0, until_s
-    row = int(chosen[action])
-    return row, base[1] if row == int(base[0]) else rows[col.ROW_ITEMS][row], math.inf
+    line = line_of_action(action)
+    if 0 <= line < considered:
+        row = int(chosen[line])
+        items = _items(row, rows, base)
+        return row, (items if (action - FIRST_SEND) % BATCHES == 0 else _half(items, query)), math.inf
+    if action == REJECT_ACTION:
+        return REJECT, 0.0, math.inf
+    part = HOLD_PARTS[action - HOLD_ACTION] if HOLD_ACTION <= action < FIRST_SEND else HOLD_PARTS[0]
+    until_s = hold_until_s(rows, chosen, considered, query, part)
+    if (base[0] == HOLD and action == HOLD_ACTION) or until_s <= query[col.NOW_S]:
+        return int(base[0]), base[1], base[2]
+    return HOLD, 0.0, until_s

@@ -12,10 +12,18 @@ import numpy as np
 
 from orchestrator.errors import ConfigError
 from orchestrator.policies.learned import features as feat
-from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, do_action, select_rows, write_mask
+from orchestrator.policies.learned.actions import (
+    ACTIONS,
+    HOLD_ACTION,
+    do_action,
+    line_of_action,
+    select_rows,
+    write_mask,
+)
 from orchestrator.policies.learned.encoding import EXTREMES, View, encode
 from orchestrator.policies.learned.memory import (
     follow_arrivals,
+    follow_times,
     note_decision,
     standing_hold,
 )
@@ -149,7 +157,8 @@ def look(memory: Table, rows: Table, count: int, query: Column, preference: Colu
     has_own = not math.isnan(query[col.PREFER_ACCURACY])
     if not has_own:
         _write_preference(rows, count, preference, query)
-    considered = select_rows(rows, count, int(view.base[0]), view.picked, view.chosen)
+    considered = select_rows(rows, count, int(view.base[0]), query, view.picked, view.chosen)
+    follow_times(memory, rows, count, query)
     encode(memory, rows, count, query, considered, view)
     if not has_own:
         query[col.PREFER_ACCURACY] = query[col.PREFER_LATENCY] = query[col.PREFER_ENERGY] = math.nan
@@ -189,17 +198,19 @@ def first_allowed(mask: Column) -> int:
 
 
 @compiled
-def saturate_qualities(numbers: Column, considered: int, view: View) -> None:
-    """Bound the features of a family's scale of quality by those of training, with what is trusted beyond them.
+def bound_features(numbers: Column, considered: int, view: View) -> None:
+    """Bound the features that tell no state to be wary of by those of training, with what is trusted beyond them.
 
-    A family of sixty points of spread, or of qualities about a half, is no state of a fleet to be wary of: which width
-    is better is in ``feat.ACCURACY_POSITION``, and what that is worth in the weights of the preference, which are not
-    bounded: so a policy that was fitted at one price of joules leaves a family of another to the fallback.
+    A family of sixty points of spread, or of qualities about a half: which width is better is in
+    ``feat.ACCURACY_POSITION``, and what that is worth in the weights of the preference, which are not bounded: so a
+    policy that was fitted at one price of joules leaves a family of another to the fallback. And what a device shows:
+    where training knew nothing of it, it is to say nothing.
     """
-    for line in range(considered):
-        view.lines[line][feat.ACCURACY] = _within_range(numbers, feat.ACCURACY, view.lines[line][feat.ACCURACY])
-    spread, place = view.context[feat.CONTEXT_ACCURACY_SPREAD], feat.FEATURES + feat.CONTEXT_ACCURACY_SPREAD
-    view.context[feat.CONTEXT_ACCURACY_SPREAD] = _within_range(numbers, place, spread)
+    for feature in feat.BOUNDED_FEATURES:
+        for line in range(considered):
+            view.lines[line][feature] = _within_range(numbers, feature, view.lines[line][feature])
+    for place in feat.BOUNDED_CONTEXT:
+        view.context[place] = _within_range(numbers, feat.FEATURES + place, view.context[place])
 
 
 @compiled
@@ -209,8 +220,11 @@ def _within_range(numbers: Column, feature: int, value: float) -> float:
 
 @compiled
 def out_of_distribution_feature(numbers: Column, line: int, view: View) -> int:
-    """Return the first feature of a line, or of the context behind them, that training has not seen; -1 for none."""
-    if line < feat.ROWS:
+    """Return the first feature of a line, or of the context behind them, that training has not seen; -1 for none.
+
+    A negative line is of an action that sends nothing.
+    """
+    if line >= 0:
         for feature in range(feat.FEATURES):
             value = view.lines[line][feature]
             if not numbers[_LOW + feature] - TOLERANCE <= value <= numbers[_HIGH + feature] + TOLERANCE:
@@ -245,11 +259,11 @@ def decide_by_scores(
     considered, allowed = look(memory, rows, count, query, preference, view)
     action, unseen = first_allowed(view.mask), -1
     if allowed > 1:  # else there is no choice
-        saturate_qualities(numbers, considered, view)
+        bound_features(numbers, considered, view)
         scores = room[_SCORES:_PICKED]
         score(view.lines, considered, view.context, params, numbers[_STRENGTH], hidden, scores)
-        action = best_action(scores, view.mask)
-        unseen = out_of_distribution_feature(numbers, action, view)
+        action = best_action(scores, view.mask, considered)
+        unseen = out_of_distribution_feature(numbers, line_of_action(action), view)
     row, items, until_s = do_action(action, rows, view.chosen, considered, query, view.base)
     if unseen < 0:
         note_decision(row, until_s, memory, rows, count, query, view.base)

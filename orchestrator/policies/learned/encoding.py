@@ -6,10 +6,11 @@ import math
 from typing import Final, NamedTuple
 
 from orchestrator.policies.learned import features as feat
-from orchestrator.policies.learned.memory import quick_rps, slow_rps, swing
+from orchestrator.policies.learned.memory import quick_rps, slow_rps, slowed_ratio, swing
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import capacity_rps, margin_of
 from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.layout import HOLD, REJECT
 
 _LEAST_SERVICE: Final = 0  # places in ``extremes``
 _MOST_SERVICE: Final = 1
@@ -80,6 +81,7 @@ def encode(memory: Table, rows: Table, count: int, query: Column, considered: in
     for line in range(considered):
         row = int(view.chosen[line])
         _encode_row(rows, row, query, slack_s, tail_slack_s, extremes, lines[line])
+        _encode_device(memory, rows, row, lines[line])
         lines[line][feat.BASE_CHOICE] = 1.0 if row == int(view.base[0]) else 0.0
         with_room += lines[line][feat.HAS_ROOM]
         idle += lines[line][feat.IS_IDLE]
@@ -101,7 +103,10 @@ def encode(memory: Table, rows: Table, count: int, query: Column, considered: in
     context[feat.CONTEXT_TIMELY] = timely / number
     context[feat.CONTEXT_SERVICE_SPREAD] = contrast(extremes[_MOST_SERVICE], extremes[_LEAST_SERVICE])
     context[feat.CONTEXT_ACCURACY_SPREAD] = extremes[_MOST_ACCURACY] - extremes[_LEAST_ACCURACY]
-    context[feat.CONTEXT_BASE_HOLDS] = 1.0 if view.base[0] < 0 else 0.0
+    context[feat.CONTEXT_BASE_HOLDS] = 1.0 if view.base[0] == HOLD else 0.0
+    context[feat.CONTEXT_BASE_REJECTS] = 1.0 if view.base[0] == REJECT else 0.0
+    context[feat.CONTEXT_CLASSES] = share(query[col.OTHER_QUEUES], 1.0)
+    context[feat.CONTEXT_OTHERS] = share(query[col.OTHER_ITEMS], queued)
     context[feat.CONTEXT_JOULES_KNOWN] = known / number
     _encode_arrivals(memory, rows, count, slack_s, extremes[_LARGEST_BATCH], context)
 
@@ -186,3 +191,21 @@ def _encode_row(
     line[feat.IS_IDLE] = 1.0 if held == 0 else 0.0
     line[feat.WIDTH] = rows[col.ROW_WIDTH][row] / 100
     line[feat.PRESENT] = 1.0
+
+
+@compiled
+def _encode_device(memory: Table, rows: Table, row: int, line: Column) -> None:
+    """Write what a server's device shows."""
+    known = 0.0
+    for feature, column in (
+        (feat.UTILISATION, col.ROW_UTILISATION),
+        (feat.MEMORY, col.ROW_MEMORY),
+        (feat.POWER, col.ROW_POWER),
+    ):
+        value = rows[column][row]
+        is_known = not math.isnan(value)
+        known += is_known
+        line[feature] = max(0.0, min(1.0, value)) if is_known else 0.0
+    line[feat.TELEMETRY_KNOWN] = known / 3
+    slowed = slowed_ratio(memory, row, rows)
+    line[feat.SLOWED] = (slowed - 1) / (slowed + 1)

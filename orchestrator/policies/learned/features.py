@@ -11,19 +11,19 @@ No feature has a unit: a time appears only as its contrast to another time,
 
 which is a log ratio that can't run away, is 0 for equal times, and costs no logarithm. So what was learned on one
 machine means the same on one that is ten times faster. Slack below 0 counts as 0: late is late. Where joules are
-unknown, ``joules_known`` says so and the other two are 0. Nothing that the live router does not know of a candidate is
-used, so ``ROW_BACKLOG_S`` is not. Below m is the slack margin; all numbers lie in 0..1, those in ``SIGNED_FEATURES``
-and ``SIGNED_CONTEXT`` in −1..1.
+unknown, ``joules_known`` says so and the other two are 0; so does ``telemetry_known`` of what a device shows. Nothing
+that the live router does not know of a candidate is used, so ``ROW_BACKLOG_S`` is not. Below m is the slack
+margin; all numbers lie in 0..1, those in ``SIGNED_FEATURES`` and ``SIGNED_CONTEXT`` in −1..1.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = 3
-"""The version of both tables and of what is masked; a policy of another version is refused."""
-ROWS: Final = 32
-"""Candidates that are considered at the most: eight servers of four widths."""
+VERSION: Final = 4
+"""The version of both tables, of actions and of what is masked; a policy of another version is refused."""
+ROWS: Final = 128
+"""Candidates that are considered at the most: all of 32 servers of four widths, two of each of 64."""
 
 HEAD_IN_TIME: Final = 0  # contrast of the head's slack and m · expected completion
 HEAD_ALONE_IN_TIME: Final = 1  # likewise, were the head sent alone
@@ -49,7 +49,12 @@ BASE_CHOICE: Final = 20  # 1 when the base policy would send this, else 0
 IS_IDLE: Final = 21  # 1 when the server has nothing to do, else 0
 WIDTH: Final = 22  # ratio, 0.01..1
 PRESENT: Final = 23  # 1; 0 in lines that are not used
-FEATURES: Final = 24
+UTILISATION: Final = 24  # of the server's device of late, 0..1; 0 while unknown
+MEMORY: Final = 25  # part of its memory that is used; likewise
+POWER: Final = 26  # that it draws, over the most that it has drawn; likewise
+TELEMETRY_KNOWN: Final = 27  # part of these three that are known
+SLOWED: Final = 28  # contrast of the time of a full batch now and in the long run: above 0 while it is throttled
+FEATURES: Final = 29
 
 CONTEXT_QUEUE: Final = 0  # items that wait over those and all batches of the candidates
 CONTEXT_HEAD_SLACK: Final = 1  # contrast of the head's slack and m · least service time of all candidates
@@ -72,12 +77,21 @@ CONTEXT_LOAD_NARROWEST: Final = 17  # likewise at the quickest width of each
 CONTEXT_SURGE: Final = 18  # contrast of what arrived in the last deadline and in the last eight, −¾..¾
 CONTEXT_SWING: Final = 19  # x/(1 + x) of the mean square of the first over the second, less 1
 CONTEXT_JOINING: Final = 20  # x/(1 + x) of items that will arrive in the head's slack over the largest batch
-CONTEXT: Final = 21
+CONTEXT_BASE_REJECTS: Final = 21  # 1 when the base policy gives the head up, else 0
+CONTEXT_CLASSES: Final = 22  # x/(1 + x) of other queues that wait: of other bounds, preferences or families
+CONTEXT_OTHERS: Final = 23  # items that wait in those, over all that wait
+CONTEXT: Final = 24
 
-OBSERVATION: Final = ROWS * FEATURES + CONTEXT
-"""Numbers of an observation: the lines of the candidates one after another, unused ones 0, then the context."""
-SIGNED_FEATURES: Final = (HEAD_IN_TIME, HEAD_ALONE_IN_TIME, TAIL_IN_TIME)
+BOUNDED_FEATURES: Final = (ACCURACY, UTILISATION, MEMORY, POWER, TELEMETRY_KNOWN, SLOWED)
+BOUNDED_CONTEXT: Final = (CONTEXT_ACCURACY_SPREAD,)
+"""Those that are bounded by what training has seen in place of being a reason not to trust what is decided."""
+SIGNED_FEATURES: Final = (HEAD_IN_TIME, HEAD_ALONE_IN_TIME, TAIL_IN_TIME, SLOWED)
 SIGNED_CONTEXT: Final = (CONTEXT_HEAD_SLACK, CONTEXT_TAIL_SLACK, CONTEXT_SURGE)
+
+
+def observation_size(lines: int) -> int:
+    """Return the numbers of an observation: so many lines of candidates, unused ones 0, then the context."""
+    return lines * FEATURES + CONTEXT
 
 
 def _names(prefix: str, first: str, count: int) -> tuple[str, ...]:

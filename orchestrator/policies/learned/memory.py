@@ -1,4 +1,4 @@
-"""What a learned policy remembers: what has arrived of late, and the hold that stands; in slots of row WHOLE.
+"""What a learned policy remembers: what has arrived of late, the hold that stands, and how long batches usually take.
 
 **Arrivals** tell apart what the queue alone does not: a quiet hour and a busy one, a steady stream and bursts. What is
 right depends on both: whether a batch will fill while the head waits, and how much of the fleet must be kept for what
@@ -26,6 +26,10 @@ Whether a hold brings anybody is remembered as well. To wait for a batch to fill
 the hold is over, by the rate of late and by what part of this policy's own holds was in vain, whatever they waited
 for: a caller who waits for each answer before he asks again fills no batch however long he is made to wait, and a rate
 alone would say otherwise of him.
+
+**What batches usually take** is the mean of what a full one was expected to take, over the last some 256 deadlines, in
+row OF_LEARNED_MODEL. Expected times follow within a few batches what a server does; held against this they show one
+that is throttled, or shared with others, and will be quick again.
 """
 
 from __future__ import annotations
@@ -35,9 +39,10 @@ from typing import Final
 
 from orchestrator.policies.rules.batch_rules import objective_s
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import full_batch_s
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD
-from orchestrator.policies.tables.memory import OF_LEARNED, WHOLE
+from orchestrator.policies.tables.memory import OF_LEARNED, OF_LEARNED_MODEL, WHOLE, model_place
 
 _HOLD_UNTIL_S: Final = OF_LEARNED  # slots of row WHOLE; 0: no hold stands
 _HEAD_DEADLINE_S: Final = OF_LEARNED + 1
@@ -52,12 +57,14 @@ _SLOW_S: Final = OF_LEARNED + 9
 _SWING: Final = OF_LEARNED + 10
 _HELD_ITEMS: Final = OF_LEARNED + 11  # that waited when the hold began; 0: nothing is held
 _VAIN: Final = OF_LEARNED + 12
+_USUAL_SEEN_S: Final = OF_LEARNED + 13
 _SLOWER: Final = 8.0
 _BEGUN: Final = 0.2
 _LEAST_S: Final = 1e-9
 _GROWTH: Final = 1.5
 _LATEST: Final = 0.25  # what the latest hold counts for
 _FORGOTTEN: Final = 1 / 8192  # of it, with each decision to send at once
+_USUAL: Final = 256.0  # deadlines in which what batches usually take is mostly forgotten
 
 
 @compiled
@@ -98,6 +105,25 @@ def slow_rps(memory: Table) -> float:
 def swing(memory: Table) -> float:
     """Return the mean square by which the quick rate departs from the slow one, relative to that."""
     return max(0.0, memory[WHOLE][_SWING])
+
+
+@compiled
+def follow_times(memory: Table, rows: Table, count: int, query: Column) -> None:
+    """Bring what batches usually take up to date."""
+    whole, now_s = memory[WHOLE], query[col.NOW_S]
+    taken = 1 - math.exp(-max(0.0, now_s - whole[_USUAL_SEEN_S]) / max(_LEAST_S, _USUAL * objective_s(query)))
+    whole[_USUAL_SEEN_S] = now_s
+    usual_s = memory[OF_LEARNED_MODEL]
+    for row in range(count):
+        place, takes_s = model_place(memory, row, rows), full_batch_s(row, rows)
+        usual_s[place] = takes_s if usual_s[place] == 0 else usual_s[place] + taken * (takes_s - usual_s[place])
+
+
+@compiled
+def slowed_ratio(memory: Table, row: int, rows: Table) -> float:
+    """Return how many times as long as usual a row's batches are expected to take; 1 while nothing is known."""
+    usual_s, takes_s = memory[OF_LEARNED_MODEL][model_place(memory, row, rows)], full_batch_s(row, rows)
+    return takes_s / usual_s if usual_s > 0 and takes_s > 0 else 1.0
 
 
 @compiled

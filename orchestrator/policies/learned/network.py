@@ -2,11 +2,11 @@
 
     h_r   = relu(W2ᵀ relu(W1ᵀ x_r + b1) + b2)              for each candidate's features x_r
     g     = relu(Wgᵀ [mean_r h_r, max_r h_r, context] + bg)
-    s_r   = k · base_r + w_oᵀ relu(Whᵀ h_r + Wqᵀ g + bs) + b_o
-    s_hold = k · base_hold + w_hᵀ g + b_h
+    s_rb  = k · base_rb + w_obᵀ relu(Whᵀ h_r + Wqᵀ g + bs) + b_ob       for its whole batch and half of it
+    s_u   = k · base_u + w_uᵀ g + b_u                      for each action that sends nothing
 
-with base_r = 1 for what the base policy would do, else 0. The weights are shared by all candidates and the pools have
-no order, so one network serves any number of servers, and the order of their names says nothing. w_o, b_o, w_h and b_h
+with base = 1 for what the base policy would do, else 0. The weights are shared by all candidates and the pools have no
+order, so one network serves any number of servers, and the order of their names says nothing. w_o, b_o, w_u and b_u
 begin as zeros: an untrained policy *is* its base policy, and training learns where to depart from it (a residual
 policy). Scaling the strength k down would explore more. A max over no candidates is 0.
 
@@ -25,7 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.policies.learned import features as feat
-from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
+from orchestrator.policies.learned.actions import (
+    BATCHES,
+    FIRST_SEND,
+    HOLD_ACTION,
+    REJECT_ACTION,
+)
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 HIDDEN: Final = 32
@@ -40,17 +45,17 @@ SHAPES: Final[dict[str, tuple[int, ...]]] = {
     "score_row.weight": (HIDDEN, HIDDEN),
     "score_pool.weight": (HIDDEN, HIDDEN),
     "score.bias": (HIDDEN,),
-    "out.weight": (HIDDEN,),
-    "out.bias": (1,),
-    "hold.weight": (HIDDEN,),
-    "hold.bias": (1,),
+    "out.weight": (HIDDEN, BATCHES),
+    "out.bias": (BATCHES,),
+    "unsent.weight": (HIDDEN, FIRST_SEND),
+    "unsent.bias": (FIRST_SEND,),
 }
 """Shapes of the weights, float32 [inputs, outputs]; in the order in which they are packed."""
 
 # Where each of them begins, in that order, and how many numbers there are.
 _STARTS = (0, *itertools.accumulate(math.prod(shape) for shape in SHAPES.values()))
 _ROW_IN, _ROW_IN_BIAS, _ROW_MID, _ROW_MID_BIAS, _POOL, _POOL_BIAS = _STARTS[:6]
-_SCORE_ROW, _SCORE_POOL, _SCORE_BIAS, _OUT, _OUT_BIAS, _HOLD, _HOLD_BIAS, PARAMETERS = _STARTS[6:]
+_SCORE_ROW, _SCORE_POOL, _SCORE_BIAS, _OUT, _OUT_BIAS, _UNSENT, _UNSENT_BIAS, PARAMETERS = _STARTS[6:]
 
 _MID: Final = feat.ROWS  # lines of ``hidden`` behind those of the rows
 _GLOBAL: Final = feat.ROWS + 1
@@ -77,7 +82,7 @@ def untrained(seed: int = 0) -> dict[str, Floats32]:
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in SHAPES.items():
-        is_zero = name.endswith("bias") or name.startswith(("out", "hold"))
+        is_zero = name.endswith("bias") or name.startswith(("out", "unsent"))
         drawn = np.zeros(shape) if is_zero else rng.standard_normal(shape) * np.sqrt(2 / shape[0])
         weights[name] = drawn.astype(np.float32)
     return weights
@@ -110,7 +115,7 @@ def _relu(out: Any, at: int) -> None:
 def score(
     lines: Table, considered: int, context: Column, params: Floats32, strength: float, hidden: Floats32, scores: Column
 ) -> None:
-    """Write the scores of the ACTIONS, 0 for lines that are not used, from the features of candidates and decision.
+    """Write the scores of the actions that there are with so many lines, from the features of candidates and decision.
 
     ``params`` are float32 [PARAMETERS] as of ``pack``, ``strength`` is that of the base policy's choice, and ``hidden``
     is room, float32 [HIDDEN_LINES, HIDDEN].
@@ -140,27 +145,39 @@ def score(
     _relu(hidden, _GLOBAL)
     _set_line(hidden, _SHARED, params, _SCORE_BIAS)
     _add_product(hidden, _GLOBAL, HIDDEN, params, _SCORE_POOL, hidden, _SHARED)
+    _score_lines(lines, considered, params, strength, hidden, scores)
+    for action in range(FIRST_SEND):
+        total = params[_UNSENT_BIAS + action]
+        for j in range(HIDDEN):
+            total += hidden[_GLOBAL, j] * params[_UNSENT + j * FIRST_SEND + action]
+        scores[action] = total
+    scores[HOLD_ACTION] += strength * context[feat.CONTEXT_BASE_HOLDS]
+    scores[REJECT_ACTION] += strength * context[feat.CONTEXT_BASE_REJECTS]
+
+
+@compiled
+def _score_lines(
+    lines: Table, considered: int, params: Floats32, strength: float, hidden: Floats32, scores: Column
+) -> None:
+    """Write the scores of what sends something, from the hidden features of each line and what all share."""
     for r in range(considered):
         for j in range(HIDDEN):
             hidden[_MID, j] = hidden[_SHARED, j]
         _add_product(hidden, r, HIDDEN, params, _SCORE_ROW, hidden, _MID)
-        total = params[_OUT_BIAS]
-        for j in range(HIDDEN):
-            total += max(hidden[_MID, j], np.float32(0)) * params[_OUT + j]
-        scores[r] = strength * lines[r][feat.BASE_CHOICE] + total
-    total = params[_HOLD_BIAS]
-    for j in range(HIDDEN):
-        total += hidden[_GLOBAL, j] * params[_HOLD + j]
-    for r in range(considered, feat.ROWS):
-        scores[r] = 0.0
-    scores[HOLD_ACTION] = strength * context[feat.CONTEXT_BASE_HOLDS] + total
+        _relu(hidden, _MID)
+        for batch in range(BATCHES):
+            total = params[_OUT_BIAS + batch]
+            for j in range(HIDDEN):
+                total += hidden[_MID, j] * params[_OUT + j * BATCHES + batch]
+            scores[FIRST_SEND + BATCHES * r + batch] = total
+        scores[FIRST_SEND + BATCHES * r] += strength * lines[r][feat.BASE_CHOICE]
 
 
 @compiled
-def best_action(scores: Column, mask: Column) -> int:
+def best_action(scores: Column, mask: Column, considered: int) -> int:
     """Return the allowed action with the highest score, the first of equals; HOLD_ACTION when none is allowed."""
     best = -1
-    for action in range(ACTIONS):
+    for action in range(FIRST_SEND + BATCHES * considered):
         if mask[action] != 0 and (best < 0 or scores[action] > scores[best]):
             best = action
     return best if best >= 0 else HOLD_ACTION

@@ -30,7 +30,7 @@ LAYER: Final = 64
 def paper_shapes(servers: int, widths: int, batches: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the weights, float32 [inputs, outputs]."""
     return {
-        "first.weight": (feat.OBSERVATION, LAYER),
+        "first.weight": (feat.observation_size(servers * widths), LAYER),
         "first.bias": (LAYER,),
         "second.weight": (LAYER, LAYER),
         "second.bias": (LAYER,),

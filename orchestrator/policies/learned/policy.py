@@ -44,6 +44,7 @@ PREFERENCE_KNOBS: Final = tuple(
 )
 _SCORED = REASONS.index(Reason.HIGHEST_SCORE)
 _WAITS = REASONS.index(Reason.BETTER_SERVER_BUSY)
+_REASON_OF: Final = {HOLD: _WAITS, REJECT: REASONS.index(Reason.CANT_BE_IN_TIME)}
 _NAMES = (*feat.FEATURE_NAMES, *feat.CONTEXT_NAMES)
 
 
@@ -93,7 +94,7 @@ class LearnedPolicy:
         row, items, until_s, unseen = decide.decide_by_scores(*self._scorer, memory, rows, count, query)
         if unseen >= 0:
             self._distrust(unseen)
-        return row, items, _WAITS if row in (HOLD, REJECT) else _SCORED, until_s
+        return row, items, _REASON_OF.get(row, _SCORED), until_s
 
     def _make_room(self, rows: int) -> None:
         if rows > self._room:
@@ -108,9 +109,10 @@ class LearnedPolicy:
         row, items = -1, 0.0
         allowed = allowed_choices(rows[None], np.array([count]), fleet, widths[None])[0]
         if allowed[: fleet[0]].any():  # else there is nothing to choose from, and training never asks
-            server, width, batch = paper_choices(self.file.weights, observation(view, considered), fleet, allowed)
+            seen = observation(view, considered, fleet[0] * fleet[1])
+            server, width, batch = paper_choices(self.file.weights, seen, fleet, allowed)
             row, items = row_of_choices(rows, count, query, server, width, batch, widths)
-            unseen = decide.out_of_distribution_feature(numbers, HOLD_ACTION, view)
+            unseen = decide.out_of_distribution_feature(numbers, -1, view)
             if unseen >= 0:
                 self._distrust(unseen)
         until_s = math.inf
@@ -144,10 +146,10 @@ class LearnedPolicy:
         )
 
 
-def observation(view: View, considered: int) -> NDArray[np.float32]:
-    """Return features and context in one vector, float32 [OBSERVATION]; unused lines are 0."""
-    lines = np.where(np.arange(feat.ROWS)[:, None] < considered, view.lines, 0)
-    return np.concatenate([lines.reshape(-1), view.context]).astype(np.float32)
+def observation(view: View, considered: int, lines: int) -> NDArray[np.float32]:
+    """Return the features of so many lines, 0 where they are not used, and the context in one vector, float32."""
+    used = np.where(np.arange(lines)[:, None] < considered, view.lines[:lines], 0)
+    return np.concatenate([used.reshape(-1), view.context]).astype(np.float32)
 
 
 def is_learned(name: str) -> bool:

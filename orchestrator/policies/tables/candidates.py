@@ -102,6 +102,9 @@ def _server_rows(fleet: Fleet, server: int, head: QueueHead, rows: Table, scratc
         rows[col.ROW_PER_ITEM_J][count] = models[col.PER_ITEM_J][model]
         rows[col.ROW_FIXED_J][count] = models[col.FIXED_J][model]
         rows[col.ROW_BACKLOG_S][count] = backlog_s + bound_s
+        rows[col.ROW_UTILISATION][count] = servers[col.UTILISATION][server]
+        rows[col.ROW_MEMORY][count] = servers[col.MEMORY][server]
+        rows[col.ROW_POWER][count] = servers[col.POWER][server]
         scratch.row_of[server * fleet.widths + width] = count
         count += 1
     return count
@@ -276,9 +279,14 @@ def margin_of(row: int, rows: Table, query: Column) -> float:
 @compiled
 def capacity_rps(row: int, rows: Table) -> float:
     """Return the items a second of full batches on all instances; infinite while it is guessed to be instant."""
-    most = rows[col.ROW_MAX_BATCH][row]
-    service_s = rows[col.ROW_PER_ITEM_S][row] * most + rows[col.ROW_FIXED_S][row]
-    return rows[col.ROW_INSTANCES][row] * most / service_s if service_s > 0 else math.inf
+    service_s = full_batch_s(row, rows)
+    return rows[col.ROW_INSTANCES][row] * rows[col.ROW_MAX_BATCH][row] / service_s if service_s > 0 else math.inf
+
+
+@compiled
+def full_batch_s(row: int, rows: Table) -> float:
+    """Return how long a full batch is expected to take alone."""
+    return rows[col.ROW_PER_ITEM_S][row] * rows[col.ROW_MAX_BATCH][row] + rows[col.ROW_FIXED_S][row]
 
 
 @compiled

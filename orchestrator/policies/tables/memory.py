@@ -29,7 +29,9 @@ OF_MODEL_TOO: Final = 4
 RATIOS: Final = 5
 """The first of RATIO_COUNT rows with the last service times of a model, relative to what was expected."""
 RATIO_COUNT: Final = 10
-MEMORY_FIELDS: Final = RATIOS + RATIO_COUNT
+OF_LEARNED_MODEL: Final = RATIOS + RATIO_COUNT
+"""Row that holds a number of each model that is a learned policy's; those before it are its base's."""
+MEMORY_FIELDS: Final = OF_LEARNED_MODEL + 1
 
 STRIDE: Final = 0
 """Slot of row WHOLE that says how many places a server has."""

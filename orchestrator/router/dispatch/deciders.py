@@ -19,7 +19,7 @@ from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.policies.learned.policy import LearnedPolicy, is_fitted, is_learned, parse_fitted, parse_learned
 from orchestrator.policies.learned.policy_file import SLIM
 from orchestrator.policies.parsing import parse_policy
-from orchestrator.policies.preference import PreferredPolicy
+from orchestrator.policies.preferred import PreferredPolicy
 from orchestrator.policies.protocol import Binding, ObservingPolicy, Policy, rebind
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.router.dispatch.decision_log import DecisionLog, Record
@@ -76,6 +76,16 @@ class Deciders:
     shadow: Shadow | None = None
     trial: Trial | None = None
     standing: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sees_devices(self) -> bool:
+        """Whether one of them, or who is in the shadow or on trial, is a learned policy."""
+        asked = [guarded.policy for guarded in self.policies.values()]
+        if self.trial is not None:
+            asked += [guarded.policy for guarded in self.trial.policies.values()]
+        if self.shadow is not None:
+            asked.append(self.shadow.policy)
+        return any(isinstance(policy, LearnedPolicy) for policy in asked)
 
     def only_width(self, *, has_preference: bool) -> float | None:
         """Return the width of which who decides in general always takes the nearest; None when it may be any."""

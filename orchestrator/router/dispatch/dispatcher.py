@@ -227,7 +227,7 @@ class Dispatcher:
         may_wait = standing.longest_run_s == math.inf
         states = [server.state(key.family, self._bound_items(server), may_wait=may_wait) for server in servers.values()]
         tables = self._tables.update(key.family, states, self._fleet.times.latency, self._fleet.times.energy)
-        state = queue.state(head, standing.share, self._queues.arrived_items[key.family])
+        state = queue.state(head, standing.share, self._queues.arrived_items[key.family], self._queues.count - 1)
         if expected := self._expected_items():
             state = replace(state, items=state.items + expected)
         situation = Situation(

@@ -117,7 +117,9 @@ class RequestQueue:
         """Yield the requests whose callers still wait, in no order."""
         return (entry[2] for entry in self._heap if entry[2].queue is self and not entry[2].is_over)
 
-    def state(self, head: PendingRequest, servers_share: float = 1.0, arrived_items: int = 0) -> QueueState:
+    def state(
+        self, head: PendingRequest, servers_share: float = 1.0, arrived_items: int = 0, other_queues: int = 0
+    ) -> QueueState:
         """Return this queue as a policy sees it; ``head`` is its head, the rest is as in QueueState."""
         key = self.key
         return QueueState(
@@ -134,6 +136,8 @@ class RequestQueue:
             refuses_late=head.has_own_deadline,
             servers_share=servers_share,
             arrived_items=arrived_items,
+            other_queues=other_queues,
+            other_items=self._all.items - self._own.items,
         )
 
     def items_before(self, request: PendingRequest) -> float:
@@ -183,6 +187,11 @@ class RequestQueues:
     def entries(self) -> int:
         """The number of entries of all heaps, those of requests that have left their queues among them."""
         return sum(queue.entries for queue in self._queues.values())
+
+    @property
+    def count(self) -> int:
+        """The number of queues that anything waited in when heads were last looked for."""
+        return len(self._queues)
 
     def waiting(self) -> Iterator[PendingRequest]:
         """Yield the requests whose callers still wait, in no order."""

@@ -25,7 +25,9 @@ from orchestrator.profile.fit import Run, merge_runs
 from orchestrator.router.servers.health import BackOff, ServerHealth
 from orchestrator.snapshot import (
     SHORT_S,
+    UNKNOWN_DEVICE,
     BatchInFlight,
+    DeviceState,
     Family,
     ModelName,
     ServedModel,
@@ -105,6 +107,7 @@ class ServerConnection:
         in_flight: Batches that are sent and not answered, in the order they were sent.
         calls: Batches under way, those that nobody waits for any more included.
         last_answer_s: When it last answered a batch; None before the first time.
+        device: What its device showed when its controller was last asked.
         check_soon: Set to have the server asked at once what it serves, and its models tried.
     """
 
@@ -119,6 +122,7 @@ class ServerConnection:
     in_flight: list[BatchInFlight] = field(default_factory=list)
     calls: int = 0
     last_answer_s: float | None = None
+    device: DeviceState = UNKNOWN_DEVICE
     check_soon: asyncio.Event = field(default_factory=asyncio.Event)
     _last_run: Run | None = None  # ended, and not yet observed, because the next answer may turn out to be part of it
     _known: _ModelIndex = _NOTHING
@@ -189,6 +193,7 @@ class ServerConnection:
             waiting_limit=waiting_limit,
             last_answer_s=self.last_answer_s,
             healthy=self.takes_batches,
+            device=self.device,
         )
 
     # --- how much it may get ---

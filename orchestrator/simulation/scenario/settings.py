@@ -6,19 +6,17 @@ scenario means the same on any machines. Whatever is impossible is refused with 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from orchestrator.config import ControllerSettings
 from orchestrator.config.section import Name, Section, parse_settings
 from orchestrator.errors import ConfigError
 from orchestrator.policies.fleet.qualities import relative_quality
-from orchestrator.simulation.scenario import workloads
 from orchestrator.simulation.scenario.fleet import (
     SimulatedModel,
     SimulatedServer,
@@ -30,12 +28,8 @@ from orchestrator.simulation.scenario.fleet import (
 from orchestrator.simulation.scenario.hosts import HostSettings, check_hosts
 from orchestrator.simulation.scenario.popularity import mean_shares
 from orchestrator.simulation.scenario.server_settings import ServerSettings, servers_of
+from orchestrator.simulation.scenario.workload_settings import ClassSettings, WorkloadSettings
 from orchestrator.snapshot import Family
-
-_TAIL: Final = 1.4
-"""Of self-similar arrivals; Hurst's parameter is (3 - 1.4) / 2 = 0.8, as it was found of traffic in networks."""
-PositiveMs = Annotated[float, Field(gt=0)]
-Shares = dict[Annotated[int, Field(ge=1, le=1000)], Annotated[float, Field(gt=0)]]
 
 
 class FamilySettings(Section):
@@ -49,99 +43,6 @@ class FamilySettings(Section):
     """From arrival; None: that of the objectives."""
     min_accuracy: float = Field(default=0.0, allow_inf_nan=False)
     """Only widths of at least this accuracy, on the family's own scale; left out: any."""
-
-
-_OF_CONTROLLER: Final = {"instance_mib", "load_ms", "scale_ms", "unload_ms"}
-"""Keys of a width that only a controller reads."""
-_LATER_OF_SERVERS: Final = {"contention", "dynamic_batching"}
-"""Keys of a server that came after the first digests."""
-KINDS: Final = ("poisson", "gamma", "mmpp", "self-similar", "ramp", "diurnal", "flash-crowd", "replay")
-
-
-class WorkloadSettings(Section):
-    """When requests arrive and what they bring."""
-
-    kind: str = "poisson"
-    """Shape of the arrivals, one of ``KINDS`` or of another package; see orchestrator.simulation.scenario.workloads."""
-    load_ratio: float = Field(default=0.7, gt=0, le=100)
-    """Items a second over the fleet's fluid capacity; above 1 not all can be served for good."""
-    load_of_width: int | None = Field(default=None, ge=1, le=100)
-    """Capacity at this width; None: at each server's quickest width."""
-    requests: int = Field(default=100_000, ge=1, le=100_000_000)
-    """How many arrive."""
-    callers: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Who send them, each one request at a time; None: as many as it takes, so that nobody waits to send.
-
-    While all wait for answers nothing is sent, and what comes next comes later by as much: times between arrivals stay.
-    """
-    items: int = Field(default=1, ge=1, le=4096)
-    """In each request."""
-    priorities: Shares | None = Field(default=None, min_length=1)
-    """How many requests have which priority, relative to each other; 1 is served first. None: all have the same."""
-    deadlines_ms: dict[PositiveMs, Annotated[float, Field(gt=0)]] | None = Field(default=None, min_length=1)
-    """How many requests have which deadline, relative to each other; None: all have that of the objectives."""
-    drift_amplitude: float = Field(default=0.0, ge=0, le=1000)
-    """How far the popularity of families swings around their shares; above 1 each has times without requests."""
-    drift_periods: float = Field(default=1.0, gt=0)
-    """How often popularity goes round, over all requests."""
-    cv2: float = Field(default=4.0, ge=0, le=1000)
-    """Of gamma gaps: squared coefficient of variation."""
-    rates: tuple[float, ...] = Field(default=(0.5, 2.0), min_length=1)
-    """Of an MMPP or self-similar arrivals, relative to each other; of a ramp the first and the last."""
-    sojourn_requests: float = Field(default=500.0, gt=0)
-    """Likewise: how many requests a state lasts, on average."""
-    amplitude: float = Field(default=0.8, ge=0, le=1)
-    """Of a diurnal rate."""
-    periods: float = Field(default=2.0, gt=0)
-    """Of a diurnal rate, over all requests."""
-    factor: float = Field(default=5.0, gt=0)
-    """Of a flash crowd over the level rate."""
-    begins: float = Field(default=0.4, ge=0, lt=1)
-    """Of a flash crowd, as a part of the whole time."""
-    lasts: float = Field(default=0.1, gt=0, le=1)
-    """Likewise."""
-    file: Path | None = None
-    """Of timestamps to replay, relative to the scenario's file."""
-    numbers: tuple[float, ...] = ()
-    """What a shape of another package is made of."""
-
-    @field_validator("kind")
-    @classmethod
-    def _is_known(cls, kind: str) -> str:
-        if kind not in KINDS and kind not in workloads.PLUGINS.names():
-            raise ValueError(f"unknown kind {kind!r}; known are {', '.join(KINDS)}{workloads.PLUGINS.describe()}")
-        return kind
-
-    def _contradictions(self) -> Iterator[str]:
-        if self.numbers and self.kind in KINDS:
-            yield f"numbers go with a kind of another package; {self.kind!r} has keys of its own"
-        if (self.kind == "replay") != (self.file is not None):
-            yield "file goes with kind 'replay', and only with it"
-        if any(rate < 0 for rate in self.rates) or sum(self.rates) <= 0:
-            yield f"rates {list(self.rates)} must not be negative, and one must be above 0"
-        if self.kind == "ramp" and len(self.rates) != 2:
-            yield f"a ramp has two rates, the first and the last; rates has {len(self.rates)}"
-
-    def shape(self) -> workloads.Shape:
-        """Return the shape of the arrivals."""
-        if self.kind == "poisson":
-            return workloads.gamma(1.0)
-        if self.kind == "gamma":
-            return workloads.gamma(self.cv2)
-        if self.kind == "mmpp":
-            return workloads.mmpp(self.rates, self.sojourn_requests)
-        if self.kind == "self-similar":
-            return workloads.mmpp(self.rates, self.sojourn_requests, tail=_TAIL)
-        if self.kind == "ramp":
-            return workloads.ramp(self.rates[0], self.rates[1])
-        if self.kind == "diurnal":
-            return workloads.diurnal(self.amplitude, self.periods)
-        if self.kind == "flash-crowd":
-            return workloads.flash_crowd(self.factor, self.begins, self.lasts)
-        if self.kind != "replay":
-            return workloads.plugged(self.kind, self.numbers)
-        assert self.file is not None  # checked above
-        return workloads.replay(self.file)
 
 
 class ObjectiveSettings(Section):
@@ -188,6 +89,18 @@ class FaultSettings(Section):
     """Part of its time from which on its use throttles it, by ``throttle_factor``, until it has cooled by a tenth."""
 
 
+class SharingSettings(Section):
+    """Other gateways on the same servers, as one of them sees it: a server goes to another one, and comes back.
+
+    What it has it answers. One server stays at least. Load is relative to all of them.
+    """
+
+    away_every_s: float | None = Field(default=None, gt=0)
+    """Mean time from a server's return until it goes again, exponential; None: there is no other gateway."""
+    away_s: float = Field(default=5.0, gt=0)
+    """Mean time until it comes back, exponential."""
+
+
 class TelemetrySettings(Section):
     """What the router learns of its servers, and when."""
 
@@ -199,6 +112,8 @@ class TelemetrySettings(Section):
     """Age of a report."""
     lost_ratio: float = Field(default=0.0, ge=0, lt=1)
     """Of reports that never arrive."""
+    read_every_s: float | None = Field(default=None, gt=0)
+    """Devices are read this often, as controllers tell what they show; None: the router knows nothing of them."""
     noise: float = Field(default=0.0, ge=0, le=2)
     """σ of a lognormal factor on the speeds that the router assumes at the beginning."""
 
@@ -215,6 +130,7 @@ class ScenarioSettings(Section):
     objectives: ObjectiveSettings = ObjectiveSettings()
     faults: FaultSettings = FaultSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    sharing: SharingSettings = SharingSettings()
     hosts: tuple[HostSettings, ...] = ()
     """Machines that servers and router share; a server that is on none is one of its own."""
     controller: ControllerSettings | None = None
@@ -229,6 +145,10 @@ class ScenarioSettings(Section):
         for server in self.servers if self.controller is not None else ():
             if server.limits is None or server.limits.memory_budget_mib is None:
                 yield f"server {server.name!r} has a controller and no limits.memory_budget_mib; name what it may use"
+        if self.families and self.workload.classes:
+            yield "workload.classes are of one family; of several give each its own deadline_ms and min_accuracy"
+        if self.workload.classes and self.workload.deadlines_ms is not None:
+            yield "workload.deadlines_ms: there are classes; give each its own deadline_ms"
         if self.families and self.objectives.min_accuracy != 0:
             yield "objectives.min_accuracy is of one family's scale; of several give each its own"
 
@@ -290,9 +210,11 @@ def parse_scenario(text: str, *, source: str, folder: Path) -> tuple[ScenarioSet
         if name not in known:
             raise ConfigError(f"{source}: families: no server has widths of {name}; there are {', '.join(known)}")
     objectives = settings.objectives
-    if not settings.families and "min_accuracy" in objectives.model_fields_set:
+    if not settings.families:
         (qualities,) = known.values()
-        objectives = objectives.model_copy(update={"min_accuracy": _relative(objectives.min_accuracy, qualities)})
+        if "min_accuracy" in objectives.model_fields_set:
+            objectives = objectives.model_copy(update={"min_accuracy": _relative(objectives.min_accuracy, qualities)})
+        settings = settings.with_workload(classes=_relative_classes(settings, qualities, source=source))
     families = {
         name: family.model_copy(update={"min_accuracy": _relative(family.min_accuracy, known[Family(name)])})
         if "min_accuracy" in family.model_fields_set
@@ -301,6 +223,23 @@ def parse_scenario(text: str, *, source: str, folder: Path) -> tuple[ScenarioSet
     }
     changed = settings.model_copy(update={"objectives": objectives, "families": families})
     return changed, with_relative_qualities(fleet)
+
+
+def _relative_classes(
+    settings: ScenarioSettings, qualities: Sequence[float], *, source: str
+) -> tuple[ClassSettings, ...]:
+    """Return the classes with the least qualities that count on the scale of policies."""
+    found = []
+    for index, own in enumerate(settings.workload.classes):
+        if "min_accuracy" in own.model_fields_set:
+            if own.min_accuracy > max(qualities):
+                raise ConfigError(
+                    f"{source}: workload.classes.{index}.min_accuracy is {own.min_accuracy:g}, the most that any width "
+                    f"has is {max(qualities):g}; lower it"
+                )
+            own = own.model_copy(update={"min_accuracy": _relative(own.min_accuracy, qualities)})
+        found.append(own)
+    return tuple(found)
 
 
 def _relative(bound: float, qualities: Sequence[float]) -> float:
@@ -333,55 +272,3 @@ def fullest_fleet(settings: ScenarioSettings, servers: Sequence[SimulatedServer]
         return replace(model, instances=1, service_s=tuple(ratio * service_s for service_s in model.service_s))
 
     return tuple(replace(server, models=tuple(all_of(server, m) for m in server.models)) for server in taken)
-
-
-def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> str:
-    """Return the identity of a scenario, a digest of all that it says, of its fleet and of the times that it replays.
-
-    Raises:
-        ConfigError: when the file of times is missing or out of order.
-    """
-    text = settings.model_dump_json(exclude=_left_out(settings)) + repr(tuple(servers))
-    if settings.workload.kind not in KINDS:
-        text += workloads.PLUGINS.version(settings.workload.kind)
-    delays_s = [[model.delay_s for model in server.models] for server in servers]
-    if any(any(row) for row in delays_s):
-        text += repr(delays_s)  # only then, so that the digests of all others stay what they were
-    if settings.controller is not None:
-        text += repr([[(model.scale_s, model.unload_s) for model in server.models] for server in servers])
-    if settings.families:
-        text += repr([[model.family for model in server.models] for server in servers])
-    if settings.workload.file is not None:
-        settings.workload.shape()
-        text += settings.workload.file.read_text()
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _left_out(settings: ScenarioSettings) -> dict[str, Any]:
-    """Return what a digest leaves out: newer keys at their defaults, so that older digests stay."""
-    excluded: dict[str, Any] = {"workload": {"file"}, "objectives": set[str]()}
-    used = {key for server in settings.servers for key in _LATER_OF_SERVERS if getattr(server, key)}
-    of_servers: dict[str, Any] = dict.fromkeys(_LATER_OF_SERVERS - used, True)
-    if not settings.hosts:
-        excluded["hosts"] = True
-    if settings.controller is None:
-        excluded["controller"] = of_servers["limits"] = True
-        of_servers["widths"] = {"__all__": _OF_CONTROLLER}
-        of_servers["families"] = {"__all__": {"__all__": _OF_CONTROLLER}}
-    if not settings.families:
-        excluded["families"] = of_servers["families"] = True
-        excluded["workload"] |= {"drift_amplitude", "drift_periods"}
-    if of_servers:
-        excluded["servers"] = {"__all__": of_servers}
-    for key in ("priorities", "callers", "deadlines_ms"):
-        if getattr(settings.workload, key) is None:
-            excluded["workload"].add(key)
-    if not settings.objectives.shed_late:
-        excluded["objectives"].add("shed_late")
-    if settings.objectives.energy_weight == ObjectiveSettings().energy_weight:
-        excluded["objectives"].add("energy_weight")
-    if settings.faults.heat_s is None:
-        excluded["faults"] = {"heat_s", "hot_above"}
-    if not settings.workload.numbers:
-        excluded["workload"].add("numbers")
-    return excluded

@@ -21,6 +21,7 @@ from orchestrator.simulation.scenario.popularity import draw_families
 from orchestrator.simulation.scenario.settings import (
     FaultSettings,
     ScenarioSettings,
+    SharingSettings,
     TelemetrySettings,
     eligible_fleet,
 )
@@ -32,7 +33,7 @@ Floats = NDArray[np.float64]
 COMMON_STEPS: Final = 8
 """Of ``Trace.common``, in the time in which it is mostly forgotten."""
 _MOST_DRAIN_S = 60.0
-_OF_REQUESTS: Final = ("arrived_s", "deadline_s", "priority", "items", "family", "noise", "wakes")
+_OF_REQUESTS: Final = ("arrived_s", "deadline_s", "priority", "items", "family", "of_class", "noise", "wakes")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +45,7 @@ class Trace:
     priority: Floats  # 1 is the highest
     items: Floats
     family: Floats  # by index, in the order of names
+    of_class: Floats  # by index; 0 where there are none
     noise: Floats  # standard normal
     wakes: Floats  # exponential of mean 1
     uniforms: Floats  # [2, requests], in [0, 1)
@@ -59,8 +61,8 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
     Raises:
         ConfigError: when the load can't be scaled, because no server serves what is asked for.
     """
-    arrivals, noise, uniforms, faults, reports, beliefs, priorities, hosts, families, deadlines = (
-        np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(10)
+    arrivals, noise, uniforms, faults, reports, beliefs, priorities, hosts, families, deadlines, classes, sharing = (
+        np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(12)
     )
     workload, objectives = settings.workload, settings.objectives
     shares = settings.family_shares()
@@ -75,6 +77,7 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
     entries = [
         *_faults(settings.faults, len(servers), horizon_s, faults),
         *_reports(settings.telemetry, len(servers), horizon_s, reports),
+        *_shared(settings.sharing, len(servers), horizon_s, sharing),
         *_stalls(settings.hosts, horizon_s, stalls),
         *_competing(settings.hosts, horizon_s),
     ]
@@ -88,10 +91,14 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
         own = [settings.families[name].share for name in shares]
         drift = {"amplitude": workload.drift_amplitude, "periods": workload.drift_periods}
         family = draw_families(arrived_s / max(float(arrived_s[-1]), 1e-300), own, families, **drift)
+    of_class = np.zeros(count)
+    if workload.classes:
+        of_class = _drawn({index: own.share for index, own in enumerate(workload.classes)}, count, classes)
     return Trace(
         arrived_s=arrived_s,
-        deadline_s=arrived_s + _allowed_s(settings, family, deadlines),
+        deadline_s=arrived_s + _allowed_s(settings, of_class if workload.classes else family, deadlines),
         family=family,
+        of_class=of_class,
         priority=np.ones(count) if workload.priorities is None else _drawn(workload.priorities, count, priorities),
         items=np.full(count, float(workload.items)),
         noise=noise.standard_normal(count),
@@ -111,13 +118,14 @@ def only_family(trace: Trace, family: int) -> Trace:
     return replace(trace, uniforms=trace.uniforms[:, kept], **own)
 
 
-def _allowed_s(settings: ScenarioSettings, family: Floats, rng: np.random.Generator) -> Floats:
-    """Return the time from arrival to deadline of each request, whose families are by index."""
+def _allowed_s(settings: ScenarioSettings, queue: Floats, rng: np.random.Generator) -> Floats:
+    """Return the time from arrival to deadline of each request, whose classes are by index."""
     if settings.workload.deadlines_ms is not None:
-        return _drawn(settings.workload.deadlines_ms, len(family), rng) / 1e3
-    given_ms = [settings.families[name].deadline_ms for name in sorted(settings.families)] or [None]
+        return _drawn(settings.workload.deadlines_ms, len(queue), rng) / 1e3
+    of_families = [settings.families[name] for name in sorted(settings.families)]
+    given_ms = [own.deadline_ms for own in settings.workload.classes or of_families] or [None]
     allowed_s = np.array([(settings.objectives.deadline_ms if ms is None else ms) / 1e3 for ms in given_ms])
-    return np.asarray(allowed_s[family.astype(int)])
+    return np.asarray(allowed_s[queue.astype(int)])
 
 
 def _drawn(shares: Mapping[int, float] | Mapping[float, float], count: int, rng: np.random.Generator) -> Floats:
@@ -151,6 +159,23 @@ def _spells(
     while every_s is not None and (begin_s := end_s + rng.exponential(every_s)) <= horizon_s:
         end_s = begin_s + rng.exponential(lasts_s)
         yield begin_s, end_s
+
+
+def _shared(settings: SharingSettings, servers: int, horizon_s: float, rng: np.random.Generator) -> list[Entry]:
+    """Return when servers go to other gateways and come back; a server that were the last to go stays."""
+    spells = [
+        (*spell, float(server))
+        for server, own in enumerate(rng.spawn(servers))
+        for spell in _spells(settings.away_every_s, settings.away_s, horizon_s, own)
+    ]
+    entries: list[Entry] = []
+    away: list[float] = []
+    for at_s, back_s, server in sorted(spells):
+        away = [end_s for end_s in away if end_s > at_s]
+        if len(away) + 1 < servers:
+            away.append(back_s)
+            entries += [(at_s, server, sim.LEAVES, 0.0), (back_s, server, sim.COMES_BACK, 0.0)]
+    return entries
 
 
 def _reports(settings: TelemetrySettings, servers: int, horizon_s: float, rng: np.random.Generator) -> list[Entry]:

@@ -9,7 +9,8 @@
 - **hosts** [field, host]: what servers, router and other processes share.
 - **factors** [host, entry]: residuals of a host, ascending; **common** [host, step]: what its batches have in common.
 - **inbox** [field, entry]: a ring of batches whose answers the router has not read.
-- **queues** [field, family]: of each family's queue, behind the fields of orchestrator.policies.family_turns.
+- **queues** [field, class]: of each queue, behind the fields of orchestrator.policies.family_turns, which are by
+  family. Of several families each is a class; one family may have several, of unlike bounds and preferences.
 - **state** [field]: of the loop.
 """
 
@@ -43,7 +44,8 @@ IS_WATCHED: Final = 20  # 1 while an event is to come that lets it expire
 DUE_S: Final = 21  # the deadline that the router goes by: DEADLINE_S less what the way back is expected to take
 WAKE: Final = 22  # exponential, of mean 1: how many times as long as usual who wakes for it waits for a core
 FAMILY: Final = 23  # by index, in the order of names
-REQUEST_FIELDS: Final = 24
+CLASS: Final = 24  # whose queue it waits in; of several families its family
+REQUEST_FIELDS: Final = 25
 
 # As floats: Numba would compile a function anew for each whole number that it is called with.
 COMING: Final = 0.0
@@ -75,7 +77,12 @@ HEAT_S: Final = 17  # time in which heat is mostly forgotten; 0: it throttles no
 HOT_ABOVE: Final = 18
 HOT_FACTOR: Final = 19  # of service times while it is hot
 JOINS: Final = 20  # 1 when batches of a width that wait together run as one
-TRUTH_FIELDS: Final = 21
+READ_BUSY_S: Final = 21  # BUSY_S or UTILISED_S, and BUSY_J, when devices were last read
+READ_J: Final = 22
+MOST_W: Final = 23  # that was read of it
+BUDGET_BYTES: Final = 24  # of memory, that its controller keeps to; 0: it has none
+IS_AWAY: Final = 25  # 1 while it serves another gateway
+TRUTH_FIELDS: Final = 26
 
 FIT_WEIGHT: Final = 0  # the sums of an orchestrator.profile.fit.LatencyFit
 FIT_N: Final = 1
@@ -92,7 +99,8 @@ RUN_ITEMS: Final = 11
 RUN_WAITED_S: Final = 12  # how long they waited for an instance,
 RUN_S: Final = 13  # and how long they ran
 RUN_CALLS: Final = 14  # of the router's batches, of which several may have run as one
-TRUE_FIELDS: Final = 15
+INSTANCE_BYTES: Final = 15
+TRUE_FIELDS: Final = 16
 
 BATCH_ID: Final = 0
 STARTED_S: Final = 1  # NaN while it waits for an instance
@@ -148,6 +156,8 @@ EXPIRES: Final = 7.0  # a request that waits and can't keep its deadline any mor
 STALLS_SERVERS: Final = 8.0  # of the host that stands in place of a server; VALUE is 1 at the beginning, -1 at the end
 STALLS_ROUTER: Final = 9.0  # likewise
 COMPETES: Final = 10.0  # VALUE is how many processes compete on such a host from now on
+LEAVES: Final = 11.0  # to another gateway, which it serves until it comes back
+COMES_BACK: Final = 12.0
 
 IDLE: Final = 0.0  # phases of a router: it has nothing to do
 READS: Final = 1.0  # a turn: what has come
@@ -165,10 +175,16 @@ HELD_UNTIL_S: Final = TURN_FIELDS + 8  # infinite: until something changes
 HAS_HELD: Final = TURN_FIELDS + 9  # 1 once its policy has, since anything was done
 ITEMS_TO_ROOM: Final = TURN_FIELDS + 10  # of what waits, and of what room is made for, while it is made
 MIN_ACCURACY: Final = TURN_FIELDS + 11
-FIRST_COLUMN: Final = TURN_FIELDS + 12  # of its widths
-END_COLUMN: Final = TURN_FIELDS + 13
-ARRIVED_ITEMS: Final = TURN_FIELDS + 14  # so far
-QUEUE_FIELDS: Final = TURN_FIELDS + 15
+FIRST_COLUMN: Final = TURN_FIELDS + 12  # of its widths; by family
+END_COLUMN: Final = TURN_FIELDS + 13  # likewise
+ARRIVED_ITEMS: Final = TURN_FIELDS + 14  # so far; by family
+CLASS_PREFER_ACCURACY: Final = TURN_FIELDS + 15  # what its requests prefer; NaN, and the two that follow: nothing
+CLASS_PREFER_LATENCY: Final = TURN_FIELDS + 16
+CLASS_PREFER_ENERGY: Final = TURN_FIELDS + 17
+SAME_WIDTHS: Final = TURN_FIELDS + 18  # the first class whose requests accept the same widths
+KNOWN_FASTEST_S: Final = TURN_FIELDS + 19  # what was last known of any queue of such requests, for one that begins
+KNOWN_MOST_RPS: Final = TURN_FIELDS + 20
+QUEUE_FIELDS: Final = TURN_FIELDS + 21
 
 NOW_S: Final = 0
 NEXT_ARRIVAL: Final = 1
@@ -223,7 +239,7 @@ ANSWER_COST_S: Final = 49
 CALLERS_HERE: Final = 50  # 1 when callers are on the router's host
 JUDGES: Final = 51  # 1 when margins follow how long answers took
 FAMILIES: Final = 52
-ASKED: Final = 53  # the family whose head a decision is about
+ASKED: Final = 53  # the class whose head a decision is about
 CHANGES: Final = 54  # of anything but what waits
 CLOCK_S: Final = 55  # virtual time of the families, see orchestrator.policies.family_turns
 CONTROL_S: Final = 56  # when a controller is next to act; infinite without any
@@ -232,4 +248,11 @@ CALLERS: Final = 58  # of whom each waits for his answer; infinite: nobody does
 DELAYED_S: Final = 59  # by how much requests come later than drawn, because all callers waited
 ONLY_WIDTH: Final = 60  # that the policy takes, see orchestrator.policies.rule.only_width; NaN: any
 RUNS: Final = 61  # that instances have taken
-STATE_FIELDS: Final = 62
+READ_EVERY_S: Final = 62  # devices are; infinite: never
+NEXT_READING_S: Final = 63
+CLASSES: Final = 64
+HAS_PREFERENCES: Final = 65  # 1 when some class prefers anything
+LEAVES_PREFERENCES: Final = (
+    66  # 1 when the policy is not asked about heads that do, see orchestrator.policies.preferred
+)
+STATE_FIELDS: Final = 67

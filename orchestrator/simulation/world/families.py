@@ -1,7 +1,8 @@
 """What families that share the servers of a simulated fleet owe each other, as in a live router.
 
 The rules are those of orchestrator.policies.family_turns, the very functions, on the table of the queues. A family has
-a range of the fleet's columns, a heap and a memory of its own. With one family none of this does anything.
+a range of the fleet's columns, a heap and a memory of its own. With one family none of this does anything; its classes,
+if it has several, take turns by priority and deadline alone, and share one memory.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ _standing = compiled(family_turns.standing)
 @compiled
 def memory_place(world: World) -> int:
     """Return the first of MEMORY_FIELDS rows of what is remembered of the family that a decision is about."""
-    return int(world.state[sim.ASKED]) * MEMORY_FIELDS
+    return family_of(world, int(world.state[sim.ASKED])) * MEMORY_FIELDS
+
+
+@compiled
+def family_of(world: World, own: int) -> int:
+    """Return the family of a class."""
+    return own if world.state[sim.FAMILIES] > 1 else 0
 
 
 @compiled
@@ -37,15 +44,16 @@ def standing(world: World, family: int) -> Standing:
 
 
 @compiled
-def begin_decision(world: World, family: int) -> float:
-    """Have candidates made for a family: of its widths, and without room to wait at servers where it may not.
+def begin_decision(world: World, own: int) -> float:
+    """Have candidates made for a class: of its family's widths, and without room to wait at servers where it may not.
 
     Returns how many batches of a width may wait at a server else, for ``end_decision``.
     """
     fleet, state = world.fleet, world.state
-    state[sim.ASKED] = family
+    state[sim.ASKED] = own
     if state[sim.FAMILIES] == 1:
         return 0.0
+    family = own
     first, end = world.queues[sim.FIRST_COLUMN][family], world.queues[sim.END_COLUMN][family]
     for column in range(fleet.widths):
         world.head.allowed[column] = 1.0 if first <= column < end else 0.0

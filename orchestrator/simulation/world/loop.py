@@ -15,14 +15,15 @@ from __future__ import annotations
 import math
 
 from orchestrator.policies.rule import choose_row
+from orchestrator.policies.rules.by_preference import choose_preferred
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import compiled, compiled_apart, compiled_unlocked
 from orchestrator.policies.tables.layout import REJECT
 from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.policies.tables.occupancy import has_room, held_s, may_wait
-from orchestrator.simulation.world import callers, families, hosts, queue, servers, shedding, turns
 from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world import devices, families, hosts, queue, servers, shedding, turns
 from orchestrator.simulation.world.heaps import drop_event, tail_deadline_s
 from orchestrator.simulation.world.layout import World
 
@@ -70,7 +71,7 @@ def _go_on(world: World, source: int) -> None:
     was_due = state[sim.IS_CHANGED]
     state[sim.IS_CHANGED] = 1
     if source == ARRIVAL:
-        callers.delay_next(world)
+        shedding.delay_next(world)
         state[sim.NEXT_ARRIVAL] += 1
         # A busy router has to read it first, and who finds the queue full changes nothing.
         if state[sim.ROUTER_HOST] >= 0 or not shedding.arrive(world, int(state[sim.NEXT_ARRIVAL]) - 1):
@@ -121,7 +122,7 @@ def _next_but_control(world: World) -> tuple[int, float]:
         entry_s = world.schedule[sim.AT_S][int(state[sim.NEXT_ENTRY])]
         if entry_s < at_s:
             source, at_s = FROM_SCHEDULE, entry_s
-    if state[sim.NEXT_ARRIVAL] < state[sim.ARRIVALS] and callers.is_any_free(world):
+    if state[sim.NEXT_ARRIVAL] < state[sim.ARRIVALS] and shedding.is_any_caller_free(world):
         arrival_s = world.requests[sim.ARRIVED_S][int(state[sim.NEXT_ARRIVAL])] + state[sim.DELAYED_S]
         arrival_s = max(arrival_s, state[sim.NOW_S])
         if arrival_s < at_s:
@@ -167,9 +168,9 @@ def set_instances(world: World, server: int, column: int, instances: float) -> N
 def _given_up_s(world: World) -> float:
     """Return when the first head has waited for as long as anybody may; infinite when there is none."""
     found_s = math.inf
-    for family in range(int(world.state[sim.FAMILIES])):
-        if queue.has_head(world, family):
-            at_s = world.requests[sim.ARRIVED_S][int(world.heap[family][0])] + world.state[sim.TIMEOUT_S]
+    for own in range(int(world.state[sim.CLASSES])):
+        if queue.has_head(world, own):
+            at_s = world.requests[sim.ARRIVED_S][int(world.heap[own][0])] + world.state[sim.TIMEOUT_S]
             found_s = min(found_s, max(world.state[sim.NOW_S], at_s + _ROUNDING * (1 + at_s)))
     return found_s
 
@@ -177,7 +178,6 @@ def _given_up_s(world: World) -> float:
 @compiled
 def _happen(world: World, kind: float, server: int, detail: float, value: float) -> None:
     """Do what an event says."""
-    fleet, truth = world.fleet, world.truth
     if kind in (sim.ENDS, sim.ANSWERS):
         _advance_batch(world, kind, server, detail, value)
     elif kind == sim.EXPIRES:
@@ -186,11 +186,20 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
     elif kind == sim.REPORTS:
         servers.report(world, server, value)
     elif kind == sim.THROTTLES:
-        truth[sim.SPEED][server] = value
-    elif kind >= sim.STALLS_SERVERS:
+        world.truth[sim.SPEED][server] = value
+    elif kind in (sim.LEAVES, sim.COMES_BACK):
+        _share(world, server, kind == sim.LEAVES)
+    elif kind in (sim.STALLS_SERVERS, sim.STALLS_ROUTER, sim.COMPETES):
         hosts.happen(world, kind, server, value)
         world.state[sim.IS_CHANGED] = 0
-    elif kind == sim.FAILS:
+    else:
+        _fail_or_return(world, kind, server)
+
+
+@compiled
+def _fail_or_return(world: World, kind: float, server: int) -> None:
+    fleet, truth = world.fleet, world.truth
+    if kind == sim.FAILS:
         if truth[sim.IS_UP][server] != 0:
             servers.fail(world, server)
     elif kind == sim.NOTICED:
@@ -199,11 +208,23 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
             servers.lose_batches(world, server)
             for column in range(fleet.columns):
                 _unbind(world, server, column)
-    elif kind == sim.RETURNS and truth[sim.IS_UP][server] == 0:
+    elif truth[sim.IS_UP][server] == 0:
         servers.lose_batches(world, server)
-        servers.account(world, server)
+        devices.account(world, server)
         truth[sim.IS_UP][server] = 1
-        fleet.servers[col.HEALTHY][server] = 1
+        fleet.servers[col.HEALTHY][server] = 1 - truth[sim.IS_AWAY][server]
+        _serve_bound(world, server)
+
+
+@compiled
+def _share(world: World, server: int, leaves: bool) -> None:
+    """Let a server go to another gateway, or come back from it; what it has it answers."""
+    world.truth[sim.IS_AWAY][server] = leaves
+    world.fleet.servers[col.HEALTHY][server] = 0.0 if leaves else world.truth[sim.IS_UP][server]
+    if leaves:
+        for column in range(world.fleet.columns):
+            _unbind(world, server, column)
+    else:
         _serve_bound(world, server)
 
 
@@ -249,34 +270,41 @@ def _end_turn(world: World) -> None:
 
 @compiled
 def _decide(world: World) -> bool:
-    """Ask the policy until it holds or nothing waits, of each family; return whether it has to be asked outside."""
+    """Ask the policy until it holds or nothing waits, of each class; return whether it has to be asked outside."""
     state = world.state
     while True:
         # A family may have batches wait again as time goes by, and once it was refused.
         if state[sim.BINDS_EARLY] != 0 and state[sim.FAMILIES] > 1:
             for server in range(world.fleet.server_count):
                 _serve_bound(world, server)
-        family = queue.next_turn(world)
-        if family < 0:
+        own = queue.next_turn(world)
+        if own < 0:
             break
-        if shedding.shed_overdue_head(world, family):
+        if shedding.shed_overdue_head(world, own):
             queue.begin_round(world)
             continue
-        if state[sim.SHEDS_LATE] != 0 and queue.is_held(world, family) and not _has_any_room(world):
-            world.queues[sim.HAS_HELD][family] = 1
+        if state[sim.SHEDS_LATE] != 0 and queue.is_held(world, own) and not _has_any_room(world):
+            world.queues[sim.HAS_HELD][own] = 1
             continue  # nothing but requests has come, and nothing could be sent
-        _write_query(world, family)
-        waiting = families.begin_decision(world, family)
+        devices.read_devices(world)
+        _write_query(world, own)
+        waiting = families.begin_decision(world, own)
         count = build_rows(world.fleet, world.head, world.rows, world.scratch)
         families.end_decision(world, waiting)
-        if state[sim.SHEDS_LATE] != 0 and shedding.shed_late_heads(world, family, count):
+        if state[sim.SHEDS_LATE] != 0 and shedding.shed_late_heads(world, own, count):
             queue.begin_round(world)
+            continue
+        if state[sim.LEAVES_PREFERENCES] != 0 and not math.isnan(world.head.query[col.PREFER_ACCURACY]):
+            takes_busy = state[sim.BINDS_EARLY] != 0
+            row, items, _, until_s = choose_preferred(world.rows, count, world.head.query, takes_busy)
+            apply(world, row, items, until_s)
             continue
         if state[sim.IS_EXTERNAL] != 0:
             state[sim.ROW_COUNT] = count
             state[sim.IS_PENDING] = 1
             return True
-        memory = world.memory[family * MEMORY_FIELDS : (family + 1) * MEMORY_FIELDS]
+        first = families.memory_place(world)
+        memory = world.memory[first : first + MEMORY_FIELDS]
         row, items, _, until_s = choose_row(world.rule, memory, world.rows, count, world.head.query)
         apply(world, row, items, until_s)
     state[sim.IS_CHANGED] = 0
@@ -286,25 +314,25 @@ def _decide(world: World) -> bool:
 
 @compiled
 def apply(world: World, row: int, items: float, until_s: float) -> None:
-    """Do what was decided about the head of the family that was asked about."""
-    state, rows, family = world.state, world.rows, int(world.state[sim.ASKED])
+    """Do what was decided about the head of the class that was asked about."""
+    state, rows, own = world.state, world.rows, int(world.state[sim.ASKED])
     state[sim.TURN] += 1
     state[sim.IS_PENDING] = 0
     state[sim.OWED_S] += state[sim.DECISION_COST_S]
     if row < 0 and row != REJECT:
-        queue.hold(world, family, until_s)
+        queue.hold(world, own, until_s)
         return
     queue.begin_round(world)
     if row == REJECT:
-        queue.give_up(world, queue.take_head(world, family), sim.REJECTED)
+        queue.give_up(world, queue.take_head(world, own), sim.REJECTED)
         return
     server, column = int(rows[col.ROW_SERVER][row]), int(rows[col.ROW_COLUMN][row])
     if state[sim.BINDS_EARLY] != 0:
-        queue.bind(world, family, server, column)
+        queue.bind(world, own, server, column)
         _serve_bound(world, server)
         return
-    model = server * world.fleet.columns + column
-    first, taken = queue.take_batch(world, family, families.most_items(world, family, model, items))
+    family, model = families.family_of(world, own), server * world.fleet.columns + column
+    first, taken = queue.take_batch(world, own, families.most_items(world, family, model, items))
     expected_s, margin = 0.0, rows[col.ROW_MARGIN][row]
     if state[sim.JUDGES] != 0 and not math.isnan(margin):
         per_item_s, fixed_s = rows[col.ROW_PER_ITEM_S][row], rows[col.ROW_FIXED_S][row]
@@ -314,16 +342,16 @@ def apply(world: World, row: int, items: float, until_s: float) -> None:
 
 
 @compiled
-def _write_query(world: World, family: int) -> None:
+def _write_query(world: World, own: int) -> None:
     query, state, requests, queues = world.head.query, world.state, world.requests, world.queues
-    head, queued = int(world.heap[family][0]), int(queues[sim.QUEUED][family])
+    head, queued, family = int(world.heap[own][0]), int(queues[sim.QUEUED][own]), families.family_of(world, own)
     query[col.NOW_S] = state[sim.NOW_S]
     query[col.SLACK_MARGIN] = state[sim.SLACK_MARGIN]
-    query[col.QUEUE_ITEMS] = queues[sim.QUEUE_ITEMS][family] + state[sim.UNREAD_ITEMS]
+    query[col.QUEUE_ITEMS] = queues[sim.QUEUE_ITEMS][own] + state[sim.UNREAD_ITEMS]
     query[col.HEAD_ITEMS] = requests[sim.REQUEST_ITEMS][head]
     query[col.HEAD_DEADLINE_S] = requests[sim.DUE_S][head]
-    query[col.TAIL_DEADLINE_S] = tail_deadline_s(world.heap[family], queued, requests, world.sample)
-    query[col.MIN_ACCURACY] = queues[sim.MIN_ACCURACY][family]
+    query[col.TAIL_DEADLINE_S] = tail_deadline_s(world.heap[own], queued, requests, world.sample)
+    query[col.MIN_ACCURACY] = queues[sim.MIN_ACCURACY][own]
     query[col.PRIORITY] = requests[sim.PRIORITY][head]
     query[col.TURN] = state[sim.TURN]
     query[col.FIRST_UNIFORM] = requests[sim.FIRST_UNIFORM][head]
@@ -333,6 +361,12 @@ def _write_query(world: World, family: int) -> None:
     query[col.SERVERS_SHARE] = families.standing(world, family).share
     query[col.ARRIVED_ITEMS] = queues[sim.ARRIVED_ITEMS][family]
     query[col.ONLY_WIDTH] = state[sim.ONLY_WIDTH]
+    query[col.OTHER_QUEUES] = queue.count_others(world, own)
+    query[col.OTHER_ITEMS] = state[sim.WAITING_ITEMS] - queues[sim.QUEUE_ITEMS][own]
+    if state[sim.HAS_PREFERENCES] != 0:
+        query[col.PREFER_ACCURACY] = queues[sim.CLASS_PREFER_ACCURACY][own]
+        query[col.PREFER_LATENCY] = queues[sim.CLASS_PREFER_LATENCY][own]
+        query[col.PREFER_ENERGY] = queues[sim.CLASS_PREFER_ENERGY][own]
 
 
 @compiled

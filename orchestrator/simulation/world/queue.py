@@ -1,4 +1,4 @@
-"""What waits in a simulated router: the central queue of each family, and the queues that requests are bound to.
+"""What waits in a simulated router: the central queue of each class, and the queues that requests are bound to.
 
 A request that is given up while it waits is counted no more at once, and its entry stays until it comes to the top, or
 until most of the heap is such; as in a live router (orchestrator.router.queue.request_queue), whose heap therefore
@@ -28,14 +28,24 @@ _turn_key = compiled(turn_key)
 @compiled
 def push(world: World, request: int) -> None:
     """Let a request wait for a decision."""
-    requests, queues, family = world.requests, world.queues, int(world.requests[sim.FAMILY][request])
+    requests, queues, own = world.requests, world.queues, int(world.requests[sim.CLASS][request])
     items = requests[sim.REQUEST_ITEMS][request]
     requests[sim.STATUS][request] = sim.WAITING
     requests[sim.QUEUE][request] = -1
-    push_request(world.heap[family], int(queues[sim.QUEUED][family]), requests, request)
-    queues[sim.QUEUED][family] += 1
-    queues[sim.QUEUE_ITEMS][family] += items
+    if queues[sim.QUEUED][own] == queues[sim.GONE][own]:
+        _begin_queue(world, own)
+    push_request(world.heap[own], int(queues[sim.QUEUED][own]), requests, request)
+    queues[sim.QUEUED][own] += 1
+    queues[sim.QUEUE_ITEMS][own] += items
     world.state[sim.WAITING_ITEMS] += items
+
+
+@compiled
+def _begin_queue(world: World, own: int) -> None:
+    """Let a queue that nobody waits in know what was last known of any with the same widths."""
+    queues, same = world.queues, int(world.queues[sim.SAME_WIDTHS][own])
+    queues[sim.FASTEST_S][own] = queues[sim.KNOWN_FASTEST_S][same]
+    queues[sim.MOST_RPS][own] = queues[sim.KNOWN_MOST_RPS][same]
 
 
 @compiled
@@ -50,7 +60,9 @@ def give_up(world: World, request: int, status: float) -> None:
     world.state[sim.LOST_COUNT] += 1
     world.state[sim.OWED_S] += world.state[sim.ANSWER_COST_S]
     allowed_s = world.requests[sim.DUE_S][request] - world.requests[sim.ARRIVED_S][request]
-    was_possible = world.state[sim.SHEDS_LATE] == 0 or _was_possible(allowed_s, world.queues[sim.FASTEST_S][family])
+    was_possible = world.state[sim.SHEDS_LATE] == 0 or _was_possible(
+        allowed_s, world.queues[sim.FASTEST_S][int(world.requests[sim.CLASS][request])]
+    )
     if status != sim.FAILED and was_possible:
         note_refused(world, family, allowed_s)
         for other in range(int(world.state[sim.FAMILIES])):
@@ -66,49 +78,59 @@ def shed(world: World, request: int) -> None:
     queue, items = int(requests[sim.QUEUE][request]), requests[sim.REQUEST_ITEMS][request]
     give_up(world, request, sim.SHED)
     world.state[sim.WAITING_ITEMS] -= items
-    family = int(requests[sim.FAMILY][request])
+    own = int(requests[sim.CLASS][request])
     if queue >= 0:
-        _count_bound(world, queue, family, -items)
+        _count_bound(world, queue, own, -items)
         return
-    queues[sim.QUEUE_ITEMS][family] -= items
-    queues[sim.GONE][family] += 1
-    entries = int(queues[sim.QUEUED][family])
-    if not _is_mostly_gone(entries, entries - int(queues[sim.GONE][family])):
+    queues[sim.QUEUE_ITEMS][own] -= items
+    queues[sim.GONE][own] += 1
+    entries = int(queues[sim.QUEUED][own])
+    if not _is_mostly_gone(entries, entries - int(queues[sim.GONE][own])):
         return
-    heap, kept = world.heap[family], 0
+    heap, kept = world.heap[own], 0
     for entry in range(entries):
         if requests[sim.STATUS][int(heap[entry])] == sim.WAITING:
             heap[kept] = heap[entry]
             kept += 1
     restore_heap(heap, kept, requests)
-    queues[sim.QUEUED][family] = kept
-    queues[sim.GONE][family] = 0
+    queues[sim.QUEUED][own] = kept
+    queues[sim.GONE][own] = 0
 
 
 @compiled
-def has_head(world: World, family: int) -> bool:
-    """Return whether a request waits for a decision; if so the first one is on top of the family's heap."""
+def has_head(world: World, own: int) -> bool:
+    """Return whether a request waits for a decision; if so the first one is on top of its queue's heap."""
     queues = world.queues
-    while queues[sim.GONE][family] > 0 and world.requests[sim.STATUS][int(world.heap[family][0])] != sim.WAITING:
-        pop_request(world.heap[family], int(queues[sim.QUEUED][family]), world.requests)
-        queues[sim.QUEUED][family] -= 1
-        queues[sim.GONE][family] -= 1
-    return queues[sim.QUEUED][family] > 0
+    while queues[sim.GONE][own] > 0 and world.requests[sim.STATUS][int(world.heap[own][0])] != sim.WAITING:
+        pop_request(world.heap[own], int(queues[sim.QUEUED][own]), world.requests)
+        queues[sim.QUEUED][own] -= 1
+        queues[sim.GONE][own] -= 1
+    return queues[sim.QUEUED][own] > 0
+
+
+@compiled
+def count_others(world: World, own: int) -> int:
+    """Return how many other classes have requests that wait for a decision."""
+    found = 0
+    for other in range(int(world.state[sim.CLASSES])):
+        found += other != own and has_head(world, other)
+    return found
 
 
 @compiled
 def next_turn(world: World) -> int:
-    """Return the family whose head is to be decided about, -1 when there is none; who has held comes no more."""
-    queues, families = world.queues, int(world.state[sim.FAMILIES])
-    if families == 1:
+    """Return the class whose head is to be decided about, -1 when there is none; who has held comes no more."""
+    queues, classes = world.queues, int(world.state[sim.CLASSES])
+    if classes == 1:
         return 0 if has_head(world, 0) and queues[sim.HAS_HELD][0] == 0 else -1
-    update_turns(world)
+    if world.state[sim.FAMILIES] > 1:
+        update_turns(world)
     chosen, first = -1, -1
-    for family in range(families):
-        if has_head(world, family) and queues[sim.HAS_HELD][family] == 0:
-            head = int(world.heap[family][0])
+    for own in range(classes):
+        if has_head(world, own) and queues[sim.HAS_HELD][own] == 0:
+            head = int(world.heap[own][0])
             if chosen < 0 or has_turn_first(world, head, first):
-                chosen, first = family, head
+                chosen, first = own, head
     return chosen
 
 
@@ -140,60 +162,60 @@ def _turn_key_of(world: World, request: int) -> tuple[float, bool, float]:
 
 @compiled
 def begin_round(world: World) -> None:
-    """Let every family have a turn again: something was done."""
-    for family in range(int(world.state[sim.FAMILIES])):
-        world.queues[sim.HAS_HELD][family] = 0
+    """Let every class have a turn again: something was done."""
+    for own in range(int(world.state[sim.CLASSES])):
+        world.queues[sim.HAS_HELD][own] = 0
 
 
 @compiled
-def hold(world: World, family: int, until_s: float) -> None:
-    """Let the head of a family wait until a time, or until something changes."""
+def hold(world: World, own: int, until_s: float) -> None:
+    """Let the head of a class wait until a time, or until something changes."""
     queues, state = world.queues, world.state
-    queues[sim.HAS_HELD][family] = 1
-    queues[sim.HELD_HEAD][family] = world.heap[family][0]
-    queues[sim.HELD_AT][family] = state[sim.CHANGES]
-    queues[sim.HELD_UNTIL_S][family] = until_s
+    queues[sim.HAS_HELD][own] = 1
+    queues[sim.HELD_HEAD][own] = world.heap[own][0]
+    queues[sim.HELD_AT][own] = state[sim.CHANGES]
+    queues[sim.HELD_UNTIL_S][own] = until_s
     soonest_s = math.inf
-    for other in range(int(state[sim.FAMILIES])):
+    for other in range(int(state[sim.CLASSES])):
         soonest_s = min(soonest_s, queues[sim.HELD_UNTIL_S][other])
     state[sim.HOLD_UNTIL_S] = soonest_s
 
 
 @compiled
-def is_held(world: World, family: int) -> bool:
-    """Return whether the head of a family, which must have one, was held and nothing has changed since."""
+def is_held(world: World, own: int) -> bool:
+    """Return whether the head of a class, which must have one, was held and nothing has changed since."""
     queues = world.queues
-    is_same = queues[sim.HELD_HEAD][family] == world.heap[family][0]
-    return bool(is_same and queues[sim.HELD_AT][family] == world.state[sim.CHANGES])
+    is_same = queues[sim.HELD_HEAD][own] == world.heap[own][0]
+    return bool(is_same and queues[sim.HELD_AT][own] == world.state[sim.CHANGES])
 
 
 @compiled
 def end_holds(world: World) -> None:
     """Hold for no time any more."""
     world.state[sim.HOLD_UNTIL_S] = math.inf
-    for family in range(int(world.state[sim.FAMILIES])):
-        world.queues[sim.HELD_UNTIL_S][family] = math.inf
+    for own in range(int(world.state[sim.CLASSES])):
+        world.queues[sim.HELD_UNTIL_S][own] = math.inf
 
 
 @compiled
-def take_head(world: World, family: int) -> int:
-    """Remove and return the request of a family that goes first; there must be one, see ``has_head``."""
+def take_head(world: World, own: int) -> int:
+    """Remove and return the request of a class that goes first; there must be one, see ``has_head``."""
     queues = world.queues
-    request = pop_request(world.heap[family], int(queues[sim.QUEUED][family]), world.requests)
-    queues[sim.QUEUED][family] -= 1
-    queues[sim.QUEUE_ITEMS][family] -= world.requests[sim.REQUEST_ITEMS][request]
+    request = pop_request(world.heap[own], int(queues[sim.QUEUED][own]), world.requests)
+    queues[sim.QUEUED][own] -= 1
+    queues[sim.QUEUE_ITEMS][own] -= world.requests[sim.REQUEST_ITEMS][request]
     world.state[sim.WAITING_ITEMS] -= world.requests[sim.REQUEST_ITEMS][request]
     return request
 
 
 @compiled
-def take_batch(world: World, family: int, most_items: float) -> tuple[int, float]:
+def take_batch(world: World, own: int, most_items: float) -> tuple[int, float]:
     """Remove requests from the head on, together at most so many items; return the first and their items."""
     requests = world.requests
-    first = take_head(world, family)
+    first = take_head(world, own)
     last, taken = first, requests[sim.REQUEST_ITEMS][first]
-    while has_head(world, family) and taken + requests[sim.REQUEST_ITEMS][int(world.heap[family][0])] <= most_items:
-        following = take_head(world, family)
+    while has_head(world, own) and taken + requests[sim.REQUEST_ITEMS][int(world.heap[own][0])] <= most_items:
+        following = take_head(world, own)
         requests[sim.NEXT][last] = following
         taken += requests[sim.REQUEST_ITEMS][following]
         last = following
@@ -202,16 +224,16 @@ def take_batch(world: World, family: int, most_items: float) -> tuple[int, float
 
 
 @compiled
-def bind(world: World, family: int, server: int, column: int) -> None:
-    """Move the head of a family into the queue of a server and width."""
+def bind(world: World, own: int, server: int, column: int) -> None:
+    """Move the head of a class into the queue of a server and width."""
     requests, queue = world.requests, server * world.fleet.columns + column
-    request = take_head(world, family)
+    request = take_head(world, own)
     items = requests[sim.REQUEST_ITEMS][request]
     world.state[sim.WAITING_ITEMS] += items
     requests[sim.QUEUE][request] = queue
     requests[sim.LEFT][request] = requests[sim.RIGHT][request] = -1
     world.roots[queue] = merge_queues(requests, world.roots[queue], float(request))
-    _count_bound(world, queue, family, items)
+    _count_bound(world, queue, own, items)
 
 
 @compiled
@@ -228,7 +250,7 @@ def take_bound_head(world: World, queue: int) -> int:
     """Remove and return the first request of a queue; there must be one, see ``bound_head``."""
     request = _pop_root(world, queue)
     items = world.requests[sim.REQUEST_ITEMS][request]
-    _count_bound(world, queue, int(world.requests[sim.FAMILY][request]), -items)
+    _count_bound(world, queue, int(world.requests[sim.CLASS][request]), -items)
     world.state[sim.WAITING_ITEMS] -= items
     return request
 
@@ -257,9 +279,9 @@ def _pop_root(world: World, queue: int) -> int:
 
 
 @compiled
-def _count_bound(world: World, queue: int, family: int, items: float) -> None:
+def _count_bound(world: World, queue: int, own: int, items: float) -> None:
     """Count items that are bound to the server and width of a queue, or with a minus sign count them no more."""
-    world.queues[sim.QUEUE_BOUND_ITEMS][family] += items
+    world.queues[sim.QUEUE_BOUND_ITEMS][own] += items
     fleet, server = world.fleet, queue // world.fleet.columns
     fleet.models[col.MODEL_BOUND_ITEMS][queue] += items
     fleet.servers[col.BOUND_ITEMS][server] += items

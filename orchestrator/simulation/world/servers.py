@@ -16,7 +16,6 @@ Energy is exact: idle power while a server is up, and what each batch adds over 
 from __future__ import annotations
 
 import math
-from typing import Final
 
 from orchestrator.policies.queue_rules import slack_used
 from orchestrator.policies.rule import observe as remember
@@ -26,15 +25,13 @@ from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.policies.tables.occupancy import WHOLE
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world import hosts
+from orchestrator.simulation.world.devices import account
 from orchestrator.simulation.world.heaps import push_event
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.learning import judge, observe, seen_s
 from orchestrator.simulation.world.queue import give_up
 from orchestrator.simulation.world.runs import next_run, running_slot, start_run, take_runs
 from orchestrator.simulation.world.shedding import enqueue
-
-COOLED: Final = 0.9
-"""A hot server is throttled until its heat is this part of what made it hot."""
 
 _slack_used = compiled(slack_used)
 
@@ -117,49 +114,6 @@ def _noise(world: World, server: int, model: int, request: int) -> float:
     if host >= 0 and world.hosts[sim.FACTORS][host] > 0:
         return hosts.residual(world, server, noise)
     return noise if math.isnan(sigma) else math.exp(sigma * noise - sigma * sigma / 2)
-
-
-@compiled
-def account(world: World, server: int) -> None:
-    """Bring a server's times up to now; before each change of what it does."""
-    truth, now_s = world.truth, world.state[sim.NOW_S]
-    passed_s = now_s - truth[sim.CHANGED_S][server]
-    truth[sim.CHANGED_S][server] = now_s
-    if truth[sim.HEAT_S][server] > 0:
-        _warm(world, server, passed_s)
-    if truth[sim.IS_UP][server] != 0:
-        truth[sim.UP_S][server] += passed_s
-        truth[sim.BUSY_S][server] += passed_s * min(1.0, truth[sim.BUSY_PARTS][server])
-        truth[sim.UTILISED_S][server] += passed_s * utilised_part(world, server)
-
-
-@compiled
-def _warm(world: World, server: int, passed_s: float) -> None:
-    """Let a server's heat follow for so long what it is used now; it is hot from HOT_ABOVE on until it has cooled."""
-    truth = world.truth
-    used = min(1.0, truth[sim.BUSY_PARTS][server]) if truth[sim.IS_UP][server] != 0 else 0.0
-    heat = used + (truth[sim.HEAT][server] - used) * math.exp(-passed_s / truth[sim.HEAT_S][server])
-    truth[sim.HEAT][server] = heat
-    if heat > truth[sim.HOT_ABOVE][server]:
-        truth[sim.IS_HOT][server] = 1.0
-    elif heat < COOLED * truth[sim.HOT_ABOVE][server]:
-        truth[sim.IS_HOT][server] = 0.0
-
-
-@compiled
-def utilised_part(world: World, server: int) -> float:
-    """Return which part of its device, or of its host's cores, a server uses now.
-
-    Where n batches need the device for a part c of their time each, and so take 1 + c · (n − 1) times as long beside
-    each other, they use n · c / (1 + c · (n − 1)) of it.
-    """
-    truth, host = world.truth, int(world.truth[sim.HOST][server])
-    running, needed = truth[sim.RUNNING_BATCHES][server], truth[sim.CONTENTION][server]
-    if running == 0:
-        return 0.0
-    if host >= 0:
-        return min(1.0, running * truth[sim.CORE_RATIO][server] / world.hosts[sim.CORES][host])
-    return running * needed / (1 + needed * (running - 1))
 
 
 @compiled

@@ -1,8 +1,12 @@
-"""Who is let into a simulated router's queue, and who has to leave it unserved.
+"""Who sends, who is let into a simulated router's queue, and who has to leave it unserved.
 
 These are the rules of a live router (orchestrator.router.queue.overload says why), by the same functions of
 orchestrator.policies.queue_rules. A queue is bounded in items alone, because all requests of a scenario have as many
 bytes an item. What can't keep its deadline is given up only where a scenario has ``shed_late``.
+
+Callers may wait for their answers: while all of them do, nobody sends, and what comes next comes later by as much. So
+times between arrivals are kept as they were drawn: they are how long callers think, all together. On the router's own
+host a caller is free when his answer is written, and not when he has woken up for it.
 """
 
 from __future__ import annotations
@@ -29,6 +33,24 @@ _longest_service_s = compiled(queue_rules.longest_service_s)
 
 
 @compiled
+def is_any_caller_free(world: World) -> bool:
+    """Return whether one of the callers waits for no answer."""
+    state = world.state
+    return bool(state[sim.NEXT_ARRIVAL] - state[sim.ANSWERED_COUNT] - state[sim.LOST_COUNT] < state[sim.CALLERS])
+
+
+@compiled
+def delay_next(world: World) -> None:
+    """Let the request that comes now be as late as its callers have made it, and with it all that come after."""
+    requests, state, request = world.requests, world.state, int(world.state[sim.NEXT_ARRIVAL])
+    state[sim.DELAYED_S] = state[sim.NOW_S] - requests[sim.ARRIVED_S][request]
+    if state[sim.DELAYED_S] > 0:
+        requests[sim.ARRIVED_S][request] = state[sim.NOW_S]
+        requests[sim.DEADLINE_S][request] += state[sim.DELAYED_S]
+        requests[sim.DUE_S][request] += state[sim.DELAYED_S]
+
+
+@compiled
 def arrive(world: World, request: int) -> bool:
     """Let a request wait, in place of less important ones if need be, or give it up; return whether it waits."""
     if not _make_room(world, request):
@@ -44,13 +66,13 @@ def arrive(world: World, request: int) -> bool:
 def enqueue(world: World, request: int) -> None:
     """Let a request wait for a decision, and see to it that it is given up in time."""
     requests, state = world.requests, world.state
-    fastest_s = world.queues[sim.FASTEST_S][int(requests[sim.FAMILY][request])]
     push(world, request)
     if state[sim.SHEDS_LATE] == 0:
         return
     if requests[sim.ATTEMPTS][request] == 0 and _has_come_too_late(world, request):
         shed(world, request)
     elif requests[sim.IS_WATCHED][request] == 0:
+        fastest_s = world.queues[sim.FASTEST_S][int(requests[sim.CLASS][request])]
         at_s = _expires_s(requests[sim.DUE_S][request], fastest_s)
         if at_s <= state[sim.NOW_S] and requests[sim.ATTEMPTS][request] == 0 and not _is_any_idle(world):
             shed(world, request)
@@ -68,12 +90,12 @@ def expire(world: World, request: int) -> None:
 
 
 @compiled
-def shed_overdue_head(world: World, family: int) -> bool:
-    """Give the head of a family up when it has waited for longer than anybody may; return whether it has."""
+def shed_overdue_head(world: World, own: int) -> bool:
+    """Give the head of a class up when it has waited for longer than anybody may; return whether it has."""
     state = world.state
-    if state[sim.NOW_S] - world.requests[sim.ARRIVED_S][int(world.heap[family][0])] < state[sim.TIMEOUT_S]:
+    if state[sim.NOW_S] - world.requests[sim.ARRIVED_S][int(world.heap[own][0])] < state[sim.TIMEOUT_S]:
         return False
-    give_up(world, take_head(world, family), sim.SHED)
+    give_up(world, take_head(world, own), sim.SHED)
     return True
 
 
@@ -88,8 +110,8 @@ def shed_overdue_bound(world: World, queue: int) -> int:
 
 
 @compiled
-def shed_late_heads(world: World, family: int, count: int) -> bool:
-    """Give up the heads of a family that can't be answered in time; return whether there were any.
+def shed_late_heads(world: World, own: int, count: int) -> bool:
+    """Give up the heads of a class that can't be answered in time; return whether there were any.
 
     What the candidates, of which there are ``count``, show of the queue is remembered for those that come.
     """
@@ -97,7 +119,9 @@ def shed_late_heads(world: World, family: int, count: int) -> bool:
     if count == 0:
         return False
     least = queue_rules.least_times(world.rows, count, query)
-    world.queues[sim.FASTEST_S][family], world.queues[sim.MOST_RPS][family] = least.fastest_s, least.most_rps
+    world.queues[sim.FASTEST_S][own], world.queues[sim.MOST_RPS][own] = least.fastest_s, least.most_rps
+    same = int(world.queues[sim.SAME_WIDTHS][own])
+    world.queues[sim.KNOWN_FASTEST_S][same], world.queues[sim.KNOWN_MOST_RPS][same] = least.fastest_s, least.most_rps
     if _is_worth_a_try(world, count):
         return False
     tail_slack_s = query[col.TAIL_DEADLINE_S] - state[sim.NOW_S]
@@ -105,8 +129,8 @@ def shed_late_heads(world: World, family: int, count: int) -> bool:
     is_pressed = _is_overloaded(least.drain_s, tail_slack_s, margin)
     is_beyond_help = _is_overloaded(least.drain_s, tail_slack_s, 1.0)
     has_shed = False
-    while has_head(world, family):
-        head = int(world.heap[family][0])
+    while has_head(world, own):
+        head = int(world.heap[own][0])
         allowed_s = world.requests[sim.DUE_S][head] - world.requests[sim.ARRIVED_S][head]
         slack_s = world.requests[sim.DUE_S][head] - state[sim.NOW_S]
         longest_s = _longest_service_s(allowed_s, slack_s, tail_slack_s, margin) if is_pressed else -1.0
@@ -114,7 +138,7 @@ def shed_late_heads(world: World, family: int, count: int) -> bool:
         needs_s = queue_rules.least_answer_s(world.rows, count, query, items, longest_s, is_beyond_help)
         if state[sim.NOW_S] + needs_s <= world.requests[sim.DUE_S][head]:
             break
-        give_up(world, take_head(world, family), sim.SHED)
+        give_up(world, take_head(world, own), sim.SHED)
         has_shed = True
     return has_shed
 
@@ -147,12 +171,12 @@ def _is_any_idle(world: World) -> bool:
 
 @compiled
 def _has_come_too_late(world: World, request: int) -> bool:
-    requests, queues, family = world.requests, world.queues, int(world.requests[sim.FAMILY][request])
+    requests, queues, own = world.requests, world.queues, int(world.requests[sim.CLASS][request])
     allowed_s = requests[sim.DUE_S][request] - requests[sim.ARRIVED_S][request]
-    items, most_rps = queues[sim.QUEUE_ITEMS][family], queues[sim.MOST_RPS][family]
+    items, most_rps = queues[sim.QUEUE_ITEMS][own], queues[sim.MOST_RPS][own]
     if not _comes_too_late(items, most_rps, allowed_s):
         return False  # no more goes before it than waits
-    items_before = items * ratio_before(world.heap[family], int(queues[sim.QUEUED][family]), requests, request)
+    items_before = items * ratio_before(world.heap[own], int(queues[sim.QUEUED][own]), requests, request)
     return _comes_too_late(items_before, most_rps, allowed_s)
 
 

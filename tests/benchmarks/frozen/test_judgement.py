@@ -10,13 +10,14 @@ import pytest
 from benchmarks import frozen
 from benchmarks.frozen import __main__ as command
 from benchmarks.frozen.drawing import digest_all
-from benchmarks.frozen.fits import fit_all
+from benchmarks.frozen.fits import Budget, fit_all
 from benchmarks.frozen.judgement import plan
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.cases import Extent
 from orchestrator.evaluation.document import make_document
 from orchestrator.evaluation.page import make_page
 from orchestrator.executors import run_here
+from orchestrator.learning.evolution import PORTFOLIO
 from orchestrator.reporting.blocks import render_markdown
 from tests.evaluation.example_suites import SCENARIO
 
@@ -37,7 +38,9 @@ def test_it_chooses_fits_judges_and_reports_and_does_nothing_twice(
     monkeypatch.setattr(command, "_draw_worlds", lambda place, each: [folder / "calm.yaml"])
     said: list[str] = []
     suites = [
-        command.judge(tmp_path / "work", Extent(3, 2, 1), seconds=0.0, each=1, execute=run_here, say=said.append)
+        command.judge(
+            tmp_path / "work", Extent(3, 2, 1), budget=Budget(0.0, 0.0), each=1, execute=run_here, say=said.append
+        )
         for _ in range(2)
     ]
     assert suites[0].fits == suites[1].fits
@@ -47,6 +50,8 @@ def test_it_chooses_fits_judges_and_reports_and_does_nothing_twice(
     assert json.loads(json.dumps(document, allow_nan=False))["claims"][0]["bar"] == 0.015
     (compared,) = document["compared"]
     assert {"thrift", "evolution", "ppo", "fitted", suite.single} <= compared["utilities"].keys()
+    assert set(suite.fits["calm"].tuned) == set(PORTFOLIO)
+    assert compared["best_tuned"] in suite.fits["calm"].tuned.values()
     assert compared["utilities"]["fitted"] == compared["utilities"].get(compared["specs"]["fitted"]) or (
         compared["promoted"] in ("evolution", "ppo", "ppo-evolved")
     )
@@ -58,6 +63,6 @@ def test_it_chooses_fits_judges_and_reports_and_does_nothing_twice(
 def test_fits_of_another_budget_are_not_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "calm.yaml").write_text(SCENARIO.format(name="calm", load=0.5, requests=300))
     cases = plan([tmp_path / "calm.yaml"], 1, None, ("thrift",))
-    (tmp_path / "fits.jsonl").write_text('{"present":"thrift","seconds":9,"code":"x"}\n')
+    (tmp_path / "fits.jsonl").write_text('{"present":"thrift","learner":9,"rule":1,"code":"x"}\n')
     with pytest.raises(ConfigError, match=r"was begun with code = x, now it is \w+; remove it to begin anew"):
-        fit_all(cases, "thrift", seconds=9, folder=tmp_path, execute=run_here, say=lambda text: None)
+        fit_all(cases, "thrift", budget=Budget(9, 1), folder=tmp_path, execute=run_here, say=lambda text: None)

@@ -14,7 +14,7 @@ from orchestrator.decision import Decision, Dispatch, Hold
 from orchestrator.errors import UntrustedError
 from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.parsing import parse_policy
-from orchestrator.policies.preference import PreferredPolicy
+from orchestrator.policies.preferred import PreferredPolicy
 from orchestrator.policies.protocol import ObservingPolicy, Policy, Situation
 from orchestrator.policies.registry import has_width_rule, policy_names
 from orchestrator.policies.tables.memory import Memory

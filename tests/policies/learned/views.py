@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from orchestrator.decision import Candidate
 from orchestrator.policies.fleet.row_values import write_candidate, write_query
 from orchestrator.policies.learned import features as feat
-from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
+from orchestrator.policies.learned.actions import ACTIONS, BATCHES, FIRST_SEND, HOLD_ACTION, REJECT_ACTION
 from orchestrator.policies.learned.decide import new_room, observe, parse_base, view_of
 from orchestrator.policies.learned.network import HIDDEN
 from orchestrator.policies.protocol import Situation
@@ -65,6 +65,9 @@ def numpy_scores(
     shared = g @ w["score_pool.weight"] + w["score.bias"]
     found = np.maximum(h @ w["score_row.weight"] + shared, 0) @ w["out.weight"] + w["out.bias"]
     scores = np.zeros(ACTIONS)
-    scores[: len(x)] = strength * x[:, feat.BASE_CHOICE] + found
-    scores[HOLD_ACTION] = strength * context[feat.CONTEXT_BASE_HOLDS] + (g @ w["hold.weight"] + w["hold.bias"])[0]
+    found[:, 0] += strength * x[:, feat.BASE_CHOICE]
+    scores[FIRST_SEND : FIRST_SEND + BATCHES * len(x)] = found.reshape(-1)
+    scores[:FIRST_SEND] = g @ w["unsent.weight"] + w["unsent.bias"]
+    scores[HOLD_ACTION] += strength * context[feat.CONTEXT_BASE_HOLDS]
+    scores[REJECT_ACTION] += strength * context[feat.CONTEXT_BASE_REJECTS]
     return scores

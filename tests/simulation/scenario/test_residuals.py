@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from orchestrator.errors import ConfigError
+from orchestrator.simulation.scenario.digest import digest_scenario
 from orchestrator.simulation.scenario.residuals import read_factors
-from orchestrator.simulation.scenario.settings import digest_scenario, load_scenario
+from orchestrator.simulation.scenario.settings import load_scenario
 from tests.fakes.servers import FakeServer, item
 from tests.router.test_router import routed
 

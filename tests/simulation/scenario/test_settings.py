@@ -13,6 +13,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.profile.document import read_profile
 from orchestrator.simulation.results import summarise
 from orchestrator.simulation.scenario.capacity import capacity_rps, least_joules, most_accuracy
+from orchestrator.simulation.scenario.digest import digest_scenario
 from orchestrator.simulation.scenario.fleet import (
     SimulatedServer,
     check_fleet,
@@ -20,7 +21,7 @@ from orchestrator.simulation.scenario.fleet import (
     lognormal_sigma,
     server_from_profile,
 )
-from orchestrator.simulation.scenario.settings import digest_scenario, load_scenario
+from orchestrator.simulation.scenario.settings import load_scenario
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.snapshot import ServerName
 from tests.plugged import install
