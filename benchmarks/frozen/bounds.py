@@ -4,11 +4,12 @@ The fluid bound at a mean rate (orchestrator.simulation.scenario.capacity) promi
 the time of a trace is cut into pieces of ten deadlines. What arrives in a piece is served in it and in one deadline
 behind it, or it is late; so the fleet has that much time for it, and earns at the most what it could earn in that time
 were work a fluid. Where more arrives than can be served, the rest earns nothing. Pieces lend each other their time at
-their ends, and failures and throttling are left out, so the bound is on the safe side. Between the rates at which the
-linear programme is solved the earnings are taken to be straight, which they nearly are.
+their ends, and failures, throttling and other gateways are left out, so the bound is on the safe side. Of unlike
+deadlines the longest counts, and controllers are taken to have as many instances as they ever may. Between the rates at
+which the linear programme is solved the earnings are taken to be straight, which they nearly are.
 
-Several families have none, because their shares differ from moment to moment, and neither have servers on a host whose
-recorded times are other than what the fleet says.
+Several families have none, because their shares differ from moment to moment; nor have callers who wait, because when
+they send depends on the policy; nor servers on a host whose recorded times are other than what the fleet says.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from orchestrator.evaluation.scores import ScenarioScores
 from orchestrator.simulation.results import WARM_UP_RATIO
 from orchestrator.simulation.scenario.capacity import capacity_rps, most_utility
-from orchestrator.simulation.scenario.settings import eligible_fleet
+from orchestrator.simulation.scenario.settings import ScenarioSettings, fullest_fleet
 from orchestrator.simulation.scenario.trace import draw_trace
 
 _PIECE: Final = 10.0  # deadlines
@@ -36,10 +37,10 @@ def bound_of_moments(scenario: ScenarioScores) -> float | None:
     settings, workload = scenario.settings, scenario.settings.workload
     price = scenario.utility_scale.joule_price * workload.items
     idle_w = [server.idle_w for server in scenario.fleet]
-    if settings.families or settings.hosts or (price and None in idle_w):
+    if settings.families or settings.hosts or workload.callers is not None or (price and None in idle_w):
         return None
     idle = price * sum(w or 0.0 for w in idle_w)
-    taken = eligible_fleet(settings, scenario.fleet)
+    taken = fullest_fleet(settings, scenario.fleet)
     rates_rps = capacity_rps(taken) * (1 - _ROUNDING) * np.arange(1, _RATES + 1) / _RATES
     found = [most_utility(taken, float(rate), price=price) for rate in rates_rps]
     if any(most is None for most in found):
@@ -51,8 +52,15 @@ def bound_of_moments(scenario: ScenarioScores) -> float | None:
     for seed in scenario.case.traces:
         arrived_s = draw_trace(settings, scenario.fleet, seed).arrived_s
         counted_s = arrived_s[int(WARM_UP_RATIO * len(arrived_s)) :]
-        bounds.append(earned_a_request(counted_s, scenario.deadline_s, workload.items, table, idle=idle))
+        bounds.append(earned_a_request(counted_s, longest_deadline_s(settings), workload.items, table, idle=idle))
     return float(np.mean(bounds))
+
+
+def longest_deadline_s(settings: ScenarioSettings) -> float:
+    """Return the most time that any request of a family has."""
+    own_ms, workload = settings.objectives.deadline_ms, settings.workload
+    of_classes = [own.deadline_ms or own_ms for own in workload.classes]
+    return max((*(workload.deadlines_ms or ()), *of_classes), default=own_ms) / 1e3
 
 
 def earned_a_request(

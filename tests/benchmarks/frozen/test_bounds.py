@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from benchmarks.frozen.bounds import bound_of_moments, earned_a_request
 from benchmarks.frozen.judgement import plan
@@ -29,10 +30,27 @@ def test_a_crowd_earns_less_than_its_mean_rate_and_no_more_than_the_fleet_can() 
     assert earned_a_request(np.linspace(0, 9.9, 900), 1.0, 1, EARNED, idle=0.0) == pytest.approx(12 * 11 / 900)
 
 
-@pytest.mark.parametrize("load", [0.2, 0.9])
-def test_no_policy_is_above_it(tmp_path: Path, load: float) -> None:
+def wild(tmp_path: Path, load: float, **workload: object) -> Path:
+    """Return the file of a scenario, with some keys of its workload beside."""
+    values = yaml.safe_load(SCENARIO.format(name="wild", load=load, requests=4000))
+    values["workload"] |= workload
     path = tmp_path / "wild.yaml"
-    path.write_text(SCENARIO.format(name="wild", load=load, requests=4000))
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_callers_who_wait_have_none(tmp_path: Path) -> None:
+    cases = plan([wild(tmp_path, 0.5, callers=3)], 1, {}, ("thrift",))
+    with Records(tmp_path / "runs.jsonl", seeds=1, resume=True) as records:
+        run_campaign(cases, records, seeds=1)
+    (scenario,) = score_cases(cases, records.results)
+    assert bound_of_moments(scenario) is None
+
+
+@pytest.mark.parametrize("workload", [{}, {"deadlines_ms": {20: 1, 400: 1}}, {"classes": [{"deadline_ms": 400}, {}]}])
+@pytest.mark.parametrize("load", [0.2, 0.9])
+def test_no_policy_is_above_it(tmp_path: Path, load: float, workload: dict[str, object]) -> None:
+    path = wild(tmp_path, load, **workload)
     cases = plan([path], 2, {}, ("thrift", "lert:brownout", "lert:widest", "lert:narrowest"))
     with Records(tmp_path / "runs.jsonl", seeds=1, resume=True) as records:
         run_campaign(cases, records, seeds=1)
