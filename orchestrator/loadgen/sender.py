@@ -2,7 +2,8 @@
 
 It reads its plan in the folder, connects, prints ``ready``, reads from its input when to begin (seconds of the
 monotonic clock, which all processes of a machine share), sends each request when it is due whether or not earlier ones
-have been answered, and writes its records. An interrupt ends the sending; what was sent is recorded.
+have been answered, and writes its records. An interrupt ends the sending, and so does the end of its input, by which it
+knows that whoever started it is gone, however that came; what was sent is recorded.
 
 It has to be cheap, because it runs beside what it measures: requests are serialised beforehand, and answers are read
 when all is over.
@@ -183,7 +184,10 @@ async def _run(folder: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = await open_client(plan.kind, plan.address, plan.asked, inputs, plan.parameters)
     print(READY, flush=True)
-    began_s = float(await asyncio.to_thread(sys.stdin.readline))
+    if not (said := await asyncio.to_thread(sys.stdin.readline)):
+        return
+    began_s = float(said)
+    asyncio.get_running_loop().add_reader(sys.stdin, stop.set)  # there is only its end to read
     before_s = time.process_time()
     outcomes = await send_all(client, plan, due_s, order, began_s=began_s, stop=stop)
     cpu_s = time.process_time() - before_s

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 
 import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -73,6 +75,34 @@ async def test_parameters_and_what_is_left_of_the_deadline_go_with_each_request(
     run = await run_load(set_up.target, load, SAMPLE)
     assert set(run.records.width[run.records.status == OK]) <= {50}
     assert "its deadline" in " ".join(run.records.details.values())  # a millisecond for forty of them
+
+
+async def test_a_run_that_is_killed_leaves_nobody_who_goes_on_sending(world: World) -> None:
+    script = f"""
+import asyncio
+from orchestrator.loadgen.plan import Load
+from orchestrator.loadgen.run import run_load
+from orchestrator.loadgen.target import find_target
+from tests.loadgen.test_run import SAMPLE
+
+async def run():
+    target = await find_target("grpc", "{world.grpc}", "fashion")
+    tell = lambda seconds: print(seconds, flush=True)
+    await run_load(target, Load("steady", 10.0, 3600.0, 60.0), SAMPLE, senders=2, progress=tell)
+
+asyncio.run(run())
+"""
+    run = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    assert run.stdout is not None
+    assert await run.stdout.readline(), "it has begun"
+    senders = psutil.Process(run.pid).children()
+    assert len(senders) == 2
+    run.kill()
+    await run.wait()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, senders, timeout=30)
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 async def test_answers_that_cannot_be_judged_end_the_run_and_without_labels_nothing_is_right_or_wrong(
