@@ -10,13 +10,15 @@ digest of what decides and simulates, and a worker with other code refuses it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures import Executor as Pool
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, Final, Protocol, TypeVar
 
 from orchestrator.errors import ConfigError, SlimError, TransientError
@@ -63,7 +65,7 @@ def open_executor(*, processes: int = 1, dask: str | None = None) -> Iterator[Ex
     elif processes == 1:
         yield run_here
     else:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_starter) as pool:
             yield run_on(pool, lambda: processes)
 
 
@@ -126,6 +128,18 @@ def _run_on(
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _end_with_starter() -> None:
+    """End this process when the one that started it is gone, which a pool's idle or busy workers do not notice."""
+    starter = parent_process()
+    assert starter is not None
+
+    def watch() -> None:
+        starter.join()
+        os._exit(1)
+
+    Thread(target=watch, name="end-with-starter", daemon=True).start()
 
 
 def _run_numbered(run: Callable[[Job], Result], numbered: tuple[int, Job]) -> Result:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator import executors
@@ -67,6 +70,25 @@ def test_who_stops_asking_is_done_soon(execute: Executor) -> None:
     for _, result in execute(square, range(10**9)):
         assert result >= 0
         break
+
+
+def test_no_worker_outlives_who_is_killed(tmp_path: Path) -> None:
+    asks = (
+        "import sys; from pathlib import Path\n"
+        "from orchestrator.executors import open_executor\n"
+        "from tests.executors.test_executors import begin_and_wait\n"
+        "if __name__ == '__main__':\n"
+        "    with open_executor(processes=2) as execute: list(execute(begin_and_wait, [Path(sys.argv[1])]))\n"
+    )
+    (script := tmp_path / "asks.py").write_text(asks)
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    with subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment) as asking:
+        try:
+            wait_until((tmp_path / "first").exists, "the job")
+        finally:
+            asking.kill()
+    worker = int((tmp_path / "first").read_text())
+    wait_until(lambda: not psutil.pid_exists(worker), "the worker's end")
 
 
 def test_what_a_killed_worker_had_runs_on_another(tmp_path: Path) -> None:
