@@ -32,7 +32,7 @@ _WORLD_TRACES = 2
 @path_option("--out", Path("docs/evaluation"))
 @path_option("--work", Path("reports/frozen"))
 @click.option("--seconds", default=20.0, show_default=True, help="Processor time that each learner has.")
-@click.option("--rule-seconds", default=10.0, show_default=True, help="Likewise, each rule that is tuned by itself.")
+@click.option("--rule-seconds", default=8.0, show_default=True, help="Likewise, each rule that is tuned by itself.")
 @click.option("--traces", default=5, show_default=True, help="Of each test scenario.")
 @click.option("--validation-traces", default=3, show_default=True, help="Of each scenario, to choose by.")
 @click.option("--processes", type=click.IntRange(1), default=2, show_default=True, help="That fit and judge.")

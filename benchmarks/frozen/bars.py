@@ -1,13 +1,15 @@
 """The bars of the frozen test, as they were set before it was run, and what came of it held against them.
 
 The best single policy is one spec for all scenarios, the one of the most mean utility on validation traces. Means are
-over scenarios and traces alike; intervals come from traces that are resampled whole, so all differences are paired.
+over scenarios and traces alike, and all differences are paired by trace. Of five traces a bootstrap's intervals are too
+narrow (those of one scenario hold 84 % of the time for 95), so intervals are Student's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -15,8 +17,9 @@ from benchmarks.frozen.drawing import SMALL
 from benchmarks.suites.policies import FALLBACK
 from benchmarks.suites.statistics import claim_ratio
 from orchestrator.evaluation.scores import UTILITY, Floats, ScenarioScores
-from orchestrator.evaluation.statistics import Estimate, Indices, estimate
-from orchestrator.reporting.claim import Claim
+from orchestrator.evaluation.statistics import Estimate
+from orchestrator.reporting.claim import Claim, Interval
+from orchestrator.reporting.student import quantile_95
 
 FITTED: Final = "fitted"
 EVOLUTION: Final = "evolution"
@@ -59,12 +62,18 @@ def differences(scenarios: Sequence[ScenarioScores], own: str, other: str, figur
 
 
 def mean_estimate(strata: Sequence[Floats]) -> Estimate:
-    """Return the mean over scenarios of their means over traces, with its interval."""
+    """Return the mean over scenarios of their means over traces, with its 95 % interval over traces.
 
-    def mean(indices: Sequence[Indices]) -> Any:
-        return np.mean([values[at].mean(axis=-1) for values, at in zip(strata, indices, strict=True)], axis=0)
-
-    return estimate(mean, [len(values) for values in strata])
+    By Student's t, with Welch and Satterthwaite's degrees of freedom.
+    """
+    mean, squared = float(np.mean([values.mean() for values in strata])), len(strata) ** 2
+    if min(len(values) for values in strata) < 2:
+        return Estimate(mean)
+    variances = np.array([values.var(ddof=1) / len(values) / squared for values in strata])
+    weights = variances**2 / [len(values) - 1 for values in strata]
+    freedom = int(variances.sum() ** 2 / weights.sum()) if weights.sum() > 0 else 1
+    half = quantile_95(max(1, freedom)) * math.sqrt(variances.sum())
+    return Estimate(mean, Interval(mean - half, mean + half))
 
 
 def share_of_gap(scenario: ScenarioScores, single: str, bound: float | None) -> float | None:
@@ -97,8 +106,17 @@ def is_ahead_of_all(scenario: ScenarioScores, own: str) -> bool:
 
 
 def worst_loss(worlds: Sequence[ScenarioScores], default: str) -> tuple[float, str] | None:
-    """Return the largest part of the fallback's utility that the default loses, and in which world."""
-    found = [(1 - mean_of(world, default) / mean_of(world, FALLBACK), world.case.stem) for world in worlds]
+    """Return the most that the default loses, and in which world: of what the fallback's answers in time are worth.
+
+    Utility, which joules are taken from, may be nothing or less.
+    """
+    found = [
+        (
+            (mean_of(world, FALLBACK) - mean_of(world, default)) / mean_of(world, FALLBACK, "effective_accuracy"),
+            world.case.stem,
+        )
+        for world in worlds
+    ]
     return max(found, default=None)
 
 
@@ -138,6 +156,18 @@ def frozen_claims(
         Estimate(float(np.median(known))) if known else None,
         GAP_BAR,
         note=f"{len(known)} of {count} scenarios have a bound and a gap",
+    )
+    above = [
+        each.case.stem
+        for each, bound in ((each, bounds[each.case.stem]) for each in tests)
+        if bound is not None and any(mean_of(each, label) > bound for label in each.scores)
+    ]
+    yield claim_ratio(
+        "scenarios where some policy has more utility than their bound",
+        Estimate(len(above) / count),
+        0.0,
+        is_floor=False,
+        note=", ".join(above),
     )
     saved = [joules_less(each, single) for each in tests]
     frugal = sum(part is not None and part >= JOULES_LESS for part in saved)

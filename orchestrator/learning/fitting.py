@@ -137,7 +137,21 @@ def fit(
             bases = {PPO: base} if evolved is None else {PPO: base, PPO_EVOLVED: evolved.specs[0]}
         learned: list[Learned] = []
         for origin, rule in bases.items():
-            learned.append(_learn(traffic, settings, folder, pool, (origin, rule), tell, clock))
+            learner = PpoLearner(
+                traffic,
+                rule,
+                settings.ppo,
+                folder,
+                origin,
+                seconds=settings.seconds,
+                seed=settings.seed,
+                threads=settings.threads,
+                execute=run_on(pool, lambda: settings.threads),
+                clock=clock,
+            )
+            file, rounds, choices = learner.run(tell)
+            file = replace(file, provenance={"settings": asdict(settings), "choices": choices, **_versions()})
+            learned.append(Learned(origin, rule, file, rounds, choices))
             done += 1
         contenders = [Contender("in force", settings.present, present)]
         for origin, specs in (("rule", PORTFOLIO), (EVOLUTION, evolved.specs if evolved else ())):
@@ -190,34 +204,6 @@ def _evolve(
     )
     report(1.0, f"evolution: {found.specs[0]}, after {found.generations} generations, {found.runs:,} runs")
     return found
-
-
-def _learn(
-    traffic: Traffic,
-    settings: FitSettings,
-    folder: RunFolder,
-    pool: ThreadPoolExecutor,
-    about: tuple[str, str],
-    report: Report,
-    clock: Clock,
-) -> Learned:
-    """Return what PPO comes to; ``about`` is its origin and its base."""
-    origin, base = about
-    learner = PpoLearner(
-        traffic,
-        base,
-        settings.ppo,
-        folder,
-        origin,
-        seconds=settings.seconds,
-        seed=settings.seed,
-        threads=settings.threads,
-        execute=run_on(pool, lambda: settings.threads),
-        clock=clock,
-    )
-    file, rounds, choices = learner.run(report)
-    provenance = {"settings": asdict(settings), "choices": choices, **_versions()}
-    return Learned(origin, base, replace(file, provenance=provenance), rounds, choices)
 
 
 def rule_file(spec: str) -> PolicyFile:

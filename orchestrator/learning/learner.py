@@ -3,7 +3,7 @@
 What is explored is not what is served: an exploring actor draws, and what is served takes the highest score. So it does
 what the base policy would until something has gained more than ``strength`` on it. Long before that an actor has
 learned which way is better. So each validation is a line search: the averaged weights are tried with several strengths,
-on the traces that choose, and the best of all validations is kept. What comes out is the untrained network, which is
+on traces of its own, and the best of all validations is kept. What comes out is the untrained network, which is
 its base, unless the best is likely better than that.
 
 An actor that has become surely worse than the best goes back to it, and on from there by other arrivals. Validations
@@ -40,7 +40,7 @@ Report = Callable[[float, str], None]
 
 
 class _Validated(NamedTuple):
-    """A policy with its utility on each trace that chooses."""
+    """A policy with its utility on each trace of validations."""
 
     file: PolicyFile
     utilities: NDArray[np.float64]
@@ -56,7 +56,7 @@ class PpoLearner:
     """A network on top of a rule that learns of some traffic; it goes on from what the folder has kept.
 
     Args:
-        traffic: What is learned from, and chosen by.
+        traffic: What is learned from, and validated on.
         base: The rule, by its spec.
         name: Of what the folder keeps of it.
         seconds: How long, by ``clock``; what has to be compiled first is not counted.
@@ -97,7 +97,7 @@ class PpoLearner:
         self._ppo = Ppo(
             self._groups, weights, scale=scale, settings=settings, seed=seed, log=folder.path / "log" / name
         )
-        self._choosing = traffic.choosing()
+        self._validating = traffic.validating()
         self._untrained = self._judge(self._export())
         self._spent_s, self._validating_s, self._began_s = 0.0, 0.0, clock()
         self._best: _Validated | None = None
@@ -126,8 +126,11 @@ class PpoLearner:
             self._ppo.close()
             self._groups.close()
         assert self._best is not None
-        chosen = self._best if _is_likely_better(self._best, self._untrained) else self._untrained
-        return chosen.file, tuple(rounds), self._ppo.choices
+        file = self._best.file
+        if not _is_likely_better(self._best, self._untrained):
+            low, high = self._ppo.ranges.known()  # or it would trust itself with nothing
+            file = replace(self._untrained.file, low=low, high=high)
+        return file, tuple(rounds), self._ppo.choices
 
     @property
     def _elapsed_s(self) -> float:
@@ -153,7 +156,7 @@ class PpoLearner:
         self._validating_s += self._clock() - began_s
 
     def _judge(self, file: PolicyFile) -> _Validated:
-        return _Validated(file, utilities_of(self._traffic, LearnedPolicy(file), self._choosing, self._execute))
+        return _Validated(file, utilities_of(self._traffic, LearnedPolicy(file), self._validating, self._execute))
 
     def _keep(self) -> None:
         import torch

@@ -5,8 +5,9 @@ minus what joules cost. Training, search and judgement pursue the same; so nothi
 not see, and nothing is judged that learning was not paid for. For ppo-paper alone it may be the rewards of a world,
 weighed as one likes, as its paper has it.
 
-The rewards of a world add up to it nearly. What is late or lost costs the mean accuracy of the fleet, whatever width it
-had; idle power is left out, because no choice changes it; and joules count for each request instead of each answer.
+The rewards of a world add up to it nearly. What is late or lost costs the least accuracy of the fleet, and earns none
+of what is above that; idle power is left out, because no choice changes it; and joules count for each request instead
+of each answer.
 
 A profile promises more than a fleet keeps: it knows nothing of what the gateway, the network and shared cores can't
 carry, and of a fleet that is nearly full that is all that counts. So where the fleet is a profile's, what a policy is
@@ -52,7 +53,7 @@ def objective_weights(task: Task) -> np.ndarray[tuple[int], np.dtype[np.float32]
     least, spread, _, request_j = reward_scales(task)
     price = make_utility(task.settings, task.servers).joule_price
     energy = price * request_j if math.isfinite(request_j) else 0.0
-    return np.array([spread, 0.0, energy, (least + spread / 2) / LATE_PRICE], np.float32)
+    return np.array([spread, 0.0, energy, least / LATE_PRICE], np.float32)
 
 
 def earned(task: Task, policy: Policy, trace: Trace) -> float:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from orchestrator.evaluation.document import round_value
 from orchestrator.learning.fitting import Fit, FitSettings, Learned
 from orchestrator.learning.judging import Candidate
 from orchestrator.learning.ppo.training import Round
 from orchestrator.learning.traffic import CHOOSING, WINDOWS, Traffic
 from orchestrator.simulation.scenario.digest import digest_scenario
-
-_DIGITS = 6
 
 
 def describe_fit(fit: Fit, traffic: Traffic, settings: FitSettings) -> dict[str, Any]:
@@ -49,11 +48,11 @@ def describe_judgement(
     return {
         "scenario": traffic.task.settings.name,
         "scenario_digest": digest_scenario(traffic.task.settings, traffic.task.servers),
-        "rate_rps": _short(traffic.rate_rps),
+        "rate_rps": round_value(traffic.rate_rps),
         "window_requests": traffic.requests,
         "windows": {"choosing": CHOOSING, "held_out": WINDOWS},
         "crowding": traffic.task.crowding,
-        "energy_weight": _short(traffic.task.settings.objectives.energy_weight),
+        "energy_weight": round_value(traffic.task.settings.objectives.energy_weight),
         "promoted": None if promoted is None else promoted.spec,
         "why": why,
         "candidates": [_describe(candidate) for candidate in candidates],
@@ -64,19 +63,15 @@ def _rates(rounds: Sequence[Round]) -> dict[str, float | None] | None:
     """Return choices a second, collected alone and learned from end to end; None where there was no round."""
     choices = sum(each.choices for each in rounds)
     spent = {"collected": sum(r.collected_s for r in rounds), "learned": sum(r.took_s for r in rounds)}
-    return {name: _short(choices / seconds) for name, seconds in spent.items()} if choices else None
+    return {name: round_value(choices / seconds) for name, seconds in spent.items()} if choices else None
 
 
 def _describe(candidate: Candidate) -> dict[str, Any]:
     return {
         "origin": candidate.origin,
         "policy": candidate.spec,
-        "utility_choosing": _short(candidate.utility_choosing),
-        "chosen_by": [_short(value) for value in candidate.chosen_by],
-        "held_out": {name: _short(value) for name, value in candidate.figures.items()},
-        "better_by": [_short(value) for value in candidate.better_by],
+        "utility_choosing": round_value(candidate.utility_choosing),
+        "chosen_by": [round_value(value) for value in candidate.chosen_by],
+        "held_out": {name: round_value(value) for name, value in candidate.figures.items()},
+        "better_by": [round_value(value) for value in candidate.better_by],
     }
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.{_DIGITS}g}")

@@ -1,9 +1,10 @@
-"""What traffic a policy is fitted to, chosen by and judged on: three parts that share nothing.
+"""What traffic a policy is fitted to, chosen by and judged on: parts that share nothing.
 
 Recorded arrivals are cut by time: the first part is fitted to, the next says which candidate is best, the last is held
-out, and whoever is promoted has proved itself on it. Windows of each part are replayed as they were; service times,
-faults and all else are drawn anew for each window. A scenario of a synthetic shape has as many traces as one asks for,
-so its parts are of seeds that no other part has.
+out, and whoever is promoted has proved itself on it. PPO learns of most of the first part, and says by the rest of it
+which of its own networks is best: it tries hundreds, so what chooses among them flatters the one that is chosen.
+Windows of each part are replayed as they were; service times, faults and all else are drawn anew for each window. A
+scenario of a synthetic shape has as many traces as one asks for, so its parts are of seeds that no other part has.
 """
 
 from __future__ import annotations
@@ -34,14 +35,21 @@ LEAST_PERIODS: Final = 20
 """Of controllers, likewise."""
 LEAST_REQUESTS: Final = 60
 """Of a window."""
-_FITTED, _CHOSEN = 0.6, 0.75  # where parts of what is recorded end
+_LEARNED, _FITTED, _CHOSEN = 0.45, 0.6, 0.75  # where parts of what is recorded end
 _MOST_DEADLINES, _MOST_REQUESTS = 60, 4000  # of a window
 _LULLS_EVERY, _LULL, _DOUBLINGS = 10.0, 0.5, 7.0  # deadlines, and how often the shortest is doubled for the longest
-_PARTS = {"fit": 3_000_000, "choose": 4_000_000, "held out": 5_000_000}  # where seeds begin
+# Where seeds begin, and which part of what is recorded it is.
+_PARTS = {
+    "fit": (3_000_000, 0.0, _FITTED),
+    "learn": (3_000_000, 0.0, _LEARNED),
+    "validate": (6_000_000, _LEARNED, _FITTED),
+    "choose": (4_000_000, _FITTED, _CHOSEN),
+    "held out": (5_000_000, _CHOSEN, 1.0),
+}
 
 
 class Traffic:
-    """Traces of one task, in three parts.
+    """Traces of one task, in parts.
 
     Raises:
         ConfigError: when too little is recorded; it says how much is needed.
@@ -82,14 +90,18 @@ class Traffic:
 
         A policy is trusted with what it was shown. What is recorded may be of a steady hour, and callers pause.
         """
-        trace = self.fit(number)
+        trace = self._trace("learn", number, math.inf)
         if self.task.crowding <= 1 or number % 2 == 0:
             return trace
         if number % 4 == 1:
             return crowd(trace, self.task.crowding)
         deadline_s = self.task.settings.objectives.deadline_ms / 1e3
-        random = np.random.default_rng(np.random.SeedSequence([_PARTS["fit"] + number, 0x1A77]))
+        random = np.random.default_rng(np.random.SeedSequence([_PARTS["learn"][0] + number, 0x1A77]))
         return interrupt(trace, every_s=_LULLS_EVERY * deadline_s, least_s=_LULL * deadline_s, random=random)
+
+    def validating(self) -> list[Trace]:
+        """Return the traces by which a learner chooses among what it has come to."""
+        return [self._trace("validate", number, CHOOSING) for number in range(CHOOSING)]
 
     def choosing(self) -> list[Trace]:
         """Return the traces that say which candidate is best."""
@@ -100,13 +112,13 @@ class Traffic:
         return [self._trace("held out", number, WINDOWS) for number in range(WINDOWS)]
 
     def _trace(self, part: str, number: int, of: float) -> Trace:
-        seed = _PARTS[part] + number
+        first_seed, begins, ends = _PARTS[part]
+        seed = first_seed + number
         trace = draw_trace(self.task.settings, self._servers, seed)
         if self._recorded is None:
             return trace
         times_s, count = self._recorded.times_s, self.requests
-        ends = {"fit": (0.0, _FITTED), "choose": (_FITTED, _CHOSEN), "held out": (_CHOSEN, 1.0)}[part]
-        first, last = int(ends[0] * len(times_s)), int(ends[1] * len(times_s)) - count
+        first, last = int(begins * len(times_s)), int(ends * len(times_s)) - count
         if of == math.inf:
             begin = int(np.random.default_rng(np.random.SeedSequence([seed, 0x317D])).integers(first, last + 1))
         else:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from orchestrator.decision import Candidate, Decision
 from orchestrator.errors import ConfigError
@@ -109,10 +109,7 @@ class RulePolicy:
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
         """Decide, see ``Policy``. Holds when what it wants has no room yet and the policy binds late."""
-        if self.slack_margin is not None:
-            situation = replace(situation, slack_margin=self.slack_margin)
-            candidates = [replace(candidate, margin=None) for candidate in candidates]
-        return choose_among(self, candidates, situation)
+        return choose_among(self, candidates, situation, slack_margin=self.slack_margin)
 
     def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
         """Decide on rows, see ``RowPolicy``."""

@@ -12,7 +12,6 @@ import numpy as np
 from orchestrator.policies.family_turns import TURN_FIELDS, new_turns
 from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.learned.policy import LearnedPolicy
-from orchestrator.policies.learned.policy_file import SLIM
 from orchestrator.policies.preference import parse_preference
 from orchestrator.policies.protocol import Binding, Policy
 from orchestrator.policies.queue_rules import MOST_SAMPLED, UNKNOWN
@@ -217,6 +216,8 @@ def _write_truth(world: World, index: int, server: SimulatedServer, columns: Seq
     truth, models = world.truth, world.models
     truth[sim.IS_UP][index] = truth[sim.SPEED][index] = 1
     truth[sim.IDLE_W][index] = math.nan if server.idle_w is None else server.idle_w
+    busy_w = [m.energy_j[-1] / m.service_s[-1] for m in server.models if m.energy_j and m.service_s[-1] > 0]
+    truth[sim.MOST_W][index] = (server.idle_w or 0.0) + max(busy_w, default=0.0)
     budget_mib = None if server.limits is None else server.limits.memory_budget_mib
     truth[sim.BUDGET_BYTES][index] = (budget_mib or 0) * MIB
     for model, column in zip(server.models, columns, strict=True):
@@ -263,7 +264,6 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy, *, families
     state[sim.SHEDS_LATE] = objectives.shed_late and objectives.deadline_ms / 1e3 < objectives.request_timeout_s
     state[sim.FAMILIES], state[sim.CLASSES] = families, max(families, len(classes))
     state[sim.HAS_PREFERENCES] = any(own.preference is not None for own in classes)
-    state[sim.LEAVES_PREFERENCES] = not (isinstance(policy, LearnedPolicy) and policy.file.kind == SLIM)
     state[sim.QUEUE_LIMIT] = objectives.queue_limit
     state[sim.TIMEOUT_S] = objectives.request_timeout_s
     state[sim.MAX_ATTEMPTS] = objectives.max_attempts

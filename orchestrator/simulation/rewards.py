@@ -2,8 +2,8 @@
 
 Each is relative to a request, so that they are of one size in any scenario:
 
-0. accuracy: for each answer where its accuracy lies between the least and the most of the fleet, 0..1; a request that
-   is lost earns 0.
+0. accuracy: for each answer in time where its accuracy lies between the least and the most of the fleet, 0..1; a
+   request that is late or lost earns 0.
 1. latency: −0.3 · latency/deadline for each answer.
 2. energy: −joules above idle, over the joules an item takes on average over the servers at their widest width in full
    batches; 0 where joules are unknown. Idle power is left out because no choice changes it.
@@ -90,13 +90,13 @@ def write_rewards(world: World, scales: Any, sums: Any, rewards: Any) -> None:
     for server in range(world.fleet.server_count):
         joules += world.truth[sim.BUSY_J][server]
     answered, in_time = state[sim.ANSWERED_COUNT] - sums[0], state[sim.ON_TIME_COUNT] - sums[1]
-    accuracy, latency_s = state[sim.ACCURACY_SUM] - sums[2], state[sim.LATENCY_SUM_S] - sums[3]
+    accuracy, latency_s = state[sim.IN_TIME_ACCURACY_SUM] - sums[2], state[sim.LATENCY_SUM_S] - sums[3]
     lost, spent_j = state[sim.LOST_COUNT] - sums[4], joules - sums[5]
-    sums[0], sums[1], sums[2] = state[sim.ANSWERED_COUNT], state[sim.ON_TIME_COUNT], state[sim.ACCURACY_SUM]
+    sums[0], sums[1], sums[2] = state[sim.ANSWERED_COUNT], state[sim.ON_TIME_COUNT], state[sim.IN_TIME_ACCURACY_SUM]
     sums[3], sums[4], sums[5] = state[sim.LATENCY_SUM_S], state[sim.LOST_COUNT], joules
     promised, promised_j = _promised(world, scales)
     spread = scales[_ACCURACY_SPREAD]
-    rewards[0] = (accuracy - answered * scales[_LEAST_ACCURACY]) / spread if spread > 0 else answered
+    rewards[0] = (accuracy - in_time * scales[_LEAST_ACCURACY]) / spread if spread > 0 else in_time
     rewards[0] += promised - sums[7]
     rewards[1] = -LATENCY_SHARE * latency_s / scales[DEADLINE_SCALE]
     rewards[3] = LATE_PRICE * (in_time - answered - lost)

@@ -104,7 +104,6 @@ class Simulation:
     def decide_outside(self) -> None:
         """Leave decisions to ``next_decision`` and ``apply``, whatever the policy."""
         self.world.state[sim.IS_EXTERNAL] = 1
-        self.world.state[sim.LEAVES_PREFERENCES] = 0
 
     def apply(self, row: int, items: float, until_s: float = math.inf) -> None:
         """Make the decision that is asked for: a row and its items, or HOLD until a time, or REJECT."""

@@ -60,7 +60,7 @@ def test_what_a_world_earns_weighed_is_its_utility() -> None:
     idle_j = sum(s.idle_w or 0.0 for s in made.servers) * float(trace.arrived_s[-1]) / 2000
     idle = float(weights[2]) / reward_scales(made)[3] * idle_j
     least = min(m.accuracy for s in made.servers for m in s.models)
-    # The first requests count here, and what is late costs the mean accuracy.
+    # The first requests count here.
     assert float(earned[0] @ weights) / 2000 + least - idle == pytest.approx(figures["utility"], abs=0.003)
 
 

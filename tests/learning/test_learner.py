@@ -16,12 +16,14 @@ from orchestrator.learning.learner import STRENGTHS, PpoLearner
 from orchestrator.learning.objective import run_policy
 from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
 from orchestrator.learning.traffic import Traffic
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import HOLD_ACTION
 from orchestrator.policies.learned.network import SHAPES
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import PolicyFile
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Policy
+from orchestrator.simulation.simulation import DECIDED, DISTRUSTED, Simulation
 from tests.learning.worlds import WASTEFUL, costly_traffic
 
 pytestmark = [
@@ -87,6 +89,17 @@ def test_what_comes_out_is_better_than_the_base_and_may_rest_on_it_less_than_wha
     assert said[-1].startswith("ppo: ")
 
 
+def test_what_has_learned_nothing_is_its_base_and_trusts_itself_with_what_it_has_seen(tmp_path: Path) -> None:
+    traffic = costly_traffic()
+    file, rounds, _ = learn(traffic, tmp_path, seconds=0.0)
+    assert len(rounds) == 1
+    assert file.high[feat.FEATURES + feat.CONTEXT_QUEUE] > file.low[feat.FEATURES + feat.CONTEXT_QUEUE]
+    policy, trace = LearnedPolicy(file), traffic.held_out()[0]
+    simulation = Simulation(traffic.task.settings, traffic.task.servers, policy, trace=trace)
+    simulation.run()
+    assert simulation.learned_counts[DISTRUSTED] < 0.5 * simulation.learned_counts[DECIDED]  # of one round
+
+
 def test_validations_take_their_part_of_the_time_and_no_more(tmp_path: Path) -> None:
     _, rounds, said = learn(costly_traffic(), tmp_path, seconds=120.0, validation_s=5.0)
     assert 2 <= len(said) < len(rounds) / 2
@@ -126,7 +139,7 @@ def test_an_interruption_costs_nothing_that_was_kept(tmp_path: Path) -> None:
     assert len(rounds) <= 2
     assert said
     chosen = [
-        np.mean([run_policy(traffic.task, LearnedPolicy(file), trace)["utility"] for trace in traffic.choosing()])  # type: ignore[arg-type]
+        np.mean([run_policy(traffic.task, LearnedPolicy(file), trace)["utility"] for trace in traffic.validating()])  # type: ignore[arg-type]
         for file in (first, again)
     ]
     assert chosen[1] >= chosen[0]

@@ -69,10 +69,14 @@ def test_of_each_four_lessons_one_is_denser_and_one_has_lulls_where_the_task_say
             np.testing.assert_array_equal(lesson.arrived_s, as_it_is.arrived_s)
 
 
-def test_recorded_arrivals_are_replayed_in_three_parts_that_share_nothing() -> None:
+def test_recorded_arrivals_are_replayed_in_parts_that_share_nothing() -> None:
     log = recorded()
     traffic = Traffic(fleet(), log)
     fitted = [place(traffic.fit(number), log.times_s) for number in range(20)]
+    learned = [place(traffic.lesson(number), log.times_s) for number in range(0, 20, 2)]
+    validated = [place(trace, log.times_s) for trace in traffic.validating()]
+    assert max(end for _, end in learned) <= 0.45
+    assert (min(validated)[0], max(validated)[1]) == (pytest.approx(0.45, abs=1e-3), pytest.approx(0.6, abs=1e-3))
     chosen = [place(trace, log.times_s) for trace in traffic.choosing()]
     held_out = [place(trace, log.times_s) for trace in traffic.held_out()]
     assert max(end for _, end in fitted) <= 0.6
@@ -103,7 +107,7 @@ def test_a_window_is_the_same_each_time_and_noise_is_its_own() -> None:
 
 def test_traces_of_a_shape_are_of_other_seeds_in_each_part() -> None:
     traffic = Traffic(fleet(), None)
-    traces = [*(traffic.fit(n) for n in range(3)), *traffic.choosing(), *traffic.held_out()]
+    traces = [*(traffic.fit(n) for n in range(3)), *traffic.validating(), *traffic.choosing(), *traffic.held_out()]
     assert len({trace.arrived_s.tobytes() for trace in traces}) == len(traces)
     per_deadline = traffic.rate_rps * 0.06
     assert traffic.requests >= LEAST_DEADLINES * per_deadline

@@ -14,7 +14,7 @@ from orchestrator.simulation.scenario.fleet import linear_model
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 from tests.simulation.controlled import with_controllers
-from tests.simulation.worlds import patient, scenario, servers
+from tests.simulation.worlds import on_hosts, patient, scenario, servers
 
 MODEL = linear_model(100, per_item_s=0.01, max_batch_size=1, per_item_j=0.5, sigma=0.1)
 READINGS = (col.UTILISATION, col.MEMORY, col.POWER)
@@ -60,9 +60,18 @@ def test_readings_are_a_period_apart_and_of_the_time_since_the_last() -> None:
     power = np.array([known[2] for _, known in seen[1:]])
     # 20 W idle, and 50 W more while it runs: half a joule in 10 ms.
     watts = 20 + 50 * utilisation
-    np.testing.assert_allclose(power[-1] * watts.max(axis=0), watts[-1], rtol=0.1)
+    np.testing.assert_allclose(power[-1] * 70, watts[-1], rtol=0.1)
     assert (power <= 1).all()
     assert np.isnan([known[1] for _, known in seen]).all()  # no controller
+
+
+def test_a_server_whose_device_is_not_its_hosts_cores_is_as_utilised_as_it_is_busy() -> None:
+    """As those of a fit to a profile, which are on hosts for the factors of their times alone."""
+    fleet = servers(2, MODEL, idle_w=20.0)
+    hosts = [{"name": s.name, "cores": 1, "servers": {s.name: 0}, "residuals": {"factors": [1.0]}} for s in fleet]
+    simulation = Simulation(on_hosts(made().settings, fleet, hosts), fleet, parse_policy("lert"), seed=0)
+    utilisation = np.array([known[0] for _, known in watched(simulation)[1:]])
+    assert utilisation.mean() == pytest.approx(0.6, abs=0.06)
 
 
 def test_power_is_unknown_where_idle_power_is() -> None:

@@ -80,20 +80,8 @@ class ScoringNet(nn.Module):
 
     def layers(self) -> dict[str, torch.Tensor]:
         """Return each tensor by its name in a policy file; matrices are [outputs, inputs] here."""
-        encoder = self.encoder
-        named: dict[str, torch.Tensor] = {"score.bias": self.score_pool.bias}
-        for name, layer in {
-            "row_in": encoder.row_in,
-            "row_mid": encoder.row_mid,
-            "pool": encoder.pool,
-            "score_row": self.score_row,
-            "score_pool": self.score_pool,
-            "out": self.out,
-            "unsent": self.unsent,
-        }.items():
-            named[f"{name}.weight"] = layer.weight
-            if layer.bias is not None and name != "score_pool":
-                named[f"{name}.bias"] = layer.bias
+        named: dict[str, torch.Tensor] = {name.removeprefix("encoder."): own for name, own in self.named_parameters()}
+        named["score.bias"] = named.pop("score_pool.bias")
         return named
 
     def export_weights(self) -> dict[str, Floats32]:

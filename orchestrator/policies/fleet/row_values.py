@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from operator import attrgetter
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reject
@@ -84,8 +84,16 @@ def write_candidate(rows: Table, row: int, candidate: Candidate, server: int, co
     rows[:, row] = [server, column, *(math.nan if value is None else value for value in _read_numbers(candidate))]
 
 
-def choose_among(policy: RowPolicy, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-    """Return what a policy of rows decides about candidates, with what it remembers in the situation's memory."""
+def choose_among(
+    policy: RowPolicy, candidates: Sequence[Candidate], situation: Situation, *, slack_margin: float | None = None
+) -> Decision:
+    """Return what a policy of rows decides about candidates, with what it remembers in the situation's memory.
+
+    A ``slack_margin`` of its own stands in place of those of the situation and of candidates.
+    """
+    if slack_margin is not None:
+        situation = replace(situation, slack_margin=slack_margin)
+        candidates = [replace(candidate, margin=None) for candidate in candidates]
     memory = Memory() if situation.memory is None else situation.memory
     memory.include({c.server for c in candidates}, {c.width for c in candidates})
     indices = {name: index for index, name in enumerate(memory.servers)}

@@ -11,7 +11,8 @@ must leave the head and those behind it in time when any candidate with room doe
 and no other such candidate may be as accurate, as soon and as frugal: of the hundred things that could be done few are
 ever right, and whoever explores should not have to find out which by doing them. Half of a batch is only for where
 another server has room for the rest. The head is given up only in place of being sent, while no candidate, with room or
-without, leaves it and those behind it in time. Holding needs a reason, a better candidate that is busy or a batch that
+without, leaves it and those behind it in time, and where the router refuses what would be late: who sets no deadline of
+his own wants his answer late too. Holding needs a reason, a better candidate that is busy or a batch that
 saves joules when it is fuller and is expected to become so, and time: half of what is left until the quickest candidate
 would be late is the longest that it lasts, so that a hold never makes the head late by itself; what ends it sooner says
 orchestrator.policies.learned.memory.
@@ -197,7 +198,7 @@ def write_mask(
             mask[HOLD_ACTION + part] = 1.0
     if base[0] == HOLD:
         mask[HOLD_ACTION] = 1.0
-    if base[0] == REJECT or (can_send and not is_any_timely):
+    if base[0] == REJECT or (query[col.REFUSES_LATE] != 0 and can_send and not is_any_timely):
         mask[REJECT_ACTION] = 1.0
     allowed = 0
     for action in range(FIRST_SEND + BATCHES * considered):

@@ -199,12 +199,12 @@ def first_allowed(mask: Column) -> int:
 
 @compiled
 def bound_features(numbers: Column, considered: int, view: View) -> None:
-    """Bound the features that tell no state to be wary of by those of training, with what is trusted beyond them.
+    """Bound the features that tell no state to be wary of by those of training.
 
     A family of sixty points of spread, or of qualities about a half: which width is better is in
     ``feat.ACCURACY_POSITION``, and what that is worth in the weights of the preference, which are not bounded: so a
-    policy that was fitted at one price of joules leaves a family of another to the fallback. And what a device shows:
-    where training knew nothing of it, it is to say nothing.
+    policy that was fitted at one price of joules leaves a family of another to the fallback. And what a device shows,
+    and what waits in other queues: where training knew nothing of it, it is to say nothing.
     """
     for feature in feat.BOUNDED_FEATURES:
         for line in range(considered):
@@ -215,7 +215,7 @@ def bound_features(numbers: Column, considered: int, view: View) -> None:
 
 @compiled
 def _within_range(numbers: Column, feature: int, value: float) -> float:
-    return max(numbers[_LOW + feature] - TOLERANCE, min(numbers[_HIGH + feature] + TOLERANCE, value))
+    return max(numbers[_LOW + feature], min(numbers[_HIGH + feature], value))
 
 
 @compiled

@@ -5,11 +5,12 @@ right depends on both: whether a batch will fill while the head waits, and how m
 is to come. Two rates are followed, one that forgets with each deadline and one with each eight; for T either time, at
 each decision,
 
-    N ← N·exp(−Δ/T) + arrived,    D ← T − (T − D)·exp(−Δ/T),    rate = N/D,
+    N ← N·exp(−Δ/T) + arrived·(T/Δ)·(1 − exp(−Δ/T)),    D ← T − (T − D)·exp(−Δ/T),    rate = N/D,
 
-so a rate needs no window and is nearly right from its first deadline on; D begins at a fifth of T, or two requests that
-happen to come together would begin it as a crowd. Times are in deadlines of the head, so on machines of any speed the
-numbers mean the same.
+with what arrived spread over the time since the decision before: a policy that was not asked for long, because another
+one had its turn, does not take all that came meanwhile for a crowd of now. So a rate needs no window and is nearly
+right from its first deadline on; D begins at a fifth of T, or two requests that happen to come together would begin it
+as a crowd. Times are in deadlines of the head, so on machines of any speed the numbers mean the same.
 
 What has arrived is counted by whoever asks (``ARRIVED_ITEMS``), so rates are right whatever is done with it, by whom,
 and in how many queues. To infer it from what the queue had grown by beyond what a decision left, as was done, made them
@@ -41,7 +42,7 @@ from orchestrator.policies.rules.batch_rules import objective_s
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import full_batch_s
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD
+from orchestrator.policies.tables.layout import HOLD, REJECT
 from orchestrator.policies.tables.memory import OF_LEARNED, OF_LEARNED_MODEL, WHOLE, model_place
 
 _HOLD_UNTIL_S: Final = OF_LEARNED  # slots of row WHOLE; 0: no hold stands
@@ -77,14 +78,20 @@ def follow_arrivals(memory: Table, query: Column) -> None:
     else:
         passed_s, arrived = max(0.0, now_s - whole[_SEEN_S]), max(0.0, so_far - whole[_ARRIVED_ITEMS])
         quick, slow = math.exp(-passed_s / quick_s), math.exp(-passed_s / (_SLOWER * quick_s))
-        whole[_QUICK_ITEMS] = whole[_QUICK_ITEMS] * quick + arrived
+        whole[_QUICK_ITEMS] = whole[_QUICK_ITEMS] * quick + arrived * _kept(passed_s / quick_s)
         whole[_QUICK_S] = quick_s - (quick_s - whole[_QUICK_S]) * quick
-        whole[_SLOW_ITEMS] = whole[_SLOW_ITEMS] * slow + arrived
+        whole[_SLOW_ITEMS] = whole[_SLOW_ITEMS] * slow + arrived * _kept(passed_s / (_SLOWER * quick_s))
         whole[_SLOW_S] = _SLOWER * quick_s - (_SLOWER * quick_s - whole[_SLOW_S]) * slow
         slow_of_late_rps = slow_rps(memory)
         departure = quick_rps(memory) / slow_of_late_rps - 1 if slow_of_late_rps > 0 else 0.0
         whole[_SWING] += (1 - slow) * (departure * departure - whole[_SWING])
     whole[_SEEN_S], whole[_ARRIVED_ITEMS] = now_s, so_far
+
+
+@compiled
+def _kept(times: float) -> float:
+    """Return what is left of what arrived evenly over so many times the time in which it is forgotten."""
+    return -math.expm1(-times) / times if times > 0 else 1.0
 
 
 @compiled
@@ -154,7 +161,10 @@ def may_fill(lasts_s: float, memory: Table, query: Column) -> bool:
 def note_decision(
     row: int, until_s: float, memory: Table, rows: Table, count: int, query: Column, base: Column
 ) -> None:
-    """Remember a hold that was decided, or that nothing is held."""
+    """Remember a hold that was decided, or that the head is not held any more.
+
+    What is remembered is of one head; another class's, decided about in between, does not end its hold.
+    """
     whole = memory[WHOLE]
     is_same = whole[_HEAD_DEADLINE_S] == query[col.HEAD_DEADLINE_S]
     if row != HOLD:
@@ -163,7 +173,8 @@ def note_decision(
         elif is_same:
             is_vain = 1.0 if query[col.QUEUE_ITEMS] <= whole[_HELD_ITEMS] else 0.0
             whole[_VAIN] += _LATEST * (is_vain - whole[_VAIN])
-        whole[_HOLD_UNTIL_S] = whole[_HELD_ITEMS] = 0.0
+        if is_same:
+            whole[_HOLD_UNTIL_S] = whole[_HELD_ITEMS] = 0.0
         return
     if base[0] != HOLD and (whole[_HELD_ITEMS] == 0 or not is_same):  # what the base waits for it knows itself
         whole[_HELD_ITEMS] = query[col.QUEUE_ITEMS]
@@ -174,8 +185,8 @@ def note_decision(
 
 @compiled
 def _room(rows: Table, count: int, base: Column) -> float:
-    """Return how many rows have room, and a half where the base holds."""
-    found = 0.5 if base[0] < 0 else 0.0
+    """Return how many rows have room, and a half where the base holds, a quarter where it gives the head up."""
+    found = 0.5 if base[0] == HOLD else 0.25 if base[0] == REJECT else 0.0
     for row in range(count):
         found += rows[col.ROW_HAS_ROOM][row]
     return found

@@ -71,7 +71,7 @@ class LearnedPolicy:
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
         """Decide, see ``Policy``; raises UntrustedError when it is shown what it was not trained on."""
-        return choose_among(self, candidates, situation)
+        return choose_among(self, candidates, situation, slack_margin=self.slack_margin)
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
         """Remember what counts of an answered batch."""
@@ -105,6 +105,7 @@ class LearnedPolicy:
         """Decide as ppo-paper does, by three choices taken apart."""
         numbers, view, fleet = self._scorer.numbers, decide.view_of(self._scorer.room), self.file.fleet
         considered, _ = decide.observe(numbers, memory, rows, count, query, view)
+        decide.bound_features(numbers, considered, view)
         widths = self._widths_of(rows, count)
         row, items = -1, 0.0
         allowed = allowed_choices(rows[None], np.array([count]), fleet, widths[None])[0]

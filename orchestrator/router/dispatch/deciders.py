@@ -1,8 +1,7 @@
 """Which policies a router's settings name, each behind its guard, and the one that decides in its shadow.
 
-A learned policy has its file and is known by its preference too, so it also decides about requests that bring a
-preference; about those every other policy leaves the decision to ``PreferredPolicy``. That stands in for ppo-slim too,
-because the fallback would not look at what they prefer.
+About requests that bring a preference every policy leaves the decision to ``PreferredPolicy``: what is fitted is fitted
+to what the operator weighs, and would pay no heed to what a caller does.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from orchestrator.decision import Decision, Hold
 from orchestrator.errors import ConfigError, PermanentError
 from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.policies.learned.policy import LearnedPolicy, is_fitted, is_learned, parse_fitted, parse_learned
-from orchestrator.policies.learned.policy_file import SLIM
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.preferred import PreferredPolicy
 from orchestrator.policies.protocol import Binding, ObservingPolicy, Policy, rebind
@@ -85,7 +83,7 @@ class Deciders:
             asked += [guarded.policy for guarded in self.trial.policies.values()]
         if self.shadow is not None:
             asked.append(self.shadow.policy)
-        return any(isinstance(policy, LearnedPolicy) for policy in asked)
+        return any(isinstance(getattr(policy, "policy", policy), LearnedPolicy) for policy in asked)  # also rebound
 
     def only_width(self, *, has_preference: bool) -> float | None:
         """Return the width of which who decides in general always takes the nearest; None when it may be any."""
@@ -121,7 +119,7 @@ class Deciders:
             log.exception("%s", what)
             raise PermanentError(f"{what}: {type(exc).__name__}: {exc}") from exc
         shadowed = record = None
-        if self.shadow is not None:
+        if self.shadow is not None and situation.queue.preference is None:
             shadowed = self.shadow.compare(decision, candidate_set.candidates, situation, is_idle=is_idle)
         if decisions is not None and not isinstance(decision, Hold) and decisions.is_sampled():
             record = decisions.describe(
@@ -179,14 +177,9 @@ def _guarded(policy: Policy, settings: RouterSettings, observer: RouterObserver)
             f"policy {policy.name!r} was trained to bind late; remove router.binding = 'early', or name a rule as "
             "router.policy, such as thrift"
         )
-    is_slim = isinstance(policy, LearnedPolicy) and policy.file.kind == SLIM
-    preferred = PreferredPolicy()
     return {
-        prefers: GuardedPolicy(rebind(own, binding), rebind(other, binding), settings.guard, observer)
-        for prefers, own, other in (
-            (False, policy, fallback),
-            (True, policy, preferred) if is_slim else (True, preferred, fallback),
-        )
+        prefers: GuardedPolicy(rebind(own, binding), rebind(fallback, binding), settings.guard, observer)
+        for prefers, own in ((False, policy), (True, PreferredPolicy()))
     }
 
 

@@ -252,7 +252,5 @@ READ_EVERY_S: Final = 62  # devices are; infinite: never
 NEXT_READING_S: Final = 63
 CLASSES: Final = 64
 HAS_PREFERENCES: Final = 65  # 1 when some class prefers anything
-LEAVES_PREFERENCES: Final = (
-    66  # 1 when the policy is not asked about heads that do, see orchestrator.policies.preferred
-)
+IN_TIME_ACCURACY_SUM: Final = 66
 STATE_FIELDS: Final = 67

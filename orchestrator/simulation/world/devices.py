@@ -1,9 +1,9 @@
 """What devices do meanwhile: how busy and how hot they are, and what of that a router is told every so often.
 
 Live a router asks the controllers beside its servers, so what it knows is up to a period old. Utilisation is that of
-the time since the reading before, power likewise, over the most that was read so far; memory is that of all instances,
-of the budget that a controller keeps to. What a server that is down shows is unknown, and so is power where idle power
-or joules are, and memory without a controller.
+the time since the reading before, power likewise, over the most that the server can draw or was read; memory is that of
+all instances, of the budget that a controller keeps to. What a server that is down shows is unknown, and so is power
+where idle power or joules are, and memory without a controller.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def utilised_part(world: World, server: int) -> float:
     running, needed = truth[sim.RUNNING_BATCHES][server], truth[sim.CONTENTION][server]
     if running == 0:
         return 0.0
-    if host >= 0:
+    if host >= 0 and truth[sim.CORE_RATIO][server] > 0:
         return min(1.0, running * truth[sim.CORE_RATIO][server] / world.hosts[sim.CORES][host])
     return running * needed / (1 + needed * (running - 1))
 
@@ -77,7 +77,8 @@ def _read_devices(world: World) -> None:
     state[sim.NEXT_READING_S] = state[sim.NOW_S] + state[sim.READ_EVERY_S]
     for server in range(world.fleet.server_count):
         account(world, server)
-        has_device = truth[sim.CONTENTION][server] > 0 or truth[sim.HOST][server] >= 0
+        takes_cores = truth[sim.HOST][server] >= 0 and truth[sim.CORE_RATIO][server] > 0
+        has_device = truth[sim.CONTENTION][server] > 0 or takes_cores
         busy_s = truth[sim.UTILISED_S][server] if has_device else truth[sim.BUSY_S][server]
         power_w = truth[sim.IDLE_W][server] + (truth[sim.BUSY_J][server] - truth[sim.READ_J][server]) / passed_s
         if truth[sim.IS_UP][server] == 0:

@@ -244,6 +244,7 @@ def _answer(world: World, request: int, accuracy: float, per_item_j: float) -> N
     state[sim.LATENCY_SUM_S] += now_s - requests[sim.ARRIVED_S][request]
     if now_s <= requests[sim.DEADLINE_S][request]:
         state[sim.ON_TIME_COUNT] += 1
+        state[sim.IN_TIME_ACCURACY_SUM] += accuracy
 
 
 @compiled

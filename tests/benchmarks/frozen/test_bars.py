@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks.frozen.bars import (
     EVOLUTION,
@@ -14,12 +17,14 @@ from benchmarks.frozen.bars import (
     frozen_claims,
     is_ahead_of_all,
     joules_less,
+    mean_estimate,
     share_of_gap,
     worst_loss,
 )
 from benchmarks.suites.policies import FALLBACK
 from orchestrator.evaluation.scores import ScenarioScores, Score
-from orchestrator.reporting.claim import Claim
+from orchestrator.reporting.claim import Claim, Interval
+from orchestrator.reporting.student import half_interval
 from tests.evaluation.example_suites import scenario_scores, score
 
 SINGLE, DEFAULT = "thrift", "lert:brownout"
@@ -28,7 +33,8 @@ NOISE = [0.002, -0.002, 0.001, -0.001, 0.002, -0.002, 0.001, -0.001]
 
 def policy(label: str, utility: float, *, in_time: float = 0.99, accuracy: float = 0.8, joules: float = 0.5) -> Score:
     values = [utility + noise for noise in NOISE]
-    return score(label, utility=values, attainment_ratio=in_time, accuracy=accuracy, joules_per_answer=joules)
+    figures = {"attainment_ratio": in_time, "accuracy": accuracy, "joules_per_answer": joules}
+    return score(label, utility=values, effective_accuracy=0.8, **figures)
 
 
 def scenario(
@@ -48,7 +54,7 @@ def scenario(
 
 def worlds(*losses: float) -> list[ScenarioScores]:
     return [
-        scenario_scores(f"w{at}", [policy(DEFAULT, 0.5 * (1 - loss)), policy(FALLBACK, 0.5)])
+        scenario_scores(f"w{at}", [policy(DEFAULT, 0.5 - 0.8 * loss), policy(FALLBACK, 0.5)])
         for at, loss in enumerate(losses)
     ]
 
@@ -57,7 +63,7 @@ def claims(
     tests: Sequence[ScenarioScores], *, bound: float | None = 0.74, losses: Sequence[float] = (0.0,)
 ) -> dict[str, Claim]:
     found = frozen_claims(tests, SINGLE, {t.case.stem: bound for t in tests}, worlds(*losses), DEFAULT)
-    names = ("mean", "better", "worst", "in time", "gap", "joules", "ppo", "behind", "small", "drawn")
+    names = ("mean", "better", "worst", "in time", "gap", "above", "joules", "ppo", "behind", "small", "drawn")
     return dict(zip(names, found, strict=True))
 
 
@@ -77,6 +83,7 @@ def test_each_bar_is_missed_by_what_it_is_about() -> None:
         "worst": claims([*good, *good, scenario("d", 0.697)]),
         "in time": claims([scenario(stem, 0.73, in_time=0.98) for stem in "abc"]),
         "gap": claims(good, bound=0.8),
+        "above": claims(good, bound=0.729),
         "joules": claims([*good[:1], *(scenario(stem, 0.73) for stem in "defg")]),
         "ppo": claims([scenario(stem, 0.73, ppo=0.709) for stem in "abc"]),
         "behind": claims([scenario(stem, 0.73, ppo=0.717) for stem in "abc"]),
@@ -120,3 +127,30 @@ def test_the_worst_loss_is_that_of_the_world_where_most_is_lost() -> None:
     loss = worst_loss(worlds(0.01, 0.05, -0.1), DEFAULT)
     assert loss == (pytest.approx(0.05), "w1")
     assert worst_loss([], DEFAULT) is None
+
+
+def test_a_loss_is_of_what_answers_in_time_are_worth_because_utility_may_be_nothing_or_less() -> None:
+    world = scenario_scores("w", [policy(DEFAULT, -0.17), policy(FALLBACK, -0.18)])
+    loss = worst_loss([world], DEFAULT)
+    assert loss is not None
+    assert loss[0] == pytest.approx(-0.01 / 0.8)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1))
+def test_the_interval_of_few_traces_holds_as_often_as_it_says(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    samples = [random.standard_normal(5) for _ in range(400)]
+    intervals = [mean_estimate([sample]).interval for sample in samples]
+    assert np.mean([i is not None and i.low <= 0 <= i.high for i in intervals]) > 0.91
+    one = mean_estimate(samples[:1]).interval
+    assert one is not None
+    assert (one.high - one.low) / 2 == pytest.approx(half_interval(samples[0].tolist()))
+    many = mean_estimate(samples).interval
+    assert many is not None
+    assert many.high - many.low < 0.15
+
+
+def test_traces_that_do_not_differ_leave_nothing_unsure_and_one_trace_all() -> None:
+    assert mean_estimate([np.ones(5), np.ones(5)]).interval == Interval(1.0, 1.0)
+    assert mean_estimate([np.ones(1)]).interval is None

@@ -47,9 +47,18 @@ def test_a_steady_stream_has_its_rate_soon(each: int) -> None:
     first = Stream().run(np.arange(101) * 0.001, each=each)
     assert 850 < quick_rps(first.memory) < 1000
     stream = Stream().run(np.arange(4001) * 0.001, each=each)
-    at_once_rps = (each - 1) / 2 / DEADLINE_S  # what came since the last one counts as of now
-    assert quick_rps(stream.memory) == pytest.approx(1000 + at_once_rps, rel=0.01)
-    assert slow_rps(stream.memory) == pytest.approx(1000 + at_once_rps / 8, rel=0.01)
+    assert quick_rps(stream.memory) == pytest.approx(1000, rel=0.01)
+    assert slow_rps(stream.memory) == pytest.approx(1000, rel=0.01)
+    assert swing(stream.memory) < 0.01
+
+
+def test_who_was_not_asked_for_long_takes_what_came_meanwhile_for_no_crowd() -> None:
+    """As a candidate that decides in a part of the time."""
+    stream = Stream().run(np.arange(0, 4, 0.001))
+    stream.arrived += 19_000
+    stream.decide(23.0)
+    assert quick_rps(stream.memory) == pytest.approx(1000, rel=0.01)
+    assert slow_rps(stream.memory) == pytest.approx(1000, rel=0.01)
     assert swing(stream.memory) < 0.01
 
 

@@ -194,8 +194,12 @@ def test_the_head_may_be_given_up_only_while_nobody_leaves_it_and_those_behind_i
     assert REJECT_ACTION not in allowed([busy, free], situation)
     late = [busy, replace(free, completion_s=1.1, head_completion_s=1.1)]
     assert REJECT_ACTION not in allowed(late, situation)  # it may still be held for a
-    assert REJECT_ACTION in allowed([replace(c, drain_s=1.1) for c in late], situation)
-    assert REJECT_ACTION not in allowed([], situation)
+    hopeless = [replace(c, drain_s=1.1) for c in late]
+    assert REJECT_ACTION not in allowed(hopeless, situation)  # the answer is wanted late too
+    refuses = replace(situation, queue=replace(situation.queue, refuses_late=True))
+    assert REJECT_ACTION in allowed(hopeless, refuses)
+    assert REJECT_ACTION not in allowed(late, refuses)
+    assert REJECT_ACTION not in allowed([], refuses)
 
 
 def test_a_hold_has_three_lengths() -> None:

@@ -60,6 +60,10 @@ def _base_holds(held: Held) -> None:
     held.base[0] = HOLD
 
 
+def _base_rejects(held: Held) -> None:
+    held.base[0] = REJECT
+
+
 def _sends(held: Held) -> None:
     held.decide(0, 0.0)
 
@@ -69,12 +73,22 @@ def _rejects(held: Held) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [_passes, _grows, _changes_head, _gains_room, _base_holds, _sends, _rejects], ids=lambda c: c.__name__
+    "change",
+    [_passes, _grows, _changes_head, _gains_room, _base_holds, _base_rejects, _sends, _rejects],
+    ids=lambda c: c.__name__,
 )
 def test_it_ends_when_anything_else_happens(change: Callable[[Held], None]) -> None:
     held = Held()
     change(held)
     assert held.stands()[0] != HOLD
+
+
+def test_it_goes_on_when_another_class_is_sent_in_between() -> None:
+    held = Held()
+    held.query[col.HEAD_DEADLINE_S] = 2.5
+    held.decide(0, 0.0)
+    held.query[col.HEAD_DEADLINE_S] = 3.0
+    assert held.stands() == (HOLD, 0.0, 2.0)
 
 
 def test_where_the_base_holds_as_well_its_own_time_counts() -> None:

@@ -15,9 +15,12 @@ from orchestrator.policies.learned.features import (
     ACCURACY,
     CONTEXT,
     CONTEXT_ACCURACY_SPREAD,
+    CONTEXT_CLASSES,
+    CONTEXT_OTHERS,
     CONTEXT_PREFER_ENERGY,
     FEATURES,
     ROWS,
+    UTILISATION,
 )
 from orchestrator.policies.learned.network import (
     HIDDEN,
@@ -39,7 +42,18 @@ from tests.policies.learned.views import numpy_scores
 from tests.policies.test_every_policy import Fleet, candidates_of, situations
 from tests.policies.test_policies import candidate
 
-BASES = ("lert:slack", "lert:narrowest", "slackfit", "slackfit-accuracy", "max-accuracy", "max-batch", "nexus")
+WITH_MARGIN = "thrift,slack_margin=1.4"
+BASES = (
+    "lert:slack",
+    "lert:narrowest",
+    "thrift",
+    WITH_MARGIN,
+    "slackfit",
+    "slackfit-accuracy",
+    "max-accuracy",
+    "max-batch",
+    "nexus",
+)
 
 
 def slim(base: str = "lert:slack", **values: object) -> PolicyFile:
@@ -67,6 +81,18 @@ def test_an_untrained_policy_is_its_base(base: str) -> None:
         assert same(policy.choose(candidates, situation), rule.choose(candidates, situation))
 
     check()
+
+
+@settings(deadline=None, max_examples=40)
+@given(fleets(), situations)
+def test_a_base_with_a_margin_of_its_own_goes_by_that_whatever_was_learned_of_servers(
+    fleet: Fleet, situation: Situation
+) -> None:
+    policy, rule = LearnedPolicy(slim(WITH_MARGIN)), parse_policy(WITH_MARGIN)
+    candidates = candidates_of(fleet, situation.queue)
+    learned = [replace(each, margin=5.0) for each in candidates]
+    assert same(policy.choose(learned, situation), policy.choose(candidates, situation))
+    assert same(policy.choose(learned, situation), rule.choose(learned, situation))
 
 
 def trained(seed: int = 1) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
@@ -159,6 +185,10 @@ def test_the_scale_of_qualities_is_decided_as_the_nearest_that_training_has_seen
     low[ACCURACY], high[ACCURACY] = 0.8, 0.85  # qualities are 0.7 and 0.95
     high[FEATURES + CONTEXT_ACCURACY_SPREAD] = 0.05
     assert isinstance(LearnedPolicy(slim(low=low, high=high)).choose(candidates, situation), Dispatch)  # type: ignore[arg-type]
+    # Nor does what waits in other queues, which a fit to one family has never seen.
+    others = replace(situation, queue=replace(situation.queue, other_queues=3, other_items=50))
+    high[FEATURES + CONTEXT_CLASSES] = high[FEATURES + CONTEXT_OTHERS] = 0.0
+    assert isinstance(LearnedPolicy(slim(low=low, high=high)).choose(candidates, others), Dispatch)  # type: ignore[arg-type]
     low[FEATURES + CONTEXT_PREFER_ENERGY] = 0.7  # that of families of 0.05 of spread
     with pytest.raises(UntrustedError, match="prefer_energy lies outside"):
         LearnedPolicy(slim(low=low, high=high)).choose(candidates, situation)  # type: ignore[arg-type]
@@ -204,6 +234,22 @@ def test_ppo_paper_takes_server_width_and_batch_apart() -> None:
     assert decision.candidate.server == "a"
     with pytest.raises(UntrustedError, match="3 servers of 2 widths and is shown 2 of 2"):
         paper((3, 2, 1), np.zeros(6)).choose(both, situation)  # type: ignore[arg-type]
+
+
+def test_ppo_paper_does_not_decide_by_what_devices_show_where_training_knew_nothing_of_it() -> None:
+    candidates, situation = two_choices()
+    busy = [replace(each, utilisation_ratio=1.0) for each in candidates]  # type: ignore[type-var]
+    weights = {name: np.zeros(shape, np.float32) for name, shape in paper_shapes(2, 2, 3).items()}
+    weights["first.weight"][UTILISATION, 0] = weights["second.weight"][0, 0] = 1
+    weights["out.weight"][0, :2], weights["out.bias"][0] = (0, 9), 1  # server b instead of a
+    policy = LearnedPolicy(slim(kind="ppo-paper", weights=weights, fleet=(2, 2, 3)))
+    servers = [getattr(policy.choose(each, situation), "candidate", None) for each in (candidates, busy)]  # type: ignore[arg-type]
+    assert [each and each.server for each in servers] == ["a", "b"]
+    high = policy.file.high.copy()
+    high[UTILISATION] = 0
+    unknowing = LearnedPolicy(replace(policy.file, high=high)).choose(busy, situation)  # type: ignore[arg-type]
+    assert isinstance(unknowing, Dispatch)
+    assert unknowing.candidate.server == "a"
 
 
 def test_ppo_paper_waits_while_no_server_has_room_as_training_never_asks_then() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import GuardSettings, RouterSettings
+from orchestrator.errors import ConfigError
 from orchestrator.policies.learned.policy_file import write_policy_file
 from orchestrator.router.dispatch.deciders import Deciders, make_deciders
 from orchestrator.router.observer import RouterObserver
@@ -34,9 +35,24 @@ def test_a_batch_is_observed_once_by_each_policy(policy: str, fallback: str, obs
     assert sorted(p.name for p in found) == observing
 
 
-def test_a_learned_policy_observes_once_and_is_one_for_requests_with_a_preference_and_without(tmp_path: Path) -> None:
+def test_what_a_request_prefers_is_a_rule_whatever_policy_decides_about_the_others(tmp_path: Path) -> None:
     path = tmp_path / "policy.npz"
     write_policy_file(path, slim("alert"))
     found = deciders(policy="ppo-slim", policy_file=path)
     assert [p.name for p in found.observing] == ["ppo-slim"]
-    assert found.policies[False].policy is found.policies[True].policy
+    assert (found.policies[False].policy.name, found.policies[True].policy.name) == ("ppo-slim", "preferred")
+
+
+@pytest.mark.parametrize("asked", ["policy", "shadow_policy"])
+@pytest.mark.parametrize("binding", ["policy", "early"])
+def test_devices_are_seen_by_a_learned_policy_also_in_the_shadow_of_one_that_binds_early(
+    tmp_path: Path, asked: str, binding: str
+) -> None:
+    path = tmp_path / "policy.npz"
+    write_policy_file(path, slim())
+    if (asked, binding) == ("policy", "early"):
+        with pytest.raises(ConfigError, match="was trained to bind late"):
+            deciders(policy="ppo-slim", policy_file=path, binding=binding)
+        return
+    assert deciders(**{"policy": "lert", asked: "ppo-slim"}, policy_file=path, binding=binding).sees_devices
+    assert not deciders(policy="lert", binding=binding).sees_devices
