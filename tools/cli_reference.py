@@ -58,7 +58,8 @@ def _commands(command: click.Command, context: click.Context) -> Iterator[str]:
         inside = click.Context(each, info_name=path)
         yield f"## `{path}`\n\n```text\n{path} {' '.join(each.collect_usage_pieces(inside))}\n```\n"
         yield from _help(each)
-        rows = [_row(option, inside) for option in each.params if isinstance(option, click.Option)]
+        options = (option for option in each.params if isinstance(option, click.Option) and not option.hidden)
+        rows = [_row(option, inside) for option in options]
         if rows:
             yield "| option | value | default | meaning |\n|---|---|---|---|"
             yield "\n".join(rows) + "\n"
@@ -87,6 +88,9 @@ def _row(option: click.Option, context: click.Context) -> str:
         default = "required"
     if option.multiple:
         meaning = f"{meaning} Several times for several.".strip() if "everal" not in meaning else meaning
+    if option.show_envvar and option.envvar:
+        variables = [option.envvar] if isinstance(option.envvar, str) else option.envvar
+        meaning = f"{meaning} Or {', '.join(f'`{variable}`' for variable in variables)}.".strip()
     cells = (names, f"`{value}`" if value else "", default, meaning)
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
@@ -103,8 +107,10 @@ def _value(option: click.Option, context: click.Context) -> str:
 
 
 def _default(option: click.Option) -> str:
+    if isinstance(option.show_default, str):
+        return option.show_default
     default = option.default
-    if option.is_flag or default is None or callable(default) or "UNSET" in repr(default):
+    if option.is_flag or default in (None, "") or callable(default) or "UNSET" in repr(default):
         return ""
     several = default if isinstance(default, tuple | list) else (default,)
     return ", ".join(f"`{value}`" for value in several)

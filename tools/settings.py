@@ -9,6 +9,7 @@ from what is returned here. To write them again:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -114,7 +115,7 @@ def render_schema() -> str:
 def _sections(schema: _Schema, section: _Schema, path: str) -> Iterator[str]:
     """Yield the text of a section, and of those in it."""
     yield f"### `{path}`\n\n" if path else ""
-    yield f"{section['description']}\n\n{_TABLE_HEAD}"
+    yield f"{_linked(section['description'])}\n\n{_TABLE_HEAD}"
     required = section.get("required", ())
     for key, node in section["properties"].items():
         yield _row(key, node, section_of(schema, node), is_required=key in required)
@@ -130,8 +131,13 @@ def _row(key: str, node: _Schema, section: _Schema | None, *, is_required: bool)
     default = (
         "as below" if section and node.get("default") else _value(node["default"]) if "default" in node else "none"
     )
-    cells = (f"`{key}`", _type(node), _unit(key, node), "required" if is_required else default, _range(node), reason)
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n"
+    cells = (f"`{key}`", _type(node), _unit(key, node), "required" if is_required else default, _range(node))
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in (*cells, _linked(reason)))} |\n"
+
+
+def _linked(text: str) -> str:
+    """Return a text in which a page that a docstring names, by its path in the repository, is linked to."""
+    return re.sub(r"\bdocs/([a-z0-9/-]+\.md)(#[a-z0-9-]+)?", r"[\1](\1\2)", text)
 
 
 def _variants(node: _Schema) -> list[_Schema]:

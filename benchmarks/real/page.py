@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness.claims import claims_table
-from benchmarks.real.cells import FLEETS, Cell
+from benchmarks.real.cells import BURSTS, FLEETS, Cell
 from benchmarks.real.claims import NARROWEST, draw_claims
 from benchmarks.real.promises import WINDOW, Promises
 from benchmarks.real.results import Line, by_cell
@@ -84,7 +84,11 @@ def _bursts(found: Mapping[tuple[Cell, int], Mapping[str, Line]]) -> Iterator[Bl
     if not cells:
         return
     yield Heading(2, "Bursts")
-    yield Text("Answered in time of requests that were all due at once, in percent, in each round.")
+    *deadlines, last = [f"{deadline_s:g} s for {count:,}" for count, deadline_s in BURSTS.items()]
+    yield Text(
+        "Answered in time of requests that were all due at once, in percent, in each round. "
+        f"Deadlines are {', '.join(deadlines)} and {last} requests."
+    )
     rows = []
     for cell in cells:
         rounds = [own for (other, _), own in found.items() if other == cell]

@@ -8,7 +8,7 @@ from orchestrator.config.section import Section
 
 
 class RetrySettings(Section):
-    """The conditions under which a request is sent once more; see orchestrator.router.dispatch.retry."""
+    """The conditions under which a request is sent once more; see docs/router.md#retries."""
 
     budget_ratio: float = Field(default=0.1, ge=0, le=1)
     """Requests that may be sent again, as a share of those that are answered: what a failing fleet does in vain."""
@@ -33,7 +33,7 @@ class HedgeSettings(Section):
 
 
 class EjectionSettings(Section):
-    """The conditions under which a server that answers is left out; see orchestrator.router.servers.ejection."""
+    """The conditions under which a server that answers is left out; see docs/router.md#ejection."""
 
     failures_in_row: int = Field(default=5, ge=1)
     """Attempts that fail one after another, after which a server is left out; Envoy's number."""
@@ -56,7 +56,7 @@ class EjectionSettings(Section):
 
 
 class ProbeSettings(Section):
-    """Golden probes; see orchestrator.router.servers.probing."""
+    """Golden probes; see docs/router.md#golden-probes."""
 
     period_s: float = Field(default=10.0, gt=0)
     """Between two probes of one width in use on one server: one item each, so some thousandths of its time."""

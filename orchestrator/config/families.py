@@ -28,7 +28,7 @@ class VariantSettings(Section):
 
 
 class PreprocessingSettings(Section):
-    """What an image file goes through before the networks of a family; see ``orchestrator.snapshot.Preprocessing``."""
+    """What an image file goes through before the networks; see docs/tutorials/already-served.md#describe-them."""
 
     resize: int | None = Field(default=None, ge=1, le=65_536)
     """What the shorter side is scaled to, in pixels, before the middle is cut out; None: scaled to the input's size."""

@@ -123,7 +123,7 @@ class ServerSettings(Section):
 
 
 class GuardSettings(Section):
-    """The conditions under which the fallback decides in place of the policy; see policies.circuit_breaker."""
+    """When the fallback decides in place of the policy; see docs/architecture.md#how-the-router-decides."""
 
     fallback: PolicyName = "lert:reserve"
     """The policy that decides in its place."""
@@ -143,7 +143,7 @@ class GuardSettings(Section):
 
 
 class OverloadSettings(Section):
-    """What is given up when more comes than can be answered; see orchestrator.router.queue.overload."""
+    """What is given up when more comes than can be answered; see docs/architecture.md#overload."""
 
     shed_late: bool = True
     """Refuse requests whose own deadline can't be kept any more, before it has passed, and let callers wait no longer
@@ -165,7 +165,7 @@ class OverloadSettings(Section):
 
 
 class DecisionLogSettings(Section):
-    """Decisions as JSON lines; see orchestrator.router.dispatch.decision_log."""
+    """Decisions as JSON lines; see docs/architecture.md#the-decision-log."""
 
     directory: Path
     """Directory of the log; each router process has a file there."""
@@ -207,12 +207,12 @@ class RouterSettings(Section):
     """Deadline of requests that bring none: ten times the latency of a small CNN on one core."""
     slack_margin: float = Field(default=1.25, ge=1)
     """Expected times are multiplied by this before they are held against a deadline, until so much was observed of a
-    server and width that it is known how much 97 % of its answers take (orchestrator.profile.margin). The least by
-    which a request is given up."""
+    server and width that it is known how much 97 % of its answers take, see docs/policies.md#knobs. The least by which
+    a request is given up."""
     request_timeout_s: float = Field(default=30.0, gt=0)
     """Time after which a caller gets an error whatever its deadline."""
     queue_limit: int = Field(default=10_000, ge=1)
-    """Items waiting in the router; one more costs the least important its place, see router.queue.overload."""
+    """Items waiting in the router; one more costs the least important its place, see docs/architecture.md#overload."""
     overload: OverloadSettings = OverloadSettings()
     in_flight_groups: int = Field(default=4, ge=1)
     """Batches a server holds at a time: one runs, the others wait so that it never idles while answers travel to
@@ -228,7 +228,7 @@ class RouterSettings(Section):
     warm_up: bool = True
     """Run each newly found width a few times on blank items, so that the first decisions rest on measured times."""
     max_attempts: int = Field(default=3, ge=1)
-    """How often a request is sent at the most; see orchestrator.router.dispatch.retry."""
+    """How often a request is sent at the most; see docs/router.md#attempts."""
     resolve_period_s: float = Field(default=10.0, gt=0)
     """How often host names of servers are looked up, each address of which is a server; once a second while one has
     none, and for a minute while a Triton behind one has not said what it is called."""

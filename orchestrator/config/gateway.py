@@ -65,7 +65,8 @@ class AuthSettings(Section):
     """Who may call the gateway."""
 
     tokens_file: Path
-    """Tenants, digests of their tokens, and quotas; see orchestrator.config.tenants. Read again when it changes."""
+    """Tenants, digests of their tokens, and quotas; see docs/gateway.md#tokens-and-tenants. Read again when it
+    changes."""
     open_health: bool = True
     """Whether health needs no token; load balancers rarely have one."""
     open_status: bool = True

@@ -11,7 +11,7 @@ from orchestrator.config.section import Section
 
 
 class RolloutSettings(Section):
-    """The way of a changed ``policy_file`` from the shadow to all traffic; see orchestrator.router.rollout."""
+    """The way of a changed ``policy_file`` to all traffic; see docs/learning.md#from-a-file-to-all-traffic."""
 
     shadow_decisions: int = Field(default=1000, ge=0)
     """Decisions that it is asked about, and not obeyed, before it may decide anything."""

@@ -75,8 +75,8 @@ def controller(
 
     Runs until SIGTERM or SIGINT. SIGHUP reads the fleet file again; one that is refused leaves the old settings in
     force. It answers on the server's `controller` address: GET /status, /metrics and health (/livez, /readyz) from
-    anywhere it can be reached, POST /demand {"width": 50, "hold_s": 60} from this machine only. The
-    address also keeps a second controller of the server away.
+    anywhere it can be reached, /holder for gateways, and POST /demand {"width": 50, "hold_s": 60} from this machine
+    only. The address also keeps a second controller of the server away.
 
     --dry-run and --once take two looks at the host, one `period_s` apart, because rates need two readings. What must
     be seen for longer (`grow_after_s`, `idle_s`) before anything is done about it, only the running daemon sees.

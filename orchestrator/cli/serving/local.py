@@ -28,7 +28,7 @@ state_directory_option = click.option(
     "--state-dir",
     type=FOLDER,
     default=default_state_directory,
-    show_default="$XDG_RUNTIME_DIR/slimsched, or a private directory in the temporary one",
+    show_default="$XDG_RUNTIME_DIR/slimsched, else slimsched-UID in the temporary directory",
     help="Where the fleet's state, fleet.yaml and logs lie; one fleet per directory.",
 )
 

@@ -74,7 +74,7 @@ _SHOWN_LOGGERS = (
     "--state-dir",
     type=FOLDER,
     default=lambda: default_state_directory() / "up",
-    show_default="$XDG_RUNTIME_DIR/slimsched/up, or a private directory in the temporary one",
+    show_default="$XDG_RUNTIME_DIR/slimsched/up, else slimsched-UID/up in the temporary directory",
     help="Where the logs and the fleet file that is in force lie.",
 )
 def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repository: Path, state_dir: Path) -> None:
