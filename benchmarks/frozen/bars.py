@@ -108,14 +108,13 @@ def is_ahead_of_all(scenario: ScenarioScores, own: str) -> bool:
 def worst_loss(worlds: Sequence[ScenarioScores], default: str) -> tuple[float, str] | None:
     """Return the most that the default loses, and in which world: of what the fallback's answers in time are worth.
 
-    Utility, which joules are taken from, may be nothing or less.
+    Utility, which joules are taken from, may be nothing or less. Where the fallback answers nothing in time there is
+    nothing to lose a part of.
     """
     found = [
-        (
-            (mean_of(world, FALLBACK) - mean_of(world, default)) / mean_of(world, FALLBACK, "effective_accuracy"),
-            world.case.stem,
-        )
+        ((mean_of(world, FALLBACK) - mean_of(world, default)) / worth, world.case.stem)
         for world in worlds
+        if (worth := mean_of(world, FALLBACK, "effective_accuracy")) > 0
     ]
     return max(found, default=None)
 

@@ -134,6 +134,8 @@ def test_a_loss_is_of_what_answers_in_time_are_worth_because_utility_may_be_noth
     loss = worst_loss([world], DEFAULT)
     assert loss is not None
     assert loss[0] == pytest.approx(-0.01 / 0.8)
+    nothing = score(FALLBACK, utility=-0.1, effective_accuracy=0.0)
+    assert worst_loss([scenario_scores("w", [policy(DEFAULT, -0.2), nothing])], DEFAULT) is None
 
 
 @settings(deadline=None, max_examples=20)
