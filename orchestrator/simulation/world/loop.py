@@ -294,7 +294,8 @@ def _decide(world: World) -> bool:
         if state[sim.SHEDS_LATE] != 0 and shedding.shed_late_heads(world, own, count):
             queue.begin_round(world)
             continue
-        if not math.isnan(world.head.query[col.PREFER_ACCURACY]):  # what a request prefers is a rule, whoever decides
+        # What a request prefers is a rule, whoever decides; without such classes it is what all of a task weigh.
+        if state[sim.HAS_PREFERENCES] != 0 and not math.isnan(world.head.query[col.PREFER_ACCURACY]):
             takes_busy = state[sim.BINDS_EARLY] != 0
             row, items, _, until_s = choose_preferred(world.rows, count, world.head.query, takes_busy)
             apply(world, row, items, until_s)
