@@ -166,7 +166,10 @@ def test_what_a_world_earns_adds_up_to_what_has_come_of_it(batch: WorldBatch) ->
         totals = batch.totals(world)
         answered, late = totals["answered"], totals["answered"] - totals["in_time"]
         assert totals["requests"] == answered + totals["lost"]
-        assert earned[world, 0] == pytest.approx(answered * (totals["accuracy"] - 0.65) / 0.15)
+        assert batch._worlds is not None
+        in_time = batch._worlds.tables.state[world, sim.IN_TIME_ACCURACY_SUM]
+        assert 0 < in_time < answered * totals["accuracy"]
+        assert earned[world, 0] == pytest.approx((in_time - totals["in_time"] * 0.65) / 0.15)
         assert earned[world, 1] == pytest.approx(-0.3 * answered * totals["latency_s"] / 0.06)
         assert earned[world, 3] == pytest.approx(-4 * (late + totals["lost"]))
         per_item_j = (8 * 0.1 + 0.05) / 8  # at the widest width, in full batches
