@@ -7,6 +7,9 @@ import os
 import stat
 from pathlib import Path
 
+Stamp = tuple[int, int, int, int] | None
+"""What differs once a file has changed; None when it is not there."""
+
 
 def read_file(path: Path, *, most_bytes: int) -> bytes:
     """Return what a file holds.
@@ -23,6 +26,15 @@ def read_file(path: Path, *, most_bytes: int) -> bytes:
     if len(data) > most_bytes:
         raise OSError(errno.EFBIG, f"it is larger than {most_bytes // 2**20} MiB")
     return data
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return the stamp of a file as it is now."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

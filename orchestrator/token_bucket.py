@@ -58,25 +58,13 @@ FULL: Final = TokenBucket(math.inf, 0.0)
 """A bucket that is full at any rate."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether an amount is let through.
+def take(bucket: TokenBucket, rate: Rate, amount: float, *, now_s: float) -> tuple[TokenBucket, float]:
+    """Return the bucket after an amount, from 0 to the burst, that comes now, and 0 where it is let through.
 
-    Attributes:
-        bucket: the new state.
-        wait_s: 0 when it is let through; else after how long it would be, None when never.
+    Where it is not, nothing is taken, and the second value is after how many seconds it would be.
     """
-
-    bucket: TokenBucket
-    wait_s: float | None
-
-
-def take(bucket: TokenBucket, rate: Rate, amount: float, *, now_s: float) -> Verdict:
-    """Return the verdict on an amount, at least 0, that comes now."""
-    if amount > rate.burst:
-        return Verdict(bucket, None)
     filled = bucket.refilled_by(rate, now_s=now_s)
     wait_s = (amount - filled.tokens) / rate.per_s
     if wait_s > _SLACK_S:
-        return Verdict(bucket, wait_s)
-    return Verdict(replace(filled, tokens=filled.tokens - amount), 0.0)
+        return bucket, wait_s
+    return replace(filled, tokens=filled.tokens - amount), 0.0

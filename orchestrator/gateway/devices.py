@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from orchestrator.config import ServerSettings
-from orchestrator.gateway.page.observed import Controller
+from orchestrator.gateway.page.observed import Controller, number_of
 from orchestrator.gateway.page.sources import ask_controllers
 from orchestrator.router import Router
 from orchestrator.snapshot import READ_DEVICES_S, UNKNOWN_DEVICE, DeviceState, ServerName
@@ -47,7 +47,7 @@ class DeviceReader:
     def _state_of(self, name: str, controller: Controller) -> DeviceState:
         if controller.status is None:
             return UNKNOWN_DEVICE
-        power_w = _number(controller.status, "power_w", "value")
+        power_w = number_of(controller.status, "power_w", "value")
         most_w = self._most_w[name] = max(self._most_w.get(name, 0.0), power_w or 0.0)
         return device_state(controller.status, most_w)
 
@@ -57,17 +57,10 @@ def device_state(status: Mapping[str, Any], most_w: float) -> DeviceState:
 
     Memory is that used, of the budget that the controller keeps to.
     """
-    used_bytes = _number(status, "memory", "used_bytes", "value")
-    budget_bytes, power_w = _number(status, "memory", "budget_bytes"), _number(status, "power_w", "value")
+    used_bytes = number_of(status, "memory", "used_bytes", "value")
+    budget_bytes, power_w = number_of(status, "memory", "budget_bytes"), number_of(status, "power_w", "value")
     return DeviceState(
-        utilisation_ratio=_number(status, "utilisation_ratio", "value"),
+        utilisation_ratio=number_of(status, "utilisation_ratio", "value"),
         memory_ratio=min(1.0, used_bytes / budget_bytes) if used_bytes is not None and budget_bytes else None,
         power_ratio=power_w / most_w if power_w is not None and most_w > 0 else None,
     )
-
-
-def _number(values: Any, *path: str) -> float | None:
-    """Return a number of a document; None where it is not there."""
-    for key in path:
-        values = values.get(key) if isinstance(values, Mapping) else None
-    return float(values) if isinstance(values, int | float) and not isinstance(values, bool) else None

@@ -100,7 +100,7 @@ async def share_fleet(
         yield
         return
     assert router.membership is not None
-    membership, guard = router.membership, gateway.data_plane.guard
+    membership, guard, metrics = router.membership, gateway.data_plane.guard, gateway.data_plane.metrics
     has_ended = asyncio.Event()
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
@@ -118,7 +118,7 @@ async def share_fleet(
             on_reports=partial(_divide_quotas, guard, place.name),
         )
         timeout_s = fleet.router.request_timeout_s
-        gateway.share(sharing, Forwarder(sharing, timeout_s=timeout_s, on_hop=gateway.count_hop))
+        gateway.share(sharing, Forwarder(sharing, timeout_s=timeout_s, on_hop=metrics.count_hop))
         endpoint = PeerEndpoint(
             gateway.data_plane, fleet.gateway, sharing.exchange, place.listen, given or _unix(place)
         )
@@ -132,7 +132,7 @@ async def share_fleet(
         await links.until_asked()
         stack.push_async_callback(sharing.leave)
         sharing.tick()
-        background = BackgroundTasks(gateway.background_failed)
+        background = BackgroundTasks(metrics.router.on_background_failure)
         stack.push_async_callback(background.stop)
         background.start("sharing the fleet", sharing.run)
         background.start("resolving peers", partial(_watch_names, names, links))

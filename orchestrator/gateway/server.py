@@ -30,24 +30,7 @@ from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.limits.call_budget import CallBudget
 from orchestrator.gateway.listening import Sockets
-from orchestrator.gateway.metrics.gateway_metrics import (
-    DRIVEN,
-    FOREIGN_MODELS,
-    LEFT_OUT,
-    LOOP_LAG,
-    MEASURES,
-    PEERS,
-    POLICY_INFO,
-    POLICY_SINCE,
-    QUEUED,
-    ROLLOUT,
-    SERVER_INFO,
-    TASKS,
-    WORKER_RESTARTS,
-    WORKERS,
-    GatewayMetrics,
-    read_process,
-)
+from orchestrator.gateway.metrics import gateway_metrics as measures
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.peers.forwarding import Forwarder
 from orchestrator.gateway.peers.sharing import Sharing
@@ -103,7 +86,7 @@ class Gateway:
         *,
         retries: RetrySettings | None = None,
         team: Team | None = None,
-        metrics: GatewayMetrics | None = None,
+        metrics: measures.GatewayMetrics | None = None,
         pool: ConnectionPool | None = None,
         sockets: Sockets | None = None,
         admin: AdminEndpoint | None = None,
@@ -112,7 +95,7 @@ class Gateway:
         self._settings = settings
         self._router = router
         self._is_alone = team is None
-        self._metrics = metrics or GatewayMetrics()
+        self._metrics = metrics or measures.GatewayMetrics()
         self._pool = pool
         self._discovery = discovery
         self._model_index = ModelIndex(discovery)
@@ -165,14 +148,6 @@ class Gateway:
         """Pass on from now on what is for servers that other gateways drive."""
         self._sharing = sharing
         self.data_plane.inference.forwarder = forwarder
-
-    def background_failed(self, task: str) -> None:
-        """Count work in the background that failed unexpectedly and began again."""
-        self._metrics.router.on_background_failure(task)
-
-    def count_hop(self) -> None:
-        """Count a request that is passed on to another gateway."""
-        self._metrics.count_hop()
 
     @property
     def is_ending(self) -> bool:
@@ -228,37 +203,37 @@ class Gateway:
     def snapshot_metrics(self) -> MetricSnapshot:
         """Return what this process has counted, and what waits and works in it."""
         snapshot, held = self._metrics.snapshot(), self._router.inspect()
-        snapshot.add(read_process(), MEASURES)
+        snapshot.add(measures.read_process(), measures.MEASURES)
         backlog = held.backlog
         amounts = (backlog.requests, backlog.items, backlog.size_bytes)
-        for measure, amount in zip(QUEUED, amounts, strict=True):
+        for measure, amount in zip(measures.QUEUED, amounts, strict=True):
             snapshot.put(measure, amount)
         for server in self._discovery.servers:
             for model in server.foreign:
-                snapshot.numbers(FOREIGN_MODELS, (server.name, model))[0] = 1.0
-        for name, seen in held.servers.items():
-            snapshot.numbers(LEFT_OUT, (name,))[0] = float(not seen.is_healthy)
+                snapshot.numbers(measures.FOREIGN_MODELS, (server.name, model))[0] = 1.0
+        for name, is_healthy in held.healthy.items():
+            snapshot.numbers(measures.LEFT_OUT, (name,))[0] = float(not is_healthy)
         for each in self._servers:
             if each.device_class is not None:
-                snapshot.numbers(SERVER_INFO, (each.name, each.device_class))[0] = 1.0
-        snapshot.numbers(POLICY_INFO, held.policies)[0] = 1.0
+                snapshot.numbers(measures.SERVER_INFO, (each.name, each.device_class))[0] = 1.0
+        snapshot.numbers(measures.POLICY_INFO, held.policies)[0] = 1.0
         standing = held.standing
-        snapshot.numbers(POLICY_SINCE, (standing.policy, standing.why))[0] = standing.since_unix_s
+        snapshot.numbers(measures.POLICY_SINCE, (standing.policy, standing.why))[0] = standing.since_unix_s
         if standing.candidate:
-            snapshot.numbers(ROLLOUT, (standing.candidate, standing.stage))[0] = standing.share
-        snapshot.put(TASKS, len(asyncio.all_tasks()))
-        snapshot.put(LOOP_LAG, self.data_plane.inference.lag.seconds)
+            snapshot.numbers(measures.ROLLOUT, (standing.candidate, standing.stage))[0] = standing.share
+        snapshot.put(measures.TASKS, len(asyncio.all_tasks()))
+        snapshot.put(measures.LOOP_LAG, self.data_plane.inference.lag.seconds)
         if self._sharing is not None:
-            snapshot.put(PEERS, len(self._sharing.living) - 1)
+            snapshot.put(measures.PEERS, len(self._sharing.living) - 1)
             for name in self._sharing.drives:
-                snapshot.numbers(DRIVEN, (name,))[0] = 1.0
+                snapshot.numbers(measures.DRIVEN, (name,))[0] = 1.0
         return snapshot
 
     async def read_metrics(self) -> MetricSnapshot:
         """Return what was counted, for a gateway of this process alone."""
         snapshot = self.snapshot_metrics()
-        snapshot.put(WORKERS, 1)
-        snapshot.put(WORKER_RESTARTS, 0)
+        snapshot.put(measures.WORKERS, 1)
+        snapshot.put(measures.WORKER_RESTARTS, 0)
         return snapshot
 
     async def read_overview(self) -> FleetOverview:

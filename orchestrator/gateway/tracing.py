@@ -17,16 +17,13 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from orchestrator.config.gateway import TracingSettings
 from orchestrator.errors import ConfigError
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.installed.extras import install_hint
 from orchestrator.router import Answer, Attempt, Trace, context_of, draw_id
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace.export import SpanExporter
 
 _PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _STATE: Final = re.compile(r"[ -~]{1,512}")  # of what W3C has everybody pass on; a longer one goes no further
@@ -37,20 +34,18 @@ _FLUSH_S: Final = 2.0
 class Tracing:
     """Decides which requests are traced, and sends their spans.
 
-    ``exporter`` is where they go in place of the endpoint of the settings.
-
     Raises:
         ConfigError: OpenTelemetry's SDK is not installed.
     """
 
-    def __init__(self, settings: TracingSettings, *, exporter: SpanExporter | None = None) -> None:
+    def __init__(self, settings: TracingSettings) -> None:
         try:
             from orchestrator.gateway.spans import Ended, SpanSender  # nobody else pays for what it imports
         except ModuleNotFoundError as exc:
             raise ConfigError(f"gateway.tracing needs {exc.name}: {install_hint('otel')}") from exc
         self._ratio = settings.sample_ratio
         self._note = Ended
-        self._sender = SpanSender(settings, exporter)
+        self._sender = SpanSender(settings)
 
     def begin(self, metadata: Metadata, *, is_hop: bool) -> Trace | None:
         """Return what a request's way is noted in; None when it is not traced and has no context to be told on.

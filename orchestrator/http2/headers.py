@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, Generic, TypeVar
 
 import hpack
+from hpack.hpack import encode_integer
 from hpack.table import HeaderTable
 
 from orchestrator.http2.frames import ErrorCode, ViolationError
@@ -88,20 +89,10 @@ def encode_literals(fields: Iterable[Field]) -> bytes:
 
 
 def _encode_string(text: bytes) -> bytes:
-    return _encode_length(len(text)) + text
-
-
-def _encode_length(length: int) -> bytes:
-    """Return an integer with a prefix of seven bits (RFC 7541 section 5.1)."""
-    if length < 127:
-        return bytes((length,))
-    encoded = bytearray((127,))
-    length -= 127
-    while length >= 128:
-        encoded.append(length & 127 | 128)
-        length >>= 7
-    encoded.append(length)
-    return bytes(encoded)
+    length = len(text)
+    if length < 127:  # most are, and the library takes longer
+        return bytes((length,)) + text
+    return bytes(encode_integer(length, 7)) + text
 
 
 def list_bytes(fields: Iterable[Field]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -18,9 +18,13 @@ def describe_version() -> str:
     return number + (f" (commit {commit})" if commit else "")
 
 
+@cache
 def read_version() -> str:
-    """Return the version alone, which takes no time."""
-    return version("slim-scheduler")
+    """Return the version alone; the first call reads it from the disk, in milliseconds."""
+    try:
+        return version("slim-scheduler")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "unknown"
 
 
 @cache

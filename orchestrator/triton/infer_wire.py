@@ -7,7 +7,8 @@ it: protocol buffers may give fields in any order, and ``raw_input_contents`` co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -91,7 +92,7 @@ def encode_tensor(array: Array, datatype: str) -> Buffer:
     if datatype == "BF16":
         return (array.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
     if datatype == "BYTES":
-        return _encode_elements(array)
+        return encode_elements(e if isinstance(e, bytes) else str(e).encode() for e in array.ravel())
     if array.nbytes <= _COPIED_BYTES or not array.flags.c_contiguous:
         return array.tobytes()
     return array.reshape(-1).view(np.uint8).data
@@ -156,7 +157,7 @@ def decode_tensor(raw: Buffer, datatype: str, shape: tuple[int, ...]) -> Array:
     if any(side < 0 for side in shape):
         raise ValueError("numpy would work it out")
     if datatype == "BYTES":
-        elements = _decode_elements(bytes(raw))
+        elements = decode_elements(bytes(raw))
         flat: Array = np.empty(len(elements), dtype=object)
         flat[:] = elements
     elif datatype == "BF16":
@@ -166,20 +167,23 @@ def decode_tensor(raw: Buffer, datatype: str, shape: tuple[int, ...]) -> Array:
     return flat.reshape(shape)
 
 
-def _encode_elements(array: Array) -> bytes:
-    """Return text or bytes as a BYTES tensor: each element behind its length in four bytes."""
-    elements = (e if isinstance(e, bytes) else str(e).encode() for e in array.ravel())
-    return b"".join(len(element).to_bytes(4, "little") + element for element in elements)
+def encode_elements(elements: Iterable[bytes]) -> bytes:
+    """Return the elements of a BYTES tensor as raw data: each behind its length in four bytes."""
+    return b"".join(part for element in elements for part in (len(element).to_bytes(4, "little"), element))
 
 
-def _decode_elements(raw: bytes) -> list[bytes]:
+def decode_elements(raw: bytes, name: str = "") -> list[bytes]:
+    """Return the elements in the raw data of a BYTES tensor; raises ValueError, in Triton's words, where one is cut."""
     elements, position = [], 0
     while position < len(raw):
-        begin = position + 4
-        position = begin + int.from_bytes(raw[position:begin], "little")
-        if position > len(raw):
-            raise ValueError("the last element is cut off")
-        elements.append(raw[begin:position])
+        if position + 4 > len(raw):
+            raise ValueError(f"incomplete string length indicator for '{name}'")
+        (size,) = struct.unpack_from("<I", raw, position)
+        position += 4
+        if position + size > len(raw):
+            raise ValueError(f"incomplete string data for '{name}', expecting string of length {size}")
+        elements.append(raw[position : position + size])
+        position += size
     return elements
 
 

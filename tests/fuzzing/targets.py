@@ -28,7 +28,7 @@ from orchestrator.gateway.http.json_text import count_values, dump_json, load_js
 from orchestrator.gateway.peers.report import GatewayReport
 from orchestrator.gateway.protocol.family import merge_widths, read_request
 from orchestrator.gateway.protocol.messages import parse, pb
-from orchestrator.gateway.protocol.tensors import DATATYPES, decode_bytes, encode_bytes, from_json, to_json
+from orchestrator.gateway.protocol.tensors import DATATYPES, decode_bytes, from_json, to_json
 from orchestrator.http2.frames import PREFACE, ErrorCode, ViolationError
 from orchestrator.http2.grpc.wire import (
     next_message_bytes,
@@ -42,6 +42,7 @@ from orchestrator.policies.learned.policy_file import read_policy_file
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.profile.document import parse_profile
 from orchestrator.triton.counters import parse_counters
+from orchestrator.triton.infer_wire import encode_elements
 from tests.fakes.servers import served_model
 from tests.fuzzing.http_bytes import serve_bytes
 from tests.fuzzing.local_bytes import authorizations, demands, socket_activations, socket_offers
@@ -162,7 +163,7 @@ def tensors(data: bytes) -> None:
     name = names[data[0] % len(names)] if data else "BYTES"
     with suppress(SlimError):
         elements = decode_bytes(data[1:], "x")
-        assert encode_bytes(elements) == data[1:]
+        assert encode_elements(elements) == data[1:]
     with suppress(SlimError):
         values = _values(name, data[1:])
         raw = from_json("x", name, [len(values)], values)

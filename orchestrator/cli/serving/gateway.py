@@ -135,7 +135,7 @@ async def _serve_opened(
         log.info("%s on %s", what, address)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
     announcement.say_ready()
-    async with succession.offering(opened, stop):
+    async with succession.offering(opened.sockets, opened.say_unready, stop):
         await stop.wait()
     if succession.is_replaced and opened.metrics is not None:
         await opened.metrics.stop()  # who asks there now asks after the successor

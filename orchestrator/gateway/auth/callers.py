@@ -99,8 +99,7 @@ class _Quota:
         rate = self.rate if self.part == 1.0 else self.rate.share(self.part)
         # What is more than the part of a burst, though not than the whole, is had of what comes back later.
         now_taken = min(count, rate.burst)
-        verdict = take(self.left, rate, now_taken, now_s=now_s)
-        self.left, wait_s = verdict.bucket, verdict.wait_s
+        self.left, wait_s = take(self.left, rate, now_taken, now_s=now_s)
         if not wait_s:
             self.left = replace(self.left, tokens=self.left.tokens - (count - now_taken))
         else:

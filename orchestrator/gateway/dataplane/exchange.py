@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -51,10 +51,11 @@ class Note(Protocol):
         """Do so, once; the answer is that of this gateway's own router."""
 
 
+@dataclass(slots=True, eq=False)
 class Exchange(Generic[ResponseT]):
     """A request that was read; ``begin`` it, and ``cancel`` it when its caller gives up.
 
-    Args:
+    Attributes:
         wanted: What it asks of the family.
         form: How its answer is written.
         transit: What of its time passes outside the router.
@@ -64,50 +65,28 @@ class Exchange(Generic[ResponseT]):
         callback: Called once with the response, or with the error; not when it is cancelled, or ``begin`` raises.
     """
 
-    __slots__ = (
-        "_callback",
-        "_family",
-        "_form",
-        "_forwarder",
-        "_hop",
-        "_note",
-        "_sink",
-        "_submit",
-        "_transit",
-        "_wanted",
-    )
+    family: FamilyModel
+    wanted: FamilyRequest
+    form: Form[ResponseT]
+    transit: Transit
+    submit: Callable[[FamilyRequest, FamilyModel, CallbackSink, Transit], None]
+    forwarder: Forwarder | None
+    note: Note
+    callback: Callable[[ResponseT | Exception], None]
+    _hop: asyncio.Task[None] | None = field(default=None, init=False)
+    _sink: CallbackSink | None = field(init=False)
+    """None once it has ended, so that nothing is a cycle."""
 
-    def __init__(
-        self,
-        family: FamilyModel,
-        wanted: FamilyRequest,
-        form: Form[ResponseT],
-        transit: Transit,
-        *,
-        submit: Callable[[FamilyRequest, FamilyModel, CallbackSink, Transit], None],
-        forwarder: Forwarder | None,
-        note: Note,
-        callback: Callable[[ResponseT | Exception], None],
-    ) -> None:
-        self._family = family
-        self._wanted = wanted
-        self._form = form
-        self._transit = transit
-        self._submit = submit
-        self._forwarder = forwarder
-        self._note = note
-        self._callback = callback
-        self._hop: asyncio.Task[None] | None = None
-        # None once it has ended, so that nothing is a cycle.
-        self._sink: CallbackSink | None = CallbackSink(self._finish)
+    def __post_init__(self) -> None:
+        self._sink = CallbackSink(self._finish)
 
     def begin(self) -> None:
         """Have it answered here or elsewhere; raises SlimError, and calls nothing back then."""
-        forwarder = self._forwarder
+        forwarder = self.forwarder
         try:
             if forwarder is not None:
-                forwarder.count(self._wanted.options, self._wanted.items)
-            if forwarder is not None and forwarder.is_for_peers(self._wanted.options):
+                forwarder.sharing.count(self.wanted.options, self.wanted.items)
+            if forwarder is not None and not forwarder.sharing.is_local(self.wanted.options):
                 self._pass_on(forwarder)
             else:
                 self._give_to_router()
@@ -122,36 +101,36 @@ class Exchange(Generic[ResponseT]):
             sink.cancel()
             if self._hop is not None:
                 self._hop.cancel()
-            self._note("cancelled")
+            self.note("cancelled")
 
     def _give_to_router(self) -> None:
         assert self._sink is not None
-        self._submit(self._wanted, self._family, self._sink, self._transit)
+        self.submit(self.wanted, self.family, self._sink, self.transit)
 
     def _finish(self, outcome: Answer | Exception) -> None:
         self._sink = None
         if isinstance(outcome, Exception):
-            if self._forwarder is None or self._hop is not None or not self._goes_on(self._forwarder, outcome):
-                self._note(outcome_of(outcome), _decision_of(outcome))
-                self._callback(outcome)
+            if self.forwarder is None or self._hop is not None or not self._goes_on(self.forwarder, outcome):
+                self.note(outcome_of(outcome), _decision_of(outcome))
+                self.callback(outcome)
             return
         try:
-            self._callback(self._form.write(self._wanted.id, self._family, outcome, self._wanted.outputs))
-            self._note("ok", (str(outcome.width), outcome.server, outcome.queue_s), outcome)
+            self.callback(self.form.write(self.wanted.id, self.family, outcome, self.wanted.outputs))
+            self.note("ok", (str(outcome.width), outcome.server, outcome.queue_s), outcome)
         except Exception as exc:  # a bug of ours, and the client learns that it is one
-            self._note(outcome_of(exc))
-            self._callback(exc)
+            self.note(outcome_of(exc))
+            self.callback(exc)
 
     def _goes_on(self, forwarder: Forwarder, error: Exception) -> bool:
         """Return whether what the router has refused is passed on; it was certainly not run."""
-        options = self._wanted.options
+        options = self.wanted.options
         was_not_run = isinstance(error, ServerUnavailableError) and not error.executed
-        if was_not_run and forwarder.is_for_peers(options):
+        if was_not_run and not forwarder.sharing.is_local(options):
             self._sink = CallbackSink(self._finish)
             self._pass_on(forwarder)
             return True
         was_load = isinstance(error, CapacityError)
-        link = forwarder.choose_relief(options, was_load=was_load) if was_not_run or was_load else None
+        link = forwarder.sharing.choose_relief(options, was_load=was_load) if was_not_run or was_load else None
         if link is None:
             return False
         self._sink = CallbackSink(self._finish)
@@ -164,23 +143,23 @@ class Exchange(Generic[ResponseT]):
 
     # A cancel ends this task at its one await, so that it goes on only while nothing else has ended the request.
     async def _relay(self, ask: Callable[[Passed], Awaitable[bytes | None]], refusal: Exception | None) -> None:
-        wanted, transit = self._wanted, self._transit
+        wanted, transit = self.wanted, self.transit
         elapsed_s = transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s
         try:
-            passed = Passed(self._form.message(), wanted.options, wanted.items, elapsed_s, transit.trace)
+            passed = Passed(self.form.message(), wanted.options, wanted.items, elapsed_s, transit.trace)
             answer = await ask(passed)
             if answer is None and refusal is not None:
                 raise refusal
             if answer is None:
                 self._give_to_router()
                 return
-            decision, response = read_decision(answer), self._form.relay(answer)
+            decision, response = read_decision(answer), self.form.relay(answer)
         except Exception as exc:
             self._finish(exc if refusal is None else refusal)
             return
         self._sink = None
-        self._note("ok", decision)
-        self._callback(response)
+        self.note("ok", decision)
+        self.callback(response)
 
 
 def _decision_of(error: Exception) -> Decision:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
@@ -54,39 +55,27 @@ _QUICK_BYTES: Final = 2**16
 """Size up to which a message is parsed unseen: that costs less than reading its fields here, whatever they are."""
 
 
+@dataclass(slots=True, eq=False)
 class Inference:
     """Answers inferences of every model, each after it was admitted.
 
-    Args:
+    Attributes:
         access_log: Whether to write a line about each that ends.
         tracing: What sends spans of families' requests; None: nothing does.
-
-    Attributes:
         lag: How long what comes waits for this process, and answers wait to leave it.
         forwarder: What passes requests on to other gateways; None for a gateway that shares its fleet with none.
     """
 
-    def __init__(
-        self,
-        router: Router,
-        model_index: ModelIndex,
-        metrics: GatewayMetrics,
-        guard: Guard,
-        passthrough: Passthrough,
-        *,
-        access_log: bool = False,
-        tracing: Tracing | None = None,
-    ) -> None:
-        self._router = router
-        self._model_index = model_index
-        self._metrics = metrics
-        self._guard = guard
-        self._passthrough = passthrough
-        self._messages = FamilyMessages()
-        self._access_log = access_log
-        self._tracing = tracing
-        self.lag = LoopLag()
-        self.forwarder: Forwarder | None = None
+    router: Router
+    model_index: ModelIndex
+    metrics: GatewayMetrics
+    guard: Guard
+    passthrough: Passthrough
+    access_log: bool = False
+    tracing: Tracing | None = None
+    lag: LoopLag = field(default_factory=LoopLag)
+    forwarder: Forwarder | None = None
+    _messages: FamilyMessages = field(default_factory=FamilyMessages)
 
     def admit(self, caller: Caller, model: str) -> Ticket:
         """Return what holds an inference's place among those under way; to be closed when it is answered.
@@ -94,10 +83,10 @@ class Inference:
         Raises ForbiddenError when the caller may not use the model, and QuotaError when it has had its share.
         """
         try:
-            return self._guard.admit(caller, model)
+            return self.guard.admit(caller, model)
         except SlimError as exc:
-            self._metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
-            if self._access_log:
+            self.metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
+            if self.access_log:
                 write_access(model, outcome_of(exc), caller, request_id="")
             raise
 
@@ -108,7 +97,7 @@ class Inference:
         """
         request = parse(pb.ModelInferRequest, message) if len(message) <= _QUICK_BYTES else None
         model = read_address(message).model if request is None else request.model_name
-        family = self._model_index.families.get(model)
+        family = self.model_index.families.get(model)
         if family is None:
             return False
         ticket = self.admit(caller, family.name)
@@ -143,7 +132,7 @@ class Inference:
         """Return the serialised answer to a serialised inference; raises SlimError."""
         model = read_address(message).model
         with self.admit(caller, model):
-            family = self._model_index.families.get(model)
+            family = self.model_index.families.get(model)
             if family is None:
                 return await self._pass_through(model, message, caller)
             request, raws = _parse(message)
@@ -156,7 +145,7 @@ class Inference:
 
         Of a model that ``is_decoupled`` it is its only response. Raises as ``call``.
         """
-        family = self._model_index.families.get(request.model_name)
+        family = self.model_index.families.get(request.model_name)
         if family is None:
             head, *rest = request_parts(request, raws)
             answer = await self._pass_through(request.model_name, bytes(head), caller, rest, is_decoupled=is_decoupled)
@@ -170,21 +159,21 @@ class Inference:
         ``raws`` is emptied. What a model says of its failure is inside the responses; raises as ``call`` otherwise.
         """
         model = request.model_name
-        family = self._model_index.families.get(model)
+        family = self.model_index.families.get(model)
         if family is not None:
             response = await self._infer(family, request, caller, raws)
             yield pb.ModelStreamInferResponse(infer_response=response)
             return
         message = await _join(request, raws)
-        with self._metrics.answering():
+        with self.metrics.answering():
             try:
-                self._guard.charge_items(caller, 1)
+                self.guard.charge_items(caller, 1)
                 check_inference(message)
-                answers = self._passthrough.stream(message, caller.metadata)
+                answers = self.passthrough.stream(message, caller.metadata)
             except SlimError as exc:
-                self._metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
+                self.metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
                 raise
-            self._metrics.count(model, "streamed", tenant=caller.tenant)
+            self.metrics.count(model, "streamed", tenant=caller.tenant)
             async with aclosing(answers):
                 async for answer in answers:
                     yield answer
@@ -235,17 +224,17 @@ class Inference:
         ``callback`` is called once with what the form makes of the answer, or with the error, unless this raises or
         the request is withdrawn; it may be called before this returns.
         """
-        self._metrics.begin(is_for_peer=caller.is_peer)
-        trace = None if self._tracing is None else self._tracing.begin(caller.metadata, is_hop=caller.is_peer)
+        self.metrics.begin(is_for_peer=caller.is_peer)
+        trace = None if self.tracing is None else self.tracing.begin(caller.metadata, is_hop=caller.is_peer)
         if trace is not None:
             transit = transit._replace(trace=trace)
         note = partial(self._note, family, caller, request.id, time.perf_counter(), transit)
         try:
             require_version(family, request.model_version)
             wanted = form.read(request, family)
-            self._guard.require_priority(caller, wanted.options.priority)
-            self._guard.charge_items(caller, wanted.items)
-            self._metrics.time_transit(transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s)
+            self.guard.require_priority(caller, wanted.options.priority)
+            self.guard.charge_items(caller, wanted.items)
+            self.metrics.time_transit(transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s)
             forwarder = None if caller.is_peer else self.forwarder
             exchange = Exchange(
                 *(family, wanted, form, transit),
@@ -262,10 +251,10 @@ class Inference:
 
     def _submit(self, wanted: FamilyRequest, family: FamilyModel, sink: CallbackSink, transit: Transit) -> None:
         try:
-            self._router.submit(wanted.inputs, wanted.options, sink, transit)
+            self.router.submit(wanted.inputs, wanted.options, sink, transit)
         except ConfigError as exc:
             try:
-                self._router.models(family.name)
+                self.router.models(family.name)
             except ConfigError:  # not the client's fault: the family is known but has left all servers
                 raise ServerUnavailableError(f"family '{family.name}' is on no server now", executed=False) from exc
             raise
@@ -282,14 +271,14 @@ class Inference:
         answer: Answer | None = None,
     ) -> None:
         latency_s = time.perf_counter() - began_s
-        self._metrics.end(is_for_peer=caller.is_peer)
-        if self._tracing is not None and transit.trace is not None:
-            self._tracing.end(transit.trace, family.name, outcome, began_s=transit.arrived_s, answer=answer)
+        self.metrics.end(is_for_peer=caller.is_peer)
+        if self.tracing is not None and transit.trace is not None:
+            self.tracing.end(transit.trace, family.name, outcome, began_s=transit.arrived_s, answer=answer)
         if caller.is_peer:  # its own gateway counts and times it
-            self._metrics.count_for_peer(outcome)
+            self.metrics.count_for_peer(outcome)
             return
         width, server, queue_s = decision
-        self._metrics.time(
+        self.metrics.time(
             family.name,
             outcome,
             tenant=caller.tenant,
@@ -298,7 +287,7 @@ class Inference:
             latency_s=latency_s,
             queue_s=queue_s,
         )
-        if self._access_log:
+        if self.access_log:
             ran_on = server if answer is None else None
             write_access(
                 family.name, outcome, caller, request_id=request_id, latency_s=latency_s, server=ran_on, answer=answer
@@ -308,13 +297,13 @@ class Inference:
         self, name: str, message: bytes, caller: Caller, rest: Sequence[Buffer] = (), *, is_decoupled: bool = False
     ) -> bytes:
         """Return what a server answers to an inference of a model that is no family; ``rest`` is our own raw data."""
-        self._metrics.begin()
+        self.metrics.begin()
         began_s = time.perf_counter()
         outcome, server = "ok", ""
         try:
-            self._guard.charge_items(caller, 1)
+            self.guard.charge_items(caller, 1)
             classified = check_inference(message)
-            passing, metadata = self._passthrough, caller.metadata
+            passing, metadata = self.passthrough, caller.metadata
             if is_decoupled:
                 answer, server = await passing.ask_decoupled(b"".join((message, *rest)), metadata)
             else:
@@ -325,11 +314,11 @@ class Inference:
             raise
         finally:
             latency_s = time.perf_counter() - began_s
-            self._metrics.end()
-            if self._access_log:
+            self.metrics.end()
+            if self.access_log:
                 request_id = read_address(message).request_id
                 write_access(name, outcome, caller, request_id=request_id, latency_s=latency_s, server=server)
-            self._metrics.time(
+            self.metrics.time(
                 name if outcome == "ok" else self._label(name),
                 outcome,
                 tenant=caller.tenant,
@@ -340,7 +329,7 @@ class Inference:
 
     def _label(self, model: str) -> str:
         """Return a model's name for metrics, empty when nobody has it: a client must not make up series."""
-        return model if self._model_index.is_known(model) else ""
+        return model if self.model_index.is_known(model) else ""
 
 
 async def _join(request: Message, raws: list[Buffer]) -> bytes:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.gateway.auth.callers import ANYONE, Caller
@@ -16,6 +14,7 @@ from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.dataplane.passthrough import Passthrough
 from orchestrator.gateway.protocol.family import VERSION, FamilyModel, check_version, merge_config, require_version
 from orchestrator.gateway.protocol.messages import Message, build_answer, parse, parse_request, pb, serialise
+from orchestrator.installed.version import read_version
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class MetadataAnswers:
 
     async def answer_server(self, message: bytes, caller: Caller) -> bytes:
         """Return the answer to ServerMetadata."""
-        return build_answer("ServerMetadata", name="slim-scheduler", version=_package_version(), extensions=_EXTENSIONS)
+        return build_answer("ServerMetadata", name="slim-scheduler", version=read_version(), extensions=_EXTENSIONS)
 
     async def answer(self, method: str, message: bytes, caller: Caller) -> bytes:
         """Return the answer to ModelMetadata or ModelConfig.
@@ -88,11 +87,3 @@ class MetadataAnswers:
             except SlimError as exc:
                 log.debug("%s of %s: %s", method, model.name, exc)
         raise ServerUnavailableError(f"no server that answers has a width of family '{family.name}'", executed=False)
-
-
-@cache  # reading it from the disk takes milliseconds, in which all else waits
-def _package_version() -> str:
-    try:
-        return version("slim-scheduler")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "unknown"

@@ -21,20 +21,8 @@ from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.dataplane.dataplane import DataPlane
 from orchestrator.gateway.dataplane.inference import call_beside
+from orchestrator.gateway.http import codec
 from orchestrator.gateway.http.body import JSON_LIMIT, SETTINGS_LIMIT, BodyReader, encoded
-from orchestrator.gateway.http.codec import (
-    HttpBody,
-    InferBody,
-    OutputForms,
-    json_output_bytes,
-    parse_generate,
-    parse_infer,
-    parse_raw,
-    raw_outputs,
-    render_generate,
-    render_infer,
-    split_body,
-)
 from orchestrator.gateway.http.errors import NoSuchRouteError, WrongMethodError, cut, error_response, refusal
 from orchestrator.gateway.http.json_text import dump_json, load_json
 from orchestrator.gateway.protocol.messages import Message, to_json_value
@@ -188,38 +176,40 @@ class HttpRoutes:
             return _render_error(answer.error_message)
         return await self._render_generate(answer.infer_response, answer.infer_response.raw_output_contents)
 
-    async def _read_infer(self, request: web.BaseRequest, target: _Target) -> InferBody:
+    async def _read_infer(self, request: web.BaseRequest, target: _Target) -> codec.InferBody:
         model, version = target.model, target.version
         with self._bodies.open(request) as body:
             data = await body.read(None if JSON_BYTES_HEADER in request.headers else JSON_LIMIT)
             length = _json_bytes(request, data)
             if length == 0:
                 config, _ = await self._data_plane.metadata.describe(model, version)
-                build_raw = partial(parse_raw, model, version, config, memoryview(data))
+                build_raw = partial(codec.parse_raw, model, version, config, memoryview(data))
                 return await call_beside(build_raw, copied_bytes=len(data))
             JSON_LIMIT.check(min(length or 0, len(data)), "JSON of the request")
-            text, binary = split_body(data, length)
-            build = partial(parse_infer, model, version, text, binary)
+            text, binary = codec.split_body(data, length)
+            build = partial(codec.parse_infer, model, version, text, binary)
             return await body.parse(build, text)
 
-    async def _read_generate(self, request: web.BaseRequest, target: _Target) -> tuple[InferBody, bool]:
+    async def _read_generate(self, request: web.BaseRequest, target: _Target) -> tuple[codec.InferBody, bool]:
         """Return what is asked for, and whether the model is decoupled."""
         with self._bodies.open(request) as body:
             data = await body.read(JSON_LIMIT)
             content = await body.parse(partial(load_json, data), data)
             config, metadata = await self._data_plane.metadata.describe(target.model, target.version)
-            build = partial(parse_generate, target.model, target.version, content, config, metadata)
+            build = partial(codec.parse_generate, target.model, target.version, content, config, metadata)
             return await body.parse(build, data), config.model_transaction_policy.decoupled
 
-    async def _render_infer(self, response: Message, raws: Sequence[Buffer], forms: OutputForms) -> HttpBody:
-        raws = raw_outputs(response, raws)
-        json_bytes = json_output_bytes(response, raws, forms)
-        return await self._bodies.build(partial(render_infer, response, raws, forms), json_bytes=json_bytes)
+    async def _render_infer(
+        self, response: Message, raws: Sequence[Buffer], forms: codec.OutputForms
+    ) -> codec.HttpBody:
+        raws = codec.raw_outputs(response, raws)
+        json_bytes = codec.json_output_bytes(response, raws, forms)
+        return await self._bodies.build(partial(codec.render_infer, response, raws, forms), json_bytes=json_bytes)
 
     async def _render_generate(self, response: Message, raws: Sequence[Buffer]) -> bytes:
-        raws = raw_outputs(response, raws)
-        json_bytes = json_output_bytes(response, raws, OutputForms())
-        return await self._bodies.build(partial(render_generate, response, raws), json_bytes=json_bytes)
+        raws = codec.raw_outputs(response, raws)
+        json_bytes = codec.json_output_bytes(response, raws, codec.OutputForms())
+        return await self._bodies.build(partial(codec.render_generate, response, raws), json_bytes=json_bytes)
 
     async def _read_settings(self, request: web.BaseRequest) -> dict[str, Any]:
         with self._bodies.open(request) as body:

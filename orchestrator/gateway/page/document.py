@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.gateway.page.alerts import find_alerts, name_some
-from orchestrator.gateway.page.observed import Controller, Observed
+from orchestrator.gateway.page.observed import Controller, Observed, number_of
 from orchestrator.gateway.page.traffic import ENDS, End, Rates, Traffic
 from orchestrator.router import FamilyOverview, FleetOverview, ServerOverview
 
@@ -89,16 +89,10 @@ def _policy(traffic: Traffic, overview: FleetOverview | None) -> Document | None
     }
 
 
-def _value(controller: Controller | None, key: str) -> float | None:
-    """Return a reading of a controller; None where it is unknown."""
-    reading = (controller.status or {}).get(key) if controller is not None else None
-    value = reading.get("value") if isinstance(reading, Mapping) else None
-    return value if isinstance(value, int | float) else None
-
-
 def _energy(traffic: Traffic, observed: Observed, servers: Sequence[ServerOverview]) -> Document:
     """Return what the servers draw together, and that over answers; null with a reason unless it is known of all."""
-    powers_w = {server.name: _value(observed.controllers.get(server.name), "power_w") for server in servers}
+    statuses = {name: controller.status for name, controller in observed.controllers.items()}
+    powers_w = {server.name: number_of(statuses.get(server.name), "power_w", "value") for server in servers}
     unknown = [name for name, power_w in powers_w.items() if power_w is None]
     if unknown or not powers_w:
         reason = f"no reading of {name_some(unknown) or 'any server'}"
@@ -129,16 +123,13 @@ def _controller(controller: Controller | None) -> Document | None:
     if controller is None:
         return None
     status = controller.status or {}
-    memory = status.get("memory")
-    memory = memory if isinstance(memory, Mapping) else {}
-    used = memory.get("used_bytes")
     return {
         "reason": controller.reason,
         "trouble": status.get("trouble"),
-        "utilisation_ratio": _value(controller, "utilisation_ratio"),
-        "power_w": _value(controller, "power_w"),
-        "used_bytes": used.get("value") if isinstance(used, Mapping) else None,
-        "budget_bytes": memory.get("budget_bytes"),
+        "utilisation_ratio": number_of(status, "utilisation_ratio", "value"),
+        "power_w": number_of(status, "power_w", "value"),
+        "used_bytes": number_of(status, "memory", "used_bytes", "value"),
+        "budget_bytes": number_of(status, "memory", "budget_bytes"),
         **_pick(status, "idle_w", "idle_j"),
         "request_j": _request_j(status),
         "notices": [_pick(notice, "kind", "model", "numbers", "detail") for notice in _rows(status, "notices")],
@@ -181,8 +172,8 @@ def _actions(controllers: Mapping[str, Controller], now_unix_s: float) -> list[D
 
 def _asked_unix_s(status: Mapping[str, Any], now_unix_s: float) -> float:
     """Return when a controller was asked, by its own clock; by this one where its version does not say."""
-    unix_s, age_s = status.get("unix_s"), status.get("age_s")
-    return unix_s + age_s if isinstance(unix_s, int | float) and isinstance(age_s, int | float) else now_unix_s
+    unix_s, age_s = number_of(status, "unix_s"), number_of(status, "age_s")
+    return now_unix_s if unix_s is None or age_s is None else unix_s + age_s
 
 
 def _families(traffic: Traffic, overview: FleetOverview | None, find: str) -> Document:

@@ -17,6 +17,13 @@ class Controller:
     reason: str = ""
 
 
+def number_of(values: Any, *path: str) -> float | None:
+    """Return a number of a controller's document; None where it is not there."""
+    for key in path:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values if isinstance(values, int | float) and not isinstance(values, bool) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One decision of the log: its id, when it was made, a line about it, and all that can be said of it."""

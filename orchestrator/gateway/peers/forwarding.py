@@ -58,24 +58,18 @@ class Forwarder:
     """Passes requests on to the peers of one gateway.
 
     Args:
-        sharing: What knows who has a server for a request.
         timeout_s: How long a request without a deadline may take.
         on_hop: Called for each request that goes to a peer.
+
+    Attributes:
+        sharing: What knows who has a server for a request.
     """
 
     def __init__(self, sharing: Sharing, *, timeout_s: float, on_hop: Callable[[], None] = lambda: None) -> None:
-        self._sharing = sharing
+        self.sharing = sharing
         self._timeout_s = timeout_s
         self._on_hop = on_hop
         self._waiting = 0
-
-    def count(self, options: RequestOptions, items: int) -> None:
-        """Count a request that a caller of this gateway has sent, whoever will answer it."""
-        self._sharing.count(options, items)
-
-    def is_for_peers(self, options: RequestOptions) -> bool:
-        """Return whether a request is to be passed on."""
-        return not self._sharing.is_local(options)
 
     async def ask(self, passed: Passed) -> bytes | None:
         """Return a peer's answer to a request; None where this gateway's router is to have it, now or to refuse it.
@@ -89,8 +83,8 @@ class Forwarder:
         until_s = clock() + self._left_s(passed)
         tried: list[PeerLink] = []
         attempts = 0
-        while not self._sharing.is_local(options):
-            link = self._sharing.choose(options, tried)
+        while not self.sharing.is_local(options):
+            link = self.sharing.choose(options, tried)
             if link is None:
                 tried.clear()
                 if until_s - clock() <= _LOOK_S or self._waiting >= _MOST_WAITING:
@@ -102,7 +96,7 @@ class Forwarder:
             try:
                 return await self._pass_on(link, passed, until_s)
             except CapacityError:  # chance may have brought it much; another is tried once
-                if attempts > 1 or self._sharing.choose(options, tried) is None:
+                if attempts > 1 or self.sharing.choose(options, tried) is None:
                     raise
             except DeadlineError:
                 raise
@@ -113,10 +107,6 @@ class Forwarder:
                 if isinstance(exc, ConnectionLostError) or not exc.executed:
                     link.note_failure()
         return None
-
-    def choose_relief(self, options: RequestOptions, *, was_load: bool) -> PeerLink | None:
-        """Return the peer to ask of what was refused here unrun, for load or because no server runs it now, or None."""
-        return self._sharing.choose_relief(options, was_load=was_load)
 
     async def relieve(self, link: PeerLink, passed: Passed) -> bytes | None:
         """Return the peer's answer to a request; None where its time is over.

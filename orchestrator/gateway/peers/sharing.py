@@ -16,6 +16,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -24,7 +25,7 @@ from orchestrator.config import ServerSettings
 from orchestrator.gateway.peers.leases import Keeper, Lease
 from orchestrator.gateway.peers.links import PeerLink
 from orchestrator.gateway.peers.report import GatewayReport
-from orchestrator.ownership import APART_S, NOTHING, GatewayName, plan_drivers
+from orchestrator.ownership import APART_S, NOTHING, GatewayName, Plan, plan_drivers
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import FleetShare
 from orchestrator.snapshot import ServerName
@@ -39,10 +40,11 @@ _LATELY_S: Final = 1.0
 _CAPACITY_S: Final = 2.0  # between two looks at the servers' capacities, which take long where there are many models
 
 
+@dataclass(slots=True, eq=False)
 class Sharing:
     """One gateway of several; ``run`` goes on until it is cancelled, then ``leave``.
 
-    Args:
+    Attributes:
         name: This gateway's, which no other has.
         share: What the router drives.
         servers: Returns the servers as they are now.
@@ -54,49 +56,36 @@ class Sharing:
         on_reports: Called with the reports of all that live, this gateway's included.
     """
 
-    def __init__(
-        self,
-        name: GatewayName,
-        share: FleetShare,
-        *,
-        servers: Callable[[], Sequence[ServerSettings]],
-        keeper_of: Callable[[ServerSettings], Keeper | None],
-        links: Callable[[], Sequence[PeerLink]],
-        is_ending: Callable[[], bool] = lambda: False,
-        demands: Callable[[], Mapping[str, tuple[float, float, float]]] = dict,
-        version: str = "",
-        on_reports: Callable[[Mapping[GatewayName, GatewayReport]], None] = lambda reports: None,
-    ) -> None:
-        self.name = name
-        self._instance = random.getrandbits(53)  # a name, no secret
-        self._share = share
-        self._servers = servers
-        self._keeper_of = keeper_of
-        self._links = links
-        self._is_ending = is_ending
-        self._demands = demands
-        self._version = version
-        self._on_reports = on_reports
-        self._background = BackgroundTasks()
-        self._leases: dict[ServerName, tuple[ServerSettings, Lease, asyncio.Task[None]]] = {}
-        self._names: dict[ServerName, ServerName] = {}  # of the fleet file, by address
-        self._keys: dict[ServerName, ServerName] = {}  # addresses by name
-        self._capacities_rps: dict[ServerName, float] = {}
-        self._weighed_s: float | None = None
-        self._come_items = 0.0
-        self._counted_s = -math.inf
-        self._demand_rps = 0.0
-        self._plan = NOTHING
-        self._intent: Mapping[ServerName, GatewayName] = {}
-        self._driving: frozenset[ServerName] = frozenset()
-        self._driven_names: frozenset[ServerName] | None = None
-        self._living: dict[GatewayName, PeerLink] = {}
-        self._ticked_s: float | None = None
-        self._lenient_until_s = 0.0
-        self._has_twin = False
-        self._has_drained = False
-        self._told: Hashable = None
-        self._told_versions: set[tuple[GatewayName, str]] = set()
+    name: GatewayName
+    share: FleetShare
+    servers: Callable[[], Sequence[ServerSettings]]
+    keeper_of: Callable[[ServerSettings], Keeper | None]
+    links: Callable[[], Sequence[PeerLink]]
+    is_ending: Callable[[], bool] = lambda: False
+    demands: Callable[[], Mapping[str, tuple[float, float, float]]] = dict
+    version: str = ""
+    on_reports: Callable[[Mapping[GatewayName, GatewayReport]], None] = lambda reports: None
+    _instance: int = field(default_factory=lambda: random.getrandbits(53))  # a name, no secret
+    _background: BackgroundTasks = field(default_factory=BackgroundTasks)
+    _leases: dict[ServerName, tuple[ServerSettings, Lease, asyncio.Task[None]]] = field(default_factory=dict)
+    _names: dict[ServerName, ServerName] = field(default_factory=dict)  # of the fleet file, by address
+    _keys: dict[ServerName, ServerName] = field(default_factory=dict)  # addresses by name
+    _capacities_rps: dict[ServerName, float] = field(default_factory=dict)
+    _weighed_s: float | None = None
+    _come_items: float = 0.0
+    _counted_s: float = -math.inf
+    _demand_rps: float = 0.0
+    _plan: Plan = NOTHING
+    _intent: Mapping[ServerName, GatewayName] = field(default_factory=dict)
+    _driving: frozenset[ServerName] = frozenset()
+    _driven_names: frozenset[ServerName] | None = None
+    _living: dict[GatewayName, PeerLink] = field(default_factory=dict)
+    _ticked_s: float | None = None
+    _lenient_until_s: float = 0.0
+    _has_twin: bool = False
+    _has_drained: bool = False
+    _told: Hashable = None
+    _told_versions: set[tuple[GatewayName, str]] = field(default_factory=set)
 
     async def run(self) -> None:
         """Look after the servers that this gateway drives."""
@@ -124,7 +113,7 @@ class Sharing:
         """Drive nothing any more, and let others have it at once; never raises."""
         await self._background.stop()
         self._ticked_s = None
-        self._share.drive(())
+        self.share.drive(())
         self._driving = frozenset()
         await asyncio.gather(*(lease.give_up() for _, lease, _ in self._leases.values()))
 
@@ -149,21 +138,21 @@ class Sharing:
         leaves = {
             key
             for key, name in self._names.items()
-            if key not in self._driving and (self._share.has_sent(name) or self._is_leaving(key))
+            if key not in self._driving and (self.share.has_sent(name) or self._is_leaving(key))
         }
         return GatewayReport(
             name=self.name,
             instance=self._instance,
-            version=self._version,
-            is_ending=self._is_ending(),
+            version=self.version,
+            is_ending=self.is_ending(),
             has_drained=self._has_drained,
-            backlog_items=self._share.unfinished_items,
+            backlog_items=self.share.unfinished_items,
             demand_rps=self._demand_rps,
             drives=self._driving,
             leaves=frozenset(leaves),
             capacities_rps=self._capacities_rps,
             plan=self._intent,
-            demands=self._demands(),
+            demands=self.demands(),
         )
 
     def exchange(self, body: bytes) -> bytes:
@@ -177,7 +166,7 @@ class Sharing:
         return self.report().encode()
 
     def _hear(self, report: GatewayReport) -> None:
-        for link in self._links():
+        for link in self.links():
             if not link.is_answering:  # perhaps it is this one, and has just begun
                 link.ask_now()
             elif link.report is not None and link.report.instance == report.instance:
@@ -188,11 +177,11 @@ class Sharing:
 
     def count(self, options: RequestOptions, items: int) -> None:
         """Count a request that a caller of this gateway has sent, whoever will answer it."""
-        self._come_items += items * self._share.cost(options)
+        self._come_items += items * self.share.cost(options)
 
     def is_local(self, options: RequestOptions) -> bool:
         """Return whether a request is for this gateway's router: it has a server for it, or no gateway has one."""
-        return self._share.drives_for(options) or not self._share.suiting(options)
+        return self.share.drives_for(options) or not self.share.suiting(options)
 
     def choose(self, options: RequestOptions, avoid: Collection[PeerLink] = ()) -> PeerLink | None:
         """Return the peer that can run a request; None while none can.
@@ -200,7 +189,7 @@ class Sharing:
         Several have turns by how much they can do, but for those that had clearly more to do when they were last asked.
         Always the one with the least would be wrong: what is known of it is older than its queue.
         """
-        names = self._share.suiting(options)
+        names = self.share.suiting(options)
         keys = {self._keys[name] for name in names if name in self._keys}
         suiting = [link for link in self._living.values() if link not in avoid and link.takes(keys)]
         if len(suiting) <= 1:
@@ -220,7 +209,7 @@ class Sharing:
     def backlog_s(self) -> float:
         """How long the servers that this gateway drives take for what it has."""
         capacity_rps = sum(self._capacities_rps.get(key, 0.0) for key in self._driving)
-        return self._share.unfinished_items / capacity_rps if capacity_rps else math.inf
+        return self.share.unfinished_items / capacity_rps if capacity_rps else math.inf
 
     # --- what it drives ---
 
@@ -248,9 +237,9 @@ class Sharing:
         self._drive(frozenset(driving))
         if (news := self.report().news) != self._told:
             self._told = news
-            for link in self._links():
+            for link in self.links():
                 link.ask_now()
-        self._on_reports(reports)
+        self.on_reports(reports)
 
     def _weigh_demand(self, now_s: float) -> None:
         passed_s = now_s - self._counted_s
@@ -270,7 +259,7 @@ class Sharing:
         self._driving = driving
         if names != self._driven_names:
             self._driven_names = names
-            self._share.drive(names)
+            self.share.drive(names)
 
     def _follow_plan(self, reports: Mapping[GatewayName, GatewayReport], *, now_s: float) -> None:
         # Where all end together, those that still have callers take what the others have driven.
@@ -296,41 +285,41 @@ class Sharing:
         known = self._living.values() if now_s < self._lenient_until_s else ()
         living: dict[GatewayName, PeerLink] = {}
         has_twin = False
-        for link in self._links():
+        for link in self.links():
             report = link.report
             if report is None or (now_s - link.heard_s > SILENT_S and link not in known):
                 continue
             if report.name == self.name:
                 has_twin |= report.instance != self._instance
-            if report.name == self.name and not (self._is_ending() and report.instance != self._instance):
+            if report.name == self.name and not (self.is_ending() and report.instance != self._instance):
                 continue
             if report.name not in living or living[report.name].heard_s < link.heard_s:
                 living[report.name] = link
-        if has_twin and not self._has_twin and not self._is_ending():
+        if has_twin and not self._has_twin and not self.is_ending():
             log.error("another gateway is called %s too; give each its own gateway.peers.name", self.name)
         self._has_twin = has_twin
         return living
 
     def _tell_versions(self, others: Mapping[GatewayName, GatewayReport]) -> None:
         for name, report in others.items():
-            if report.version != self._version and (name, report.version) not in self._told_versions:
+            if report.version != self.version and (name, report.version) not in self._told_versions:
                 self._told_versions.add((name, report.version))
                 runs = report.version or "an earlier version, which does not say its number"
                 log.info(
                     "%s runs %s, this one %s; they share the fleet, and pass over what only one of them knows",
                     name,
                     runs,
-                    self._version,
+                    self.version,
                 )
 
     def _is_leaving(self, key: ServerName) -> bool:
         return key in self._leases and self._leases[key][1].is_leaving
 
     def _is_idle(self, name: ServerName) -> bool:
-        return not self._share.has_sent(name)
+        return not self.share.has_sent(name)
 
     def _look_at_servers(self, now_s: float) -> None:
-        servers = {ServerName(server.grpc): server for server in self._servers()}
+        servers = {ServerName(server.grpc): server for server in self.servers()}
         for key in [key for key, (known, _, _) in self._leases.items() if servers.get(key) != known]:
             _, lease, task = self._leases.pop(key)
             task.cancel()
@@ -338,12 +327,12 @@ class Sharing:
         for key in servers.keys() - self._leases.keys():
             server = servers[key]
             name = ServerName(server.name)
-            lease = Lease(self.name, self._keeper_of(server), partial(self._is_idle, name), self._refresh)
+            lease = Lease(self.name, self.keeper_of(server), partial(self._is_idle, name), self._refresh)
             self._leases[key] = server, lease, self._background.start("claiming servers", lease.run)
         names = {key: ServerName(server.name) for key, server in servers.items()}
         if self._weighed_s is None or now_s - self._weighed_s >= _CAPACITY_S or names != self._names:
             self._weighed_s = now_s
-            known_rps = self._share.weigh()
+            known_rps = self.share.weigh()
             self._capacities_rps = {key: known_rps[name] for key, name in names.items() if name in known_rps}
         self._names = names
         self._keys = {name: key for key, name in names.items()}

@@ -21,7 +21,6 @@ from orchestrator.gateway.protocol.tensors import (
     Array,
     count_elements,
     decode_bytes,
-    encode_bytes,
     from_contents,
     require_scores,
     topk_strings,
@@ -31,7 +30,7 @@ from orchestrator.http2.flow import Buffer
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import Answer
 from orchestrator.snapshot import Family, ServedModel, TensorSpec
-from orchestrator.triton.infer_wire import decode_tensor, encode_tensor
+from orchestrator.triton.infer_wire import decode_tensor, encode_elements, encode_tensor
 
 VERSION = "1"
 """The only version that a family has."""
@@ -346,7 +345,7 @@ def build_response(request_id: str, family: FamilyModel, answer: Answer, wanted:
             rows = [topk_strings(row, classes, labels) for row in scores]
             tensor.datatype = "BYTES"
             tensor.shape.extend((len(rows), len(rows[0])) if family.is_batching else (len(rows[0]),))
-            raw = encode_bytes([text for row in rows for text in row])
+            raw = encode_elements([text for row in rows for text in row])
         response.raw_output_contents.append(raw)
     parameters = response.parameters
     parameters["slim_server"].string_param = answer.server

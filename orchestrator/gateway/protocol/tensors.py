@@ -7,7 +7,6 @@ BF16 have no form in JSON, as in Triton: they travel as binary data only.
 from __future__ import annotations
 
 import reprlib
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError, WrongAnswerError
+from orchestrator.triton.infer_wire import decode_elements, encode_elements
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -80,24 +80,12 @@ def count_elements(shape: Iterable[int]) -> int:
     return count
 
 
-def encode_bytes(elements: Sequence[bytes]) -> bytes:
-    """Return BYTES elements as raw data."""
-    return b"".join(part for element in elements for part in (struct.pack("<I", len(element)), element))
-
-
 def decode_bytes(raw: bytes, name: str) -> list[bytes]:
     """Return the elements of raw BYTES data; raises ConfigError when a length points beyond the data."""
-    elements, position = [], 0
-    while position < len(raw):
-        if position + 4 > len(raw):
-            raise ConfigError(f"incomplete string length indicator for '{name}'")
-        (size,) = struct.unpack_from("<I", raw, position)
-        position += 4
-        if position + size > len(raw):
-            raise ConfigError(f"incomplete string data for '{name}', expecting string of length {size}")
-        elements.append(raw[position : position + size])
-        position += size
-    return elements
+    try:
+        return decode_elements(raw, name)
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from exc
 
 
 def from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> bytes:
@@ -120,7 +108,7 @@ def _convert(name: str, datatype: str, values: Sequence[object]) -> bytes:
         if not all(isinstance(value, str) for value in values):
             raise ConfigError(f"Unable to parse JSON bytes array: input {name} holds something else than strings")
         try:
-            return encode_bytes([str(value).encode() for value in values])
+            return encode_elements([str(value).encode() for value in values])
         except UnicodeEncodeError as exc:  # a lone surrogate escape
             raise ConfigError(f"input {name} holds a string that is no Unicode text") from exc
     numpy = DATATYPES[datatype].numpy
@@ -190,7 +178,7 @@ def from_contents(name: str, datatype: str, contents: Any) -> bytes:
     kind = _require_datatype(name, datatype)
     values = getattr(contents, kind.contents_field) if kind.contents_field else ()
     if datatype == "BYTES":
-        return encode_bytes(values)
+        return encode_elements(values)
     if not values:
         return b""
     if datatype in _PACKED_AS_RAW:

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from orchestrator.errors import ConfigError
+from orchestrator.files import Stamp, stamp_of
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
-
-_Stamp = tuple[int, int, int, int] | None
 
 
 class WatchedFiles:
@@ -46,8 +45,8 @@ class WatchedFiles:
         else:
             log.info("%s were read again", self._what)
 
-    def _read_stamps(self) -> tuple[_Stamp, ...]:
-        return tuple(_stamp(path) for path in self._paths)
+    def _read_stamps(self) -> tuple[Stamp, ...]:
+        return tuple(stamp_of(path) for path in self._paths)
 
 
 async def watch(files: Sequence[WatchedFiles]) -> None:
@@ -56,12 +55,3 @@ async def watch(files: Sequence[WatchedFiles]) -> None:
         await asyncio.sleep(PERIOD_S)
         for watched in files:
             watched.refresh()
-
-
-def _stamp(path: Path) -> _Stamp:
-    """Return what differs once a file has changed; None when it is not there."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev

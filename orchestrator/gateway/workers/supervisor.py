@@ -32,13 +32,7 @@ from orchestrator.gateway.dataplane.fleet_statistics import FleetStatistics
 from orchestrator.gateway.dataplane.health import unready_reason
 from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.listening import Sockets, bind_address
-from orchestrator.gateway.metrics.gateway_metrics import (
-    MEASURES,
-    TASK_FAILURES,
-    WORKER_RESTARTS,
-    WORKERS,
-    read_process,
-)
+from orchestrator.gateway.metrics import gateway_metrics as measures
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.server import open_guard, open_servers
 from orchestrator.gateway.workers.file_watch import watch
@@ -268,7 +262,7 @@ class Supervisor:
             if self._is_unready:
                 run.say_unready()
         elif self._runs.pop(run.number, None) is not None:
-            self._ended.add(run.metrics, MEASURES, with_gauges=False)
+            self._ended.add(run.metrics, measures.MEASURES, with_gauges=False)
             self._forget_holder(run.number)
         self._served = None  # the one that has come was told nothing yet
         self._tell_served()
@@ -303,18 +297,18 @@ class Supervisor:
     async def read_metrics(self) -> MetricSnapshot:
         """Return what all workers have counted, those that have ended included."""
         total = MetricSnapshot()
-        total.add(self._ended, MEASURES)
+        total.add(self._ended, measures.MEASURES)
         runs = tuple(self._runs.values())
         for metrics in await asyncio.gather(*(run.read_metrics() for run in runs)):
-            total.add(metrics, MEASURES)
-        total.add(read_process(), MEASURES)
+            total.add(metrics, measures.MEASURES)
+        total.add(measures.read_process(), measures.MEASURES)
         restarts = sum(worker.restarts for worker in self._workers)
-        total.put(WORKERS, len(runs))
-        total.put(WORKER_RESTARTS, restarts)
+        total.put(measures.WORKERS, len(runs))
+        total.put(measures.WORKER_RESTARTS, restarts)
         own: dict[tuple[str, ...], list[float]] = {
             (task,): [float(count)] for task, count in self._background.failures.items()
         }
-        total.add(MetricSnapshot({TASK_FAILURES.name: own}), MEASURES)
+        total.add(MetricSnapshot({measures.TASK_FAILURES.name: own}), measures.MEASURES)
         return total
 
 

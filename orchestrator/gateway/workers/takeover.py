@@ -17,7 +17,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.config import GatewaySettings
@@ -120,60 +120,43 @@ class Offer:
         return True
 
 
-class Takeover:
-    """The sockets of a gateway that is to be replaced, by what is offered on them; ``complete`` lets it end."""
+def take_over(path: Path, addresses: Mapping[str, str]) -> tuple[socket.socket, Sockets] | None:
+    """Return the end by which ``complete`` lets the gateway at a path end, and its sockets of some addresses.
 
-    def __init__(self, end: socket.socket, sockets: Sockets) -> None:
-        self._end = end
-        self.sockets = sockets
-
-    def complete(self) -> None:
-        """Let the other gateway end: this process listens on its sockets."""
-        with self._end, contextlib.suppress(OSError):
-            self._end.send(_DONE)
-
-
-def take_over(path: Path, addresses: Mapping[str, str]) -> Takeover | None:
-    """Return what the gateway at a path has of some addresses, None when there is no gateway.
-
-    Raises ConfigError when it belongs to another user, or does not answer.
+    None when there is no gateway. Raises ConfigError when it belongs to another user, or does not answer.
     """
-    end = socket.socket(socket.AF_UNIX)
-    end.settimeout(_ANSWER_S)
-    try:
-        end.connect(str(path))
-        if _user_of(end) != os.getuid():
-            raise ConfigError(f"the gateway at {path} is another user's; stop it first")
-        message, descriptors, _, _ = socket.recv_fds(end, _MESSAGE_BYTES, _MOST_DESCRIPTORS)
-    except (FileNotFoundError, ConnectionRefusedError):
-        end.close()
-        return None
-    except OSError as exc:
-        end.close()
-        raise ConfigError(
-            f"can't take over from the gateway at {path} ({exc}); stop it, and start without --replace"
-        ) from exc
-    except BaseException:
-        end.close()
-        raise
-    if not message:
-        end.close()
-        raise ConfigError(f"the gateway at {path} ends, or another one has just replaced it; start this one again")
-    offered = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-    try:
-        named = read_offer(message, len(offered))
-    except ConfigError:
-        for one in (end, *offered):
-            one.close()
-        raise
-    sockets: dict[str, list[socket.socket]] = {}
-    for (kind, address), one in zip(named, offered, strict=True):
-        one.setblocking(False)
-        if addresses.get(kind) == address:
-            sockets.setdefault(kind, []).append(one)
-        else:
-            one.close()
-    return Takeover(end, sockets)
+    with contextlib.ExitStack() as stack:
+        end = stack.enter_context(socket.socket(socket.AF_UNIX))
+        end.settimeout(_ANSWER_S)
+        try:
+            end.connect(str(path))
+            if _user_of(end) != os.getuid():
+                raise ConfigError(f"the gateway at {path} is another user's; stop it first")
+            message, descriptors, _, _ = socket.recv_fds(end, _MESSAGE_BYTES, _MOST_DESCRIPTORS)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except OSError as exc:
+            raise ConfigError(
+                f"can't take over from the gateway at {path} ({exc}); stop it, and start without --replace"
+            ) from exc
+        if not message:
+            raise ConfigError(f"the gateway at {path} ends, or another one has just replaced it; start this one again")
+        offered = [stack.enter_context(socket.socket(fileno=descriptor)) for descriptor in descriptors]
+        sockets: dict[str, list[socket.socket]] = {}
+        for (kind, address), one in zip(read_offer(message, len(offered)), offered, strict=True):
+            one.setblocking(False)
+            if addresses.get(kind) == address:
+                sockets.setdefault(kind, []).append(one)
+            else:
+                one.close()
+        stack.pop_all()
+    return end, sockets
+
+
+def complete(end: socket.socket) -> None:
+    """Let the other gateway end: this process listens on its sockets."""
+    with end, contextlib.suppress(OSError):
+        end.send(_DONE)
 
 
 def read_offer(message: bytes, count: int) -> list[tuple[str, str]]:
@@ -194,17 +177,6 @@ def _user_of(end: socket.socket) -> int:
     """Return the user of the process at the other end."""
     _, user, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return int(user)
-
-
-class Replaceable(Protocol):
-    """A gateway that is open, of one process or of several."""
-
-    @property
-    def sockets(self) -> Sockets:
-        """What it listens on."""
-
-    def say_unready(self) -> None:
-        """Let its end begin at once, without ``lame_duck_s``."""
 
 
 class Succession:
@@ -228,9 +200,8 @@ class Succession:
         _check_inherited(inherited, self._addresses)
         self._inherited = inherited
         self._replaces = replaces
-        self._takeover: Takeover | None = None
+        self._predecessor: socket.socket | None = None  # while it answers
         self._path: Path | None = None
-        self._has_begun = False
         self.is_replaced = False
 
     def take(self) -> Sockets:
@@ -246,32 +217,38 @@ class Succession:
             log.warning("can't be replaced by another gateway: %s", exc)
             return {}
         self._path = offer_path(directory, self._addresses)
+        taken = take_over(self._path, self._addresses) if self._replaces else None
         if self._replaces:
-            self._takeover = take_over(self._path, self._addresses)
-            log.info("no gateway answers there yet" if self._takeover is None else "taking over from another gateway")
-        return {} if self._takeover is None else self._takeover.sockets
+            log.info("no gateway answers there yet" if taken is None else "taking over from another gateway")
+        self._predecessor, sockets = taken or (None, {})
+        return sockets
 
     @property
     def is_takeover(self) -> bool:
         """Whether another gateway listens on the same sockets, and answers until this one does."""
-        return self._takeover is not None and not self._has_begun
+        return self._predecessor is not None
 
     @asynccontextmanager
-    async def offering(self, opened: Replaceable, stop: asyncio.Event) -> AsyncIterator[None]:
-        """Let the gateway that was replaced end, and the next one replace this one."""
+    async def offering(
+        self, sockets: Sockets, say_unready: Callable[[], None], stop: asyncio.Event
+    ) -> AsyncIterator[None]:
+        """Let the gateway that was replaced end, and the next one replace this one, which listens on the sockets.
+
+        ``say_unready`` lets this one's end begin at once, without ``lame_duck_s``.
+        """
 
         def leave() -> None:
             self.is_replaced = True
-            opened.say_unready()
+            say_unready()
             stop.set()
 
-        self._has_begun = True
-        if self._takeover is not None:
-            self._takeover.complete()
+        if self._predecessor is not None:
+            complete(self._predecessor)
+            self._predecessor = None
         if self._path is None:
             yield
             return
-        async with Offer(self._path, self._addresses, opened.sockets, leave):
+        async with Offer(self._path, self._addresses, sockets, leave):
             yield
 
 

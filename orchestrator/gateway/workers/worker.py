@@ -13,7 +13,7 @@ import math
 import socket
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -236,6 +236,7 @@ class _SupervisorKeeper:
             raise NoKeeperError(str(exc)) from exc
 
 
+@dataclass(slots=True, eq=False)
 class WorkerTeam:
     """The supervisor, and through it the other workers, as one worker knows them; ``join`` comes first.
 
@@ -246,29 +247,20 @@ class WorkerTeam:
         directory: Where sockets between the workers are.
     """
 
-    def __init__(
-        self,
-        channel_end: socket.socket,
-        handoff_end: socket.socket,
-        on_alone: Callable[[], object],
-        *,
-        number: int = 0,
-        directory: str = "",
-    ) -> None:
-        self.number = number
-        self.directory = directory
-        self._channel_end = channel_end
-        self._handoff_end = handoff_end
-        self._on_alone = on_alone
-        self._served: frozenset[str] | None = None  # unknown before the supervisor says so
-        self._channel: Channel
-        self._gateway: Gateway | None = None
-        self._listening: asyncio.Task[None] | None = None
+    channel_end: socket.socket
+    handoff_end: socket.socket
+    on_alone: Callable[[], object]
+    number: int = 0
+    directory: str = ""
+    _served: frozenset[str] | None = None  # unknown before the supervisor says so
+    _channel: Channel = field(init=False, repr=False)
+    _gateway: Gateway | None = None
+    _listening: asyncio.Task[None] | None = None
 
     async def join(self) -> None:
         """Begin to listen to the supervisor."""
         self._channel = await Channel.over(
-            self._channel_end,
+            self.channel_end,
             {
                 "served": self._hear_served,
                 "metrics": self._read_metrics,
@@ -282,7 +274,7 @@ class WorkerTeam:
         """Take connections for a gateway that is open, until ``leave``."""
         self._gateway = gateway
         offered = {kind: t for kind, t in (("grpc", gateway.grpc), ("http", gateway.http)) if t is not None}
-        gateway.background.start("taking connections", Receiver(self._handoff_end, offered).run)
+        gateway.background.start("taking connections", Receiver(self.handoff_end, offered).run)
         gateway.background.start("reporting", partial(self._report, gateway))
         self._channel.notify("served", sorted(gateway.served))
         self._channel.notify("up")
@@ -312,7 +304,7 @@ class WorkerTeam:
 
     async def _listen(self) -> None:
         await self._channel.run()
-        self._on_alone()
+        self.on_alone()
 
     async def _report(self, gateway: Gateway) -> None:
         loop = asyncio.get_running_loop()

@@ -17,7 +17,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
 from logging.handlers import RotatingFileHandler
@@ -58,14 +58,13 @@ class _File(RotatingFileHandler):
 
 
 class DecisionLog:
-    """Writes a sample of decisions, with the time by ``clock``, in seconds since 1970.
+    """Writes a sample of decisions, with the time, in seconds since 1970.
 
     Raises:
         ConfigError: when the directory can't be written to.
     """
 
-    def __init__(self, settings: DecisionLogSettings, run_id: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    def __init__(self, settings: DecisionLogSettings, run_id: str) -> None:
         self._ratio = settings.sample_ratio
         self._uniforms = random.Random(run_id)
         try:
@@ -103,7 +102,7 @@ class DecisionLog:
     def write_shed(self, reason: str, family: str | None, *, items: int, age_s: float, deadline_s: float) -> None:
         """Write a request that was refused, if it is sampled: its age, and its deadline from when it came on."""
         if self.is_sampled():
-            told = {SHED: reason, "at": self._clock(), "family": family, "items": items}
+            told = {SHED: reason, "at": time.time(), "family": family, "items": items}
             self._emit(json.dumps({**told, "age_s": age_s, "deadline_s": deadline_s}, separators=(",", ":")))
 
     def _emit(self, line: str) -> None:
@@ -134,7 +133,7 @@ class DecisionLog:
         queue["head_age_s"] = None if arrived_s is None else situation.now_s - arrived_s
         chosen = decision.candidate if isinstance(decision, Dispatch) else None
         return {
-            "at": self._clock(),
+            "at": time.time(),
             "family": family,
             "policy": policy,
             "fault": fault,

@@ -19,7 +19,7 @@ from typing import Final
 from orchestrator.config import RouterSettings
 from orchestrator.config.rollout import RolloutSettings
 from orchestrator.errors import ConfigError
-from orchestrator.files import read_file, write_atomically
+from orchestrator.files import Stamp, read_file, stamp_of, write_atomically
 from orchestrator.policies.learned.policy import FITTED, LearnedPolicy
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES
 from orchestrator.policies.parsing import parse_policy
@@ -27,18 +27,9 @@ from orchestrator.policies.protocol import Policy
 from orchestrator.router.dispatch.deciders import Deciders, in_shadow, make_deciders, on_trial, policy_of
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Answer, PendingRequest
-from orchestrator.router.rollout import record
+from orchestrator.router.rollout import record, stages
 from orchestrator.router.rollout.evidence import Evidence
 from orchestrator.router.rollout.split import Ledger, Split
-from orchestrator.router.rollout.stages import (
-    Rollout,
-    Source,
-    Verdict,
-    leave_shadow,
-    leave_share,
-    reconcile,
-    resume,
-)
 from orchestrator.router.rollout.standing import Standing
 from orchestrator.router.rollout.worth import Scale, scale_of
 from orchestrator.router.servers.fleet import Fleet
@@ -47,9 +38,6 @@ from orchestrator.snapshot import Family
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
-
-_Stamp = tuple[int, int, int] | None
-"""What differs once a file has changed; None when it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +64,10 @@ class LivePolicy:
     """
 
     deciders: Deciders
-    rollout: Rollout | None
+    rollout: stages.Rollout | None
     _candidate: _Loaded | None
-    _stamp: _Stamp
-    _record_stamp: _Stamp
+    _stamp: Stamp
+    _record_stamp: Stamp
 
     def __init__(
         self,
@@ -123,17 +111,17 @@ class LivePolicy:
         path, settings = self._settings.policy_file, self._settings.rollout
         if path is None or settings is None or not _is_rolled_out(self._settings):
             return
-        if (stamp := _stamp(path)) not in (self._stamp, None):
+        if (stamp := stamp_of(path)) not in (self._stamp, None):
             self._stamp = stamp
             self._take_file(path)
         if self.rollout is None:
             return
-        if (stamp := _stamp(record.record_path(path))) != self._record_stamp:
+        if (stamp := stamp_of(record.record_path(path))) != self._record_stamp:
             self._record_stamp, written = stamp, record.read_record(path)
-            self._move(reconcile(self.rollout, written), is_written=True)
+            self._move(stages.reconcile(self.rollout, written), is_written=True)
             if written is None or (written.candidate == self.rollout.candidate and written != self.rollout):
                 self._write_record(path, self.rollout)
-        if self.rollout.verdict is Verdict.ROLLING and self._candidate is not None:
+        if self.rollout.verdict is stages.Verdict.ROLLING and self._candidate is not None:
             self._move(self._advance(self.rollout, settings))
 
     # --- what requests come to ---
@@ -167,7 +155,7 @@ class LivePolicy:
         """What is in force since when and why."""
         found = Standing(self._in_force.policy.name, self._since_unix_s, self._why)
         rollout, settings = self.rollout, self._settings.rollout
-        if rollout is None or settings is None or rollout.verdict is Verdict.IN_FORCE:
+        if rollout is None or settings is None or rollout.verdict is stages.Verdict.IN_FORCE:
             return found
         return replace(
             found,
@@ -182,20 +170,20 @@ class LivePolicy:
         """Find out what is in force, and what is on trial, by the settings and the files."""
         settings, before = self._settings, self._in_force
         in_force, candidate, rollout = self._find(settings)
-        if rollout is not None and rollout.verdict is Verdict.IN_FORCE:
+        if rollout is not None and rollout.verdict is stages.Verdict.IN_FORCE:
             self._since_unix_s, self._why = rollout.since_unix_s, rollout.why
         elif rollout is not None and rollout.before_why:
             self._since_unix_s, self._why = rollout.before_since_unix_s, rollout.before_why
         elif not self._why or (in_force.policy.name, in_force.digest) != (before.policy.name, before.digest):
             named = "policy_file" if in_force.data else "policy" if rollout is None else "guard.fallback"
             self._since_unix_s, self._why = self._unix_clock(), f"it is what router.{named} named then"
-        self._stamp = None if settings.policy_file is None else _stamp(settings.policy_file)
+        self._stamp = None if settings.policy_file is None else stamp_of(settings.policy_file)
         self._record_stamp = None
         self._in_force, self._candidate, self.rollout = in_force, candidate, rollout
         self._candidate_name = "" if candidate is None else candidate.policy.name
         self._open()
 
-    def _find(self, settings: RouterSettings) -> tuple[_Loaded, _Loaded | None, Rollout | None]:
+    def _find(self, settings: RouterSettings) -> tuple[_Loaded, _Loaded | None, stages.Rollout | None]:
         """Return what is in force by settings and files, what is on trial or given up, and where that stands."""
         path = settings.policy_file
         if path is None or not _is_of_file(settings):
@@ -214,10 +202,10 @@ class LivePolicy:
             log.warning("%s; the policy that was in force before stays", exc)
             return kept, None, None
         kept_digest = None if kept is None else kept.digest
-        source, rollout = resume(file.digest, kept_digest, record.read_record(path), unix_s=self._unix_clock())
-        if source is Source.FILE:
+        source, rollout = stages.resume(file.digest, kept_digest, record.read_record(path), unix_s=self._unix_clock())
+        if source is stages.Source.FILE:
             return file, None, rollout
-        if source is Source.FALLBACK or kept is None:
+        if source is stages.Source.FALLBACK or kept is None:
             log.warning("the policy in force beside %s is lost; %s is", path, settings.guard.fallback)
             return _Loaded(parse_policy(settings.guard.fallback)), file, rollout
         return kept, _apart(file, kept), rollout
@@ -243,10 +231,10 @@ class LivePolicy:
         self._scales: dict[Family, Scale] = {}
         self._offset_s, self._turn = 0.0, (-1, False)
         if settings.rollout is not None and rollout is not None and candidate is not None:
-            if rollout.verdict is Verdict.ROLLING and rollout.stage == 0:
+            if rollout.verdict is stages.Verdict.ROLLING and rollout.stage == 0:
                 shadow = in_shadow(candidate.policy, deciders.policies, settings, self._observer)
                 deciders = replace(deciders, shadow=shadow)
-            elif rollout.verdict is Verdict.ROLLING:
+            elif rollout.verdict is stages.Verdict.ROLLING:
                 deciders = on_trial(deciders, candidate.policy, self._decides, settings, self._observer)
                 now_s = self._unix_clock()
                 slot_s = settings.rollout.slot_s or max(1.0, settings.deadline_ms / 100)
@@ -279,19 +267,19 @@ class LivePolicy:
             return
         self._candidate = _apart(file, self._in_force)
         self._candidate_name = self._candidate.policy.name
-        found = Rollout(
+        found = stages.Rollout(
             file.digest,
             self._unix_clock(),
             f"{path} has changed",
             before_since_unix_s=self._since_unix_s,
             before_why=self._why,
         )
-        stands = reconcile(found, record.read_record(path))
-        if stands.verdict is Verdict.ROLLING and self._in_force.data:
+        stands = stages.reconcile(found, record.read_record(path))
+        if stands.verdict is stages.Verdict.ROLLING and self._in_force.data:
             self._write(record.kept_path(path), self._in_force.data)
         self._move(stands, is_written=stands is not found)
 
-    def _advance(self, rollout: Rollout, settings: RolloutSettings) -> Rollout:
+    def _advance(self, rollout: stages.Rollout, settings: RolloutSettings) -> stages.Rollout:
         """Return where the candidate is to stand by what is known now."""
         unix_s, loop_s = self._unix_clock(), asyncio.get_running_loop().time()
         deciders, self._scales = self.deciders, {}
@@ -300,12 +288,12 @@ class LivePolicy:
             return rollout.returned(f"it failed too often in the {rollout.describe(settings.shares)}", unix_s)
         if self._ledger is None:
             outcomes = {} if deciders.shadow is None else deciders.shadow.outcomes
-            return leave_shadow(rollout, settings, outcomes, unix_s=unix_s)
+            return stages.leave_shadow(rollout, settings, outcomes, unix_s=unix_s)
         for difference, requests in self._ledger.take_ended(loop_s + self._offset_s):
             self._evidence = self._evidence.added(difference, requests)
-        return leave_share(rollout, settings, self._evidence, unix_s=unix_s)
+        return stages.leave_share(rollout, settings, self._evidence, unix_s=unix_s)
 
-    def _move(self, rollout: Rollout, *, is_written: bool = False) -> None:
+    def _move(self, rollout: stages.Rollout, *, is_written: bool = False) -> None:
         """Let the candidate stand elsewhere, and write it unless somebody else has."""
         if rollout == self.rollout:
             return
@@ -313,29 +301,29 @@ class LivePolicy:
         assert path is not None and settings is not None, "only a file is rolled out"
         self.rollout = rollout
         log.log(
-            logging.WARNING if rollout.verdict is Verdict.RETURNED else logging.INFO,
+            logging.WARNING if rollout.verdict is stages.Verdict.RETURNED else logging.INFO,
             "policy %s, in place of %s: %s, because %s",
             self._candidate_name,
             self._in_force.policy.name,
             rollout.describe(settings.shares),
             rollout.why,
         )
-        if rollout.verdict is Verdict.IN_FORCE and candidate is not None:
+        if rollout.verdict is stages.Verdict.IN_FORCE and candidate is not None:
             self._in_force, self._since_unix_s, self._why = candidate, rollout.since_unix_s, rollout.why
             if not is_written:
                 self._write(record.kept_path(path), candidate.data)
-        if rollout.verdict is not Verdict.ROLLING:
+        if rollout.verdict is not stages.Verdict.ROLLING:
             self._candidate = None
         if not is_written:
             self._write_record(path, rollout)
         self._open()
 
-    def _write_record(self, path: Path, rollout: Rollout) -> None:
+    def _write_record(self, path: Path, rollout: stages.Rollout) -> None:
         try:
             record.write_record(path, rollout)
         except OSError as exc:
             log.warning("it is not written where the rollout of %s stands (%s)", path, exc.strerror)
-        self._record_stamp = _stamp(record.record_path(path))
+        self._record_stamp = stamp_of(record.record_path(path))
 
     def _write(self, path: Path, data: bytes) -> None:
         try:
@@ -360,11 +348,3 @@ def _apart(file: _Loaded, in_force: _Loaded) -> _Loaded:
     if isinstance(policy, LearnedPolicy) and policy.name == in_force.policy.name:
         return replace(file, policy=LearnedPolicy(policy.file, name=f"{policy.name}@{file.digest[:7]}"))
     return file
-
-
-def _stamp(path: Path) -> _Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

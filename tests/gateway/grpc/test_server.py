@@ -488,8 +488,7 @@ async def test_a_server_that_hangs_holds_up_the_end_no_longer_than_the_gateways_
                 server.per_item_s = 1e6
             channel: Any = grpc.aio.insecure_channel(world.grpc)
             asking = asyncio.create_task(RawCalls(channel).infer(item_request()))
-            while not any(server.awaited_batches for server in world.router.inspect().servers.values()):
-                await asyncio.sleep(0.01)
+            await world.until_asked()
         with pytest.raises(grpc.aio.AioRpcError) as ended:
             await asking
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -24,8 +24,9 @@ from orchestrator.gateway.http.codec import OutputForms, parse_infer, render_gen
 from orchestrator.gateway.http.errors import TooLargeError
 from orchestrator.gateway.http.json_text import QUICK_BYTES, count_values, dump_json, dump_texts, load_json
 from orchestrator.gateway.protocol.messages import pb
-from orchestrator.gateway.protocol.tensors import encode_bytes, from_json
+from orchestrator.gateway.protocol.tensors import from_json
 from orchestrator.http2.flow import Buffer
+from orchestrator.triton.infer_wire import encode_elements
 from tests.gateway.fakes import World, open_world
 from tests.gateway.protocol.strategies import Tensor, tensors
 from tests.gateway.protocol.test_tensors import values_of
@@ -304,7 +305,7 @@ def test_answers_are_the_json_of_all_their_values(count: int) -> None:
     raws: list[Buffer] = []
     for name, datatype, raw in (
         ("a", "FP64", np.array(values).tobytes()),
-        ("id", "BYTES", encode_bytes([text.encode() for text in texts])),
+        ("id", "BYTES", encode_elements([text.encode() for text in texts])),
     ):
         response.outputs.add(name=name, datatype=datatype, shape=[count])
         raws.append(raw)

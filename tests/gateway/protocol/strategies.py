@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from orchestrator.gateway.protocol.tensors import DATATYPES, count_elements, encode_bytes
+from orchestrator.gateway.protocol.tensors import DATATYPES, count_elements
+from orchestrator.triton.infer_wire import encode_elements
 
 
 class Tensor(NamedTuple):
@@ -23,7 +24,7 @@ def tensors(draw: st.DrawFn, *, json_only: bool = False) -> Tensor:
     count = count_elements(shape)
     if datatype == "BYTES":
         texts = st.text().map(str.encode) if json_only else st.binary()
-        raw = encode_bytes(draw(st.lists(texts, min_size=count, max_size=count)))
+        raw = encode_elements(draw(st.lists(texts, min_size=count, max_size=count)))
     elif datatype == "BOOL":
         raw = bytes(draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)))
     else:

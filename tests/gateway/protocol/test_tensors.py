@@ -14,12 +14,12 @@ from orchestrator.gateway.protocol.tensors import (
     DATATYPES,
     count_elements,
     decode_bytes,
-    encode_bytes,
     from_contents,
     from_json,
     to_json,
     topk_strings,
 )
+from orchestrator.triton.infer_wire import encode_elements
 from tests.gateway.protocol.strategies import Tensor, tensors
 
 
@@ -54,7 +54,7 @@ def test_typed_contents_give_back_every_tensor(tensor: Tensor) -> None:
 
 @given(st.lists(st.binary()))
 def test_bytes_elements_come_apart_again(elements: list[bytes]) -> None:
-    assert decode_bytes(encode_bytes(elements), "t") == elements
+    assert decode_bytes(encode_elements(elements), "t") == elements
 
 
 @given(st.binary())

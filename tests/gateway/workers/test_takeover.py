@@ -18,7 +18,14 @@ import pytest
 from orchestrator.config import GatewaySettings, PeerSettings, RouterSettings
 from orchestrator.errors import ConfigError
 from orchestrator.gateway import Gateway
-from orchestrator.gateway.workers.takeover import Offer, Succession, inherited_sockets, peer_addresses, take_over
+from orchestrator.gateway.workers.takeover import (
+    Offer,
+    Succession,
+    complete,
+    inherited_sockets,
+    peer_addresses,
+    take_over,
+)
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
@@ -141,13 +148,14 @@ async def test_a_successor_that_fails_leaves_the_offer_to_the_next(
             assert not replaced.is_set()
             taken = await asyncio.to_thread(take_over, path, {**ADDRESSES, "http": "127.0.0.1:9"})
             assert taken is not None
-            assert [one.getsockname() for one in taken.sockets["grpc"]] == [grpc.getsockname()]
-            assert "http" not in taken.sockets, "its address is another one"
+            end, sockets = taken
+            assert [one.getsockname() for one in sockets["grpc"]] == [grpc.getsockname()]
+            assert "http" not in sockets, "its address is another one"
             assert not replaced.is_set()
-            taken.complete()
+            complete(end)
             async with asyncio.timeout(20):
                 await replaced.wait()
-            for one in taken.sockets["grpc"]:
+            for one in sockets["grpc"]:
                 one.close()
 
 
