@@ -89,7 +89,7 @@ class Offer:
         await self._background.stop()
         self._listening.close()
         with contextlib.suppress(OSError):
-            if self._path.stat().st_ino == self._inode:  # else it is the successor's
+            if self._path.stat().st_ino == self._inode:  # else it is another gateway's
                 self._path.unlink()
 
     async def _run(self) -> None:
@@ -98,6 +98,7 @@ class Offer:
             end, _ = await loop.sock_accept(self._listening)
             with end, contextlib.suppress(OSError):
                 if await self._give(end):
+                    self._inode = None  # the path is the successor's, which may be about to offer there
                     return
 
     async def _give(self, end: socket.socket) -> bool:

@@ -157,6 +157,13 @@ async def test_a_successor_that_fails_leaves_the_offer_to_the_next(
                 await replaced.wait()
             for one in sockets["grpc"]:
                 one.close()
+        assert path.exists(), "the successor may offer there already"
+
+
+async def test_an_offer_that_nobody_took_leaves_nothing_behind(path: Path) -> None:
+    async with Offer(path, ADDRESSES, {}, lambda: None):
+        assert path.exists()
+    assert not list(path.parent.iterdir())
 
 
 def test_each_worker_has_sockets_of_its_own_for_peers() -> None:
