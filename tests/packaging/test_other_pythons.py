@@ -113,7 +113,7 @@ def test_up_serves_the_family_that_ships(installed: Installed) -> None:
     assert_answers_until_ended(installed.start("up", "--fleet", str(fleet)), grpc)
 
 
-@pytest.mark.parametrize("installed", [*WITH_TRITON, *WITHOUT_TRITON], indirect=True)
+@pytest.mark.parametrize("installed", WITHOUT_TRITON, indirect=True)  # the demo has shown that the others compile
 def test_a_suite_that_ships_is_evaluated(installed: Installed, tmp_path: Path) -> None:
     small = ["--traces", "2", "--validation-traces", "1", "--seeds", "1", "--requests", "60", "--jobs", "1"]
     policies = ["--policy", "random", "--policy", "lert:slack"]
