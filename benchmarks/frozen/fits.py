@@ -4,8 +4,8 @@ Fits are kept as they come. Each is what ``slimsched train-router --scenario`` d
 force. Its traces, to learn from, to choose by and to prove oneself on, are of other seeds than those of the judgement.
 
 Beside it every rule that a fit tries has its knobs tuned to the scenario by itself, all with the same time, by CMA-ES
-over four traces a generation: a fit evolves only the two that look best, and what it is held against should be as good
-as it can be.
+over four traces a generation: a fit has one time for all of them, and what it is held against should be as good as it
+can be.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Evolution: the knobs of rules, fitted by CMA-ES (Hansen, arXiv 1604.00772; the package ``cmaes``).
 
 What is searched of a rule is what ``slimsched tune`` searches, as one cube (orchestrator.evaluation.tuning.space). Each
-rule of the portfolio, which is every one that binds late, is first tried as it is; the few that do best are evolved in
-turns, generation by generation, until the time is over. Of rules that did the same, as several do while there is little
-load, one is taken. Every generation meets traces of its own, all of its candidates the same ones, so nothing is fitted
-to one trace's luck. What counts in the end is the mean of the last generations' distribution, which has seen many
-traces, and not the single candidate that was luckiest on a few.
+rule of the portfolio, which is every one that binds late, is first tried as it is. What a rule is worth as it is says
+little of what it is worth with its knobs fitted, so those that do best are evolved in turns, generation by generation,
+and the worse half of them leaves after each third of the time (successive halving, Jamieson & Talwalkar 2016). Of rules
+that did the same as they are, as several do while there is little load, one is taken. Every generation meets traces of
+its own, all of its candidates the same ones, so nothing is fitted to one trace's luck. What counts in the end is the
+mean of the last generations' distribution, which has seen many traces, and not the single candidate that was luckiest
+on a few.
 
 The search is deterministic but for the time that it has: given the utilities of its generations again, it is where it
 was. So these are all that an interrupted one needs.
@@ -50,10 +52,14 @@ PORTFOLIO: Final = (
     "alert",
 )
 """Rules that are tried: all that bind late, but those that draw at random or change what they are shown."""
-_EVOLVED: Final = 2
-_TRIALS: Final = 8  # traces that say which of the portfolio are evolved
+_RUNGS: Final = (8, 4, 2)  # rules that are evolved in each part of the time
+_TRIALS: Final = 8  # traces that say which of the rules are evolved on
 _TRACES: Final = 4  # of a generation
 _SIGMA: Final = 0.15  # of the first generation, in the unit cube
+
+
+Rung = list[list[list[float]]]
+"""Utilities of one part of the time: one list of what is ranked before it, then of each generation a list per rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +67,10 @@ class Evolved:
     """What evolution found.
 
     Attributes:
-        specs: of the rules that were evolved, at the mean of their distributions, the best first.
+        specs: of the rules that were evolved to the end, at the mean of their distributions, the best first.
         portfolio: mean utility of each rule as it is, on the trial traces.
         runs: how many traces were run in all.
-        generations: of each rule that was evolved.
+        generations: of each rule that was evolved to the end.
     """
 
     specs: tuple[str, ...]
@@ -81,46 +87,46 @@ def evolve(
     seed: int,
     pool: Executor,
     portfolio: Sequence[str] = PORTFOLIO,
-    history: Sequence[Sequence[Sequence[float]]] = (),
-    keep: Callable[[list[list[list[float]]]], None] = lambda history: None,
+    history: Sequence[Rung] = (),
+    spent_s: float = 0.0,
+    keep: Callable[[list[Rung]], None] = lambda history: None,
     report: Callable[[float, str], None] = lambda part, text: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Evolved:
-    """Return the rules that evolution ends with after so many seconds, and one generation of each at the least.
+    """Return the rules that evolution ends with after so many seconds, and one generation a part at the least.
 
     Args:
         task: the fleet, and what is asked of it.
         draw: gives traces.
-        seconds: how long, beside what ``history`` took.
+        seconds: how long, with what ``history`` took.
         seed: of the search.
         pool: threads to run in.
         portfolio: the rules, by their specs without knobs.
-        history: utilities of the portfolio's trials, then of each generation, of a search that was interrupted.
+        history: utilities of a search that was interrupted, by the parts of the time.
+        spent_s: what ``history`` took.
         keep: is called with the history after each generation.
         report: is called with the part of the time that is over and what was found.
         clock: in seconds.
     """
-    began_s, known = clock(), list(history)
+    began_s, done = clock() - spent_s, list[Rung]()
     runner = _Runner(task, draw, pool)
-    as_they_are = runner.mean_utilities(portfolio, _TRIALS, known[0][0] if known else None)
-    done = [[as_they_are.tolist()]]
-    rules = _best_of(portfolio, as_they_are)
-    searches = [_search(rule, seed + at) for at, rule in enumerate(rules)]
-    while len(done) < 2 or len(done) < len(known) or clock() - began_s < seconds:
-        generation: list[list[float]] = []
-        for at, (rule, search) in enumerate(zip(rules, searches, strict=True)):
-            points = [search.ask() for _ in range(search.population_size)]
-            specs = [_spec_at(rule, point) for point in points]
-            found = runner.mean_utilities(specs, _TRACES, known[len(done)][at] if len(done) < len(known) else None)
-            search.tell([(point, -float(utility)) for point, utility in zip(points, found, strict=True)])
-            generation.append(found.tolist())
-        done.append(generation)
-        keep(done)
-        report(min(1.0, (clock() - began_s) / max(1e-9, seconds)), "")
-    specs = [_spec_at(rule, search.mean) for rule, search in zip(rules, searches, strict=True)]
-    ending = runner.mean_utilities(specs, 2 * _TRIALS)
-    ranked = tuple(specs[at] for at in np.argsort(-ending))
-    return Evolved(ranked, dict(zip(portfolio, as_they_are.tolist(), strict=True)), runner.runs, len(done) - 1)
+    searches = [_Search(rule, seed + at) for at, rule in enumerate(portfolio)]
+    for number, count in enumerate(_RUNGS):
+        known = list(history[number]) if number < len(history) else []
+        ranked = runner.mean_utilities([each.best for each in searches], _TRIALS, known[0][0] if known else None)
+        if not done:
+            as_they_are = dict(zip(portfolio, ranked.tolist(), strict=True))
+        searches = [searches[at] for at in _best_of(ranked)[:count]]
+        done.append([[ranked.tolist()]])
+        ends_s, is_known = seconds * (number + 1) / len(_RUNGS), number + 1 < len(history)
+        while (generation := len(done[-1])) < max(2, len(known)) or (not is_known and clock() - began_s < ends_s):
+            before = known[generation] if generation < len(known) else [None] * len(searches)
+            done[-1].append([each.advance(runner, found) for each, found in zip(searches, before, strict=True)])
+            keep(done)
+            report(min(1.0, (clock() - began_s) / max(1e-9, seconds)), "")
+    ending = runner.mean_utilities([each.best for each in searches], 2 * _TRIALS)
+    specs = tuple(searches[at].best for at in np.argsort(-ending))
+    return Evolved(specs, as_they_are, runner.runs, sum(len(rung) - 1 for rung in done))
 
 
 @dataclass(slots=True)
@@ -144,19 +150,38 @@ class _Runner:
         return np.asarray(found.mean(axis=1))
 
 
-def _best_of(portfolio: Sequence[str], utilities: Floats) -> list[str]:
-    """Return the best rules, the best first; of such as did the same, where others are left, the first alone."""
-    ranked = np.argsort(-utilities, kind="stable")
+def _best_of(utilities: Floats) -> list[int]:
+    """Return the places of the best, the best first; of such as did the same the first alone."""
     _, firsts = np.unique(utilities.round(9), return_index=True)
-    others = sorted(ranked, key=lambda at: at not in firsts)
-    return [portfolio[at] for at in others[:_EVOLVED]]
+    return sorted(firsts.tolist(), key=lambda at: (-utilities[at], at))
 
 
-def _search(rule: str, seed: int) -> Any:
-    from cmaes import CMA
+class _Search:
+    """The search for the knobs of one rule.
 
-    mean = np.resize(default_point(rule), max(2, len(default_point(rule))))  # CMA asks for two numbers at least
-    return CMA(mean=mean, sigma=_SIGMA, bounds=np.array([[0.0, 1.0]] * len(mean)), seed=seed)
+    Attributes:
+        best: its spec: as it is until it has had a generation, then at the mean of its distribution.
+    """
+
+    def __init__(self, rule: str, seed: int) -> None:
+        from cmaes import CMA
+
+        self._rule, point = rule, default_point(rule)
+        mean = np.resize(point, max(2, len(point)))  # CMA asks for two numbers at least
+        self._cma = CMA(mean=mean, sigma=_SIGMA, bounds=np.array([[0.0, 1.0]] * len(mean)), seed=seed)
+        self.best = rule
+
+    def advance(self, runner: _Runner, known: Sequence[float] | None) -> list[float]:
+        """Return the utilities of a generation, and learn from them."""
+        points = [self._cma.ask() for _ in range(self._cma.population_size)]
+        found = runner.mean_utilities([self._spec_at(point) for point in points], _TRACES, known)
+        self._cma.tell([(point, -float(utility)) for point, utility in zip(points, found, strict=True)])
+        self.best = self._spec_at(self._cma.mean)
+        return [float(utility) for utility in found]
+
+    def _spec_at(self, point: Any) -> str:
+        inside = np.clip(point, 0.0, 1.0).tolist()
+        return spec_at(self._rule, inside[: len(default_point(self._rule))])
 
 
 def run_all(task: Task, policies: Sequence[Policy], traces: Sequence[Any], pool: Executor) -> Floats:
@@ -164,8 +189,3 @@ def run_all(task: Task, policies: Sequence[Policy], traces: Sequence[Any], pool:
     jobs = [pool.submit(run_policy, task, policy, trace) for policy in policies for trace in traces]
     found = [job.result()["utility"] or 0.0 for job in jobs]
     return np.array(found).reshape(len(policies), len(traces))
-
-
-def _spec_at(rule: str, point: Sequence[float]) -> str:
-    inside = np.clip(point, 0.0, 1.0).tolist()
-    return spec_at(rule, inside[: len(default_point(rule))])

@@ -22,7 +22,7 @@ import numpy as np
 
 from orchestrator.executors import Executor, run_on
 from orchestrator.learning.checkpoints import RunFolder
-from orchestrator.learning.evolution import PORTFOLIO, Evolved, evolve
+from orchestrator.learning.evolution import PORTFOLIO, Evolved, Rung, evolve
 from orchestrator.learning.judging import Candidate, Contender, judge, promote
 from orchestrator.learning.learner import PpoLearner
 from orchestrator.learning.ppo.training import PpoSettings, Round
@@ -179,25 +179,25 @@ def _evolve(
     report: Report,
     clock: Clock,
 ) -> Evolved:
-    kept = folder.read("evolution") or {"history": [], "seconds": 0.0}
-    began_s = clock()
-    kept_s = began_s
+    kept = folder.read("rungs") or {"utilities": [], "seconds": 0.0}
+    began_s = clock() - kept["seconds"]
+    kept_s = clock()
 
-    def keep(history: list[list[list[float]]]) -> None:
+    def keep(history: list[Rung]) -> None:
         nonlocal kept_s
         now_s = clock()
-        spent_s = kept["seconds"] + now_s - began_s
-        if now_s - kept_s > _KEEP_EVERY_S or spent_s >= settings.seconds:
+        if now_s - kept_s > _KEEP_EVERY_S or now_s - began_s >= settings.seconds:
             kept_s = now_s
-            folder.write("evolution", {"history": history, "seconds": spent_s})
+            folder.write("rungs", {"utilities": history, "seconds": now_s - began_s})
 
     found = evolve(
         traffic.task,
         traffic.fit,
-        seconds=max(0.0, settings.seconds - kept["seconds"]),
+        seconds=settings.seconds,
         seed=settings.seed,
         pool=pool,
-        history=kept["history"],
+        history=kept["utilities"],
+        spent_s=kept["seconds"],
         keep=keep,
         report=report,
         clock=clock,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
 from orchestrator.evaluation.tuning.space import SEARCHED, default_point, spec_at, tuned_policies
-from orchestrator.learning.evolution import PORTFOLIO, Evolved, evolve, run_all
+from orchestrator.learning.evolution import PORTFOLIO, Evolved, Rung, evolve, run_all
 from orchestrator.learning.judging import paired
 from orchestrator.policies.learned.decide import parse_base
 from orchestrator.policies.parsing import parse_policy
@@ -19,8 +21,8 @@ from orchestrator.policies.registry import policy_names
 from orchestrator.policies.rule import CORRECTS_STALE
 from tests.learning.worlds import WASTEFUL, costly_traffic
 
-History = list[list[list[float]]]
 TRAFFIC = costly_traffic()
+RUNGS = 3
 
 
 @pytest.fixture(scope="module")
@@ -32,37 +34,45 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def found(
     pool: ThreadPoolExecutor, generations: int, *, portfolio: tuple[str, ...] = ("thrift",), **more: object
 ) -> Evolved:
-    """What evolution finds in so many generations: a second passes at each look at the clock."""
+    """What evolution finds in so many generations a rung: a second passes at each look at the clock."""
     ticks = count()
-    more.setdefault("clock", lambda: next(ticks))
+    seconds = 2 * RUNGS * generations
     return evolve(  # type: ignore[arg-type]
-        TRAFFIC.task, TRAFFIC.fit, seconds=2 * generations - 1, seed=0, pool=pool, portfolio=portfolio, **more
+        TRAFFIC.task,
+        TRAFFIC.fit,
+        seconds=seconds,
+        seed=0,
+        pool=pool,
+        portfolio=portfolio,
+        clock=lambda: next(ticks),
+        **more,
     )
 
 
 def test_knobs_become_better_than_their_defaults(pool: ThreadPoolExecutor) -> None:
-    specs = ("achq:100", found(pool, 6, portfolio=("achq:100",)).specs[0])
+    specs = ("achq:100", found(pool, 2, portfolio=("achq:100",)).specs[0])
     before, after = run_all(TRAFFIC.task, [parse_policy(spec) for spec in specs], TRAFFIC.held_out(), pool)
     assert paired(after, before).low > 0
 
 
 def test_the_same_seed_finds_the_same_and_an_interrupted_search_goes_on_where_it_was(pool: ThreadPoolExecutor) -> None:
-    histories: list[History] = []
-    whole = found(pool, 4, keep=histories.append)
-    assert found(pool, 4) == whole
-    assert whole.generations == 4
-    ticks = count()
-    resumed = found(pool, 4, history=histories[1][:3], clock=lambda: next(ticks) + 2)  # two generations are done
-    assert resumed.specs == whole.specs
-    assert resumed.runs < whole.runs
+    histories: list[list[Rung]] = []
+    rules = ("thrift", "lert:100", WASTEFUL)
+    whole = found(pool, 2, portfolio=rules, keep=lambda history: histories.append(deepcopy(history)))
+    assert found(pool, 2, portfolio=rules) == whole
+    assert whole.generations == len(histories) == 2 * RUNGS
+    for generations, spent_s in ((1, 0), (2, 2), (3, 2), (5, 4)):
+        resumed = found(pool, 2, portfolio=rules, history=histories[generations - 1], spent_s=spent_s)
+        assert replace(resumed, runs=0) == replace(whole, runs=0)
+        assert resumed.runs < whole.runs
 
 
-def test_the_best_of_a_portfolio_are_evolved_and_all_are_reported(pool: ThreadPoolExecutor) -> None:
-    portfolio = ("thrift", "lert:100", WASTEFUL, "lert:narrowest")
-    evolved = found(pool, 1, portfolio=portfolio)
-    assert set(evolved.portfolio) == set(portfolio)
-    heads = {spec.partition(",")[0] for spec in evolved.specs}
-    assert heads == set(sorted(portfolio, key=lambda spec: -evolved.portfolio[spec])[:2])
+def test_the_worse_half_leaves_after_each_part_of_the_time_and_all_are_reported(pool: ThreadPoolExecutor) -> None:
+    histories: list[list[Rung]] = []
+    evolved = found(pool, 1, portfolio=PORTFOLIO, keep=histories.append)
+    assert set(evolved.portfolio) == set(PORTFOLIO)
+    assert [len(generation) for rung in histories[-1] for generation in rung[1:]] == [8, 4, 2]
+    assert evolved.specs[0].partition(",")[0] == "thrift"
     for spec in evolved.specs:
         assert parse_rule(spec).slack_margin is not None
 

@@ -272,7 +272,7 @@ def test_an_interrupted_fit_goes_on_and_no_other_is_taken_for_it(
     with pytest.raises(ConfigError, match=r"other settings \(seed\)"):
         RunFolder(folder, identity(traffic, replace(SETTINGS, seed=1)), resume=True)
     resumed = RunFolder(folder, identity(traffic, replace(SETTINGS, seconds=1.0)), resume=True)
-    assert resumed.read("evolution")["history"]
+    assert resumed.read("rungs")["utilities"]
     made = fit(traffic, SETTINGS, resumed)
     own = made.learned[0]
     assert own.choices > sum(each.choices for each in own.rounds)  # those before count too
