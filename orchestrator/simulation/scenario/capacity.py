@@ -1,17 +1,19 @@
 """How much a fleet can serve, as if work were a fluid: the scale for loads, and a bound for every policy.
 
 With f_sw items a second on server s at width w and its capacity c_sw there, a server is not more than busy when
-Σ_w f_sw / c_sw ≤ 1. The most items a second are served at each server's quickest width. At a given rate the most
-accuracy is the linear programme max Σ a_w f_sw with Σ f = rate, solved by scipy's HiGHS; no policy can serve more
-accurately without falling behind, because waiting and uneven work only cost. Likewise for joules, with those of an item
-in the batch that is thriftiest, whatever batch gives the capacity; and for accuracy less the price of joules, which is
-linear in the flows too. Of several families each has its share of the rate, and flows of its own widths.
+Σ_w f_sw / c_sw ≤ 1. Of instances that hinder each other c_sw is what they do together, all of them all the time. The
+most items a second are served at each server's quickest width. At a given rate the most accuracy is the linear
+programme max Σ a_w f_sw with Σ f = rate, solved by scipy's HiGHS; no policy can serve more accurately without falling
+behind, because waiting and uneven work only cost. Likewise for joules, with those of an item in the batch that is
+thriftiest, whatever batch gives the capacity; and for accuracy less the price of joules, which is linear in the flows
+too. Of several families each has its share of the rate, and flows of its own widths.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -182,4 +184,13 @@ def _linprog() -> Any:
 
 
 def _usable(server: SimulatedServer, min_accuracy: float) -> list[SimulatedModel]:
-    return [m for m in server.models if m.accuracy >= min_accuracy and m.instances > 0]
+    """Return the models that may be used, their batches as slow as instances make them that hinder each other."""
+    return [
+        m if (slower := 1 + server.contention * (m.instances - 1)) == 1 else _slowed(m, slower)
+        for m in server.models
+        if m.accuracy >= min_accuracy and m.instances > 0
+    ]
+
+
+def _slowed(model: SimulatedModel, factor: float) -> SimulatedModel:
+    return replace(model, service_s=tuple(factor * service_s for service_s in model.service_s))

@@ -114,7 +114,8 @@ CORE_UNTIL_S: Final = 8  # by its host's SERVERS_WORK_S, NaN while it needs no c
 LEADER: Final = 9  # BATCH_ID of the first batch of its run; 0 until an instance has taken it
 TAKEN_ORDER: Final = 10  # of the first batch of a run, by which runs start; of others 0
 RUN_SIZE: Final = 11  # items of its run
-HELD_FIELDS: Final = 12
+ALONE_S: Final = 12  # what its run would take beside no other; its joules go with that
+HELD_FIELDS: Final = 13
 
 CORES: Final = 0
 SLICE_S: Final = 1

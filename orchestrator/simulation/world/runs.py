@@ -56,13 +56,17 @@ def next_run(world: World, server: int) -> int:
 
 
 @compiled
-def start_run(world: World, server: int, slot: int, takes_s: float, is_seen: bool) -> None:
-    """Let the batches of a run be under way, for so long; ``is_seen``: the router knows that they are."""
+def start_run(world: World, server: int, slot: int, takes_s: float, alone_s: float, is_seen: bool) -> None:
+    """Let the batches of a run be under way.
+
+    It takes ``takes_s``, and beside no other it would take ``alone_s``; ``is_seen``: the router knows that they are.
+    """
     held, now_s, leader = world.held, world.state[sim.NOW_S], world.held[sim.LEADER][slot]
     size = held[sim.RUN_SIZE][slot]
     for at in range(slot, _end(world, server)):
         if held[sim.LEADER][at] == leader:
             held[sim.STARTED_S][at], held[sim.TAKES_S][at], held[sim.RUN_SIZE][at] = now_s, takes_s, size
+            held[sim.ALONE_S][at] = alone_s
             if is_seen:
                 world.fleet.batches[col.BEGAN_S][at] = now_s
 

@@ -93,12 +93,12 @@ def start_batches(world: World, server: int) -> None:
         account(world, server)
         truth[sim.BUSY_PARTS][server] += 1 / instances
         factor = _noise(world, server, model, int(held[sim.FIRST][slot])) * truth[sim.SPEED][server]
-        factor *= 1 + truth[sim.CONTENTION][server] * truth[sim.RUNNING_BATCHES][server]
         if truth[sim.IS_HOT][server] != 0:
             factor *= truth[sim.HOT_FACTOR][server]
+        alone_s = world.service_s[model][int(held[sim.RUN_SIZE][slot]) - 1] * factor
+        takes_s = alone_s * (1 + truth[sim.CONTENTION][server] * truth[sim.RUNNING_BATCHES][server])
         truth[sim.RUNNING_BATCHES][server] += 1
-        takes_s = world.service_s[model][int(held[sim.RUN_SIZE][slot]) - 1] * factor
-        start_run(world, server, slot, takes_s, instances > 1)
+        start_run(world, server, slot, takes_s, alone_s, instances > 1)
         if truth[sim.HOST][server] >= 0:
             hosts.start_batch(world, server, slot)
         else:
@@ -181,7 +181,7 @@ def _fixed_j(world: World, model: int, slot: int) -> float:
     held, size = world.held, int(world.held[sim.RUN_SIZE][slot])
     mean_s, energy_j = world.service_s[model][size - 1], world.energy_j[model][size - 1]
     energy_j *= world.fleet.batches[col.ITEMS][slot] / size
-    return energy_j * (held[sim.TAKES_S][slot] / mean_s) if mean_s > 0 else energy_j
+    return energy_j * (held[sim.ALONE_S][slot] / mean_s) if mean_s > 0 else energy_j
 
 
 @compiled

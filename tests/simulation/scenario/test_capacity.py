@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 
 from orchestrator.simulation.scenario.capacity import capacity_rps, least_joules, most_accuracy, most_utility
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
+from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName
-from tests.simulation.worlds import servers
+from tests.simulation.worlds import patient, run, scenario, servers
 
 NARROW = linear_model(25, per_item_s=0.005, max_batch_size=1, accuracy=0.7, per_item_j=1.0)
 WIDE = linear_model(100, per_item_s=0.02, max_batch_size=1, accuracy=0.8, per_item_j=3.0)
@@ -31,6 +34,20 @@ def test_unknown_joules_are_no_bound_unless_they_cost_nothing() -> None:
     assert most_utility(fleet, 80.0, price=0.04) is None
     assert most_utility(fleet, 80.0, price=0.0) == pytest.approx(most_accuracy(fleet, 80.0))
     assert most_utility(fleet, 40.0, price=0.0, min_accuracy=0.75) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("contention", [0.0, 0.5, 1.0])
+def test_instances_on_one_device_serve_as_much_as_they_do_in_a_run_and_take_the_joules_of_one(
+    contention: float,
+) -> None:
+    fleet = [replace(s, contention=contention) for s in servers(1, replace(WIDE, instances=3))]
+    assert capacity_rps(fleet) == pytest.approx(3 * 50 / (1 + 2 * contention))
+    assert most_accuracy(fleet, 0.99 * capacity_rps(fleet)) == pytest.approx(0.8)
+    assert most_accuracy(fleet, 1.01 * capacity_rps(fleet)) is None
+    crowded = run(scenario(load=3.0, objectives=patient()), fleet).world
+    answered_s = np.asarray(crowded.requests[sim.ANSWERED_S])
+    assert len(answered_s) / answered_s.max() == pytest.approx(capacity_rps(fleet), rel=0.02)
+    assert crowded.truth[sim.BUSY_J].sum() == pytest.approx(3.0 * len(answered_s))
 
 
 @settings(deadline=None, max_examples=30)
