@@ -23,7 +23,7 @@ from orchestrator.evaluation.cases import Case
 from orchestrator.executors import Executor
 from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.evolution import PORTFOLIO, evolve
-from orchestrator.learning.fitting import EVOLUTION, PPO, PPO_EVOLVED, FitSettings, fit, write_promoted
+from orchestrator.learning.fitting import PPO, PPO_EVOLVED, FitSettings, fit, write_promoted
 from orchestrator.learning.groups import DrawTrace
 from orchestrator.learning.tasks import given_traffic
 from orchestrator.policies.learned.policy_file import SLIM
@@ -40,8 +40,7 @@ class Fitted:
 
     Attributes:
         evolution: The best rule that was evolved.
-        ppo: What PPO made of the best rule as it is; the policy in force where there are several families, of which it
-            could not learn when these scenarios were judged.
+        ppo: What PPO made of the best rule as it is.
         fitted: What was promoted, or the policy in force.
         origin: "evolution", "ppo", "ppo-evolved", "rule" or "in force".
         tuned: Each rule with the knobs that were tuned to the scenario, by the rule.
@@ -122,14 +121,13 @@ def tune(task: Task, draw: DrawTrace, rules: Sequence[str], *, seconds: float) -
 
 def _fit(present: str, budget: Budget, folder: Path, case: Case) -> Fitted:
     traffic = given_traffic(case.path, None, None)
-    learners = (EVOLUTION,) if traffic.task.settings.families else (EVOLUTION, PPO)
-    settings = FitSettings(present, seconds=budget.learner, threads=1, learners=learners)
+    settings = FitSettings(present, seconds=budget.learner, threads=1)
     run = RunFolder(folder / "run" / case.stem, {}, resume=True, restart=False)
     run.end()  # a fit that was interrupted begins anew, so that its budget is what it says
     result = fit(traffic, settings, run, clock=time.process_time)
     run.end()
     assert result.evolved is not None
-    promoted, specs = result.promoted, {PPO: present}
+    promoted, specs = result.promoted, dict[str, str]()
     for learned in result.candidates:
         if learned.origin in (PPO, PPO_EVOLVED):
             file = folder / f"{case.stem}-{learned.origin}.npz"

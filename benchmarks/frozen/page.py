@@ -34,9 +34,8 @@ def show_sections(sections: Mapping[str, Any]) -> Iterator[Block]:
         f"{sections['seconds']:g} s of processor time on one core; `{PPO_EVOLVED}` learned as long again on top of the "
         f"former. `{FITTED}` is what of all these was promoted on held-out traces, else `{single}`. Validation, "
         "learning, promotion and the judgement have traces of seeds of their own. A fit learns from windows of 60 "
-        "deadlines, so days and crowds are compressed there. PPO can't learn of several families; for tenants it "
-        f"counts as `{single}`. By itself each rule that a fit tries was tuned, by CMA-ES over four traces a "
-        f"generation, in {sections['rule_seconds']:g} s of processor time each."
+        "deadlines, so days and crowds are compressed there. By itself each rule that a fit tries was tuned, by CMA-ES "
+        f"over four traces a generation, in {sections['rule_seconds']:g} s of processor time each."
     )
     yield Heading(2, "Utility in each scenario")
     yield Text(
