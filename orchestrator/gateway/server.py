@@ -211,8 +211,8 @@ class Gateway:
         for server in self._discovery.servers:
             for model in server.foreign:
                 snapshot.numbers(measures.FOREIGN_MODELS, (server.name, model))[0] = 1.0
-        for name, is_healthy in held.healthy.items():
-            snapshot.numbers(measures.LEFT_OUT, (name,))[0] = float(not is_healthy)
+        for name, seen in held.servers.items():
+            snapshot.numbers(measures.LEFT_OUT, (name,))[0] = float(not seen.is_healthy)
         for each in self._servers:
             if each.device_class is not None:
                 snapshot.numbers(measures.SERVER_INFO, (each.name, each.device_class))[0] = 1.0

@@ -207,11 +207,29 @@ def _describe_width(fleet: Fleet, width: int, served: list[tuple[ServerConnectio
 
 
 @dataclass(frozen=True, slots=True)
+class ServerInspection:
+    """One server as a router sees it.
+
+    Attributes:
+        is_healthy: Whether it answered when it was last asked, and is not ejected.
+        is_suspect: Whether it has an overdue batch, and has answered nothing since that was sent.
+        awaited_batches: The number of batches sent to it whose answers are awaited.
+        calls: The number of calls under way to it, those that nobody waits for any more included.
+    """
+
+    is_healthy: bool
+    is_suspect: bool
+    awaited_batches: int
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
 class RouterInspection:
     """What a router holds at one moment: for tests, and for whoever looks for what is stuck.
 
     Attributes:
-        healthy: Whether each server answered when it was last asked, and is not ejected.
+        batches_under_way: The number of batches that were sent and have not ended, those given up included.
+        batches_given_up: The number of batches under way that nobody waits for any more.
         policies: The names of the policy, of its fallback and of the shadow policy, which is empty where there is none.
         standing: What is in force since when and why, and what is to follow it.
         latency: What batches are expected to take, from all that was observed so far.
@@ -219,7 +237,9 @@ class RouterInspection:
     """
 
     backlog: Backlog
-    healthy: Mapping[ServerName, bool]
+    batches_under_way: int
+    batches_given_up: int
+    servers: Mapping[ServerName, ServerInspection]
     suspects: frozenset[ServerName]
     policies: tuple[str, str, str]
     standing: Standing
@@ -232,7 +252,14 @@ def inspect_router(queues: RequestQueues, dispatcher: Dispatcher, fleet: Fleet) 
     guarded, shadow = dispatcher.deciders.policies[False], dispatcher.deciders.shadow
     return RouterInspection(
         backlog=replace(queues.backlog),
-        healthy={name: server.health.is_healthy for name, server in fleet.servers.items()},
+        batches_under_way=dispatcher.sender.under_way,
+        batches_given_up=dispatcher.sender.given_up,
+        servers={
+            name: ServerInspection(
+                server.health.is_healthy, server.health.is_suspect, len(server.in_flight), server.calls
+            )
+            for name, server in fleet.servers.items()
+        },
         suspects=fleet.suspects,
         policies=(guarded.policy.name, guarded.fallback.name, "" if shadow is None else shadow.policy.name),
         standing=dispatcher.live.standing,

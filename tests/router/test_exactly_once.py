@@ -239,6 +239,7 @@ def check_nothing_is_left(router: Router, ledger: Ledger) -> None:
     backlog = router.inspect().backlog
     assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
     assert ledger.under_way == 0
+    assert router.inspect().batches_under_way == 0
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     # Calls to servers go on in the background for as long as they take; the router's own are gone.
     assert not [task for task in left if "router" in repr(task.get_coro())], left

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from orchestrator.config import RetrySettings
 from orchestrator.errors import SlimError
 from orchestrator.router import Answer, Router
-from orchestrator.snapshot import ServerName
 from tests.fakes.servers import item
 from tests.fakes.troubled import TroubledServer
 from tests.fakes.virtual_time import new_virtual_loop
@@ -109,8 +108,11 @@ def test_every_request_ends_once_and_nothing_is_left_behind(
             assert len(router.served_by()) == 3, "everybody is back"
             assert right(await router.infer(item(7)), 7)
             await asyncio.sleep(1)
-            assert not any(router.share.has_sent(ServerName(name)) for name in servers)
-            assert (router.inspect().backlog.items, router.inspect().suspects, observer.under_way) == (0, set(), 0)
+            found = router.inspect()
+            for server in found.servers.values():
+                assert (server.awaited_batches, server.calls, server.is_suspect) == (0, 0, False)
+            assert (found.backlog.items, found.batches_given_up) == (0, 0)
+        assert router.inspect().batches_under_way == 0
 
     loop = new_virtual_loop()
     try:

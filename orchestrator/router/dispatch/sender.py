@@ -84,6 +84,16 @@ class Sender:
         self._is_closing = False
         self.on_answer: Callable[[PendingRequest, Answer], None] = lambda request, answer: None
 
+    @property
+    def under_way(self) -> int:
+        """The number of batches that were sent and have not ended, those that were given up included."""
+        return len(self._running)
+
+    @property
+    def given_up(self) -> int:
+        """The number of batches under way that nobody waits for any more."""
+        return len(self._given_up)
+
     def items_by_key(self) -> Iterator[tuple[BatchKey, int]]:
         """Yield the key of each batch that runs on a server of this router's and is waited for, with its items."""
         return (

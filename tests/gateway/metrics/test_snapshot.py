@@ -76,7 +76,7 @@ async def test_the_page_says_what_runs_and_who_is_left_out(world: World) -> None
     [policy] = found["slim_router_policy_info"].samples
     assert (policy.value, policy.labels["policy"]) == (1, world.router.inspect().policies[0])
     left_out = {s.labels["server"]: s.value for s in found["slim_router_servers_left_out"].samples}
-    assert left_out == dict.fromkeys(world.router.inspect().healthy, 0.0)
+    assert left_out == dict.fromkeys(world.router.inspect().servers, 0.0)
     assert found["process_resident_memory_bytes"].samples[0].value > 2**20
 
 

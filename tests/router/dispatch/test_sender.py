@@ -22,17 +22,10 @@ pytestmark = pytest.mark.virtual_time
 
 
 class RecordingObserver(RouterObserver):
-    """Keeps what has happened, and counts the batches under way, those that were given up included."""
+    """Keeps what has happened."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, ...]] = []
-        self.under_way = 0
-
-    def on_sent(self, server: ServerName, width: Width, items: int) -> None:
-        self.under_way += 1
-
-    def on_ended(self, server: ServerName, width: Width, items: int) -> None:
-        self.under_way -= 1
 
     def on_retry(self, server: ServerName) -> None:
         self.events.append(("retry", server))
