@@ -198,6 +198,9 @@ def two(**values: Any) -> dict[str, FakeServer]:
         (two(), 0.003, {"deadline_ms": 5000}),
         (two(), 0.003, {"min_accuracy": 0.5}),
         (two(), 0.003, {"width": Width(50)}),
+        (two(), 0.003, {"preference": Preference(1, 0, 0)}),
+        (two(), 0.003, {"preference": Preference(0, 1, 0)}),
+        (two(), 0.003, {"preference": Preference(0, 0, 1)}),
         (two(instances=4), 0.003, {}),
         ({"a": FakeServer(widths=(100,))}, 0.003, {}),
         (two(max_batch_size=1), 0.003, {}),
@@ -211,13 +214,16 @@ def two(**values: Any) -> dict[str, FakeServer]:
         "long deadline",
         "accuracy floor",
         "width",
+        "prefers accuracy",
+        "prefers latency",
+        "prefers energy",
         "many instances",
         "one width",
         "no batches",
         "large batches",
     ],
 )
-async def test_the_policy_that_ships_decides_by_itself_what_routers_see_every_day(
+async def test_what_routers_see_every_day_is_decided_by_the_policy_that_ships_or_by_what_is_preferred(
     servers: dict[str, FakeServer], gap_s: float, options: dict[str, Any]
 ) -> None:
     seen = Seen()
@@ -228,7 +234,7 @@ async def test_the_policy_that_ships_decides_by_itself_what_routers_see_every_da
             await asyncio.sleep(gap_s)
         answers = await asyncio.gather(*calls)
     assert not seen.fallbacks
-    assert {answer.policy for answer in answers} == {"ppo-slim"}
+    assert {answer.policy for answer in answers} == {"preferred" if "preference" in options else "ppo-slim"}
 
 
 async def test_a_lull_after_a_crowd_and_deadlines_unlike_each_other_are_in_distribution() -> None:
