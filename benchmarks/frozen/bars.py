@@ -176,8 +176,23 @@ def frozen_claims(
         JOULES_BAR,
         note=f"{frugal} of {count}; on equal terms in {sum(part is not None for part in saved)}",
     )
+    yield from _ppo_claims(tests, single)
+    loss = worst_loss(worlds, default)
     yield claim_ratio(
-        f"utility more: {PPO} by itself {against}, mean", mean_estimate(differences(tests, PPO, single)), PPO_BAR
+        f"utility lost at the most: {default}, the default, against {FALLBACK} in any drawn world",
+        None if loss is None else Estimate(loss[0]),
+        LOSS_BAR,
+        is_floor=False,
+        note="" if loss is None else f"in {loss[1]}, of {len(worlds)} worlds",
+    )
+
+
+def _ppo_claims(tests: Sequence[ScenarioScores], single: str) -> Iterator[Claim]:
+    """Yield the claims about what PPO makes of a rule as it is."""
+    yield claim_ratio(
+        f"utility more: {PPO} by itself against the best single policy, {single}, mean",
+        mean_estimate(differences(tests, PPO, single)),
+        PPO_BAR,
     )
     yield claim_ratio(
         f"utility more: {PPO} against {EVOLUTION}, mean", mean_estimate(differences(tests, PPO, EVOLUTION)), BEHIND_BAR
@@ -189,12 +204,4 @@ def frozen_claims(
         Estimate(len(ahead) / len(small)) if small else None,
         SMALL_BAR,
         note=f"{len(ahead)} of {len(small)} of at most {SMALL} servers",
-    )
-    loss = worst_loss(worlds, default)
-    yield claim_ratio(
-        f"utility lost at the most: {default}, the default, against {FALLBACK} in any drawn world",
-        None if loss is None else Estimate(loss[0]),
-        LOSS_BAR,
-        is_floor=False,
-        note="" if loss is None else f"in {loss[1]}, of {len(worlds)} worlds",
     )
