@@ -102,9 +102,16 @@ def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Colu
     if rule[BINDS_LATE] != 0 and rows[col.ROW_HAS_ROOM][row] == 0:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
     items = server_rules.drawn_items(row, rows, query) if server_rule == DRAWN_WITH_BATCH else rows[col.ROW_ITEMS][row]
-    if rule[WIDTH_RULE] == BROWNOUT and brownout.is_limiting(memory, rows, count):
-        return row, items, _BELOW_CEILING, math.inf
-    return row, items, _REASON_CODES[server_rule], math.inf
+    reason = _REASON_CODES[server_rule]
+    if rule[WIDTH_RULE] == BROWNOUT:
+        if rule[BINDS_LATE] != 0 and brownout.is_widened(row, rows, count):
+            until_s = brownout.free_soon_s(row, rows, query)
+            if until_s > query[col.NOW_S]:
+                return HOLD, 0.0, _BETTER_SERVER_BUSY, until_s
+            items = min(items, brownout.efficient_items(row, rows, query))
+        if brownout.is_limiting(memory, rows, count):
+            reason = _BELOW_CEILING
+    return row, items, reason, math.inf
 
 
 @compiled

@@ -82,6 +82,9 @@ def assert_is_no_stall(decision: Decision, candidates: Sequence[Candidate], situ
     elif isinstance(decision, Hold) and decision.reason is Reason.WAITS_FOR_BATCH:
         assert decision.until_s is not None
         assert situation.now_s < decision.until_s <= situation.queue.head_deadline_s
+    elif isinstance(decision, Hold) and decision.until_s is not None:
+        assert decision.reason is Reason.BETTER_SERVER_BUSY
+        assert situation.now_s < decision.until_s < situation.now_s + max(c.wait_s for c in candidates)
     else:
         assert decision == Hold(Reason.BETTER_SERVER_BUSY)
         assert not all(c.has_room for c in candidates)

@@ -101,9 +101,9 @@ async def test_a_flood_neither_waits_at_servers_nor_sends_what_runs_for_long_bes
         await ask(router, "calm", CALM_RPS, 0.5, 100)
         for fake in fleet.values():
             fake.batches.clear()
-        for answer in await ask(router, "calm", CALM_RPS, 0.4, 100):
-            if answer is not None:
-                fleet[answer.server].batches.remove((answer.width, 1))
+        calm = [answer for answer in await ask(router, "calm", CALM_RPS, 0.4, 100) if answer is not None]
+        for answer in {answer.decision_id: answer for answer in calm}.values():  # one of each batch
+            fleet[answer.server].batches.remove((answer.width, answer.batch))
         longest_s = [max(fake.service_s(*batch) for batch in fake.batches) for fake in fleet.values()]
         await flood
     assert all(longest <= 1.3 * LONGEST_PART * 0.1 for longest in longest_s)

@@ -25,6 +25,11 @@ Below the ceiling the width is the widest at which the head is in time and the q
 time, and within ``LONGEST_DRAIN_S`` (policies.rules.width_rules). Where a request allows no width below it, the
 narrowest that it allows is taken. ``thrift`` may run below a ceiling as well (policies.rules.joint.thrift): then what
 it weighs is what is not wider.
+
+A batch that was sent can't be narrowed any more. So when load rises all at once, as with a crowd, what servers hold at
+a wide width is lost to it, however soon the ceiling falls. Therefore batches wider than the narrowest are no larger
+than it takes for ``EFFICIENCY`` of the items a second of full ones, or than runs in ``AHEAD_S``, and a server is sent
+one no earlier than ``AHEAD_S`` before it is free for it.
 """
 
 from __future__ import annotations
@@ -33,10 +38,11 @@ import math
 from typing import Final
 
 from orchestrator.policies.knobs import Knob, knob
+from orchestrator.policies.rules.batch_rules import LEAST_WAIT_S, largest_batch_within
 from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand
 from orchestrator.policies.rules.width_rules import is_timely, next_width
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.candidates import capacity_rps, margin_of, nearest_width
+from orchestrator.policies.tables.candidates import capacity_rps, full_batch_s, margin_of, nearest_width
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.memory import WHOLE
 
@@ -54,7 +60,7 @@ CEILING_KNOBS: Final = (
     # From one rise to the next, and from a step down to a rise.
     Knob("step_s", _STEP, STEP_S, 0.001, 60.0, is_log=True),
     # Part of the time that an answer had to spare above which it says that there is too much to do.
-    Knob("used", _USED, 0.6, 0.0, 1.0),
+    Knob("used", _USED, 0.7, 0.0, 1.0),
     # Part of the servers' time that what arrives may take for the ceiling to rise.
     Knob("load", _LOAD, 0.8, 0.05, 2.0),
     # Relative gain in accuracy, over the square of the margin, from which on two widths are mixed.
@@ -76,6 +82,10 @@ AGAIN_S: Final = 5.0
 LONGEST_DRAIN_S: Final = 1.0
 """However much time it has, or deadlines of half a minute would let it grow until it is full; in the long run the width
 is what the load leaves time for, and a longer queue only makes answers late."""
+EFFICIENCY: Final = 0.95
+"""Part of the items a second of full batches that those of wider widths reach."""
+AHEAD_S: Final = 0.004
+"""Before a server is free for a wider batch: what an answer and the next batch take to travel, on a busy machine."""
 RELIEVED: Final = 0.7
 """With less than this part of what came when a width failed, that says nothing of it any more."""
 _WINDOW_S: Final = 0.25  # over which arrivals are counted
@@ -135,6 +145,31 @@ def narrow_below(rule: Column, memory: Table, rows: Table, count: int, query: Co
     if widest > 0:
         return widest, 0.0  # there is no narrower one that a server could take which is not in time
     return rows[col.ROW_WIDTH][soonest], 0.0
+
+
+@compiled
+def is_widened(row: int, rows: Table, count: int) -> bool:
+    """Return whether a row is wider than the narrowest, so that what is sent could have been narrower."""
+    return bool(rows[col.ROW_WIDTH][row] > nearest_width(0.0, rows, count))
+
+
+@compiled
+def efficient_items(row: int, rows: Table, query: Column) -> float:
+    """Return how many items of its batch a row takes at once, at least the head."""
+    items, full_s = rows[col.ROW_ITEMS][row], full_batch_s(row, rows)
+    if full_s <= 0:
+        return items
+    # n/(a·n + b) of the batch is that part of N/(a·N + b) of a full one.
+    rate_rps = EFFICIENCY * rows[col.ROW_MAX_BATCH][row] / full_s
+    least = math.ceil(rate_rps * rows[col.ROW_FIXED_S][row] / (1 - rate_rps * rows[col.ROW_PER_ITEM_S][row]))
+    return max(query[col.HEAD_ITEMS], min(items, max(least, largest_batch_within(AHEAD_S, row, rows))))
+
+
+@compiled
+def free_soon_s(row: int, rows: Table, query: Column) -> float:
+    """Return when a row's server will soon be free; now where it is, or almost."""
+    early_s = rows[col.ROW_WAIT_S][row] - AHEAD_S
+    return query[col.NOW_S] + (early_s if early_s > LEAST_WAIT_S else 0.0)
 
 
 @compiled

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.decision import Candidate, Reason
+from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
 from orchestrator.policies.rules.brownout import (
     AGAIN_S,
+    AHEAD_S,
     CALM_S,
+    EFFICIENCY,
     LONGEST_PAUSE_S,
     PRICE,
     SHORTEST_PAUSE_S,
@@ -243,3 +245,53 @@ def test_thrift_below_a_ceiling_is_thrift_until_a_request_is_missed() -> None:
     assert asker.query(IN_TIME, now_s=2.5).reason is Reason.BELOW_CEILING
     seen = [width for _, width in widths_until(asker, 2.5, 2.0 + CALM_S + 5 * STEP_S)]
     assert list(dict.fromkeys(seen)) == list(WIDTHS)  # one after another
+
+
+def full_candidate(width: int, *, per_item_s: float, fixed_s: float, wait_s: float = 0.0) -> Candidate:
+    """One whose batch could be full."""
+    return line_candidate(
+        "a", width, per_item_s=per_item_s, fixed_s=fixed_s, wait_s=wait_s, items=32, max_batch_size=32, drain_s=0.0
+    )
+
+
+@given(per_item_s=st.floats(0.0001, 0.01), fixed_s=st.floats(0.0, 0.05))
+def test_a_batch_that_could_be_narrower_is_as_small_as_is_efficient(per_item_s: float, fixed_s: float) -> None:
+    candidates = [full_candidate(width, per_item_s=per_item_s, fixed_s=fixed_s) for width in WIDTHS]
+    _, width, items = new_asker().choice(candidates, items=40, slack_s=10.0)
+    assert width == WIDEST
+
+    def rate_rps(count: int) -> float:
+        return count / (per_item_s * count + fixed_s)
+
+    def is_enough(count: int) -> bool:
+        is_long = per_item_s * (count + 1) + fixed_s > AHEAD_S * (1 + 1e-6)
+        return is_long and rate_rps(count) >= EFFICIENCY * rate_rps(32) * (1 - 1e-6)
+
+    assert is_enough(items) or items == 32
+    assert items == 1 or not (
+        per_item_s * items + fixed_s > AHEAD_S * (1 + 1e-6)
+        and rate_rps(items - 1) >= EFFICIENCY * rate_rps(32) * (1 + 1e-6)
+    )
+
+
+def test_a_batch_that_could_not_be_narrower_is_full() -> None:
+    alone = [full_candidate(100, per_item_s=0.002, fixed_s=0.001)]
+    assert new_asker().choice(alone, items=40, slack_s=10.0) == ("a", 100, 32)
+    asker = new_asker()
+    asker.policy.observe_miss(asker.memory)
+    candidates = [full_candidate(width, per_item_s=0.002, fixed_s=0.001) for width in WIDTHS]
+    assert asker.choice(candidates, now_s=1.0, items=40, slack_s=10.0) == ("a", NARROWEST, 32)
+
+
+def test_a_busy_server_is_sent_a_wider_batch_when_it_is_almost_free() -> None:
+    def asked(wait_s: float, width: int = 100, policy: str = "lert:brownout") -> Decision:
+        widths = WIDTHS if width != NARROWEST else (NARROWEST,)
+        candidates = [full_candidate(width, per_item_s=0.001, fixed_s=0.001, wait_s=wait_s) for width in widths]
+        return Asker(policy).query(candidates, now_s=7.0, items=40, slack_s=10.0)
+
+    held = asked(0.02)
+    assert isinstance(held, Hold)
+    assert held.until_s == pytest.approx(7.02 - AHEAD_S)
+    assert isinstance(asked(AHEAD_S), Dispatch)
+    assert isinstance(asked(0.02, NARROWEST), Dispatch)
+    assert isinstance(asked(0.02, policy="jsq:brownout"), Dispatch)  # binds on arrival, whatever a server has
