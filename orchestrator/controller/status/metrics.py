@@ -21,6 +21,7 @@ from orchestrator.controller.report import ActionRecord, StepReport
 from orchestrator.controller.status.document import ControllerStatus, describe_status
 from orchestrator.installed.version import read_build
 from orchestrator.snapshot import ServerName
+from orchestrator.telemetry.cpu_pressure import read_cpu_waiting_s
 
 # A plan is to take well below a millisecond, a step some milliseconds; beyond a second both are broken.
 _PLAN_BUCKETS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 1e-1, 1.0)
@@ -117,6 +118,9 @@ class ControllerMetrics(Collector):
         # By this machine's clock alone; Prometheus' may be minutes from it.
         text, age_s = "How long ago the last step was, when this was asked for.", self._clock() - report.seen.at_s
         yield self._filled(GaugeMetricFamily, "slim_controller_last_step_age_seconds", text, {(): age_s})
+        if (waiting_s := read_cpu_waiting_s()) is not None:
+            text = "Time so far in which a process of this host waited for a core, as the kernel counts it (PSI)."
+            yield self._filled(GaugeMetricFamily, "slim_controller_cpu_waiting_seconds", text, {(): waiting_s})
         for name, text, labels, samples in _gauges(report, describe_status(report)):
             yield self._filled(GaugeMetricFamily, name, text, samples, *labels)
 

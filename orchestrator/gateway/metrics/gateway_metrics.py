@@ -15,6 +15,7 @@ from prometheus_client import ProcessCollector
 from orchestrator.gateway.metrics.snapshot import Labels, Measure, MetricSnapshot, observe
 from orchestrator.router import RouterObserver
 from orchestrator.snapshot import ServerName, Width
+from orchestrator.telemetry.cpu_pressure import read_cpu_waiting_s
 
 # Answers take from half a millisecond (a narrow width, an idle Triton) to what a deadline of seconds allows.
 _LATENCY_BOUNDS_S = (
@@ -57,6 +58,11 @@ TASKS = Measure("slim_gateway_tasks", "Tasks of asyncio in the processes that ta
 LOOP_LAG = Measure(
     "slim_gateway_loop_lag_seconds",
     "How long what has happened waits for the event loop, of the process in which it waits longest.",
+    kind="largest",
+)
+_CPU_WAITING = Measure(
+    "slim_gateway_cpu_waiting_seconds",
+    "Time so far in which a process of this host waited for a core, as the kernel counts it (PSI).",
     kind="largest",
 )
 # A rule over a handful of candidates takes some ten microseconds, and what takes milliseconds delays everybody.
@@ -145,6 +151,7 @@ MEASURES = {
     m.name: m
     for m in (
         *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _TRANSIT, _IN_FLIGHT, FOREIGN_MODELS, TASKS, LOOP_LAG),
+        _CPU_WAITING,
         *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *QUEUED),
         *(_FOR_PEERS, _HOPS, DRIVEN, PEERS),
         *(_TENANTS, _UNAUTHENTICATED, TASK_FAILURES, WORKERS, WORKER_RESTARTS),
@@ -157,9 +164,12 @@ _COLLECTOR = ProcessCollector(registry=None)
 
 
 def read_process() -> MetricSnapshot:
-    """Return what this process takes; nothing where there is no /proc."""
+    """Return what this process takes, and what its host lacks; nothing where there is no /proc."""
     found = {family.name: family.samples[0].value for family in _COLLECTOR.collect()}
-    return MetricSnapshot({measure.name: {(): [found[measure.name]]} for measure in _PROCESS if measure.name in found})
+    snapshot = MetricSnapshot({one.name: {(): [found[one.name]]} for one in _PROCESS if one.name in found})
+    if (waiting_s := read_cpu_waiting_s()) is not None:
+        snapshot.put(_CPU_WAITING, waiting_s)
+    return snapshot
 
 
 class GatewayMetrics:

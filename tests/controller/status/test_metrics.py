@@ -12,6 +12,7 @@ from orchestrator.controller.report import ActionRecord, StepReport
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.planner.energy import EnergyAccount
 from orchestrator.snapshot import ServerName
+from orchestrator.telemetry.cpu_pressure import read_cpu_waiting_s
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
     MIB,
@@ -188,6 +189,14 @@ def drawing(at_s: float, drawn_j: float) -> StepReport:
     """Return a report of a host that has drawn so much."""
     reading = full_report().seen.reading or READING
     return seeing(full_report(), at_s=at_s, reading=replace(reading, energy_j=Reading(drawn_j, "rapl")))
+
+
+def test_how_long_processes_of_the_host_waited_for_a_core_is_told_where_the_kernel_says_it() -> None:
+    metrics = ControllerMetrics(ServerName("gpu-0"))
+    metrics.observe(full_report())
+    told = [s.value for f in metrics.collect() if "cpu_waiting" in f.name for s in f.samples]
+    now_s = read_cpu_waiting_s()
+    assert told == [] if now_s is None else 0 <= told[0] <= now_s
 
 
 def test_process_and_build_are_there_too() -> None:

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES, GatewayMetrics
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
+from orchestrator.telemetry.cpu_pressure import read_cpu_waiting_s
 from tests.gateway.fakes import World
 
 ENDS = st.tuples(
@@ -78,6 +79,9 @@ async def test_the_page_says_what_runs_and_who_is_left_out(world: World) -> None
     left_out = {s.labels["server"]: s.value for s in found["slim_router_servers_left_out"].samples}
     assert left_out == dict.fromkeys(world.router.inspect().servers, 0.0)
     assert found["process_resident_memory_bytes"].samples[0].value > 2**20
+    waited_s = [sample.value for name in found if "cpu_waiting" in name for sample in found[name].samples]
+    now_s = read_cpu_waiting_s()
+    assert waited_s == [] if now_s is None else 0 <= waited_s[0] <= now_s
 
 
 def test_metrics_of_another_release_are_left_out() -> None:
