@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -185,12 +184,5 @@ def _linprog() -> Any:
 
 def _usable(server: SimulatedServer, min_accuracy: float) -> list[SimulatedModel]:
     """Return the models that may be used, their batches as slow as instances make them that hinder each other."""
-    return [
-        m if (slower := 1 + server.contention * (m.instances - 1)) == 1 else _slowed(m, slower)
-        for m in server.models
-        if m.accuracy >= min_accuracy and m.instances > 0
-    ]
-
-
-def _slowed(model: SimulatedModel, factor: float) -> SimulatedModel:
-    return replace(model, service_s=tuple(factor * service_s for service_s in model.service_s))
+    running = (m for m in server.models if m.accuracy >= min_accuracy and m.instances > 0)
+    return [m.slowed(server.slow_down(m.instances)) for m in running]

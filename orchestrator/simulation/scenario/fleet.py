@@ -79,6 +79,10 @@ class SimulatedModel:
         """Items a second at the batch size that gives the most, on all instances."""
         return max(self.instances * n / t for n, t in enumerate(self.service_s, start=1))
 
+    def slowed(self, factor: float) -> SimulatedModel:
+        """Return it with batches that take so many times as long."""
+        return self if factor == 1 else replace(self, service_s=tuple(factor * t for t in self.service_s))
+
 
 @dataclass(frozen=True, slots=True)
 class SimulatedServer:
@@ -99,6 +103,10 @@ class SimulatedServer:
     contention: float = field(default=0.0, repr=False)  # digest_scenario adds these where there is any
     limits: LimitSettings | None = field(default=None, repr=False)
     dynamic_batching: bool = field(default=False, repr=False)
+
+    def slow_down(self, running: int) -> float:
+        """Return how many times as long as alone a batch takes of so many that run all the time."""
+        return 1 + self.contention * (running - 1)
 
 
 def most_instances(server: SimulatedServer) -> int:

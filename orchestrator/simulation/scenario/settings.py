@@ -268,7 +268,6 @@ def fullest_fleet(settings: ScenarioSettings, servers: Sequence[SimulatedServer]
 
     def all_of(server: SimulatedServer, model: SimulatedModel) -> SimulatedModel:
         count = most_instances(server)
-        ratio = (1 + server.contention * (count - 1)) / count
-        return replace(model, instances=1, service_s=tuple(ratio * service_s for service_s in model.service_s))
+        return replace(model.slowed(server.slow_down(count) / count), instances=1)
 
     return tuple(replace(server, models=tuple(all_of(server, m) for m in server.models)) for server in taken)
