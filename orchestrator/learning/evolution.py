@@ -16,7 +16,7 @@ was. So these are all that an interrupted one needs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +26,7 @@ import numpy as np
 from orchestrator.evaluation.tuning.space import default_point, spec_at
 from orchestrator.learning.groups import DrawTrace
 from orchestrator.learning.objective import run_policy
+from orchestrator.policies.knobs import SLACK_MARGIN_KNOB
 from orchestrator.policies.protocol import Policy
 from orchestrator.policies.registry import parse_policy
 from orchestrator.simulation.rewards import Task
@@ -52,6 +53,7 @@ PORTFOLIO: Final = (
     "alert",
 )
 """Rules that are tried: all that bind late, but those that draw at random or change what they are shown."""
+_MARGINS: Final = (None, 1.0, 1.6, 2.2)  # slack margins of each rule that PPO may learn on top of; None: its own
 _RUNGS: Final = (8, 4, 2)  # rules that are evolved in each part of the time
 _TRIALS: Final = 8  # traces that say which of the rules are evolved on
 _TRACES: Final = 4  # of a generation
@@ -68,13 +70,11 @@ class Evolved:
 
     Attributes:
         specs: of the rules that were evolved to the end, at the mean of their distributions, the best first.
-        portfolio: mean utility of each rule as it is, on the trial traces.
         runs: how many traces were run in all.
         generations: of each rule that was evolved to the end.
     """
 
     specs: tuple[str, ...]
-    portfolio: Mapping[str, float]
     runs: int
     generations: int
 
@@ -114,8 +114,6 @@ def evolve(
     for number, count in enumerate(_RUNGS):
         known = list(history[number]) if number < len(history) else []
         ranked = runner.mean_utilities([each.best for each in searches], _TRIALS, known[0][0] if known else None)
-        if not done:
-            as_they_are = dict(zip(portfolio, ranked.tolist(), strict=True))
         searches = [searches[at] for at in _best_of(ranked)[:count]]
         done.append([[ranked.tolist()]])
         ends_s, is_known = seconds * (number + 1) / len(_RUNGS), number + 1 < len(history)
@@ -126,7 +124,21 @@ def evolve(
             report(min(1.0, (clock() - began_s) / max(1e-9, seconds)), "")
     ending = runner.mean_utilities([each.best for each in searches], 2 * _TRIALS)
     specs = tuple(searches[at].best for at in np.argsort(-ending))
-    return Evolved(specs, as_they_are, runner.runs, sum(len(rung) - 1 for rung in done))
+    return Evolved(specs, runner.runs, sum(len(rung) - 1 for rung in done))
+
+
+def best_rule(task: Task, draw: DrawTrace, pool: Executor, *, portfolio: Sequence[str] = PORTFOLIO) -> str:
+    """Return the rule that has the most utility on a few traces, as it is or with another slack margin.
+
+    Args:
+        task: the fleet, and what is asked of it.
+        draw: gives traces.
+        pool: threads to run in.
+        portfolio: the rules, by their specs without knobs.
+    """
+    suffixes = ["" if margin is None else f",{SLACK_MARGIN_KNOB.name}={margin:g}" for margin in _MARGINS]
+    specs = [f"{rule}{suffix}" for rule in portfolio for suffix in suffixes]
+    return specs[int(_Runner(task, draw, pool).mean_utilities(specs, _TRIALS).argmax())]
 
 
 @dataclass(slots=True)

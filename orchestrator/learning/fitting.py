@@ -22,7 +22,7 @@ import numpy as np
 
 from orchestrator.executors import Executor, run_on
 from orchestrator.learning.checkpoints import RunFolder
-from orchestrator.learning.evolution import PORTFOLIO, Evolved, Rung, evolve
+from orchestrator.learning.evolution import PORTFOLIO, Evolved, Rung, best_rule, evolve
 from orchestrator.learning.judging import Candidate, Contender, judge, promote
 from orchestrator.learning.learner import PpoLearner
 from orchestrator.learning.ppo.training import PpoSettings, Round
@@ -128,13 +128,14 @@ def fit(
         report((done + part) / (phases + _JUDGING), text)
 
     with ThreadPoolExecutor(settings.threads, thread_name_prefix="fit") as pool:
-        evolved, base, bases = None, PORTFOLIO[0], {}
+        evolved, bases = None, dict[str, str]()
         if EVOLUTION in settings.learners:
             evolved = _evolve(traffic, settings, folder, pool, tell, clock)
-            base = max(evolved.portfolio, key=lambda rule: evolved.portfolio[rule])
             done += 1
         if PPO in settings.learners:
-            bases = {PPO: base} if evolved is None else {PPO: base, PPO_EVOLVED: evolved.specs[0]}
+            bases[PPO] = best_rule(traffic.task, traffic.fit, pool)
+            if evolved is not None:
+                bases[PPO_EVOLVED] = evolved.specs[0]
         learned: list[Learned] = []
         for origin, rule in bases.items():
             learner = PpoLearner(

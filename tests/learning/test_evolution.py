@@ -11,7 +11,7 @@ from itertools import count
 import pytest
 
 from orchestrator.evaluation.tuning.space import SEARCHED, default_point, spec_at, tuned_policies
-from orchestrator.learning.evolution import PORTFOLIO, Evolved, Rung, evolve, run_all
+from orchestrator.learning.evolution import PORTFOLIO, Evolved, Rung, best_rule, evolve, run_all
 from orchestrator.learning.judging import paired
 from orchestrator.policies.learned.decide import parse_base
 from orchestrator.policies.parsing import parse_policy
@@ -23,6 +23,7 @@ from tests.learning.worlds import WASTEFUL, costly_traffic
 
 TRAFFIC = costly_traffic()
 RUNGS = 3
+MARGINS = (",slack_margin=1", ",slack_margin=1.6", ",slack_margin=2.2")
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +68,14 @@ def test_the_same_seed_finds_the_same_and_an_interrupted_search_goes_on_where_it
         assert resumed.runs < whole.runs
 
 
-def test_the_worse_half_leaves_after_each_part_of_the_time_and_all_are_reported(pool: ThreadPoolExecutor) -> None:
+def test_the_worse_half_leaves_after_each_part_of_the_time(pool: ThreadPoolExecutor) -> None:
     histories: list[list[Rung]] = []
     evolved = found(pool, 1, portfolio=PORTFOLIO, keep=histories.append)
-    assert set(evolved.portfolio) == set(PORTFOLIO)
+    assert [len(histories[-1][0][0][0]), *map(len, (rung[0][0] for rung in histories[-1][1:]))] == [
+        len(PORTFOLIO),
+        8,
+        4,
+    ]
     assert [len(generation) for rung in histories[-1] for generation in rung[1:]] == [8, 4, 2]
     assert evolved.specs[0].partition(",")[0] == "thrift"
     for spec in evolved.specs:
@@ -88,9 +93,19 @@ def test_every_rule_that_can_be_a_base_is_tried() -> None:
 
 
 def test_of_rules_that_do_the_same_one_is_evolved(pool: ThreadPoolExecutor) -> None:
-    evolved = found(pool, 1, portfolio=("lert:narrowest", "lert:25", "lert:100"))
-    assert evolved.portfolio["lert:narrowest"] == evolved.portfolio["lert:25"] > evolved.portfolio["lert:100"]
+    histories: list[list[Rung]] = []
+    evolved = found(pool, 1, portfolio=("lert:narrowest", "lert:25", "lert:100"), keep=histories.append)
+    [[narrowest, fixed, widest]] = histories[-1][0][0]
+    assert narrowest == fixed > widest
     assert {spec.partition(",")[0] for spec in evolved.specs} == {"lert:narrowest", "lert:100"}
+
+
+def test_the_best_rule_is_the_one_with_most_utility_whatever_its_margin(pool: ThreadPoolExecutor) -> None:
+    specs = [f"{rule}{margin}" for rule in ("lert:100", "lert:slack") for margin in ("", *MARGINS)]
+    utilities = run_all(TRAFFIC.task, [parse_policy(spec) for spec in specs], list(map(TRAFFIC.fit, range(8))), pool)
+    best = best_rule(TRAFFIC.task, TRAFFIC.fit, pool, portfolio=("lert:100", "lert:slack"))
+    assert utilities[specs.index(best)].mean() == max(utilities.mean(axis=1))
+    assert best != "lert:slack", "the margin counts here"
 
 
 @pytest.mark.parametrize("policy", tuned_policies())
