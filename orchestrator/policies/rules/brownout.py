@@ -27,9 +27,9 @@ narrowest that it allows is taken. ``thrift`` may run below a ceiling as well (p
 it weighs is what is not wider.
 
 A batch that was sent can't be narrowed any more. So when load rises all at once, as with a crowd, what servers hold at
-a wide width is lost to it, however soon the ceiling falls. Therefore batches wider than the narrowest are no larger
-than it takes for ``EFFICIENCY`` of the items a second of full ones, or than runs in ``AHEAD_S``, and a server is sent
-one no earlier than ``AHEAD_S`` before it is free for it.
+a wide width is lost to it, however soon the ceiling falls. Therefore, of server rules that bind late and do not size
+batches themselves, those wider than the narrowest are no larger than it takes for ``EFFICIENCY`` of the items a second
+of full ones, or than runs in ``AHEAD_S``, and a server is sent one no earlier than ``AHEAD_S`` before it is free.
 """
 
 from __future__ import annotations
