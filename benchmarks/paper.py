@@ -60,6 +60,7 @@ from orchestrator.loadgen.target import SetUp
 from orchestrator.reporting.blocks import Block, Heading, Table, Text
 from orchestrator.reporting.claim import Claim, Interval
 from orchestrator.reporting.journal import Journal
+from orchestrator.snapshot import READ_DEVICES_S
 
 FAMILY = "fashion"
 SERVERS: Final = {
@@ -255,6 +256,7 @@ def _scenario() -> dict[str, Any]:
             {"name": name, "profile": "profile.json", "profile_server": name, "limits": limits[name]}
             for name in SERVERS
         ],
+        "telemetry": {"read_every_s": READ_DEVICES_S},
         "controller": CONTROLLER.model_dump(exclude_defaults=True),
         "workload": {"kind": "poisson", "load_of_width": 100, "load_ratio": 0.5, "requests": 20_000},
         "objectives": {"deadline_ms": DEADLINE_MS},

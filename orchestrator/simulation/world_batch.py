@@ -25,8 +25,8 @@ from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, action_c
 from orchestrator.policies.learned.decide import choose_base, first_allowed, look, parse_base
 from orchestrator.policies.learned.encoding import EXTREMES, View
 from orchestrator.policies.learned.features import CONTEXT, FEATURES, ROWS, observation_size
-from orchestrator.policies.learned.memory import note_decision, standing_hold
-from orchestrator.policies.learned.paper import allowed_choices, row_of_choices
+from orchestrator.policies.learned.memory import end_hold_at, note_decision, standing_hold
+from orchestrator.policies.learned.paper import allowed_choices, choices_of, do_choices
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled, compiled_apart
 from orchestrator.policies.tables.layout import HOLD
@@ -202,6 +202,12 @@ class WorldBatch:
         counts = tables.state[:, sim.ROW_COUNT].astype(np.int64)
         return allowed_choices(tables.rows, counts, fleet, self._learners.widths)
 
+    def base_choices(self, fleet: tuple[int, int, int]) -> NDArray[np.int64]:
+        """Return what the base does in each world as ppo-paper's choices, see ``choices_of``."""
+        assert self._worlds is not None, "load the worlds first"
+        base = self._learners.views.base[:, 0].astype(np.int64)
+        return choices_of(self._worlds.tables.rows, base, fleet, self._learners.widths)
+
     def totals(self, world: int) -> dict[str, float]:
         """Return what has come of an episode so far: requests by outcome, mean accuracy and latency, joules."""
         assert self._worlds is not None, "load the worlds first"
@@ -325,26 +331,37 @@ def _step_worlds(
 @compiled
 def _take_apart(world: World, view: View, learner: Learners, order: NDArray[np.int64], i: int) -> None:
     """Take an action, or the three choices of ppo-paper."""
+    if order[1] < 0:
+        take(world, view, learner, int(order[0]), i)
+        return
     rows, query, count = world.rows, world.head.query, int(world.state[sim.ROW_COUNT])
-    if order[1] >= 0:
-        row, items = row_of_choices(rows, count, query, order[0], order[1], order[2], learner.widths[i])
-        if row >= 0:
-            apply(world, row, items, math.inf)
-            return
-        order[0] = HOLD_ACTION
-    take(world, view, learner, int(order[0]), i)
+    considered, first = int(learner.considered[i]), memory_place(world)
+    memory = world.memory[first : first + MEMORY_FIELDS]
+    row, items, until_s, ends_at = do_choices(
+        order, learner.widths[i], memory, rows, count, view.chosen, considered, query, view.base
+    )
+    _do(world, view, learner, row, items, until_s, ends_at)
 
 
 @compiled_apart
 def take(world: World, view: View, learner: Learners, action: int, i: int) -> None:
     """Take an action; one that is not allowed holds."""
-    rows, query, count = world.rows, world.head.query, int(world.state[sim.ROW_COUNT])
     if action >= ACTIONS or view.mask[action] == 0:
         action = HOLD_ACTION
-    row, items, until_s = do_action(action, rows, view.chosen, int(learner.considered[i]), query, view.base)
-    memory = world.memory[memory_place(world) : memory_place(world) + MEMORY_FIELDS]
+    query, considered = world.head.query, int(learner.considered[i])
+    row, items, until_s = do_action(action, world.rows, view.chosen, considered, query, view.base)
+    _do(world, view, learner, row, items, until_s, 0.0)
+
+
+@compiled
+def _do(world: World, view: View, learner: Learners, row: int, items: float, until_s: float, ends_at: float) -> None:
+    """Apply a decision; a hold stands, and ends when so many items wait, if that is above 0."""
     if learner.holds_on:
-        note_decision(row, until_s, memory, rows, count, query, view.base)
+        count, first = int(world.state[sim.ROW_COUNT]), memory_place(world)
+        memory = world.memory[first : first + MEMORY_FIELDS]
+        note_decision(row, until_s, memory, world.rows, count, world.head.query, view.base)
+        if ends_at > 0:
+            end_hold_at(ends_at, memory)
     apply(world, row, items, until_s)
 
 
@@ -366,9 +383,7 @@ def run_to_choice(world: World, view: View, learner: Learners, i: int) -> bool:
         if allowed > 1:
             return True
         row, items, until_s = do_action(first_allowed(view.mask), rows, view.chosen, number, query, view.base)
-        if learner.holds_on:
-            note_decision(row, until_s, memory, rows, count, query, view.base)
-        apply(world, row, items, until_s)
+        _do(world, view, learner, row, items, until_s, 0.0)
     return False
 
 

@@ -261,16 +261,41 @@ def test_a_hold_that_stands_is_asked_about_less_often_and_ends_like_any_other() 
 
 
 def test_three_choices_apart_are_taken_as_ppo_paper_takes_them() -> None:
-    alone = WorldBatch(1)
-    alone.load(0, task(2, requests=50, load=0.3), seed=1)
-    sent = alone.settle()
-    assert not sent.ended[0]
-    for _ in range(400):
-        if alone.step(np.array([[0, 0, 0]])).ended[0]:  # server 0, narrowest width, alone
-            break
-    totals = alone.totals(0)
-    assert totals["answered"] + totals["lost"] == 50
-    assert totals["accuracy"] == pytest.approx(0.65, abs=0.03)  # all but what there was no choice for
+    def play_all(batch: int, *, holds_on: bool) -> dict[str, float]:
+        alone = WorldBatch(1, holds_on=holds_on)
+        alone.load(0, task(2, requests=50, load=0.3), seed=1)
+        assert not alone.settle().ended[0]
+        while not alone.step(np.array([[0, 0, batch]])).ended[0]:  # server 0, narrowest width
+            pass
+        return alone.totals(0)
+
+    at_once = play_all(0, holds_on=True)
+    assert at_once["answered"] + at_once["lost"] == 50
+    assert at_once["accuracy"] == pytest.approx(0.65, abs=0.03)  # all but what there was no choice for
+    for holds_on in (False, True):
+        waited = play_all(3, holds_on=holds_on)  # for eight
+        assert waited["answered"] + waited["lost"] == 50
+        assert waited["latency_s"] > 1.2 * at_once["latency_s"]
+        assert waited["busy_j"] < at_once["busy_j"]
+
+
+def test_the_base_says_what_it_does_as_choices_of_ppo_paper() -> None:
+    batch, fleet = WorldBatch(8, base="thrift", holds_on=True), (2, 3, 6)
+    for world in range(8):
+        batch.load(world, task(2, requests=200, load=0.8), world)
+    step, seen = batch.settle(), []
+    while not step.ended.any():
+        choices, allowed = batch.base_choices(fleet), batch.allowed_choices(fleet)
+        for own, may in zip(choices, allowed, strict=True):
+            if own[0] >= 0:  # what it sends can be sent
+                assert may[own[0]]
+                assert may[fleet[0] + own[1]]
+                assert own[2] == 0
+            else:
+                assert own.tolist() == [-1, -1, 5]
+        seen += choices[:, 0].tolist()
+        step = batch.step(np.maximum(choices, 0))
+    assert {-1, 0, 1} <= set(seen)
 
 
 def test_what_can_not_be_a_base_is_refused() -> None:

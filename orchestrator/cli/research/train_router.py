@@ -97,6 +97,7 @@ def train_router(
     """
     with learning_installed():
         from orchestrator.learning import fitting, tasks
+        from orchestrator.learning.evolution import PORTFOLIO
         from orchestrator.learning.ppo.paper import train_paper
     from orchestrator.policies.learned.policy_file import write_policy_file
 
@@ -110,7 +111,7 @@ def train_router(
         raise click.UsageError("--weights are of ppo-paper's reward; what is fitted goes by utility")
     if kind == "ppo-paper":
         with fitting_progress() as report:
-            file = train_paper(traffic, weights, seconds=60 * minutes, seed=seed, report=report)
+            file = train_paper(traffic, weights, rules=PORTFOLIO, seconds=60 * minutes, seed=seed, report=report)
         write_policy_file(out, file)
         click.echo(f"wrote {out}: {file.kind}, after {file.provenance['choices']:,} choices")
         return

@@ -19,6 +19,7 @@ everybody.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,12 +44,17 @@ def estimate_advantages(rollout: Rollout, values: Floats32, *, horizon: float, m
     gamma = np.exp(-passed / horizon) * ~(is_last & rollout.ended[:, None, None])
     delta = np.where(is_choice, rollout.rewards + gamma * values[:, 1:] - values[:, :-1], 0)
     kept = gamma * np.exp(-passed / memories) * (is_choice & ~is_last)
-    advantages = np.zeros_like(rollout.rewards)
-    following = np.zeros(advantages.shape[::2])
-    for step in range(int(counts.max(initial=0)) - 1, -1, -1):
-        following = delta[:, step] + kept[:, step] * following
-        advantages[:, step] = following
+    advantages, most = np.zeros_like(rollout.rewards), int(counts.max(initial=0))
+    advantages[:, :most] = accumulate(delta[:, :most].swapaxes(0, 1), kept[:, :most].swapaxes(0, 1)).swapaxes(0, 1)
     return advantages
+
+
+def accumulate(delta: NDArray[Any], kept: NDArray[Any]) -> NDArray[Any]:
+    """Return A_t = δ_t + k_t·A_{t+1} along the first axis, where nothing comes behind the last."""
+    found, following = np.empty_like(delta), np.zeros(delta.shape[1:], delta.dtype)
+    for step in range(len(delta) - 1, -1, -1):
+        found[step] = following = delta[step] + kept[step] * following
+    return found
 
 
 def subtract_baselines(advantages: Floats32, rollout: Rollout, *, replicas: int) -> Floats32:

@@ -6,26 +6,33 @@ the paper's two operating points differ: ``Task.preference`` has them, and witho
 Validation goes by the same reward, at half, once and nearly twice the load, as training does. So many worlds make up a
 rollout that most of the time goes into their choices and not into the calls between them.
 
-The likeliest choices swing from one update to the next. So the learning rate falls with the time that is left, and what
-is validated, as a router would serve it, are averages of the weights of late.
+Its base is the rule that earns the most by that reward. The network begins by imitating it, which takes seconds: from
+nothing it needs minutes to learn that the quickest idle server is quick. Then the critic goes first: until it has seen
+some rollouts the actor is left as it is. Advantages are estimated in time (``TimedBuffer``). What keeps it from
+settling on the first thing that works is a price on certainty, which falls to nothing with the time that is left, as
+the learning rate does. What is validated, as a router would serve it, are averages of the weights of late.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from orchestrator.errors import ConfigError
 from orchestrator.learning.objective import earned
+from orchestrator.learning.ppo.advantages import accumulate
 from orchestrator.learning.ppo.vector_env import LOADS, FleetVecEnv, at_load
 from orchestrator.learning.traffic import Traffic
 from orchestrator.policies.learned import features as feat
@@ -36,13 +43,18 @@ from orchestrator.policies.learned.policy_file import PAPER, PolicyFile
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Policy
 from orchestrator.simulation.rewards import Task
+from orchestrator.simulation.scenario.trace import Trace
 
-_BASE = "lert:slack"
 _WORLDS, _STEPS, _BATCH = 128, 128, 2048  # of a rollout and an update
 _LEARNING_RATE, _LEAST_LEARNING_RATE = 1e-3, 1e-5
+_ENTROPY = 0.01  # weight of it at first, where advantages have a deviation of 1
+HORIZON, MEMORY = 4.0, 0.4  # deadlines, of the advantages
 _VALIDATE_EVERY = 20  # rollouts
 _KEPT = 0.8  # of averaged weights, by each update
 _HELD_OUT = 3  # windows at each load
+_IMITATED = 128  # steps of all worlds
+_EPOCHS = 8  # over what is imitated
+_CRITIC_ALONE = 5  # rollouts
 
 
 def paper_fleet(task: Task) -> tuple[int, int, int]:
@@ -70,6 +82,7 @@ def train_paper(
     traffic: Traffic,
     weights: tuple[float, float, float] | None = None,
     *,
+    rules: Sequence[str],
     seconds: float,
     seed: int,
     report: Callable[[float, str], None] = lambda part, text: None,
@@ -77,6 +90,7 @@ def train_paper(
     """Return the ppo-paper that was best on traces that are not learned from, after so long and one rollout at least.
 
     ``weights`` are of accuracy, latency and energy in the reward, scaled to add up to 1; None: the reward is utility.
+    The best of ``rules`` by that reward is what it begins as and rests on.
 
     Raises:
         ConfigError: when the fleet is too large, or all weights are 0.
@@ -85,7 +99,9 @@ def train_paper(
     if weights is not None:
         task = Task(task.settings, task.servers, _scaled(weights))
     fleet = paper_fleet(task)
-    env = FleetVecEnv(task, fleet, worlds=_WORLDS, base=_BASE, seed=seed)
+    judged_at = [Traffic(at_load(task, factor), None) for factor in (LOADS[0], 1.0, LOADS[1])]
+    base = _best_of(rules, judged_at)
+    env = FleetVecEnv(task, fleet, worlds=_WORLDS, base=base, seed=seed)
     env.reset()
     env.step(np.zeros((_WORLDS, len(fleet)), np.int64))  # what has to be compiled is no learning
     part = partial(_part, time.monotonic(), seconds)
@@ -98,10 +114,13 @@ def train_paper(
         n_epochs=4,
         target_kl=0.03,
         policy_kwargs={"net_arch": [LAYER, LAYER]},
+        rollout_buffer_class=TimedBuffer,
+        rollout_buffer_kwargs={"elapsed": env.elapsed},
         seed=seed,
         device="cpu",
     )
-    watch = _Watch(model, task, env, fleet, part, {"seed": seed, "seconds": seconds}, report)
+    watch = _Watch(model, env, base, judged_at, part, {"seed": seed, "seconds": seconds}, report)
+    _imitate(model, env, seed)
     model.learn(2**40, callback=watch)
     watch.validate()
     return watch.judged()
@@ -120,41 +139,106 @@ def _scaled(weights: tuple[float, float, float]) -> tuple[float, float, float]:
     return accuracy / total, latency / total, energy / total
 
 
+def _best_of(rules: Sequence[str], judged_at: Sequence[Traffic]) -> str:
+    """Return the rule that earns the most at these loads, on a trace of each that policies are not judged on."""
+    traces = [(at.task, at.fit(0)) for at in judged_at]
+    return max(rules, key=lambda rule: _mean_earned(parse_policy(rule), traces))
+
+
+def _mean_earned(policy: Policy, traces: Sequence[tuple[Task, Trace]]) -> float:
+    return float(np.mean([earned(task, policy, trace) for task, trace in traces]))
+
+
+def _imitate(model: MaskablePPO, env: FleetVecEnv, seed: int) -> None:
+    """Let the actor choose what the base policy does, as far as it can; where that waits it says no server or width."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 0xBC]))
+    observations, seen = cast(Any, env.reset()), []
+    for _ in range(_IMITATED):
+        masks, choices = np.array(env.env_method("action_masks")), env.base_choices()
+        seen.append((observations, masks, choices))
+        drawn, _ = model.predict(observations, action_masks=masks)
+        observations, *_ = env.step(np.where(choices < 0, drawn, choices))
+    all_observations, all_masks, all_choices = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+    for _ in range(_EPOCHS):
+        order = rng.permutation(len(all_choices))
+        for first in range(0, len(order), _BATCH):
+            at = order[first : first + _BATCH]
+            heads: Any = model.policy.get_distribution(torch.from_numpy(all_observations[at]), all_masks[at])
+            wanted = torch.from_numpy(all_choices[at]).T
+            likely = [h.log_prob(w.clamp(min=0)) * (w >= 0) for h, w in zip(heads.distributions, wanted, strict=True)]
+            model.policy.optimizer.zero_grad()
+            torch.autograd.backward(-torch.stack(likely).sum(dim=0).mean())
+            model.policy.optimizer.step()
+
+
+def _let_act(policy: Any, *, learns: bool) -> None:
+    """Let the actor learn, or leave it as it is."""
+    for part in (policy.mlp_extractor.policy_net, policy.action_net):
+        for parameter in part.parameters():
+            parameter.requires_grad_(learns)
+            if not learns:
+                parameter.grad = None
+
+
+class TimedBuffer(MaskableRolloutBuffer):
+    """A rollout whose advantages are estimated in time instead of steps (orchestrator.learning.ppo.advantages).
+
+    A step is a request sent alone or the wait for a batch of many; by steps, waiting would seem to earn the most.
+    ``elapsed``, float64 [worlds], is how long the last step took, in deadlines, each time that one is added.
+    """
+
+    def __init__(self, *args: Any, elapsed: NDArray[np.float64], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._elapsed, self._passed = elapsed, np.zeros((self.buffer_size, self.n_envs), np.float32)
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """Add what a step earned and how long it took."""
+        self._passed[self.pos] = self._elapsed
+        super().add(*args, **kwargs)
+
+    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: NDArray[np.bool_]) -> None:
+        """Estimate advantages and returns of all steps."""
+        values = np.concatenate([self.values, last_values.cpu().numpy().reshape(1, -1)])
+        ended = np.concatenate([self.episode_starts[1:], dones.reshape(1, -1)])
+        gamma = np.exp(-self._passed / HORIZON) * (1 - ended)
+        delta = self.rewards + gamma * values[1:] - values[:-1]
+        self.advantages = accumulate(delta, gamma * np.exp(-self._passed / MEMORY))
+        self.returns = self.advantages + self.values
+
+
 class _Watch(BaseCallback):
     """Validates every few rollouts, and ends a training whose time is over."""
 
     def __init__(
         self,
         model: MaskablePPO,
-        task: Task,
         env: FleetVecEnv,
-        fleet: tuple[int, int, int],
+        base: str,
+        judged_at: Sequence[Traffic],
         part: Callable[[], float],
         settings: Mapping[str, float],
         report: Callable[[float, str], None],
     ) -> None:
         super().__init__()
         self.best: PolicyFile | None = None
-        self._model, self._task, self._env, self._fleet, self._report = model, task, env, fleet, report
-        self._validation = [Traffic(at_load(task, factor), None) for factor in (LOADS[0], 1.0, LOADS[1])]
-        self._made: dict[str, Any] = {"scenario": task.settings.name, "settings": dict(settings)}
-        if not math.isnan(sum(task.preference)):
-            self._made["reward_weights"] = list(task.preference)
+        self._model, self._env, self._base, self._judged_at, self._report = model, env, base, judged_at, report
+        self._made: dict[str, Any] = {"scenario": env.task.settings.name, "settings": dict(settings)}
+        if not math.isnan(sum(env.task.preference)):
+            self._made["reward_weights"] = list(env.task.preference)
         self._part, self._rollouts, self._reward = part, 0, -math.inf
         mean = get_ema_multi_avg_fn(_KEPT)  # type: ignore[no-untyped-call]
         self._averaged = AveragedModel(model.policy, multi_avg_fn=mean)
 
     def validate(self) -> None:
         """Keep the policy when it is the best so far."""
-        weights = _export(self._averaged.module)
+        weights, task = _export(self._averaged.module), self._env.task
         made = {"choices": int(self._model.num_timesteps), **self._made}
-        widths = tuple(sorted({int(m.width) for s in self._task.servers for m in s.models}))
+        widths = tuple(sorted({int(m.width) for s in task.servers for m in s.models}))
         ranges = self._env.ranges.known()
-        file = PolicyFile(PAPER, _BASE, weights, *ranges, fleet=self._fleet, widths=widths, provenance=made)
-        if not math.isnan(sum(self._task.preference)):
-            file = replace(file, preference=self._task.preference)
-        served = LearnedPolicy(file)
-        reward = float(np.mean([earned(at.task, served, at.choosing()[0]) for at in self._validation]))
+        file = PolicyFile(PAPER, self._base, weights, *ranges, fleet=self._env.fleet, widths=widths, provenance=made)
+        if not math.isnan(sum(task.preference)):
+            file = replace(file, preference=task.preference)
+        reward = _mean_earned(LearnedPolicy(file), [(at.task, at.choosing()[0]) for at in self._judged_at])
         if reward > self._reward:
             self.best, self._reward = replace(file, validation={"reward": reward}), reward
         self._report(self._part(), f"ppo-paper: {made['choices']:,} choices, {reward:.4f} a request")
@@ -162,16 +246,21 @@ class _Watch(BaseCallback):
     def judged(self) -> PolicyFile:
         """Return the best, with what it earns above its base on traces that nothing was chosen by."""
         assert self.best is not None
-        traces = [(at.task, trace) for at in self._validation for trace in at.held_out()[:_HELD_OUT]]
-
-        def mean_of(policy: Policy) -> float:
-            return float(np.mean([earned(task, policy, trace) for task, trace in traces]))
-
-        over_base = mean_of(LearnedPolicy(self.best)) - mean_of(parse_policy(_BASE))
+        traces = [(at.task, trace) for at in self._judged_at for trace in at.held_out()[:_HELD_OUT]]
+        over_base = _mean_earned(LearnedPolicy(self.best), traces) - _mean_earned(parse_policy(self._base), traces)
         return replace(self.best, validation={**self.best.validation, "over_base": over_base})
+
+    def _on_training_start(self) -> None:
+        self._averaged.update_parameters(self._model.policy)
+        self.validate()
 
     def _on_step(self) -> bool:
         return self._rollouts == 0 or self._part() < 1
+
+    def _on_rollout_start(self) -> None:
+        self._model.ent_coef = _ENTROPY * (1 - self._part())
+        if self._rollouts in (0, _CRITIC_ALONE):
+            _let_act(self._model.policy, learns=self._rollouts > 0)
 
     def _on_rollout_end(self) -> None:
         self._averaged.update_parameters(self._model.policy)
@@ -183,7 +272,7 @@ class _Watch(BaseCallback):
 def _export(policy: Any) -> dict[str, Floats32]:
     """Return the weights of a policy of stable-baselines3 as a policy file holds them."""
     first, _, second, _ = policy.mlp_extractor.policy_net
-    layers = {"first": first, "second": second, "out": policy.action_net}
+    layers = {"first": first, "second": second, "choices": policy.action_net}
     weights: dict[str, Floats32] = {}
     for name, layer in layers.items():
         weights[f"{name}.weight"] = np.ascontiguousarray(layer.weight.detach().numpy().T)

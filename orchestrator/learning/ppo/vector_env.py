@@ -38,7 +38,13 @@ def at_load(task: Task, factor: float) -> Task:
 
 
 class FleetVecEnv(VecEnv):
-    """Worlds that play one episode after another; ``fleet`` has the servers, widths and batch choices of the action."""
+    """Worlds that play one episode after another; ``fleet`` has the servers, widths and batch choices of the action.
+
+    Attributes:
+        task, fleet: as given.
+        ranges: of all that was seen.
+        elapsed: float64 [worlds], how long the last step took in each world, in deadlines; filled anew by each.
+    """
 
     def __init__(self, task: Task, fleet: tuple[int, int, int], *, worlds: int, base: str, seed: int) -> None:
         spaces = gymnasium.spaces
@@ -46,8 +52,9 @@ class FleetVecEnv(VecEnv):
         box = spaces.Box(-1.0, 1.0, (feat.observation_size(lines),), np.float32)
         super().__init__(worlds, box, spaces.MultiDiscrete(list(fleet)))
         self.ranges = Ranges()
-        self._task, self._fleet = task, fleet
-        self._batch = WorldBatch(worlds, base=base, lines=lines)
+        self.elapsed = np.zeros(worlds)
+        self.task, self.fleet = task, fleet
+        self._batch = WorldBatch(worlds, base=base, holds_on=True, lines=lines)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 0xE9]))
         self._weights = np.zeros((worlds, 4))
         self._actions = np.zeros((worlds, 3), np.int64)
@@ -65,10 +72,15 @@ class FleetVecEnv(VecEnv):
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.bool_], list[dict[str, Any]]]:
         """Take a step; a world that has ended begins another episode."""
         step = self._batch.step(self._actions.astype(np.int64))
+        self.elapsed[:] = step.elapsed
         rewards, ended = (step.rewards * self._weights).sum(axis=1), step.ended.copy()
         for world in np.flatnonzero(ended):
             self._begin(int(world))
         return self._look(), rewards, ended, [{} for _ in range(self.num_envs)]
+
+    def base_choices(self) -> NDArray[np.int64]:
+        """Return what the base policy would do in each world, see ``WorldBatch.base_choices``."""
+        return self._batch.base_choices(self.fleet)
 
     def close(self) -> None:
         """Do nothing: no resource is held open."""
@@ -78,7 +90,7 @@ class FleetVecEnv(VecEnv):
         if attr_name in ("render_mode", "spec"):
             return [None] * self.num_envs
         if attr_name == "action_masks":
-            return list(self._batch.allowed_choices(self._fleet))
+            return list(self._batch.allowed_choices(self.fleet))
         raise AttributeError(attr_name)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -99,7 +111,7 @@ class FleetVecEnv(VecEnv):
 
     def _begin(self, world: int) -> None:
         seed = int(self._rng.integers(2**31))
-        task = vary_load(self._task, seed)
+        task = vary_load(self.task, seed)
         pace = max(1.0, rate_of(task) * task.settings.objectives.deadline_ms / 1e3)
         self._weights[world] = objective_weights(task) / pace
         self._batch.load(world, task, seed)

@@ -46,6 +46,9 @@ FIRST_SEND: Final = HOLD_ACTION + len(HOLD_PARTS)
 BATCHES: Final = 2
 """Actions of a line: its whole batch, and half of it."""
 
+LEAST_HOLD: Final = 1e-4
+"""Of the time until the head's deadline; who held for less would only decide the same again."""
+
 _UNSEEN: Final = 0.0  # what is noted of a row
 _PICKED: Final = 1.0
 _LEFT_OUT: Final = 2.0
@@ -192,8 +195,8 @@ def write_mask(
             is_filling = items >= query[col.QUEUE_ITEMS] and items < rows[col.ROW_MAX_BATCH][row]
             saves = fills and is_filling and rows[col.ROW_FIXED_J][row] > 0  # not when unknown
             is_hold_useful = is_hold_useful or not has_room or saves
-    # A hold of next to nothing would only have the same decided again, and while nothing has room all holds are one.
-    if can_send and is_hold_useful and lasts_s > 1e-4 * (query[col.HEAD_DEADLINE_S] - query[col.NOW_S]):
+    # While nothing has room all holds are one.
+    if can_send and is_hold_useful and lasts_s > LEAST_HOLD * (query[col.HEAD_DEADLINE_S] - query[col.NOW_S]):
         for part in range(len(HOLD_PARTS)):
             mask[HOLD_ACTION + part] = 1.0
     if base[0] == HOLD:

@@ -124,11 +124,9 @@ def parse_base(name: str) -> RulePolicy:
     return policy
 
 
-def observe(numbers: Column, memory: Table, rows: Table, count: int, query: Column, view: View) -> tuple[int, int]:
-    """Fill a view, as a decision by scores does; return how many candidates are considered, and actions allowed."""
-    preference = numbers[_PREFERENCE:_STRENGTH]
-    choose_base(numbers, memory, rows, count, query, preference, view)
-    return look(memory, rows, count, query, preference, view)
+def preference_of(numbers: Column) -> Column:
+    """Return what the numbers of a scorer prefer where a request says nothing."""
+    return numbers[_PREFERENCE:_STRENGTH]
 
 
 @compiled

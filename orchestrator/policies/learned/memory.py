@@ -184,6 +184,20 @@ def note_decision(
 
 
 @compiled
+def latest_hold_s(until_s: float, memory: Table, query: Column) -> float:
+    """Return until when the head may be held, of ``until_s`` and the end of the hold that it had before, if any."""
+    whole = memory[WHOLE]
+    is_same = whole[_HEAD_DEADLINE_S] == query[col.HEAD_DEADLINE_S]
+    return min(until_s, whole[_HOLD_UNTIL_S]) if is_same and whole[_HOLD_UNTIL_S] > 0 else until_s
+
+
+@compiled
+def end_hold_at(items: float, memory: Table) -> None:
+    """Let the hold that stands end when so many items wait."""
+    memory[WHOLE][_MOST_ITEMS] = items
+
+
+@compiled
 def _room(rows: Table, count: int, base: Column) -> float:
     """Return how many rows have room, and a half where the base holds, a quarter where it gives the head up."""
     found = 0.5 if base[0] == HOLD else 0.25 if base[0] == REJECT else 0.0

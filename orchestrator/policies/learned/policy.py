@@ -25,7 +25,8 @@ from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import HOLD_ACTION, do_action
 from orchestrator.policies.learned.decide import Scorer
 from orchestrator.policies.learned.encoding import View
-from orchestrator.policies.learned.paper import allowed_choices, paper_choices, row_of_choices
+from orchestrator.policies.learned.memory import end_hold_at, note_decision, standing_hold
+from orchestrator.policies.learned.paper import allowed_choices, do_choices, paper_choices
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES, PAPER, RULE, PolicyFile, read_policy_file
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.registry import RulePolicy
@@ -104,22 +105,31 @@ class LearnedPolicy:
     def _choose_apart(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
         """Decide as ppo-paper does, by three choices taken apart."""
         numbers, view, fleet = self._scorer.numbers, decide.view_of(self._scorer.room), self.file.fleet
-        considered, _ = decide.observe(numbers, memory, rows, count, query, view)
+        preference = decide.preference_of(numbers)
+        decide.choose_base(numbers, memory, rows, count, query, preference, view)
+        row, items, until_s = standing_hold(memory, rows, count, query, view.base)
+        if row == HOLD:
+            return row, items, _WAITS, until_s
+        considered, _ = decide.look(memory, rows, count, query, preference, view)
         decide.bound_features(numbers, considered, view)
-        widths = self._widths_of(rows, count)
-        row, items = -1, 0.0
+        widths, ends_at = self._widths_of(rows, count), 0.0
         allowed = allowed_choices(rows[None], np.array([count]), fleet, widths[None])[0]
-        if allowed[: fleet[0]].any():  # else there is nothing to choose from, and training never asks
+        if allowed[: fleet[0]].any():
             seen = observation(view, considered, fleet[0] * fleet[1])
-            server, width, batch = paper_choices(self.file.weights, seen, fleet, allowed)
-            row, items = row_of_choices(rows, count, query, server, width, batch, widths)
+            order = paper_choices(self.file.weights, seen, fleet, allowed)
             unseen = decide.out_of_distribution_feature(numbers, -1, view)
             if unseen >= 0:
+                note_decision(REJECT, math.inf, memory, rows, count, query, view.base)
                 self._distrust(unseen)
-        until_s = math.inf
-        if row < 0:
+            row, items, until_s, ends_at = do_choices(
+                order, widths, memory, rows, count, view.chosen, considered, query, view.base
+            )
+        else:  # there is nothing to choose from, and training never asks
             row, items, until_s = do_action(HOLD_ACTION, rows, view.chosen, considered, query, view.base)
-        return row, items, _WAITS if row < 0 else _SCORED, until_s
+        note_decision(row, until_s, memory, rows, count, query, view.base)
+        if ends_at > 0:
+            end_hold_at(ends_at, memory)
+        return row, items, _REASON_OF.get(row, _SCORED), until_s
 
     def _widths_of(self, rows: Table, count: int) -> NDArray[np.float64]:
         """Return the widths that ppo-paper's choices stand for; raises UntrustedError where they are of another fleet.

@@ -177,6 +177,8 @@ def _check_arrays(path: Path, policy: PolicyFile) -> None:
             raise _refused(path, f"fleet is {list(policy.fleet)}, not servers, widths and batch choices")
         if policy.widths and len(policy.widths) != policy.fleet[1]:
             raise _refused(path, f"widths are {list(policy.widths)}, not the {policy.fleet[1]} of its fleet")
+        if "out.weight" in policy.weights:
+            raise _refused(path, "its batches are of how many are sent; they are of how many are waited for now")
         shapes = paper_shapes(*policy.fleet)
     if set(policy.weights) != set(shapes):
         other = sorted(set(policy.weights) ^ set(shapes))

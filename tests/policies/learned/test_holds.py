@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 
-from orchestrator.policies.learned.memory import follow_arrivals, may_fill, note_decision, standing_hold
+from orchestrator.policies.learned.memory import (
+    end_hold_at,
+    follow_arrivals,
+    latest_hold_s,
+    may_fill,
+    note_decision,
+    standing_hold,
+)
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REJECT
@@ -38,6 +46,26 @@ def test_a_hold_goes_on_while_few_arrive() -> None:
     held = Held()
     held.query[col.NOW_S], held.query[col.QUEUE_ITEMS] = 1.9, 6.0
     assert held.stands() == (HOLD, 0.0, 2.0)
+
+
+def test_a_hold_for_a_batch_ends_when_that_many_wait() -> None:
+    held = Held()
+    end_hold_at(9.0, held.memory)
+    held.query[col.QUEUE_ITEMS] = 8.0
+    assert held.stands() == (HOLD, 0.0, 2.0)
+    held.query[col.QUEUE_ITEMS] = 9.0
+    assert held.stands()[0] != HOLD
+
+
+def test_a_head_is_held_no_longer_than_was_decided_first() -> None:
+    held = Held()
+    assert latest_hold_s(2.6, held.memory, held.query) == 2.0
+    assert latest_hold_s(1.5, held.memory, held.query) == 1.5
+    held.query[col.HEAD_DEADLINE_S] = 3.5  # another one
+    assert latest_hold_s(2.6, held.memory, held.query) == 2.6
+    held.query[col.HEAD_DEADLINE_S] = 3.0
+    held.decide(0, math.inf)  # it is sent, and one of the same deadline comes
+    assert latest_hold_s(2.6, held.memory, held.query) == 2.6
 
 
 def _passes(held: Held) -> None:

@@ -36,6 +36,7 @@ from orchestrator.policies.learned.policy_file import PolicyFile
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Situation
 from orchestrator.policies.tables.compiled import new_column, new_table
+from orchestrator.policies.tables.memory import Memory
 from orchestrator.snapshot import QueueState, Width
 from tests.policies.fleets import fleets
 from tests.policies.learned.views import numpy_scores
@@ -202,7 +203,7 @@ def test_only_a_base_that_binds_late_and_changes_nothing_is_taken(base: str) -> 
 
 def paper(fleet: tuple[int, int, int], out: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> LearnedPolicy:
     weights = {name: np.zeros(shape, np.float32) for name, shape in paper_shapes(*fleet).items()}
-    weights["out.bias"] = out.astype(np.float32)
+    weights["choices.bias"] = out.astype(np.float32)
     return LearnedPolicy(slim(kind="ppo-paper", weights=weights, fleet=fleet))
 
 
@@ -236,12 +237,34 @@ def test_ppo_paper_takes_server_width_and_batch_apart() -> None:
         paper((3, 2, 1), np.zeros(6)).choose(both, situation)  # type: ignore[arg-type]
 
 
+def test_ppo_paper_waits_for_the_batch_that_it_chooses_and_for_no_more_time_than_at_first() -> None:
+    memory = Memory()
+
+    def decided(batch: int, items: int, now_s: float) -> Decision:
+        situation = Situation(QueueState(items, 1, 0.11, 0.11, (Width(100),)), now_s, 0, (0.0, 0.0), 1.0, memory)
+        policy = paper((2, 1, 4), np.concatenate([np.zeros(3), np.eye(4)[batch]]))  # batches of 1, 2, 4, 8
+        return policy.choose([candidate(server, items=items, max_batch_size=8) for server in "ab"], situation)
+
+    def sent(decision: Decision) -> int:
+        assert isinstance(decision, Dispatch)
+        return decision.candidate.items
+
+    assert sent(decided(0, 3, 0.0)) == 3  # a batch of 1 waits for nobody, and takes all that are there
+    for items, now_s in ((1, 0.0), (7, 0.02), (7, 0.049)):
+        held = decided(3, items, now_s)
+        assert isinstance(held, Hold)
+        assert held.until_s == pytest.approx(0.05)  # half of 0.11 s, less 0.01 s to answer
+    assert sent(decided(3, 8, 0.049)) == 8
+    assert isinstance(decided(3, 2, 0.0), Hold)
+    assert sent(decided(3, 7, 0.051)) == 7  # nobody came; it has waited
+
+
 def test_ppo_paper_does_not_decide_by_what_devices_show_where_training_knew_nothing_of_it() -> None:
     candidates, situation = two_choices()
     busy = [replace(each, utilisation_ratio=1.0) for each in candidates]  # type: ignore[type-var]
     weights = {name: np.zeros(shape, np.float32) for name, shape in paper_shapes(2, 2, 3).items()}
     weights["first.weight"][UTILISATION, 0] = weights["second.weight"][0, 0] = 1
-    weights["out.weight"][0, :2], weights["out.bias"][0] = (0, 9), 1  # server b instead of a
+    weights["choices.weight"][0, :2], weights["choices.bias"][0] = (0, 9), 1  # server b instead of a
     policy = LearnedPolicy(slim(kind="ppo-paper", weights=weights, fleet=(2, 2, 3)))
     servers = [getattr(policy.choose(each, situation), "candidate", None) for each in (candidates, busy)]  # type: ignore[arg-type]
     assert [each and each.server for each in servers] == ["a", "b"]

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.errors import ConfigError
 from orchestrator.policies.learned import features as feat
+from orchestrator.policies.learned.paper import paper_shapes
 from orchestrator.policies.learned.policy import LearnedPolicy, parse_fitted, parse_learned
 from orchestrator.policies.learned.policy_file import RULE, PolicyFile, read_policy_file, write_policy_file
 from orchestrator.policies.parsing import knobs_of, parse_policy
@@ -87,6 +88,18 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, change: Any, proble
     with pytest.raises(ConfigError) as raised:
         read_policy_file(path)
     assert problem in str(raised.value)
+
+
+def test_a_ppo_paper_whose_batches_nobody_waits_for_is_refused(tmp_path: Path) -> None:
+    shapes, fleet = paper_shapes(2, 1, 4), (2, 1, 4)
+    weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    path = tmp_path / "policy.npz"
+    write_policy_file(path, slim(kind="ppo-paper", weights=weights, fleet=fleet))
+    assert read_policy_file(path).fleet == fleet
+    older = {name.replace("choices", "out"): array for name, array in weights.items()}
+    write_policy_file(path, slim(kind="ppo-paper", weights=older, fleet=fleet))
+    with pytest.raises(ConfigError, match="how many are waited for now; copy it again, or train one"):
+        read_policy_file(path)
 
 
 def test_a_pickle_is_not_executed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from orchestrator.decision import Candidate
 from orchestrator.policies.fleet.row_values import write_candidate, write_query
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, BATCHES, FIRST_SEND, HOLD_ACTION, REJECT_ACTION
-from orchestrator.policies.learned.decide import new_room, observe, parse_base, view_of
+from orchestrator.policies.learned.decide import choose_base, look, new_room, parse_base, preference_of, view_of
 from orchestrator.policies.learned.network import HIDDEN
 from orchestrator.policies.protocol import Situation
 from orchestrator.policies.tables import columns as col
@@ -42,7 +42,9 @@ def seen(
     write_query(query, situation)
     numbers = np.concatenate([parse_base(base).numbers, preference])
     memory = new_memory(len(names), len(widths))
-    considered, allowed = observe(numbers, memory, rows, len(candidates), query, view)
+    preferred, count = preference_of(numbers), len(candidates)
+    choose_base(numbers, memory, rows, count, query, preferred, view)
+    considered, allowed = look(memory, rows, count, query, preferred, view)
     mask = np.array(view.mask)
     assert allowed == mask.sum()
     return (

@@ -1,0 +1,58 @@
+"""How ppo-paper is trained: by advantages in time."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import torch
+
+from orchestrator.learning.ppo.advantages import estimate_advantages
+from orchestrator.learning.ppo.paper import HORIZON, MEMORY, TimedBuffer
+from orchestrator.simulation.rollouts import new_rollout
+
+STEPS, WORLDS = 7, 3
+
+
+def test_advantages_of_its_steps_are_those_of_a_rollout_in_time() -> None:
+    rng = np.random.default_rng(0)
+    rollout = new_rollout(WORLDS, STEPS, lines=1)
+    rollout.rewards[..., 0] = rng.standard_normal((WORLDS, STEPS))
+    rollout.times[:] = np.cumsum(rng.exponential(0.5, rollout.times.shape), axis=1)
+    rollout.counts[:], rollout.ended[:] = STEPS, [False, True, False]
+    values = np.zeros((WORLDS, STEPS + 1, 4), np.float32)
+    values[..., 0] = rng.standard_normal((WORLDS, STEPS + 1))
+    expected = estimate_advantages(rollout, values, horizon=HORIZON, memories=(MEMORY,) * 4)[..., 0]
+    buffer = filled(np.diff(rollout.times), rollout.rewards[..., 0], values[..., 0], rollout.ended)
+    np.testing.assert_allclose(buffer.advantages, expected.T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(buffer.returns, expected.T + values[:, :-1, 0].T, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_of_an_episode_counts_for_the_one_before() -> None:
+    passed, rewards, values = np.full((1, 4), 0.1), np.zeros((1, 4)), np.zeros((1, 5))
+    rewards[0, 2] = 1.0
+    ended = np.zeros(1, np.bool_)
+    assert (filled(passed, rewards, values, ended).advantages[:3, 0] > 0).all()
+    apart = filled(passed, rewards, values, ended, starts=2).advantages[:, 0]
+    assert apart[:2].tolist() == [0, 0]
+    assert apart[2] == 1
+
+
+def filled(
+    passed: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    rewards: np.ndarray[tuple[int, ...], np.dtype[np.floating]],
+    values: np.ndarray[tuple[int, ...], np.dtype[np.floating]],
+    ended: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    starts: int = 0,
+) -> TimedBuffer:
+    """Return a buffer of steps that took so long, [worlds, steps]; episodes begin with step ``starts``."""
+    worlds, steps = passed.shape
+    elapsed, space = np.zeros(worlds), gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    buffer = TimedBuffer(steps, space, gymnasium.spaces.MultiDiscrete([2, 2]), "cpu", n_envs=worlds, elapsed=elapsed)
+    for step in range(steps):
+        elapsed[:] = passed[:, step]
+        value, unlikely = torch.as_tensor(values[:, step], dtype=torch.float32), torch.zeros(worlds)
+        begins, nothing = np.full(worlds, step in (0, starts)), np.zeros((worlds, 2))
+        buffer.add(nothing, nothing, rewards[:, step], begins, value, unlikely, action_masks=np.ones((worlds, 4)))
+    last = torch.as_tensor(values[:, steps], dtype=torch.float32)
+    buffer.compute_returns_and_advantage(last, ended)
+    return buffer
