@@ -114,7 +114,7 @@ def about(machine: Machine, seconds: float, minutes: float) -> Mapping[str, Any]
 @path_option("--work", Path("build/paper"))
 @click.option("--rounds", type=click.IntRange(2), default=3, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=6), default=12.0, show_default=True, help="Of each run.")
-@click.option("--minutes", type=click.FloatRange(min=0), default=3.0, show_default=True, help="Of each training.")
+@click.option("--minutes", type=click.FloatRange(min=0), default=9.0, show_default=True, help="Of each training.")
 def main(repository: Path, out: Path, sample: Path, work: Path, rounds: int, seconds: float, minutes: float) -> None:
     """Measure random routing, rules and ppo-paper on three real servers with controllers; go on where it ended."""
     machine, say = describe_machine(), start_clock()

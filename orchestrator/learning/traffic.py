@@ -140,6 +140,14 @@ def interrupt(trace: Trace, *, every_s: float, least_s: float, random: np.random
     return replace(trace, arrived_s=arrived_s, deadline_s=arrived_s + (trace.deadline_s - trace.arrived_s))
 
 
+def surge(trace: Trace, *, every_s: float, lasts_s: float, factor: float) -> Trace:
+    """Return a trace whose requests come so many times as densely for a while, at the beginning of every so long."""
+    whole, phase = np.divmod(trace.arrived_s, every_s)
+    saved_s = lasts_s * (1 - 1 / factor)  # by each surge
+    arrived_s = whole * (every_s - saved_s) + np.where(phase < lasts_s, phase / factor, phase - saved_s)
+    return replace(trace, arrived_s=arrived_s, deadline_s=arrived_s + (trace.deadline_s - trace.arrived_s))
+
+
 def rate_of(task: Task) -> float:
     """Return how many requests a second a task has, on average."""
     workload, least = task.settings.workload, task.settings.objectives.min_accuracy

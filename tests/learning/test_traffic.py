@@ -21,6 +21,7 @@ from orchestrator.learning.traffic import (
     WINDOWS,
     Traffic,
     check_fleet,
+    surge,
 )
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.trace import Trace
@@ -67,6 +68,19 @@ def test_of_each_four_lessons_one_is_denser_and_one_has_lulls_where_the_task_say
             assert longer_s.min() > -1e-9
         else:
             np.testing.assert_array_equal(lesson.arrived_s, as_it_is.arrived_s)
+
+
+def test_a_surge_brings_what_comes_anyway_in_less_time() -> None:
+    calm = Traffic(fleet(), None).fit(0)
+    calm = replace(calm, arrived_s=np.arange(500.0), deadline_s=np.arange(500.0) + 7)
+    dense = surge(calm, every_s=100.0, lasts_s=20.0, factor=4.0)
+    gaps = np.diff(dense.arrived_s)
+    assert gaps[:20].tolist() == [0.25] * 20
+    assert gaps[20:99].tolist() == [1.0] * 79
+    np.testing.assert_allclose(
+        dense.arrived_s, dense.arrived_s[:100].tolist() * 5 + np.repeat(np.arange(5) * 85.0, 100)
+    )
+    np.testing.assert_array_equal(dense.deadline_s - dense.arrived_s, 7.0)
 
 
 def test_recorded_arrivals_are_replayed_in_parts_that_share_nothing() -> None:

@@ -247,6 +247,8 @@ class _Watch(BaseCallback):
         """Return the best, with what it earns above its base on traces that nothing was chosen by."""
         assert self.best is not None
         traces = [(at.task, trace) for at in self._judged_at for trace in at.held_out()[:_HELD_OUT]]
+        low, high = self._env.ranges.known()  # of all that was seen, after the best too
+        self.best = replace(self.best, low=low, high=high)
         over_base = _mean_earned(LearnedPolicy(self.best), traces) - _mean_earned(parse_policy(self._base), traces)
         return replace(self.best, validation={**self.best.validation, "over_base": over_base})
 

@@ -2,7 +2,8 @@
 
 Its action is three numbers (server, width, batch) and its reward one: what orchestrator.simulation.rewards gives,
 weighed by the objective, over the requests of a deadline. Each episode is a trace of its own, at half to nearly twice
-the load.
+the load; of each four one has lulls, and one has surges. A policy is trusted with what it was shown, and what a router
+sees on a machine that does other things too is not what a calm simulation shows.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from orchestrator.learning.objective import objective_weights
 from orchestrator.learning.ppo.ranges import Ranges
-from orchestrator.learning.traffic import rate_of
+from orchestrator.learning.traffic import interrupt, rate_of, surge
 from orchestrator.policies.learned import features as feat
 from orchestrator.simulation.rewards import Task
+from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.world_batch import WorldBatch
 
 LOADS: Final = (0.5, 1.8)
 """Least and most load that is trained at, over the task's own."""
+
+
+_EVERY, _LULL = 20.0, 0.5  # deadlines between lulls or surges, and that the shortest lull lasts
+_SURGE, _DENSER = (0.25, 2.0), (1.5, 4.0)  # deadlines that a surge lasts, and how much denser it is
 
 
 def vary_load(task: Task, seed: int) -> Task:
@@ -35,6 +41,18 @@ def at_load(task: Task, factor: float) -> Task:
     """Return a task at its load times a factor."""
     varied = task.settings.with_workload(load_ratio=task.settings.workload.load_ratio * factor)
     return Task(varied, task.servers, task.preference)
+
+
+def _lesson(task: Task, seed: int) -> Trace:
+    trace = draw_trace(task.settings, sorted(task.servers, key=lambda s: s.name), seed)
+    deadline_s = task.settings.objectives.deadline_ms / 1e3
+    random = np.random.default_rng(np.random.SeedSequence([seed, 0x5A9]))
+    if seed % 4 == 1:
+        return interrupt(trace, every_s=_EVERY * deadline_s, least_s=_LULL * deadline_s, random=random)
+    if seed % 4 == 3:
+        lasts_s = random.uniform(*_SURGE) * deadline_s
+        return surge(trace, every_s=_EVERY * deadline_s, lasts_s=lasts_s, factor=random.uniform(*_DENSER))
+    return trace
 
 
 class FleetVecEnv(VecEnv):
@@ -114,7 +132,7 @@ class FleetVecEnv(VecEnv):
         task = vary_load(self.task, seed)
         pace = max(1.0, rate_of(task) * task.settings.objectives.deadline_ms / 1e3)
         self._weights[world] = objective_weights(task) / pace
-        self._batch.load(world, task, seed)
+        self._batch.load(world, task, _lesson(task, seed))
 
     def _look(self) -> NDArray[np.float32]:
         step = self._batch.settle()
