@@ -18,6 +18,7 @@ from orchestrator.cli import main
 from orchestrator.errors import ConfigError
 from orchestrator.learning import fitting
 from orchestrator.learning.checkpoints import RunFolder
+from orchestrator.learning.evolution import PORTFOLIO
 from orchestrator.learning.fitting import FitSettings, fit, identity, rule_file
 from orchestrator.learning.groups import Groups
 from orchestrator.learning.judging import Candidate, Contender, Difference, judge, paired, promote
@@ -325,6 +326,8 @@ def test_ppo_paper_is_trained_for_one_fleet_and_served(tmp_path: Path) -> None:
     assert f"wrote {out}: ppo-paper" in run.output
     found = read_policy_file(out)
     assert found.fleet == (2, 3, 6)
+    assert found.base in PORTFOLIO
+    assert found.validation["over_base"] > -0.2  # it begins as its base; as it is drawn it would be 0.9 behind
     traffic = given_traffic(SCENARIO, None, None)
     figures = run_policy(traffic.task, LearnedPolicy(found), traffic.fit(0))
     assert figures["accuracy"] is not None

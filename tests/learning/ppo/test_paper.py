@@ -1,4 +1,4 @@
-"""How ppo-paper is trained: by advantages in time."""
+"""How ppo-paper is trained: by advantages in time, in episodes that are not all calm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import torch
 
 from orchestrator.learning.ppo.advantages import estimate_advantages
 from orchestrator.learning.ppo.paper import HORIZON, MEMORY, TimedBuffer
+from orchestrator.learning.ppo.vector_env import draw_lesson
 from orchestrator.simulation.rollouts import new_rollout
+from orchestrator.simulation.scenario.trace import draw_trace
+from tests.simulation.test_world_batch import task
 
 STEPS, WORLDS = 7, 3
 
@@ -35,6 +38,17 @@ def test_nothing_of_an_episode_counts_for_the_one_before() -> None:
     apart = filled(passed, rewards, values, ended, starts=2).advantages[:, 0]
     assert apart[:2].tolist() == [0, 0]
     assert apart[2] == 1
+
+
+def test_of_each_four_episodes_one_has_lulls_and_one_has_surges() -> None:
+    made = task(2, requests=5000)
+    deadline_s = made.settings.objectives.deadline_ms / 1e3
+    for seed in range(8):
+        calm, drawn = draw_trace(made.settings, made.servers, seed), draw_lesson(made, seed)
+        np.testing.assert_allclose(drawn.deadline_s - drawn.arrived_s, calm.deadline_s - calm.arrived_s)
+        added_s = np.diff(drawn.arrived_s) - np.diff(calm.arrived_s)
+        assert bool(added_s.max() >= 0.5 * deadline_s) is (seed % 4 == 1)
+        assert bool(added_s.min() < -1e-6) is (seed % 4 == 3)
 
 
 def filled(
