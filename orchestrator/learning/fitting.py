@@ -133,6 +133,7 @@ def fit(
             evolved = _evolve(traffic, settings, folder, pool, tell, clock)
             done += 1
         if PPO in settings.learners:
+            tell(0.0, f"which of {len(PORTFOLIO)} rules ppo begins as")
             bases[PPO] = best_rule(traffic.task, traffic.fit, pool)
             if evolved is not None:
                 bases[PPO_EVOLVED] = evolved.specs[0]

@@ -100,7 +100,9 @@ def train_paper(
         task = Task(task.settings, task.servers, _scaled(weights))
     fleet = paper_fleet(task)
     judged_at = [Traffic(at_load(task, factor), None) for factor in (LOADS[0], 1.0, LOADS[1])]
+    report(0.0, f"which of {len(rules)} rules ppo-paper begins as")
     base = _best_of(rules, judged_at)
+    report(0.0, f"ppo-paper: begins as {base}")
     env = FleetVecEnv(task, fleet, worlds=_WORLDS, base=base, seed=seed)
     env.reset()
     env.step(np.zeros((_WORLDS, len(fleet)), np.int64))  # what has to be compiled is no learning
