@@ -27,7 +27,7 @@ from orchestrator.simulation.scenario.settings import ScenarioSettings, eligible
 FOLDER: Final = Path("scenarios/test/frozen")
 SMALL: Final = 3
 """Servers of a small fleet at the most."""
-_SEED: Final = 20_261_129
+_SEED: Final = 20_261_130
 _FEW, _MANY = (5.0, 50.0), (50.0, 120.0)  # requests a deadline
 _DEADLINES: Final = (200, 300)  # of a run
 _DAYS_DEADLINES: Final = 1000
