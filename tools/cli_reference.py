@@ -24,7 +24,8 @@ _INTRODUCTION = """\
 # Commands
 
 Every command has `--help`. Errors are one line, and the exit status is then 1, or 2 where the command line itself is
-wrong; `slimsched --debug …` shows where an error came from. `--config` and `--fleet` are the same option.
+wrong; `slimsched --debug …` shows where an error came from. Where a command has both,
+`--config` and `--fleet` are the same option.
 
 Shells complete commands and options: see the README. `make docs` also writes manual pages: `man -M build/man
 slimsched-gateway` shows one.

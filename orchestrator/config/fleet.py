@@ -182,10 +182,10 @@ class RouterSettings(Section):
     """How the router queues, batches and sends."""
 
     policy: PolicyName = "lert:brownout"
-    """Policy that decides. The default is the one that was right and in time most often on real servers that are not
-    alone on their machine. Or ``fitted``, what ``policy_file`` holds, rule or learned; ``ppo-slim`` and
-    ``ppo-paper``, which are learned; or another rule, ``SERVER_RULE[:WIDTH_RULE]``, see
-    orchestrator.policies.registry; ``thrift`` and ``ppo-slim`` save joules."""
+    """Policy that decides. The default is the one that was right and in time most often on real servers. Or
+    ``fitted``, what ``policy_file`` holds, rule or learned; ``ppo-slim`` and ``ppo-paper``, which are learned; or
+    another rule, ``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.policies.registry; ``thrift`` and ``ppo-slim`` save
+    joules."""
     policy_file: Path | None = None
     """File of a policy, see docs/learning.md; None: of a learned one, that which ships with the project. A router that
     runs follows it, see ``rollout``."""

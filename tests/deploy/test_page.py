@@ -41,7 +41,7 @@ def built(*make: str) -> list[str]:
 
 
 def test_all_commands_of_the_page_are_looked_at() -> None:
-    assert len(COMMANDS) == sum(map(len, (of("make"), of("docker"), of("helm")))) == 5
+    assert len(COMMANDS) == sum(map(len, (of("make"), of("docker"), of("helm")))) == 7
 
 
 @pytest.mark.parametrize("command", of("make"), ids=lambda words: words[-1][:13])
@@ -58,8 +58,25 @@ def test_make_builds_each_image_with_what_was_given(command: list[str], engine: 
     assert arguments <= set(re.findall(r"^ARG (\w+)", dockerfile, flags=re.M))
 
 
+def test_what_is_pushed_was_built_and_is_what_chart_and_overlay_pull() -> None:
+    _, tag, push = of("docker")
+    made = built("images")[built("images").index("--tag") + 1]
+    assert tag[2] == made.replace("$target", "gateway")
+    assert tag[3] == push[2]
+    repository, version = push[2].rsplit(":", 1)
+    values = yaml.safe_load(yaml_block("values.yaml"))
+    pulled = {image["repository"] for image in (values[part]["image"] for part in ("gateway", "controller", "tests"))}
+    assert pulled == {repository, repository.replace("gateway", "controller")}
+    rendered = yaml.safe_dump_all(render_chart(values))
+    assert all(f"image: {each}:{version}\n" in rendered for each in pulled)
+    overlay = yaml.safe_load(yaml_block("kustomization.yaml"))
+    assert {image["newName"] for image in overlay["images"]} == pulled
+    base = "".join(render_base().values())
+    assert all(f"image: {image['name']}:" in base for image in overlay["images"])
+
+
 def test_the_container_that_is_run_was_built_and_its_ports_are_the_gateways() -> None:
-    [words] = of("docker")
+    words, *_ = of("docker")
     tag = built("images")[built("images").index("--tag") + 1]
     assert words[-1] == tag.replace("$target", "embedded")
     first, last = re.fullmatch(r"127\.0\.0\.1:(\d+)-(\d+):\1-\2", words[words.index("-p") + 1]).groups()  # type: ignore[union-attr]
