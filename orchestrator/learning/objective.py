@@ -57,8 +57,12 @@ def objective_weights(task: Task) -> np.ndarray[tuple[int], np.dtype[np.float32]
 
 
 def earned(task: Task, policy: Policy, trace: Trace) -> float:
-    """Return the weighed rewards of a request, mean over a trace, where a policy decides."""
+    """Return the weighed rewards of a request, mean over a trace, where a policy decides.
+
+    Requests that bring no preference have the task's, as where a policy is trained.
+    """
     simulation = Simulation(task.settings, task.servers, policy, trace=trace)
+    simulation.prefer(task.preference)
     simulation.run()
     total = np.zeros(len(OBJECTIVES))
     write_rewards(simulation.world, np.array(reward_scales(task)), np.zeros(SUMS), total)

@@ -105,6 +105,11 @@ class Simulation:
         """Leave decisions to ``next_decision`` and ``apply``, whatever the policy."""
         self.world.state[sim.IS_EXTERNAL] = 1
 
+    def prefer(self, weights: tuple[float, float, float]) -> None:
+        """Let requests that bring none have this preference, weights of accuracy, latency and energy; NaN for none."""
+        query = self.world.head.query
+        query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = weights
+
     def apply(self, row: int, items: float, until_s: float = math.inf) -> None:
         """Make the decision that is asked for: a row and its items, or HOLD until a time, or REJECT."""
         apply(self.world, row, items, until_s)
@@ -138,7 +143,7 @@ class Simulation:
                 row, items, _, hold_until_s = policy.choose_row(*asked)
             except UntrustedError:
                 counts[DISTRUSTED] += 1
-                row, items, _, hold_until_s = policy.base.choose_row(*asked)
+                row, items, hold_until_s = policy.base_decision
             apply(world, row, items, hold_until_s)
 
     def _decide(self) -> None:

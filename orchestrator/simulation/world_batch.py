@@ -4,8 +4,8 @@ The tables of all worlds lie in arrays with the world as their first axis (orche
 step costs no more Python for a hundred worlds than for one, and each world in it is the very World that a Simulation
 runs, by the same functions. Worlds may differ in everything (fleet, workload, objectives).
 
-A world stops only where there is a choice: decisions with one allowed action are made on the way. An episode ends when
-every request of its trace is answered or given up.
+A world stops only where there is a choice: decisions with one allowed action are made on the way. ppo-paper has one
+wherever a candidate has room. An episode ends when every request of its trace is answered or given up.
 
 What a step earned comes as four numbers, see orchestrator.simulation.rewards.
 """
@@ -26,7 +26,7 @@ from orchestrator.policies.learned.decide import choose_base, first_allowed, loo
 from orchestrator.policies.learned.encoding import EXTREMES, View
 from orchestrator.policies.learned.features import CONTEXT, FEATURES, ROWS, observation_size
 from orchestrator.policies.learned.memory import end_hold_at, note_decision, standing_hold
-from orchestrator.policies.learned.paper import allowed_choices, choices_of, do_choices
+from orchestrator.policies.learned.paper import allowed_choices, choices_of, do_choices, place_lines
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled, compiled_apart
 from orchestrator.policies.tables.layout import HOLD
@@ -81,6 +81,7 @@ class Learners(NamedTuple):
         views: what is decided about; its ``picked`` and ``extremes`` have no axis more, all share that room.
         considered: [worlds], how many candidates are.
         holds_on: whether a hold stands.
+        is_apart: whether choices are those of ppo-paper.
     """
 
     preference: Floats
@@ -90,6 +91,7 @@ class Learners(NamedTuple):
     views: View
     considered: NDArray[np.int64]
     holds_on: bool
+    is_apart: bool
 
 
 class WorldBatch:
@@ -97,17 +99,26 @@ class WorldBatch:
 
     The base policy says what is masked, and a learned one rests on it. Where ``holds_on``, a hold stands as it does
     where a learned policy serves (orchestrator.policies.learned.memory); else every decision is asked about. What is
-    seen has ``lines`` candidates, as many as the largest fleet has or ROWS.
+    seen has ``lines`` candidates, as many as the largest fleet has or ROWS. Where choices are those of ppo-paper,
+    ``is_apart``, each candidate has a place of its own (``observations_apart``).
 
     Raises:
         ConfigError: when the base can't be one.
     """
 
-    def __init__(self, worlds: int, *, base: str = "lert:slack", holds_on: bool = False, lines: int = ROWS) -> None:
+    def __init__(
+        self,
+        worlds: int,
+        *,
+        base: str = "lert:slack",
+        holds_on: bool = False,
+        is_apart: bool = False,
+        lines: int = ROWS,
+    ) -> None:
         self.worlds, self.lines = worlds, lines
         self._base = parse_base(base)
         self._worlds: StackedWorlds | None = None
-        self._learners = _new_learners(worlds, holds_on=holds_on)
+        self._learners = _new_learners(worlds, holds_on=holds_on, is_apart=is_apart)
         self._is_running = np.zeros(worlds, np.bool_)
         self._controllers: list[list[SimulatedController]] = [[] for _ in range(worlds)]
         self._stopped = np.zeros(worlds, np.int8)
@@ -133,10 +144,8 @@ class WorldBatch:
         # The world's own rule is the base, so that it observes what becomes of batches.
         simulation = Simulation(task.settings, task.servers, self._base, trace=trace)
         simulation.decide_outside()
-        made = simulation.world
-        query = made.head.query
-        query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = task.preference
-        self._worlds = stack(self._worlds, world, made, self.worlds)
+        simulation.prefer(task.preference)
+        self._worlds = stack(self._worlds, world, simulation.world, self.worlds)
         self._controllers[world], self._stopped[world] = simulation.controllers, RUNS
         self._learners = learner = _with_room(self._learners, self._worlds.tables)
         learner.preference[world] = task.preference
@@ -197,16 +206,25 @@ class WorldBatch:
 
     def allowed_choices(self, fleet: tuple[int, int, int]) -> NDArray[np.bool_]:
         """Return which of ppo-paper's choices can be sent in each world, bool [worlds, servers + widths + batches]."""
-        assert self._worlds is not None, "load the worlds first"
-        tables = self._worlds.tables
-        counts = tables.state[:, sim.ROW_COUNT].astype(np.int64)
-        return allowed_choices(tables.rows, counts, fleet, self._learners.widths)
+        return allowed_choices(*self._shown(), fleet, self._learners.widths)
+
+    def observations_apart(self, fleet: tuple[int, int, int]) -> NDArray[np.float32]:
+        """Return what ppo-paper sees in each world, float32 [worlds, servers · widths · FEATURES + CONTEXT]."""
+        views = self._learners.views
+        lines = place_lines(views.lines, *self._shown(), fleet, self._learners.widths)
+        return np.concatenate([lines, views.context], axis=1, dtype=np.float32)
 
     def base_choices(self, fleet: tuple[int, int, int]) -> NDArray[np.int64]:
         """Return what the base does in each world as ppo-paper's choices, see ``choices_of``."""
         assert self._worlds is not None, "load the worlds first"
         base = self._learners.views.base[:, 0].astype(np.int64)
         return choices_of(self._worlds.tables.rows, base, fleet, self._learners.widths)
+
+    def _shown(self) -> tuple[Floats, NDArray[np.int64]]:
+        """Return the candidates of each world, and how many there are."""
+        assert self._worlds is not None, "load the worlds first"
+        tables = self._worlds.tables
+        return tables.rows, tables.state[:, sim.ROW_COUNT].astype(np.int64)
 
     def totals(self, world: int) -> dict[str, float]:
         """Return what has come of an episode so far: requests by outcome, mean accuracy and latency, joules."""
@@ -230,7 +248,7 @@ def totals_of(state: NDArray[np.float64], *, busy_j: float) -> dict[str, float]:
     }
 
 
-def _new_learners(worlds: int, *, holds_on: bool) -> Learners:
+def _new_learners(worlds: int, *, holds_on: bool, is_apart: bool) -> Learners:
     return Learners(
         preference=np.zeros((worlds, 3)),
         widths=np.zeros((worlds, _MOST_WIDTHS)),
@@ -247,6 +265,7 @@ def _new_learners(worlds: int, *, holds_on: bool) -> Learners:
         ),
         considered=np.zeros(worlds, np.int64),
         holds_on=holds_on,
+        is_apart=is_apart,
     )
 
 
@@ -334,11 +353,9 @@ def _take_apart(world: World, view: View, learner: Learners, order: NDArray[np.i
     if order[1] < 0:
         take(world, view, learner, int(order[0]), i)
         return
-    rows, query, count = world.rows, world.head.query, int(world.state[sim.ROW_COUNT])
-    considered, first = int(learner.considered[i]), memory_place(world)
-    memory = world.memory[first : first + MEMORY_FIELDS]
+    count, considered = int(world.state[sim.ROW_COUNT]), int(learner.considered[i])
     row, items, until_s, ends_at = do_choices(
-        order, learner.widths[i], memory, rows, count, view.chosen, considered, query, view.base
+        order, learner.widths[i], world.rows, count, view.chosen, considered, world.head.query, view.base
     )
     _do(world, view, learner, row, items, until_s, ends_at)
 
@@ -380,7 +397,7 @@ def run_to_choice(world: World, view: View, learner: Learners, i: int) -> bool:
                 continue
         number, allowed = look(memory, rows, count, query, learner.preference[i], view)
         learner.considered[i] = number
-        if allowed > 1:
+        if rows[col.ROW_HAS_ROOM][:count].any() if learner.is_apart else allowed > 1:
             return True
         row, items, until_s = do_action(first_allowed(view.mask), rows, view.chosen, number, query, view.base)
         _do(world, view, learner, row, items, until_s, 0.0)

@@ -344,7 +344,7 @@ def test_the_reward_of_ppo_paper_is_weighed_as_one_likes_and_its_file_says_how(t
     assert found.provenance["reward_weights"] == [0.25, 0.5, 0.25]
     assert "--weights are of ppo-paper's reward" in CliRunner().invoke(main, command).output
     nothing = CliRunner().invoke(main, [*command[:-3], "0", "0", "0", "--policy", "ppo-paper"])
-    assert "all weights of the reward are 0" in nothing.output
+    assert "the reward's weights add up to 0; give finite ones" in nothing.output
 
 
 def test_what_a_run_earned_is_its_rewards_by_their_weights() -> None:
@@ -353,6 +353,7 @@ def test_what_a_run_earned_is_its_rewards_by_their_weights() -> None:
     policy = LearnedPolicy(slim(weights=trained()))
     trace = Traffic(made, None).fit(0)
     simulation = Simulation(made.settings, made.servers, policy, trace=trace)
+    simulation.prefer(weighed.preference)
     simulation.run()
     state = simulation.world.state
     late = state[sim.ANSWERED_COUNT] - state[sim.ON_TIME_COUNT]

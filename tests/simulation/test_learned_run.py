@@ -70,3 +70,15 @@ def test_ppo_paper_runs_too_and_leaves_fleets_of_another_size_to_its_base() -> N
         )  # a server that is down makes it another fleet
         base = summarise(simulated(made, "lert:slack", 1), seed=1)
         assert (replace(result, policy="lert:slack") == base) is not trusted
+
+
+def test_what_ppo_paper_leaves_to_its_base_is_decided_once_and_by_the_preference_of_its_file() -> None:
+    made, fleet, own = task(2, load=0.5), (3, 3, 3), (0.05, 0.85, 0.1)
+    weights = {name: np.zeros(shape, np.float32) for name, shape in paper_shapes(*fleet).items()}
+    policy = LearnedPolicy(slim("thrift", kind="ppo-paper", weights=weights, fleet=fleet, preference=own))
+    left, alone = (Simulation(made.settings, made.servers, each, seed=1) for each in (policy, policy.base))
+    alone.prefer(own)
+    for each in (left, alone):
+        each.run()
+    assert left.learned_counts[DISTRUSTED] == left.learned_counts[DECIDED] > 0
+    assert summarise(left, seed=1) == replace(summarise(alone, seed=1), policy="ppo-paper")

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
+from orchestrator.learning.ppo.vector_env import FleetVecEnv
 from orchestrator.policies.learned.actions import BATCHES, FIRST_SEND, HOLD_ACTION
-from orchestrator.policies.learned.features import BASE_CHOICE, CONTEXT, FEATURES, PRESENT, ROWS
+from orchestrator.policies.learned.features import BASE_CHOICE, CONTEXT, FEATURES, HAS_ROOM, PRESENT, ROWS
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.tables import columns as col
@@ -277,6 +278,32 @@ def test_three_choices_apart_are_taken_as_ppo_paper_takes_them() -> None:
         assert waited["answered"] + waited["lost"] == 50
         assert waited["latency_s"] > 1.2 * at_once["latency_s"]
         assert waited["busy_j"] < at_once["busy_j"]
+
+
+def test_ppo_paper_is_asked_wherever_a_server_has_room_and_sees_each_candidate_at_its_place() -> None:
+    fleet, joules = (2, 3, 4), {"joules": False}
+    batch = WorldBatch(2, is_apart=True)
+    batch.load(0, task(2, requests=200, load=0.8), seed=1)
+    batch.load(1, task(2, requests=200, load=0.8, **joules), seed=2)  # type: ignore[arg-type]
+    step, places = batch.settle(), set()
+    while not step.ended.any():
+        seen = batch.observations_apart(fleet)[:, :-CONTEXT].reshape(2, 6, FEATURES)
+        for own, may in zip(seen, batch.allowed_choices(fleet), strict=True):
+            assert may[:2].any()
+            has_room = own[:, HAS_ROOM].reshape(2, 3) != 0
+            assert has_room.any(axis=1).tolist() == may[:2].tolist()
+            assert has_room.any(axis=0).tolist() == may[2:5].tolist()
+            places.add(tuple(own[:, PRESENT]))
+        step = batch.step(np.zeros((2, 3), np.int64))
+    assert {(1.0,) * 6, (0.0,) * 3 + (1.0,) * 3} <= places  # the first server is down at times
+
+
+def test_ppo_paper_has_a_choice_where_there_is_one_server_of_one_width() -> None:
+    made = task(1, requests=50, load=0.3, joules=False)
+    narrow = tuple(replace(server, models=server.models[:1]) for server in made.servers)
+    env = FleetVecEnv(Task(made.settings, narrow, made.preference), (1, 1, 4), worlds=2, base="lert:slack", seed=0)
+    assert env.reset().shape == (2, FEATURES + CONTEXT)
+    env.step(np.zeros((2, 3), np.int64))
 
 
 def test_the_base_says_what_it_does_as_choices_of_ppo_paper() -> None:

@@ -52,8 +52,8 @@ HORIZON, MEMORY = 4.0, 0.4  # deadlines, of the advantages
 _VALIDATE_EVERY = 20  # rollouts
 _KEPT = 0.8  # of averaged weights, by each update
 _HELD_OUT = 3  # windows at each load
-_IMITATED = 128  # steps of all worlds
-_EPOCHS = 8  # over what is imitated
+_IMITATED = 128, 512  # steps of all worlds, least and most; one for each second of the training
+_EPOCHS = 16  # over what is imitated
 _CRITIC_ALONE = 5  # rollouts
 
 
@@ -122,7 +122,7 @@ def train_paper(
         device="cpu",
     )
     watch = _Watch(model, env, base, judged_at, part, {"seed": seed, "seconds": seconds}, report)
-    _imitate(model, env, seed)
+    _imitate(model, env, int(np.clip(seconds, *_IMITATED)), seed)
     model.learn(2**40, callback=watch)
     watch.validate()
     return watch.judged()
@@ -135,8 +135,8 @@ def _part(began_s: float, seconds: float) -> float:
 
 def _scaled(weights: tuple[float, float, float]) -> tuple[float, float, float]:
     total = sum(weights)
-    if total <= 0:
-        raise ConfigError("all weights of the reward are 0; give one that is not")
+    if not 0 < total < math.inf:
+        raise ConfigError(f"the reward's weights add up to {total:g}; give finite ones of which one is above 0")
     accuracy, latency, energy = weights
     return accuracy / total, latency / total, energy / total
 
@@ -151,11 +151,11 @@ def _mean_earned(policy: Policy, traces: Sequence[tuple[Task, Trace]]) -> float:
     return float(np.mean([earned(task, policy, trace) for task, trace in traces]))
 
 
-def _imitate(model: MaskablePPO, env: FleetVecEnv, seed: int) -> None:
+def _imitate(model: MaskablePPO, env: FleetVecEnv, steps: int, seed: int) -> None:
     """Let the actor choose what the base policy does, as far as it can; where that waits it says no server or width."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xBC]))
     observations, seen = cast(Any, env.reset()), []
-    for _ in range(_IMITATED):
+    for _ in range(steps):
         masks, choices = np.array(env.env_method("action_masks")), env.base_choices()
         seen.append((observations, masks, choices))
         drawn, _ = model.predict(observations, action_masks=masks)

@@ -26,9 +26,8 @@ from orchestrator.simulation.world_batch import WorldBatch
 
 LOADS: Final = (0.5, 1.8)
 """Least and most load that is trained at, over the task's own."""
-
-
-_EVERY, _LULL = 20.0, 0.5  # deadlines between lulls or surges, and that the shortest lull lasts
+_EVERY, _LULL = 20.0, 0.5  # deadlines between lulls or surges at the most, and that the shortest lull lasts
+_EVERY_PART = 1 / 3  # of an episode, likewise
 _SURGE, _DENSER = (0.25, 2.0), (1.5, 4.0)  # deadlines that a surge lasts, and how much denser it is
 
 
@@ -47,12 +46,13 @@ def draw_lesson(task: Task, seed: int) -> Trace:
     """Return the trace of an episode; seeds that leave 1 of four have lulls, those that leave 3 surges."""
     trace = draw_trace(task.settings, sorted(task.servers, key=lambda s: s.name), seed)
     deadline_s = task.settings.objectives.deadline_ms / 1e3
+    every_s = min(_EVERY * deadline_s, _EVERY_PART * float(trace.arrived_s[-1]))
     random = np.random.default_rng(np.random.SeedSequence([seed, 0x5A9]))
     if seed % 4 == 1:
-        return interrupt(trace, every_s=_EVERY * deadline_s, least_s=_LULL * deadline_s, random=random)
+        return interrupt(trace, every_s=every_s, least_s=_LULL * deadline_s, random=random)
     if seed % 4 == 3:
-        lasts_s = random.uniform(*_SURGE) * deadline_s
-        return surge(trace, every_s=_EVERY * deadline_s, lasts_s=lasts_s, factor=random.uniform(*_DENSER))
+        lasts_s = min(random.uniform(*_SURGE) * deadline_s, every_s)
+        return surge(trace, every_s=every_s, lasts_s=lasts_s, factor=random.uniform(*_DENSER))
     return trace
 
 
@@ -73,7 +73,7 @@ class FleetVecEnv(VecEnv):
         self.ranges = Ranges()
         self.elapsed = np.zeros(worlds)
         self.task, self.fleet = task, fleet
-        self._batch = WorldBatch(worlds, base=base, holds_on=True, lines=lines)
+        self._batch = WorldBatch(worlds, base=base, holds_on=True, is_apart=True, lines=lines)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 0xE9]))
         self._weights = np.zeros((worlds, 4))
         self._actions = np.zeros((worlds, 3), np.int64)
@@ -141,6 +141,6 @@ class FleetVecEnv(VecEnv):
             for world in np.flatnonzero(step.ended):
                 self._begin(int(world))
             step = self._batch.settle()
-        observations = step.observations.copy()
+        observations = self._batch.observations_apart(self.fleet)
         self.ranges.note(observations)
         return observations

@@ -19,7 +19,8 @@ the range of all that it had been trained on.
 
 **A hold stands**: a learned policy does not decide again at every arrival what it has just decided. While the head is
 the same, nothing has gained or lost room, the base policy has not changed its mind between sending and holding, and
-the queue has not grown by half, what a hold was decided about is as it was, so it goes on until its time. That saves
+the queue has not grown by half, or to what was waited for, what a hold was decided about is as it was, so it goes on
+until its time. That saves
 scoring at every arrival; and it is what makes holds learnable: with one draw an arrival no long hold would survive an
 exploring policy, so what it brings would never be seen.
 
@@ -137,14 +138,15 @@ def slowed_ratio(memory: Table, row: int, rows: Table) -> float:
 def standing_hold(memory: Table, rows: Table, count: int, query: Column, base: Column) -> tuple[int, float, float]:
     """Return HOLD, no items and until when, where the last hold goes on; 0 in place of HOLD where none does.
 
-    Where the base holds as well, its own time counts.
+    Where the base holds as well, and not for as long, its own time counts.
     """
     whole = memory[WHOLE]
     if query[col.NOW_S] >= whole[_HOLD_UNTIL_S] or query[col.HEAD_DEADLINE_S] != whole[_HEAD_DEADLINE_S]:
         return 0, 0.0, 0.0
     if query[col.QUEUE_ITEMS] >= whole[_MOST_ITEMS] or _room(rows, count, base) != whole[_ROOM]:
         return 0, 0.0, 0.0
-    return HOLD, 0.0, base[2] if base[0] == HOLD else whole[_HOLD_UNTIL_S]
+    until_s = whole[_HOLD_UNTIL_S]
+    return HOLD, 0.0, min(base[2], until_s) if base[0] == HOLD else until_s
 
 
 @compiled
@@ -168,9 +170,9 @@ def note_decision(
     whole = memory[WHOLE]
     is_same = whole[_HEAD_DEADLINE_S] == query[col.HEAD_DEADLINE_S]
     if row != HOLD:
-        if whole[_HELD_ITEMS] == 0:
+        if whole[_HELD_ITEMS] == 0 or not is_same:
             whole[_VAIN] *= 1 - _FORGOTTEN
-        elif is_same:
+        else:
             is_vain = 1.0 if query[col.QUEUE_ITEMS] <= whole[_HELD_ITEMS] else 0.0
             whole[_VAIN] += _LATEST * (is_vain - whole[_VAIN])
         if is_same:
@@ -181,14 +183,6 @@ def note_decision(
     whole[_HOLD_UNTIL_S], whole[_HEAD_DEADLINE_S] = until_s, query[col.HEAD_DEADLINE_S]
     whole[_MOST_ITEMS] = 1 + _GROWTH * query[col.QUEUE_ITEMS]
     whole[_ROOM] = _room(rows, count, base)
-
-
-@compiled
-def latest_hold_s(until_s: float, memory: Table, query: Column) -> float:
-    """Return until when the head may be held, of ``until_s`` and the end of the hold that it had before, if any."""
-    whole = memory[WHOLE]
-    is_same = whole[_HEAD_DEADLINE_S] == query[col.HEAD_DEADLINE_S]
-    return min(until_s, whole[_HOLD_UNTIL_S]) if is_same and whole[_HOLD_UNTIL_S] > 0 else until_s
 
 
 @compiled

@@ -5,14 +5,16 @@ state, reward and network are not public to us. Ours, and so labelled: the state
 ``orchestrator.policies.learned.features``, the network two tanh layers of 64, and the action three choices out of
 (servers, widths, batches 1, 2, 4, …), each taken by itself out of what can be sent somewhere: no server without room,
 and no width that nobody has room for. The batch is how many are waited for: 1 sends at once, with all else that waits;
-8 while 3 wait holds until 8 do, as Triton does with a preferred batch size, for half of the time that is left at the
-longest. In a choice of how many of those that wait are sent, as it was before, nobody could be waited for, and rules
-that do were out of reach. What the three say together may be impossible, because a choice can't know of the others:
-then nothing is sent and it is asked again when something has changed, or where there is no time for that the base
-policy decides. That is the known weakness of such an action space (sb3-contrib's issue 16), left in on purpose.
+8 while 3 wait holds until 8 do, as Triton does with a preferred batch size, for half of the time that the head had when
+it came, at the longest. In a choice of how many of those that wait are sent, as it was before, nobody could be waited
+for, and rules that do were out of reach. What the three say together may be impossible, because a choice can't know of
+the others: then nothing is sent and it is asked again when something has changed, or where there is no time for that
+the base policy decides. That is the known weakness of such an action space (sb3-contrib's issue 16), left in on
+purpose.
 
 Servers are taken by the order of their names and widths ascending, so the network knows them by their places, and
-serves only as many as it was trained for.
+serves only as many as it was trained for. What is not there, a server or a width that is not loaded, leaves its place
+empty.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ from numpy.typing import NDArray
 
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import HOLD_ACTION, HOLD_PARTS, LEAST_HOLD, do_action, hold_until_s
-from orchestrator.policies.learned.memory import latest_hold_s
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD
@@ -84,6 +85,22 @@ def choices_of(
     return found
 
 
+def place_lines(
+    lines: NDArray[Any], rows: Table, counts: NDArray[np.int64], fleet: tuple[int, ...], widths: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Return the features of candidates at their places, float32 [worlds, servers · widths · FEATURES]; 0 at others.
+
+    ``lines`` [worlds, rows, FEATURES] has those of each row; ``rows``, ``counts`` and ``widths`` are as for
+    ``allowed_choices``.
+    """
+    worlds, used = np.nonzero(np.arange(rows.shape[2]) < counts[:, None])
+    servers = rows[worlds, col.ROW_SERVER, used].astype(np.int64)
+    at = (widths[worlds, : fleet[1]] == rows[worlds, col.ROW_WIDTH, used][:, None]).argmax(axis=1)
+    placed = np.zeros((len(rows), fleet[0] * fleet[1], feat.FEATURES), np.float32)
+    placed[worlds, servers * fleet[1] + at] = lines[worlds, used]
+    return placed.reshape(len(rows), -1)
+
+
 def paper_choices(
     weights: Mapping[str, Any],
     observation: NDArray[np.float32],
@@ -103,7 +120,6 @@ def paper_choices(
 def do_choices(
     order: NDArray[np.int64],
     widths: Column,
-    memory: Table,
     rows: Table,
     count: int,
     chosen: Column,
@@ -114,14 +130,16 @@ def do_choices(
     """Return what three choices are: the row or HOLD, the items, until when to hold, and the items that end a hold.
 
     ``order`` has the server by its index among all of the fleet, the width by that in ``widths`` (percent, ascending),
-    and the batch by its power of 2. 0 items end no hold.
+    and the batch by its power of 2. No head waits for longer than half of the time that it had when it came; 0 items
+    end no hold.
     """
     row = _row_of(rows, count, order[0], widths[order[1]])
     if row < 0:
         row, items, until_s = do_action(HOLD_ACTION, rows, chosen, considered, query, base)
         return row, items, until_s, 0.0
     items, wanted = rows[col.ROW_ITEMS][row], min(float(1 << order[2]), rows[col.ROW_MAX_BATCH][row])
-    until_s = latest_hold_s(hold_until_s(rows, chosen, considered, query, HOLD_PARTS[0]), memory, query)
+    arrived_s, latest_s = query[col.HEAD_ARRIVED_S], hold_until_s(rows, chosen, considered, query, 1.0)
+    until_s = arrived_s + (latest_s - arrived_s) * HOLD_PARTS[0]
     has_time = until_s - query[col.NOW_S] > LEAST_HOLD * (query[col.HEAD_DEADLINE_S] - query[col.NOW_S])
     if items < wanted and items >= query[col.QUEUE_ITEMS] and has_time:
         return HOLD, 0.0, until_s, wanted

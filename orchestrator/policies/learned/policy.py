@@ -24,9 +24,8 @@ from orchestrator.policies.learned import decide
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import HOLD_ACTION, do_action
 from orchestrator.policies.learned.decide import Scorer
-from orchestrator.policies.learned.encoding import View
 from orchestrator.policies.learned.memory import end_hold_at, note_decision, standing_hold
-from orchestrator.policies.learned.paper import allowed_choices, do_choices, paper_choices
+from orchestrator.policies.learned.paper import allowed_choices, do_choices, paper_choices, place_lines
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES, PAPER, RULE, PolicyFile, read_policy_file
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.registry import RulePolicy
@@ -82,6 +81,12 @@ class LearnedPolicy:
         """Remember that a request was refused because of load, or was not answered in time."""
         self.base.observe_miss(memory)
 
+    @property
+    def base_decision(self) -> tuple[int, float, float]:
+        """What the base decided when it was asked last: row (or HOLD, REJECT), items, until when to hold."""
+        row, items, until_s = decide.view_of(self._scorer.room).base
+        return int(row), float(items), float(until_s)
+
     def scorer(self, rows: int) -> Scorer | None:
         """Return what ``decide_by_scores`` takes, with room for so many candidates; None for ppo-paper."""
         self._make_room(rows)
@@ -113,16 +118,17 @@ class LearnedPolicy:
         considered, _ = decide.look(memory, rows, count, query, preference, view)
         decide.bound_features(numbers, considered, view)
         widths, ends_at = self._widths_of(rows, count), 0.0
-        allowed = allowed_choices(rows[None], np.array([count]), fleet, widths[None])[0]
+        shown = rows[None], np.array([count]), fleet, widths[None]
+        allowed = allowed_choices(*shown)[0]
         if allowed[: fleet[0]].any():
-            seen = observation(view, considered, fleet[0] * fleet[1])
+            seen = np.concatenate([place_lines(view.lines[None], *shown)[0], view.context], dtype=np.float32)
             order = paper_choices(self.file.weights, seen, fleet, allowed)
             unseen = decide.out_of_distribution_feature(numbers, -1, view)
             if unseen >= 0:
                 note_decision(REJECT, math.inf, memory, rows, count, query, view.base)
                 self._distrust(unseen)
             row, items, until_s, ends_at = do_choices(
-                order, widths, memory, rows, count, view.chosen, considered, query, view.base
+                order, widths, rows, count, view.chosen, considered, query, view.base
             )
         else:  # there is nothing to choose from, and training never asks
             row, items, until_s = do_action(HOLD_ACTION, rows, view.chosen, considered, query, view.base)
@@ -138,7 +144,7 @@ class LearnedPolicy:
         """
         fleet, known = self.file.fleet, np.array(self.file.widths, np.float64)
         there = np.unique(rows[col.ROW_WIDTH, :count])
-        servers = len(set(rows[col.ROW_SERVER, :count]))
+        servers = 1 + int(rows[col.ROW_SERVER, :count].max(initial=-1))
         if len(known):
             is_known = bool(np.isin(there, known).all()) and servers <= fleet[0]
         else:
@@ -155,12 +161,6 @@ class LearnedPolicy:
         raise UntrustedError(
             f"{_NAMES[unseen]} lies outside of {low:.3g} to {high:.3g}, all that {self.name} was trained on"
         )
-
-
-def observation(view: View, considered: int, lines: int) -> NDArray[np.float32]:
-    """Return the features of so many lines, 0 where they are not used, and the context in one vector, float32."""
-    used = np.where(np.arange(lines)[:, None] < considered, view.lines[:lines], 0)
-    return np.concatenate([used.reshape(-1), view.context]).astype(np.float32)
 
 
 def is_learned(name: str) -> bool:

@@ -47,7 +47,8 @@ class PolicyFile:
 
     Attributes:
         kind: ``ppo-slim``, ``ppo-paper`` or ``rule``.
-        base: the policy that ppo-slim is a residual on, and that says what is masked; the spec of a rule.
+        base: the policy that ppo-slim is a residual on, and that says what is masked; the one that ppo-paper began as,
+            which decides where its choices are impossible; the spec of a rule.
         weights: by name; see orchestrator.policies.learned.network.SHAPES and .paper.paper_shapes.
         low, high: float32 [FEATURES + CONTEXT], of what was seen in training.
         preference: weights of accuracy, latency and energy for requests that bring none; they add up to 1. None: those

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from orchestrator.policies.learned.memory import (
     end_hold_at,
     follow_arrivals,
-    latest_hold_s,
     may_fill,
     note_decision,
     standing_hold,
@@ -55,17 +53,6 @@ def test_a_hold_for_a_batch_ends_when_that_many_wait() -> None:
     assert held.stands() == (HOLD, 0.0, 2.0)
     held.query[col.QUEUE_ITEMS] = 9.0
     assert held.stands()[0] != HOLD
-
-
-def test_a_head_is_held_no_longer_than_was_decided_first() -> None:
-    held = Held()
-    assert latest_hold_s(2.6, held.memory, held.query) == 2.0
-    assert latest_hold_s(1.5, held.memory, held.query) == 1.5
-    held.query[col.HEAD_DEADLINE_S] = 3.5  # another one
-    assert latest_hold_s(2.6, held.memory, held.query) == 2.6
-    held.query[col.HEAD_DEADLINE_S] = 3.0
-    held.decide(0, math.inf)  # it is sent, and one of the same deadline comes
-    assert latest_hold_s(2.6, held.memory, held.query) == 2.6
 
 
 def _passes(held: Held) -> None:
@@ -124,6 +111,8 @@ def test_where_the_base_holds_as_well_its_own_time_counts() -> None:
     held.base[0], held.base[2] = HOLD, 1.5
     held.decide(HOLD, 2.0)
     assert held.stands() == (HOLD, 0.0, 1.5)
+    held.base[2] = 2.5  # it has moved its time on; whoever waits for the hold is to be asked again when it ends
+    assert held.stands() == (HOLD, 0.0, 2.0)
 
 
 def test_nothing_stands_before_anything_was_decided() -> None:
@@ -177,6 +166,22 @@ def test_who_waits_in_vain_again_and_again_is_held_no_more_until_that_is_long_ag
     assert may_fill(1.0, held.memory, held.query)
     for _ in range(12):
         call(0.0)
+    for _ in range(3000):
+        held.decide(0, 0.0)
+    assert may_fill(1.0, held.memory, held.query)
+
+
+def test_what_was_in_vain_is_forgotten_too_when_the_last_head_that_was_held_has_gone_by_another_way() -> None:
+    held = Held()
+    arrivals(held, rate_rps=20)
+    for number in range(12):
+        held.query[col.HEAD_DEADLINE_S] = 3.0 + number
+        held.decide(HOLD, 2.0)
+        held.decide(0, 0.0)
+    held.query[col.HEAD_DEADLINE_S] = 20.0
+    held.decide(HOLD, 2.0)
+    held.query[col.HEAD_DEADLINE_S] = 21.0  # that head was shed, or went along with a more urgent one
+    assert not may_fill(1.0, held.memory, held.query)
     for _ in range(3000):
         held.decide(0, 0.0)
     assert may_fill(1.0, held.memory, held.query)

@@ -19,6 +19,7 @@ from orchestrator.policies.learned.features import (
     CONTEXT_OTHERS,
     CONTEXT_PREFER_ENERGY,
     FEATURES,
+    HAS_ROOM,
     ROWS,
     UTILISATION,
 )
@@ -37,7 +38,7 @@ from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Situation
 from orchestrator.policies.tables.compiled import new_column, new_table
 from orchestrator.policies.tables.memory import Memory
-from orchestrator.snapshot import QueueState, Width
+from orchestrator.snapshot import QueueState, ServerName, Width
 from tests.policies.fleets import fleets
 from tests.policies.learned.views import numpy_scores
 from tests.policies.test_every_policy import Fleet, candidates_of, situations
@@ -237,11 +238,12 @@ def test_ppo_paper_takes_server_width_and_batch_apart() -> None:
         paper((3, 2, 1), np.zeros(6)).choose(both, situation)  # type: ignore[arg-type]
 
 
-def test_ppo_paper_waits_for_the_batch_that_it_chooses_and_for_no_more_time_than_at_first() -> None:
+def test_ppo_paper_waits_for_the_batch_that_it_chooses_and_for_half_of_the_time_at_most() -> None:
     memory = Memory()
 
     def decided(batch: int, items: int, now_s: float) -> Decision:
-        situation = Situation(QueueState(items, 1, 0.11, 0.11, (Width(100),)), now_s, 0, (0.0, 0.0), 1.0, memory)
+        queue = QueueState(items, 1, 0.11, 0.11, (Width(100),), head_arrived_s=0.0)
+        situation = Situation(queue, now_s, 0, (0.0, 0.0), 1.0, memory)
         policy = paper((2, 1, 4), np.concatenate([np.zeros(3), np.eye(4)[batch]]))  # batches of 1, 2, 4, 8
         return policy.choose([candidate(server, items=items, max_batch_size=8) for server in "ab"], situation)
 
@@ -257,6 +259,49 @@ def test_ppo_paper_waits_for_the_batch_that_it_chooses_and_for_no_more_time_than
     assert sent(decided(3, 8, 0.049)) == 8
     assert isinstance(decided(3, 2, 0.0), Hold)
     assert sent(decided(3, 7, 0.051)) == 7  # nobody came; it has waited
+
+
+def test_ppo_paper_holds_no_head_for_longer_because_another_queues_is_held_in_between() -> None:
+    memory, policy = Memory(), paper((1, 1, 4), np.array([0, 0, 0, 0, 0, 1]))  # for eight
+
+    def held_until_s(deadline_s: float, now_s: float) -> float | None:
+        queue = QueueState(2, 1, deadline_s, deadline_s, (Width(100),), head_arrived_s=deadline_s - 0.11)
+        situation = Situation(queue, now_s, 0, (0.0, 0.0), 1.0, memory)
+        decision = policy.choose([candidate("a", items=2, max_batch_size=8)], situation)
+        return decision.until_s if isinstance(decision, Hold) else None
+
+    for now_s in (0.01, 0.02, 0.03):
+        assert held_until_s(0.11, now_s) == pytest.approx(0.05)
+        assert held_until_s(0.12, now_s) == pytest.approx(0.06)
+    assert held_until_s(0.11, 0.051) is None
+
+
+def test_ppo_paper_knows_candidates_by_their_places_whatever_else_is_loaded() -> None:
+    weights = {name: np.zeros(shape, np.float32) for name, shape in paper_shapes(2, 2, 3).items()}
+    weights["first.weight"][2 * FEATURES + HAS_ROOM, 0] = weights["second.weight"][0, 0] = 1  # of b at 25
+    weights["choices.weight"][0, :2], weights["choices.bias"][0] = (0, 9), 1  # then server b instead of a
+    policy = LearnedPolicy(slim(kind="ppo-paper", weights=weights, fleet=(2, 2, 3), widths=(25, 100)))
+    _, situation = two_choices()
+
+    def server(*there: tuple[str, int, bool]) -> str:
+        shown = [candidate(name, width, items=4, has_room=has_room) for name, width, has_room in there]
+        decision = policy.choose(shown, situation)
+        assert isinstance(decision, Dispatch)
+        return decision.candidate.server
+
+    a25, a100, b25, b100 = (("a", 25, True), ("a", 100, True), ("b", 25, True), ("b", 100, False))
+    assert server(a25, a100, b25, b100) == server(a100, b25, b100) == server(a25, b25, b100) == "b"
+    assert server(a25, a100, ("b", 25, False), ("b", 100, True)) == server(a25, a100, ("b", 100, True)) == "a"
+
+
+def test_ppo_paper_does_not_take_a_server_that_it_does_not_know_for_one_that_it_knows() -> None:
+    memory, policy = Memory(), paper((2, 1, 1), np.array([1, 0, 0, 0]))
+    queue = QueueState(1, 1, 0.11, 0.11, (Width(100),))
+    situation = Situation(queue, 0.0, 0, (0.0, 0.0), 1.0, memory)
+    memory.include({ServerName("a"), ServerName("b"), ServerName("c")}, {Width(100)})
+    with pytest.raises(UntrustedError, match="2 servers of 1 widths and is shown 3 of 1"):
+        policy.choose([candidate(name) for name in "bc"], situation)  # a is down
+    assert isinstance(policy.choose([candidate("b")], situation), Dispatch)
 
 
 def test_ppo_paper_does_not_decide_by_what_devices_show_where_training_knew_nothing_of_it() -> None:
