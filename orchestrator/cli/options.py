@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ class ShippedPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path, or that of what ships."""
         return super().convert(find_shipped(Path(value)), param, ctx)
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds that is neither NaN nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 PATH = click.Path(path_type=Path)
@@ -41,5 +53,6 @@ token_option = click.option(
 )
 dask_option = click.option("--dask", help="A Dask scheduler whose workers run it, such as tcp://10.0.0.1:8786.")
 processes_option = click.option("--processes", default=1, type=click.IntRange(1), help="Side by side.")
+seed_option = click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of everything.")
 until_stdin_ends_option = click.option("--until-stdin-ends", is_flag=True, hidden=True)
 """For a command that another starts; see ``signals.watch_stdin``."""

@@ -137,5 +137,5 @@ def _interval(found: Interval | None) -> list[float | None] | None:
 
 
 def round_value(value: float | None) -> float | None:
-    """Return a number to six significant digits; None for what is none."""
-    return None if value is None or math.isnan(value) else float(f"{value:.{_DIGITS}g}")
+    """Return a number to six significant digits; None for what is none or unbounded, which JSON has no number for."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{_DIGITS}g}")

@@ -1,9 +1,10 @@
 """What a fit keeps on disk, so that an interruption costs at most a minute of it.
 
-A run has a folder: ``settings.json`` says what is fitted to what, ``evolution.json`` holds every generation's utilities
-(its search is deterministic, so replaying them brings it to where it was), ``ppo.pt`` and ``ppo-evolved.pt`` actor,
+A run has a folder: ``settings.json`` says what is fitted to what, ``rungs.json`` holds every generation's utilities
+(the search is deterministic, so replaying them brings it to where it was), ``ppo.pt`` and ``ppo-evolved.pt`` actor,
 critic and optimiser with the best weights so far, ``log/`` is for TensorBoard. Each file is replaced as a whole.
-Nothing is written before there is something to keep, and all but the log are gone when the fit has ended.
+Nothing is written before there is something to keep, and all but the log are gone when the fit has ended. What lies
+there without ``settings.json`` may be of any fleet, and is not read. A folder that holds anything else is no run's.
 """
 
 from __future__ import annotations
@@ -12,31 +13,42 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.errors import ConfigError
 from orchestrator.files import write_atomically
+
+_SETTINGS: Final = "settings.json"
+_KEPT: Final = (_SETTINGS, "rungs.json", "ppo.pt", "ppo-evolved.pt")
+_LOG: Final = "log"
 
 
 class RunFolder:
     """The folder of a run; ``restart`` forgets one that was interrupted.
 
     Raises:
-        ConfigError: when it can't be made, holds a run that is not to be resumed, or one of other settings.
+        ConfigError: when it can't be made, or holds other files, a run that is not to be resumed, or one of other
+            settings.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool, restart: bool = False) -> None:
         self.path = path
-        if restart and not resume:
-            self.end()
         try:
             path.mkdir(parents=True, exist_ok=True)
+            others = sorted(each.name for each in path.iterdir() if each.name not in (*_KEPT, _LOG))
         except OSError as exc:
-            raise ConfigError(f"can't make the folder {path} ({exc.strerror}); give another") from exc
+            raise ConfigError(f"can't make the folder {path} ({exc.strerror}); give another --run") from exc
+        if others := [name for name in others if not name.startswith(".")]:
+            raise ConfigError(f"{path} holds {others[0]}, which is of no run; give an empty folder as --run")
+        if restart and not resume:
+            self.end()
         self._settings: Any = json.loads(json.dumps(settings))
-        known, wanted = self.read("settings"), self._settings
-        if known is None:
+        self._is_kept = (path / _SETTINGS).exists()
+        if not self._is_kept:
             return
+        known, wanted = self.read("settings"), self._settings
+        if not isinstance(known, dict):
+            raise ConfigError(f"can't resume from {path / _SETTINGS} (no JSON object); remove the folder to begin anew")
         if not resume:
             raise ConfigError(f"{path} holds a run already; resume it with --resume, or give another --run")
         other = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
@@ -47,13 +59,17 @@ class RunFolder:
 
     def end(self) -> None:
         """Forget how far the run has come, so that another may begin here."""
-        for path in (self.path / "settings.json", self.path / "evolution.json", *self.path.glob("*.pt")):
-            path.unlink(missing_ok=True)
+        try:
+            for name in _KEPT:
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as exc:
+            raise ConfigError(f"can't remove what the run kept in {self.path} ({exc.strerror}); remove it") from exc
+        self._is_kept = False
 
     def read(self, name: str) -> Any:
         """Return the JSON value of that name; None when there is none."""
         path = self.path / f"{name}.json"
-        if not path.exists():
+        if not self._is_kept or not path.exists():
             return None
         try:
             return json.loads(path.read_text())
@@ -62,15 +78,14 @@ class RunFolder:
 
     def write(self, name: str, value: Any) -> None:
         """Keep a JSON value under a name."""
-        self._keep_settings()
-        write_atomically(self.path / f"{name}.json", json.dumps(value, indent=1) + "\n")
+        self._keep(f"{name}.json", json.dumps(value, indent=1) + "\n")
 
     def read_state(self, name: str) -> dict[str, Any] | None:
         """Return the state of a learner of that name; None when there is none."""
         import torch
 
         path = self.path / f"{name}.pt"
-        if not path.exists():
+        if not self._is_kept or not path.exists():
             return None
         try:
             found: dict[str, Any] = torch.load(path, weights_only=True)
@@ -82,10 +97,20 @@ class RunFolder:
         """Keep the state of a learner under a name."""
         import torch
 
-        self._keep_settings()
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        write_atomically(self.path / f"{name}.pt", buffer.getvalue())
+        self._keep(f"{name}.pt", buffer.getvalue())
 
-    def _keep_settings(self) -> None:
-        write_atomically(self.path / "settings.json", json.dumps(self._settings, indent=1) + "\n")
+    def _keep(self, name: str, content: str | bytes) -> None:
+        """Replace a file; the first one after the settings, without what somebody else has left."""
+        try:
+            if not self._is_kept:
+                self.end()
+                write_atomically(self.path / _SETTINGS, json.dumps(self._settings, indent=1) + "\n")
+                self._is_kept = True
+            write_atomically(self.path / name, content)
+        except OSError as exc:
+            raise ConfigError(
+                f"can't keep how far the run has come in {self.path} ({exc.strerror}); make room there, and go on "
+                "with --resume"
+            ) from exc

@@ -81,6 +81,8 @@ class PpoLearner:
         self._traffic, self._base, self._settings, self._folder, self._name = traffic, base, settings, folder, name
         self._seconds, self._execute, self._clock = seconds, execute, clock
         state = folder.read_state(name)
+        if state is not None and state.get("base") != base:
+            state = None  # evolution had longer and found another one, of which that network knows nothing
         self._groups = Groups(
             traffic.task,
             traffic.lesson,
@@ -164,7 +166,8 @@ class PpoLearner:
         assert self._best is not None
         best = {name: torch.as_tensor(array) for name, array in self._best.file.weights.items()}
         strength, utilities = self._best.file.strength, self._best.utilities.tolist()
-        kept = {"seconds": self._elapsed_s, "best": best, "strength": strength, "utilities": utilities}
+        kept = {"base": self._base, "seconds": self._elapsed_s, "best": best}
+        kept |= {"strength": strength, "utilities": utilities}
         self._folder.write_state(self._name, {**self._ppo.state(), **kept})
 
     def _of_state(self, state: Mapping[str, Any]) -> _Validated:

@@ -1,17 +1,38 @@
-"""What came of a fit, as JSON values; ``slimsched train-router`` writes it beside the policy."""
+"""What came of a fit, as JSON values, and where it goes: ``slimsched train-router`` writes it beside the policy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
+from orchestrator.errors import ConfigError
 from orchestrator.evaluation.document import round_value
 from orchestrator.learning.fitting import Fit, FitSettings, Learned
 from orchestrator.learning.judging import Candidate
 from orchestrator.learning.ppo.training import Round
 from orchestrator.learning.traffic import CHOOSING, WINDOWS, Traffic
+from orchestrator.reporting.outputs import check_folder
 from orchestrator.simulation.scenario.digest import digest_scenario
+
+_ELSEWHERE: Final = "choose another place with --out"
+
+
+def report_path(out: Path, inputs: Sequence[Path | None], *, has_policy: bool = True) -> Path:
+    """Return where the report of a policy file goes, or of a judgement that writes none, before the long work.
+
+    Raises:
+        ConfigError: when it would replace the policy or one of the inputs, or nothing can be written there.
+    """
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; {_ELSEWHERE}")
+    path = out.with_suffix(".json")
+    taken = [*inputs, out] if has_policy else inputs
+    if any(each is not None and path.resolve() == each.resolve() for each in taken):
+        raise ConfigError(f"the report of {out} would be {path}, which is something else; {_ELSEWHERE}")
+    check_folder(out.parent, _ELSEWHERE)
+    return path
 
 
 def describe_fit(fit: Fit, traffic: Traffic, settings: FitSettings) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import numpy as np
 import yaml
 
 from orchestrator.config.fleet import FleetSettings, RouterSettings
-from orchestrator.config.names import name_in_file, profile_entry
+from orchestrator.config.names import host_of, is_name, name_in_file, profile_entry
 from orchestrator.errors import ConfigError
 from orchestrator.learning.arrivals import Recorded, read_arrivals
 from orchestrator.learning.objective import NO_PREFERENCE
@@ -52,16 +53,22 @@ _SHARED = (
 
 
 def given_traffic(
-    scenario: Path | None, profile: Path | None, arrivals: Path | None, objectives: Mapping[str, float] = NO_OBJECTIVES
+    scenario: Path | None,
+    profile: Path | None,
+    arrivals: Path | None,
+    objectives: Mapping[str, float] = NO_OBJECTIVES,
+    *,
+    family: str | None = None,
 ) -> Traffic:
     """Return the traffic of a scenario, or of a profiled fleet, with recorded arrivals in place of its own.
 
     ``objectives`` are those that are given with a profile, as in a scenario's file; others are the router's defaults.
+    ``family`` says whose widths and arrivals they are, where a profile or a log has several.
 
     Raises:
         ConfigError: when both are given or neither, something is missing, can't be used, or is of another fleet.
     """
-    recorded = None if arrivals is None else read_arrivals(arrivals)
+    recorded = None if arrivals is None else read_arrivals(arrivals, family=family)
     if scenario is not None and profile is None:
         for key in objectives:
             option = f"--{key.replace('_', '-')}"
@@ -73,14 +80,17 @@ def given_traffic(
     if recorded is None or arrivals is None:
         raise ConfigError("--profile says nothing of the traffic; give --arrivals, or a --scenario in its place")
     values = {**objectives_of(RouterSettings()), **objectives}
-    return _checked(profile_task(profile, values, factors=_factors_of(arrivals)), recorded)
+    return _checked(profile_task(profile, values, family=family, factors=_factors_of(arrivals)), recorded)
 
 
-def logged_traffic(fleet: FleetSettings, *, source: str, family: str | None) -> Traffic:
-    """Return what the router of a fleet has recorded, on the servers that its profile knows.
+def logged_traffic(
+    fleet: FleetSettings, *, source: str, family: str | None, say: Callable[[str], None] = lambda line: None
+) -> Traffic:
+    """Return what the router of a fleet has recorded, on the servers that its profile knows and that still are.
 
     A host name stands for as many servers as the largest decision was about. Each has the profile's entry of its own
-    name, else that of its name in the file, else that of its device class, as in the router.
+    name, else that of its name in the file, else that of its device class, as in the router. Servers that are left out
+    are told with ``say``, a line for each reason.
 
     Raises:
         ConfigError: when the settings lack something, the log holds too little, or it is of another fleet.
@@ -89,10 +99,20 @@ def logged_traffic(fleet: FleetSettings, *, source: str, family: str | None) -> 
     if router.profile is None or router.decision_log is None:
         missing = "profile" if router.profile is None else "decision_log"
         raise ConfigError(f"{source} has no router.{missing}, which a fit needs; set it and let the router record")
-    recorded = read_arrivals(router.decision_log.directory, family=family)
+    directory = router.decision_log.directory
+    if not directory.is_dir():
+        raise ConfigError(f"router.decision_log.directory of {source}: {directory} is no folder; let the router record")
+    recorded = read_arrivals(directory, family=family)
     profiled = {str(server.name) for server in read_profile(router.profile).servers}
     in_file = {name: name_in_file(name, fleet.servers) for name in recorded.servers}
     met = {in_file[name] for name in recorded.together}
+    gone = _gone(recorded, fleet, in_file)
+    recorded = replace(recorded, servers=recorded.servers - gone, together=recorded.together - gone)
+    if gone and not recorded.together:
+        raise ConfigError(
+            f"{directory} is the log of {', '.join(sorted(gone))}, which {source} does not have; record with the "
+            "servers that it has"
+        )
     names = {*recorded.together, *(server.name for server in fleet.servers if server.name not in met)}
     classes = {server.name: server.device_class for server in fleet.servers}
     in_file |= {name: name for name in names & classes.keys()}
@@ -102,7 +122,10 @@ def logged_traffic(fleet: FleetSettings, *, source: str, family: str | None) -> 
         if (entry := profile_entry(name, written, classes.get(written or ""), profiled)) is not None
     }
     servers = {name: entries.get(name, name) for name in sorted(names)}
-    factors = _factors_of(router.decision_log.directory)
+    for left_out, why in ((gone, f"not in {source} any more"), (names - entries.keys(), f"not in {router.profile}")):
+        if left_out:
+            say(f"{', '.join(sorted(left_out))}: {why}, so the fit is without")
+    factors = _factors_of(directory)
     read_every_s = READ_DEVICES_S if all(server.controller is not None for server in fleet.servers) else None
     task = profile_task(
         router.profile,
@@ -113,7 +136,15 @@ def logged_traffic(fleet: FleetSettings, *, source: str, family: str | None) -> 
         read_every_s=read_every_s,
     )
     check_fleet(recorded, task, entries)
+    _check_families(recorded, task)
     return Traffic(task, recorded)
+
+
+def _gone(recorded: Recorded, fleet: FleetSettings, in_file: Mapping[str, str | None]) -> frozenset[str]:
+    """Return which servers of a log the file has no more; with host names in it that can't be told."""
+    if any(is_name(host_of(server.grpc)) for server in fleet.servers):
+        return frozenset()
+    return frozenset(name for name in recorded.servers if in_file[name] is None)
 
 
 def _factors_of(arrivals: Path) -> Sequence[float]:
@@ -133,7 +164,16 @@ def _factors_of(arrivals: Path) -> Sequence[float]:
 def _checked(task: Task, recorded: Recorded | None) -> Traffic:
     if recorded is not None:
         check_fleet(recorded, task)
+        _check_families(recorded, task)
     return Traffic(task, recorded)
+
+
+def _check_families(recorded: Recorded, task: Task) -> None:
+    """Check that arrivals are of one family where the task has no others; raises ConfigError."""
+    if len(recorded.families) > 1 and not task.settings.families:
+        raise ConfigError(
+            f"{recorded.source} holds requests of {', '.join(sorted(recorded.families))}; name one with --family"
+        )
 
 
 def scenario_task(path: Path) -> tuple[Task, Recorded | None]:
@@ -160,14 +200,20 @@ def profile_task(
 ) -> Task:
     """Return the task of a profiled fleet; objectives as in a scenario's file.
 
-    Of ``servers``, entries of the profile by name, those that it knows; without any all of it. What the profile says
-    batches take is multiplied by one of the ``factors`` each, any of which is as likely. Devices are read every
-    ``read_every_s``, as controllers are asked; None: not.
+    Of ``servers``, entries of the profile by name, those that it knows; without any all of it. Of a profile of several
+    families ``family`` says whose widths count. What the profile says batches take is multiplied by one of the
+    ``factors`` each, any of which is as likely. Devices are read every ``read_every_s``, as controllers are asked;
+    None: not.
 
     Raises:
         ConfigError: when the profile can't be used, or knows none of the servers.
     """
-    known = [str(server.name) for server in read_profile(path).servers]
+    profile = read_profile(path)
+    known = [str(server.name) for server in profile.servers]
+    families = sorted({model.family for server in profile.servers for model in server.models})
+    if len(families) > 1 and family not in families:
+        asked = "name one with --family" if family is None else f"there is no {family}"
+        raise ConfigError(f"{path} knows the families {', '.join(families)}; {asked}")
     entries = {name: entry for name, entry in (servers or {name: name for name in known}).items() if entry in known}
     if not entries:
         raise ConfigError(
@@ -185,6 +231,7 @@ def profile_task(
         ],
         "objectives": dict(objectives),
         "telemetry": {"read_every_s": read_every_s},
+        **({"families": {family: {}}} if len(families) > 1 else {}),
     }
     settings, fleet = parse_scenario(yaml.safe_dump(values), source=str(path), folder=path.parent)
     return Task(settings, fleet, NO_PREFERENCE, CROWDING)

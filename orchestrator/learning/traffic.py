@@ -37,6 +37,7 @@ LEAST_REQUESTS: Final = 60
 """Of a window."""
 _LEARNED, _FITTED, _CHOSEN = 0.45, 0.6, 0.75  # where parts of what is recorded end
 _MOST_DEADLINES, _MOST_REQUESTS = 60, 4000  # of a window
+_LARGEST_WINDOW: Final = 2_000_000  # requests that can be run
 _LULLS_EVERY, _LULL, _DOUBLINGS = 10.0, 0.5, 7.0  # deadlines, and how often the shortest is doubled for the longest
 # Where seeds begin, and which part of what is recorded it is.
 _PARTS = {
@@ -68,6 +69,12 @@ class Traffic:
         least = max(LEAST_REQUESTS, LEAST_DEADLINES * per_deadline)
         if task.settings.controller is not None:
             least = max(least, LEAST_PERIODS * task.settings.controller.period_s * self.rate_rps)
+        if max(least, most) > _LARGEST_WINDOW:
+            raise ConfigError(
+                f"{task.settings.name}: a window would hold {max(least, most):.3g} requests, of at most "
+                f"{_LARGEST_WINDOW}: it lasts {LEAST_DEADLINES} deadlines of {deadline_s:g} s, or {LEAST_PERIODS} "
+                "periods of controllers; shorten these"
+            )
         if recorded is None:
             self.requests = math.ceil(max(least, most))
         else:

@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.config import FleetSettings, ServerSettings
 from orchestrator.config.names import profile_entry
-from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.errors import ConfigError, PermanentError, TransientError
 from orchestrator.profile.document import Conditions, Profile, batch_ladder, read_profile
 from orchestrator.profile.start import find_start
 from orchestrator.profiling.assembly import ServerFacts, assemble_profile, check_binding
@@ -106,9 +106,11 @@ async def check_weights(fleet: FleetSettings, path: Path) -> list[str]:
             entry = profile_entry(server.name, server.name, server.device_class, known)
             try:
                 models = await subject.client.served_models()
-            except ServerUnavailableError:
+            except TransientError:  # it may be away, or hang
                 silent.append(server.name)
                 continue
+            except PermanentError as exc:
+                raise ConfigError(f"servers[{server.name}] ({server.grpc}): {exc}; is it a Triton?") from exc
             own = ServerName(entry or server.name)
             for model in models:
                 if profile.model(own, model.name) is not None:

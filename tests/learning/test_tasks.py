@@ -116,6 +116,59 @@ def test_a_router_that_wrote_down_every_decision_can_be_fitted_to(tmp_path: Path
         given_traffic(None, PROFILE, folder, {"deadline_ms": 40})
 
 
+def test_servers_that_the_file_has_no_more_are_left_out_and_told(tmp_path: Path) -> None:
+    folder, said = tmp_path / "log", list[str]()
+    folder.mkdir()
+    first, second = SERVERS[:2]
+    router = f"  profile: {PROFILE}\n  decision_log: {{directory: {folder}, sample_ratio: 1}}\n"
+
+    def fitted_to(servers: list[str], *recorded: str) -> list[str]:
+        log_of(folder, [decision(1e9 + at / 20, at, servers=recorded) for at in range(3000)])
+        fleet = load_fleet(fleet_file(tmp_path, router, servers))
+        task = logged_traffic(fleet, source="fleet.yaml", family=None, say=said.append).task
+        return [str(server.name) for server in task.servers]
+
+    assert fitted_to([first, second], first, second) == [first, second]
+    assert said == []
+    assert fitted_to([first, "new"], first, second) == [first]
+    assert said == [
+        f"{second}: not in fleet.yaml any more, so the fit is without",
+        f"new: not in {PROFILE}, so the fit is without",
+    ]
+    with pytest.raises(ConfigError, match=f"is the log of {first}, {second}, which fleet.yaml does not have"):
+        fitted_to(["x", "y"], first, second)
+
+
+def test_of_several_families_one_is_named_and_has_its_own_widths_and_arrivals(tmp_path: Path) -> None:
+    profile, folder = tmp_path / "both.json", tmp_path / "log"
+    folder.mkdir()
+    document = json.loads(PROFILE.read_text())
+    for server in document["servers"]:
+        others = [{**model, "family": "other", "name": "other_small"} for model in server["models"][:1]]
+        server["models"] += others
+    profile.write_text(json.dumps(document))
+    records = [
+        decision(1e9 + at / 20, at, family=("fashion", "other", "other")[at % 3], servers=(SERVERS[0],))
+        for at in range(9000)
+    ]
+    log_of(folder, records)
+    made = {
+        family: given_traffic(None, profile, folder, {"deadline_ms": 40}, family=family)
+        for family in ("fashion", "other")
+    }
+    assert made["other"].rate_rps == pytest.approx(2 * made["fashion"].rate_rps, rel=0.01)
+    widths = {family: len(traffic.task.servers[0].models) for family, traffic in made.items()}
+    assert widths == {"fashion": 4, "other": 1}
+    with pytest.raises(ConfigError, match="holds requests of fashion, other; name one with --family"):
+        given_traffic(None, PROFILE, folder)
+    with pytest.raises(ConfigError, match="holds no request of nobody, but of fashion, other"):
+        given_traffic(None, profile, folder, family="nobody")
+    times = tmp_path / "times.txt"
+    times.write_text("".join(f"{at / 50}\n" for at in range(20_000)))
+    with pytest.raises(ConfigError, match="knows the families fashion, other; name one with --family"):
+        given_traffic(None, profile, times)
+
+
 def test_batches_vary_as_a_log_says_that_has_enough_of_them_and_else_as_is_usual(tmp_path: Path) -> None:
     def factors_of(records: list[Any]) -> list[float]:
         log_of(tmp_path, records)

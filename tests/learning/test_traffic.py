@@ -171,6 +171,36 @@ def test_a_decision_log_says_when_requests_arrived(tmp_path: Path) -> None:
     assert read_arrivals(times).times_s.tolist() == [0.5, 1.5, 1.75]
 
 
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ("0\n1.7e9\n1700000001\n", r"nothing came from 0\.000000 to 1700000000\.000000 s"),
+        ("-1.7e308\n1.7e308\n", r"give seconds of at most 1e\+10"),
+        ("1.7e12\n1700000000001\n", r"give seconds of at most 1e\+10"),
+    ],
+)
+def test_timestamps_that_can_not_be_replayed_are_refused(times: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "times.txt"
+    path.write_text(times)
+    with pytest.raises(ConfigError, match=said):
+        read_arrivals(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("at", float("nan")), ("at", float("inf")), ("outcome", {"error": None, "requests": []}), ("at", 10**400)],
+)
+def test_a_decision_that_makes_no_sense_is_told_with_its_line(key: str, value: object, tmp_path: Path) -> None:
+    path = log_of(tmp_path, [decision(1000.0, 0), {**decision(1001.0, 1), key: value}, decision(1002.0, 2)])
+    with pytest.raises(ConfigError, match=r"decisions-a\.jsonl, line 2: no decision"):
+        read_arrivals(path)
+
+
+def test_a_line_that_is_nested_without_end_is_no_decision(tmp_path: Path) -> None:
+    path = log_of(tmp_path, [decision(1000.0 + n, n) for n in range(3)], end="[" * 200_000)
+    assert len(read_arrivals(path).times_s) == 6
+
+
 def test_what_was_sent_again_arrived_once_and_what_was_rejected_arrived(tmp_path: Path) -> None:
     errors = (None, "socket closed", "rejected")
     found = read_arrivals(log_of(tmp_path, [decision(1000.0 + n, n, error=error) for n, error in enumerate(errors)]))
@@ -221,7 +251,7 @@ def test_an_access_log_says_when_requests_came_whatever_became_of_them(tmp_path:
         assert (found.times_s.tolist(), found.servers) == ([1000.75, 1001.25], frozenset())
     both = log_of(tmp_path, [*lines, access(1002.0, "digits"), access(1003.0, "digits")], "both.log")
     assert read_arrivals(both, family="digits").times_s.tolist() == [1001.75, 1002.75]
-    with pytest.raises(ConfigError, match="holds requests of digits, fashion; give a log of one family"):
+    with pytest.raises(ConfigError, match="holds requests of digits, fashion; name one with --family"):
         read_arrivals(both)
     with pytest.raises(ConfigError, match=r"has 0 requests.*access_log: true"):
         read_arrivals(log_of(tmp_path, [other], "none.log"))

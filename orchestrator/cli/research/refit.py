@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import FILE, fleet_option
+from orchestrator.cli.options import FILE, FiniteRange, fleet_option, seed_option
 from orchestrator.cli.research.train_router import fit_and_write, learning_installed
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError
@@ -17,8 +18,8 @@ from orchestrator.profiling.profiler import check_weights
 @click.command()
 @fleet_option
 @click.option("--out", type=FILE, help="The policy file.  [default: router.policy_file]")
-@click.option("--minutes", type=click.FloatRange(0), default=2.0, show_default=True, help="For each learner.")
-@click.option("--seed", type=int, default=0, help="Of everything.")
+@click.option("--minutes", type=FiniteRange(0), default=2.0, show_default=True, help="For each learner.")
+@seed_option
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Cores to use.")
 @click.option("--family", help="Of whose requests; needed where the log has several.")
 @click.option("--resume", is_flag=True, help="Go on where the last one was interrupted.")
@@ -43,7 +44,9 @@ def refit(
         raise ConfigError(f"{fleet_path} has no router.policy_file; set it, or say with --out where to write")
     if fleet.router.profile is not None and (silent := asyncio.run(check_weights(fleet, fleet.router.profile))):
         click.echo(f"{', '.join(silent)}: no answer, so the profile was not held against what it serves", err=True)
-    traffic = tasks.logged_traffic(fleet, source=str(fleet_path), family=family)
+    say = partial(click.echo, err=True)
+    traffic = tasks.logged_traffic(fleet, source=str(fleet_path), family=family, say=say)
     present = tasks.present_spec(fleet.router)
     settings = fitting.FitSettings(present, seconds=60 * minutes, seed=seed, threads=threads)
-    fit_and_write(traffic, settings, out.with_name(out.name + ".run"), out, resume=resume, restart=True)
+    inputs = [fleet_path, fleet.router.profile]
+    fit_and_write(traffic, settings, out.with_name(out.name + ".run"), out, inputs, resume=resume, restart=True)

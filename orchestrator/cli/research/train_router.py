@@ -12,45 +12,51 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from orchestrator.cli.options import FILE, FOLDER, ShippedPath, dask_option
+from orchestrator.cli.options import FILE, FOLDER, FiniteRange, ShippedPath, dask_option, seed_option
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.config.fleet import RouterSettings
 from orchestrator.errors import ConfigError
 from orchestrator.executors import Executor, open_executor
 from orchestrator.installed.extras import install_hint
-from orchestrator.reporting.outputs import write_file
+from orchestrator.reporting.outputs import check_folder, write_file
 
 if TYPE_CHECKING:
     from orchestrator.learning.judging import Candidate
     from orchestrator.learning.traffic import Traffic
 
 _PATH = ShippedPath(path_type=Path, exists=True)
+_ELSEWHERE = "choose another place with --out"
+_OF_ANOTHER = {
+    "fitted": ("weights",),
+    "ppo-paper": ("profile", "arrivals", "family", "present", "learners", "threads", "folder", "resume", "dask"),
+}
 
 
 @click.command("train-router")
 @click.option("--policy", "kind", type=click.Choice(["fitted", "ppo-paper"]), default="fitted")
 @click.option("--scenario", type=_PATH, help="Of fleet and traffic; ppo-paper needs it.")
 @click.option("--profile", type=_PATH, help="Of the fleet, in place of a scenario.")
+@click.option("--family", help="Of whose requests; needed where profile or log have several.")
 @click.option(
     "--arrivals", type=_PATH, help="Timestamps, an access log as JSON, or a decision log or a folder of such."
 )
-@click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="With --profile.  [default: 100]")
+@click.option("--deadline-ms", type=FiniteRange(0, 1e9, min_open=True), help="With --profile.  [default: 100]")
 @click.option(
     "--energy-weight",
-    type=click.FloatRange(0),
+    type=FiniteRange(0, 1e6),
     help="With --profile: accuracy that all joules a request could cost are worth.  [default: 2/15]",
 )
 @click.option("--present", default=RouterSettings().policy, show_default=True, help="The policy in force.")
-@click.option("--minutes", type=click.FloatRange(0), default=2.0, show_default=True, help="For each learner.")
+@click.option("--minutes", type=FiniteRange(0), default=2.0, show_default=True, help="For each learner.")
 @click.option(
     "--weights",
     nargs=3,
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     metavar="ACCURACY LATENCY ENERGY",
     help="Of ppo-paper's reward; scaled to add up to 1.  [default: utility, as for all others]",
 )
 @click.option("--learner", "learners", type=click.Choice(["evolution", "ppo"]), multiple=True, help="Else both.")
-@click.option("--seed", type=int, default=0, help="Of everything.")
+@seed_option
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Cores to use.")
 @click.option("--run", "folder", type=FOLDER, help="Of checkpoints.  [default: OUT.run]")
 @click.option("--resume", is_flag=True, help="Go on where the run was interrupted.")
@@ -67,6 +73,7 @@ def train_router(
     kind: str,
     scenario: Path | None,
     profile: Path | None,
+    family: str | None,
     arrivals: Path | None,
     deadline_ms: float | None,
     energy_weight: float | None,
@@ -103,13 +110,14 @@ def train_router(
 
     given_objectives = {"deadline_ms": deadline_ms, "energy_weight": energy_weight}
     objectives = {key: value for key, value in given_objectives.items() if value is not None}
-    traffic = tasks.given_traffic(scenario, profile, arrivals, objectives)
+    _refuse_others(kind, click.get_current_context())
+    inputs = [scenario, profile, arrivals, *given]
+    traffic = tasks.given_traffic(scenario, profile, arrivals, objectives, family=family)
     if given:
-        validate(traffic, present, given, out, dask=dask, threads=threads)
+        validate(traffic, present, given, out, inputs, dask=dask, threads=threads)
         return
-    if weights and kind != "ppo-paper":
-        raise click.UsageError("--weights are of ppo-paper's reward; what is fitted goes by utility")
     if kind == "ppo-paper":
+        check_folder(out.parent, _ELSEWHERE)
         with fitting_progress() as report:
             file = train_paper(traffic, weights, rules=PORTFOLIO, seconds=60 * minutes, seed=seed, report=report)
         write_policy_file(out, file)
@@ -119,11 +127,26 @@ def train_router(
     settings = fitting.FitSettings(present, seconds=60 * minutes, seed=seed, threads=threads, learners=learners)
     run_folder = folder or out.with_name(out.name + ".run")
     with open_executor(dask=dask) as execute:
-        fit_and_write(traffic, settings, run_folder, out, resume=resume, execute=execute if dask else None)
+        fit_and_write(traffic, settings, run_folder, out, inputs, resume=resume, execute=execute if dask else None)
+
+
+def _refuse_others(kind: str, context: click.Context) -> None:
+    """Refuse options that the kind of policy takes no notice of; raises UsageError."""
+    for name in _OF_ANOTHER[kind]:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = next(each.opts[0] for each in context.command.params if each.name == name)
+            raise click.UsageError(f"{option} counts for nothing with --policy {kind}; leave it out")
 
 
 def validate(
-    traffic: Traffic, present: str, given: Sequence[Path], out: Path, *, dask: str | None, threads: int
+    traffic: Traffic,
+    present: str,
+    given: Sequence[Path],
+    out: Path,
+    inputs: Sequence[Path | None],
+    *,
+    dask: str | None,
+    threads: int,
 ) -> None:
     """Hold policy files against the policy in force, print what came of it, and write the report.
 
@@ -133,10 +156,11 @@ def validate(
     from orchestrator.evaluation.cases import identities
     from orchestrator.evaluation.kept import keep_results
     from orchestrator.learning.judging import given_contenders, judge, promote
-    from orchestrator.learning.report import describe_judgement
+    from orchestrator.learning.report import describe_judgement, report_path
     from orchestrator.policies.learned.policy import FITTED
     from orchestrator.simulation.scenario.digest import digest_scenario
 
+    report = report_path(out, inputs, has_policy=False)
     contenders = given_contenders(present, given)
     about = {
         "scenario": digest_scenario(traffic.task.settings, traffic.task.servers),
@@ -150,8 +174,8 @@ def validate(
     ):
         candidates = judge(traffic, contenders, execute)
         better, why = promote(candidates)
-        text = json.dumps(describe_judgement(candidates, better, why, traffic), indent=1) + "\n"
-        write_file(out.with_suffix(".json"), text, remedy="choose another place with --out")
+        text = json.dumps(describe_judgement(candidates, better, why, traffic), indent=1, allow_nan=False) + "\n"
+        write_file(report, text, remedy=_ELSEWHERE)
     _print(candidates, traffic)
     click.echo(why)
 
@@ -161,32 +185,41 @@ def fit_and_write(
     settings: Any,
     folder: Path,
     out: Path,
+    inputs: Sequence[Path | None],
     *,
     resume: bool,
     restart: bool = False,
     execute: Executor | None = None,
 ) -> None:
-    """Fit, print what came of it, and write the report, and the policy where one is promoted.
+    """Fit, print what came of it, and write the policy where one is promoted, and the report.
+
+    ``inputs`` are files that neither may replace. What was learned is kept until both are written.
 
     Raises:
         ConfigError: when the policy in force or the run can't be used, or a file can't be written.
     """
     from orchestrator.learning import fitting
     from orchestrator.learning.checkpoints import RunFolder
-    from orchestrator.learning.report import describe_fit
+    from orchestrator.learning.report import describe_fit, report_path
 
+    beside = report_path(out, inputs)
     run = RunFolder(folder, fitting.identity(traffic, settings), resume=resume, restart=restart)
-    with fitting_progress() as report:
-        fit = fitting.fit(traffic, settings, run, report=report, execute=execute)
-    text = json.dumps(describe_fit(fit, traffic, settings), indent=1) + "\n"
-    write_file(out.with_suffix(".json"), text, remedy="choose another place with --out")
+    try:
+        with fitting_progress() as report:
+            fit = fitting.fit(traffic, settings, run, report=report, execute=execute)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; the same command with --resume goes on from {folder}", err=True)
+        raise
+    if fit.promoted is not None:
+        fitting.write_promoted(out, fit.promoted)
+    text = json.dumps(describe_fit(fit, traffic, settings), indent=1, allow_nan=False) + "\n"
+    write_file(beside, text, remedy=_ELSEWHERE)
     run.end()
     _print(fit.candidates, traffic)
     click.echo(fit.why)
     if fit.promoted is None:
         click.echo(f"{settings.present} stays in force; no policy was written")
         return
-    fitting.write_promoted(out, fit.promoted)
     served = f"router.policy: fitted and router.policy_file: {out}"
     click.echo(f"wrote {out}; serve it with {served}, where a router that runs rolls it out")
 

@@ -293,7 +293,7 @@ def _parse(line: str) -> Record | None:
     """Return the record in a line; None when there is none, because it was cut off when a process was killed."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # cut off, or nested without end
         return None
     return record if isinstance(record, dict) else None
 
