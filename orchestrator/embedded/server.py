@@ -47,7 +47,10 @@ log = logging.getLogger(__name__)
 PORT_ATTEMPTS = 3
 POLL_S = 0.05
 TELL_LOADING_S = 10.0
-"""From one line that says what is being loaded to the next; loading that has not ended by then is waited for again."""
+"""From one line that says what is being loaded to the next."""
+READY_AFTER_LOADING_S = 30.0
+"""How long a server has to be ready from the last look that found a model loading. Longer than from one look to the
+next: models may have loaded just before a look, and the server is ready only some time after."""
 KILL_MARGIN_S = 3.0  # tritonserver looks at its own exit timeout once a second, and stubs take about 1 s to leave
 
 
@@ -315,7 +318,7 @@ class EmbeddedServer:
                     limit = f"{self.options.start_timeout_s:g} s"
                     raise EmbeddedServerError(f"tritonserver was not ready within {limit}: {reason}")
                 if loading:
-                    until_s = max(until_s, now_s + TELL_LOADING_S)
+                    until_s = max(until_s, now_s + READY_AFTER_LOADING_S)
                     log.info("tritonserver loads %s, for %.0f s now", ", ".join(loading), now_s - began_s)
             await asyncio.sleep(POLL_S)
 

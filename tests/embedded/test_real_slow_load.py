@@ -20,7 +20,7 @@ START_S = 15.0
 async def test_a_model_that_loads_for_longer_than_the_time_to_start_is_waited_for_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "TELL_LOADING_S", 0.5)  # how long it waits beyond, and how often it says so
+    monkeypatch.setattr(embedded, "TELL_LOADING_S", 0.5)
     folder = write_slow_model(tmp_path, "slow")
     server = EmbeddedServer(tmp_path, with_ports(EmbeddedOptions(start_timeout_s=START_S)))
 
