@@ -243,7 +243,7 @@ async def _train(work: Path, minutes: float, say: Say) -> dict[str, Path]:
         if not files[name].exists():
             say(f"training ppo-paper, {name}")
             options = ["--policy", "ppo-paper", "--scenario", str(scenario), "--minutes", f"{minutes:g}"]
-            options += ["--weights", *map(str, weights), "--out", str(files[name])]
+            options += ["--weights", *map(str, weights), "--out", str(files[name]), "--resume"]
             await run_slimsched("train-router", *options, log=work / f"train-{name}.log")
     return files
 

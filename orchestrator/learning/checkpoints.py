@@ -1,25 +1,29 @@
 """What a fit keeps on disk, so that an interruption costs at most a minute of it.
 
 A run has a folder: ``settings.json`` says what is fitted to what, ``rungs.json`` holds every generation's utilities
-(the search is deterministic, so replaying them brings it to where it was), ``ppo.pt`` and ``ppo-evolved.pt`` actor,
-critic and optimiser with the best weights so far, ``log/`` is for TensorBoard. Each file is replaced as a whole.
-Nothing is written before there is something to keep, and all but the log are gone when the fit has ended. What lies
-there without ``settings.json`` may be of any fleet, and is not read. A folder that holds anything else is no run's.
+(the search is deterministic, so replaying them brings it to where it was), ``ppo.pt``, ``ppo-evolved.pt`` and
+``ppo-paper.pt`` actor, critic and optimiser with the best weights so far, ``log/`` is for TensorBoard. Each file is
+replaced as a whole. Nothing is written before there is something to keep, and all but the log are gone when the fit has
+ended. What lies there without ``settings.json`` may be of any fleet, and is not read. A folder that holds anything else
+is no run's.
 """
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.errors import ConfigError
 from orchestrator.files import write_atomically
+from orchestrator.installed.version import read_version
 
 _SETTINGS: Final = "settings.json"
-_KEPT: Final = (_SETTINGS, "rungs.json", "ppo.pt", "ppo-evolved.pt")
+_KEPT: Final = (_SETTINGS, "rungs.json", "ppo.pt", "ppo-evolved.pt", "ppo-paper.pt")
 _LOG: Final = "log"
 
 
@@ -33,16 +37,13 @@ class RunFolder:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool, restart: bool = False) -> None:
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            others = sorted(each.name for each in path.iterdir() if each.name not in (*_KEPT, _LOG))
-        except OSError as exc:
-            raise ConfigError(f"can't make the folder {path} ({exc.strerror}); give another --run") from exc
+        _make(path)
+        others = sorted(each.name for each in path.iterdir() if each.name not in (*_KEPT, _LOG))
         if others := [name for name in others if not name.startswith(".")]:
             raise ConfigError(f"{path} holds {others[0]}, which is of no run; give an empty folder as --run")
         if restart and not resume:
             self.end()
-        self._settings: Any = json.loads(json.dumps(settings))
+        self._settings: Any = json.loads(json.dumps({**settings, "version": read_version()}))
         self._is_kept = (path / _SETTINGS).exists()
         if not self._is_kept:
             return
@@ -114,3 +115,29 @@ class RunFolder:
                 f"can't keep how far the run has come in {self.path} ({exc.strerror}); make room there, and go on "
                 "with --resume"
             ) from exc
+
+
+@contextmanager
+def open_run(path: Path, settings: Mapping[str, Any], *, resume: bool, restart: bool = False) -> Iterator[RunFolder]:
+    """Hold the folder of a run until the end of the block or of the process; see `RunFolder`.
+
+    Raises:
+        ConfigError: likewise, and when somebody else holds it.
+    """
+    _make(path)
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context((path / ".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another fit is at work in {path}; wait until it has ended") from None
+        except OSError as exc:
+            raise ConfigError(f"can't write into the folder {path} ({exc.strerror}); give another --run") from exc
+        yield RunFolder(path, settings, resume=resume, restart=restart)
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"can't make the folder {path} ({exc.strerror}); give another --run") from exc

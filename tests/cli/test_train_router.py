@@ -28,7 +28,7 @@ SCENARIO = ROOT / "scenarios" / "two-unlike.yaml"
         (["--minutes", "nan"], "nan is not a finite number"),
         (["--minutes", "inf"], "inf is not a finite number"),
         (["--policy", "ppo-paper", "--weights", "nan", "1", "1"], "nan is not a finite number"),
-        (["--policy", "ppo-paper", "--resume"], "--resume counts for nothing with --policy ppo-paper"),
+        (["--policy", "ppo-paper", "--learner", "ppo"], "--learner counts for nothing with --policy ppo-paper"),
         (["--policy", "ppo-paper", "--threads", "2"], "--threads counts for nothing with --policy ppo-paper"),
     ],
 )

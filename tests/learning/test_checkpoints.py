@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from orchestrator.errors import ConfigError
-from orchestrator.learning.checkpoints import RunFolder
+from orchestrator.learning import checkpoints
+from orchestrator.learning.checkpoints import RunFolder, open_run
 
 
 def begin(folder: Path, **options: bool) -> RunFolder:
@@ -60,6 +61,35 @@ def test_a_run_is_not_resumed_unasked_nor_with_other_settings_but_refit_begins_a
     with pytest.raises(ConfigError, match=r"begun with other settings \(seed\)"):
         RunFolder(tmp_path, {"seed": 2}, resume=True)
     assert begin(tmp_path, restart=True).read("rungs") is None
+
+
+def test_two_fits_can_not_be_at_work_in_one_folder(tmp_path: Path) -> None:
+    with open_run(tmp_path, {}, resume=False) as run:
+        run.write("rungs", {"of": "the first"})
+        with (
+            pytest.raises(ConfigError, match=r"another fit is at work in .*; wait until it has ended"),
+            open_run(tmp_path, {}, resume=False, restart=True),
+        ):
+            pass
+        assert run.read("rungs") == {"of": "the first"}
+    with open_run(tmp_path, {}, resume=True) as run:
+        assert run.read("rungs") == {"of": "the first"}
+
+
+def test_a_folder_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with (
+        pytest.raises(ConfigError, match=r"can't write into the folder .*; give another --run"),
+        open_run(tmp_path, {}, resume=False),
+    ):
+        pass
+
+
+def test_a_run_of_another_version_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(tmp_path).write("rungs", {})
+    monkeypatch.setattr(checkpoints, "read_version", lambda: "another")
+    with pytest.raises(ConfigError, match=r"begun with other settings \(version\)"):
+        begin(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("damaged", ["{", "[]"])

@@ -28,7 +28,7 @@ _PATH = ShippedPath(path_type=Path, exists=True)
 _ELSEWHERE = "choose another place with --out"
 _OF_ANOTHER = {
     "fitted": ("weights",),
-    "ppo-paper": ("profile", "arrivals", "family", "present", "learners", "threads", "folder", "resume", "dask"),
+    "ppo-paper": ("profile", "arrivals", "family", "present", "learners", "threads", "dask"),
 }
 
 
@@ -104,28 +104,20 @@ def train_router(
     """
     with learning_installed():
         from orchestrator.learning import fitting, tasks
-        from orchestrator.learning.evolution import PORTFOLIO
-        from orchestrator.learning.ppo.paper import train_paper
-    from orchestrator.policies.learned.policy_file import write_policy_file
-
     given_objectives = {"deadline_ms": deadline_ms, "energy_weight": energy_weight}
     objectives = {key: value for key, value in given_objectives.items() if value is not None}
     _refuse_others(kind, click.get_current_context())
     inputs = [scenario, profile, arrivals, *given]
+    run_folder = folder or out.with_name(out.name + ".run")
     traffic = tasks.given_traffic(scenario, profile, arrivals, objectives, family=family)
     if given:
         validate(traffic, present, given, out, inputs, dask=dask, threads=threads)
         return
     if kind == "ppo-paper":
-        check_folder(out.parent, _ELSEWHERE)
-        with fitting_progress() as report:
-            file = train_paper(traffic, weights, rules=PORTFOLIO, seconds=60 * minutes, seed=seed, report=report)
-        write_policy_file(out, file)
-        click.echo(f"wrote {out}: {file.kind}, after {file.provenance['choices']:,} choices")
+        _train_paper(traffic, weights, run_folder, out, seconds=60 * minutes, seed=seed, resume=resume)
         return
     learners = learners or ("evolution", "ppo")
     settings = fitting.FitSettings(present, seconds=60 * minutes, seed=seed, threads=threads, learners=learners)
-    run_folder = folder or out.with_name(out.name + ".run")
     with open_executor(dask=dask) as execute:
         fit_and_write(traffic, settings, run_folder, out, inputs, resume=resume, execute=execute if dask else None)
 
@@ -136,6 +128,31 @@ def _refuse_others(kind: str, context: click.Context) -> None:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = next(each.opts[0] for each in context.command.params if each.name == name)
             raise click.UsageError(f"{option} counts for nothing with --policy {kind}; leave it out")
+
+
+def _train_paper(
+    traffic: Traffic,
+    weights: tuple[float, float, float] | None,
+    folder: Path,
+    out: Path,
+    *,
+    seconds: float,
+    seed: int,
+    resume: bool,
+) -> None:
+    """Train ppo-paper and write it; raises ConfigError when fleet, weights, run or file can't be used."""
+    from orchestrator.learning.checkpoints import open_run
+    from orchestrator.learning.evolution import PORTFOLIO
+    from orchestrator.learning.ppo.paper import identity, train_paper
+    from orchestrator.policies.learned.policy_file import write_policy_file
+
+    check_folder(out.parent, _ELSEWHERE)
+    with open_run(folder, identity(traffic, weights, seed), resume=resume) as run:
+        with _told_how_to_go_on(folder), fitting_progress() as report:
+            file = train_paper(traffic, weights, run, rules=PORTFOLIO, seconds=seconds, seed=seed, report=report)
+        write_policy_file(out, file)
+        run.end()
+    click.echo(f"wrote {out}: {file.kind}, after {file.provenance['choices']:,} choices")
 
 
 def validate(
@@ -199,22 +216,18 @@ def fit_and_write(
         ConfigError: when the policy in force or the run can't be used, or a file can't be written.
     """
     from orchestrator.learning import fitting
-    from orchestrator.learning.checkpoints import RunFolder
+    from orchestrator.learning.checkpoints import open_run
     from orchestrator.learning.report import describe_fit, report_path
 
     beside = report_path(out, inputs)
-    run = RunFolder(folder, fitting.identity(traffic, settings), resume=resume, restart=restart)
-    try:
-        with fitting_progress() as report:
+    with open_run(folder, fitting.identity(traffic, settings), resume=resume, restart=restart) as run:
+        with _told_how_to_go_on(folder), fitting_progress() as report:
             fit = fitting.fit(traffic, settings, run, report=report, execute=execute)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; the same command with --resume goes on from {folder}", err=True)
-        raise
-    if fit.promoted is not None:
-        fitting.write_promoted(out, fit.promoted)
-    text = json.dumps(describe_fit(fit, traffic, settings), indent=1, allow_nan=False) + "\n"
-    write_file(beside, text, remedy=_ELSEWHERE)
-    run.end()
+        if fit.promoted is not None:
+            fitting.write_promoted(out, fit.promoted)
+        text = json.dumps(describe_fit(fit, traffic, settings), indent=1, allow_nan=False) + "\n"
+        write_file(beside, text, remedy=_ELSEWHERE)
+        run.end()
     _print(fit.candidates, traffic)
     click.echo(fit.why)
     if fit.promoted is None:
@@ -231,6 +244,15 @@ def learning_installed() -> Iterator[None]:
         yield
     except ImportError as exc:
         raise ConfigError(f"'slimsched train-router' needs {exc.name}: {install_hint('learn')}") from exc
+
+
+@contextmanager
+def _told_how_to_go_on(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; the same command with --resume goes on from {folder}", err=True)
+        raise
 
 
 @contextmanager

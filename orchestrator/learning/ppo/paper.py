@@ -11,6 +11,8 @@ nothing it needs minutes to learn that the quickest idle server is quick. Then t
 some rollouts the actor is left as it is. Advantages are estimated in time (``TimedBuffer``). What keeps it from
 settling on the first thing that works is a price on certainty, which falls to nothing with the time that is left, as
 the learning rate does. What is validated, as a router would serve it, are averages of the weights of late.
+
+The folder of the run keeps what is learned twice a minute. A run that goes on from there begins new episodes.
 """
 
 from __future__ import annotations
@@ -18,8 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -31,6 +32,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from orchestrator.errors import ConfigError
+from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.objective import earned
 from orchestrator.learning.ppo.advantages import accumulate
 from orchestrator.learning.ppo.vector_env import LOADS, FleetVecEnv, at_load
@@ -43,6 +45,7 @@ from orchestrator.policies.learned.policy_file import PAPER, PolicyFile
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Policy
 from orchestrator.simulation.rewards import Task
+from orchestrator.simulation.scenario.digest import digest_scenario
 from orchestrator.simulation.scenario.trace import Trace
 
 _WORLDS, _STEPS, _BATCH = 128, 128, 2048  # of a rollout and an update
@@ -55,6 +58,7 @@ _HELD_OUT = 3  # windows at each load
 _IMITATED = 128, 512  # steps of all worlds, least and most; one for each second of the training
 _EPOCHS = 16  # over what is imitated
 _CRITIC_ALONE = 5  # rollouts
+_KEEP_EVERY_S = 30.0
 
 
 def paper_fleet(task: Task) -> tuple[int, int, int]:
@@ -78,9 +82,16 @@ def paper_fleet(task: Task) -> tuple[int, int, int]:
     return len(task.servers), len(widths), int(math.log2(most)) + 1
 
 
+def identity(traffic: Traffic, weights: tuple[float, float, float] | None, seed: int) -> dict[str, Any]:
+    """Return what a training is about, as JSON values; one that is about anything else is not resumed."""
+    scenario = digest_scenario(traffic.task.settings, traffic.task.servers)
+    return {"kind": PAPER, "scenario": scenario, "weights": weights, "seed": seed}
+
+
 def train_paper(
     traffic: Traffic,
-    weights: tuple[float, float, float] | None = None,
+    weights: tuple[float, float, float] | None,
+    folder: RunFolder,
     *,
     rules: Sequence[str],
     seconds: float,
@@ -90,27 +101,33 @@ def train_paper(
     """Return the ppo-paper that was best on traces that are not learned from, after so long and one rollout at least.
 
     ``weights`` are of accuracy, latency and energy in the reward, scaled to add up to 1; None: the reward is utility.
-    The best of ``rules`` by that reward is what it begins as and rests on.
+    The best of ``rules`` by that reward is what it begins as and rests on. It goes on from what ``folder`` has kept.
 
     Raises:
-        ConfigError: when the fleet is too large, or all weights are 0.
+        ConfigError: when the fleet is too large, all weights are 0, or the folder can't be used.
     """
     task = traffic.task
     if weights is not None:
         task = Task(task.settings, task.servers, _scaled(weights))
     fleet = paper_fleet(task)
     judged_at = [Traffic(at_load(task, factor), None) for factor in (LOADS[0], 1.0, LOADS[1])]
-    report(0.0, f"which of {len(rules)} rules ppo-paper begins as")
-    base = _best_of(rules, judged_at)
-    report(0.0, f"ppo-paper: begins as {base}")
-    env = FleetVecEnv(task, fleet, worlds=_WORLDS, base=base, seed=seed)
+    state = folder.read_state(PAPER)
+    if state is None:
+        report(0.0, f"which of {len(rules)} rules ppo-paper begins as")
+        base, choices, spent_s = _best_of(rules, judged_at), 0, 0.0
+        report(0.0, f"ppo-paper: begins as {base}")
+    else:
+        base, choices, spent_s = str(state["base"]), int(state["choices"]), float(state["seconds"])
+        report(0.0, f"ppo-paper: goes on after {choices:,} choices")
+    env = FleetVecEnv(task, fleet, worlds=_WORLDS, base=base, seed=seed + choices)
     env.reset()
     env.step(np.zeros((_WORLDS, len(fleet)), np.int64))  # what has to be compiled is no learning
-    part = partial(_part, time.monotonic(), seconds)
+    torch.set_num_threads(1)  # as quick on two idle cores, and five times as quick beside other work
+    clock = _Clock(time.monotonic() - spent_s, seconds)
     model = MaskablePPO(
         "MlpPolicy",
         env,
-        learning_rate=lambda _: max(_LEAST_LEARNING_RATE, _LEARNING_RATE * (1 - part())),
+        learning_rate=lambda _: max(_LEAST_LEARNING_RATE, _LEARNING_RATE * (1 - clock.part)),
         n_steps=_STEPS,
         batch_size=_BATCH,
         n_epochs=4,
@@ -121,16 +138,32 @@ def train_paper(
         seed=seed,
         device="cpu",
     )
-    watch = _Watch(model, env, base, judged_at, part, {"seed": seed, "seconds": seconds}, report)
-    _imitate(model, env, int(np.clip(seconds, *_IMITATED)), seed)
-    model.learn(2**40, callback=watch)
+    watch = _Watch(model, env, base, judged_at, clock, {"seed": seed, "seconds": seconds}, folder, report)
+    if state is None:
+        _imitate(model, env, int(np.clip(seconds, *_IMITATED)), seed)
+    else:
+        watch.restore(state)
+    model.learn(2**40, callback=watch, reset_num_timesteps=False)
     watch.validate()
+    watch.keep()
     return watch.judged()
 
 
-def _part(began_s: float, seconds: float) -> float:
-    """Return how much of the time of a training is over, 0..1."""
-    return min(1.0, (time.monotonic() - began_s) / max(1e-9, seconds))
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """When a training began, had it not been interrupted, and how long it may take."""
+
+    began_s: float
+    seconds: float
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.began_s
+
+    @property
+    def part(self) -> float:
+        """How much of the time is over, 0..1."""
+        return min(1.0, self.elapsed_s / max(1e-9, self.seconds))
 
 
 def _scaled(weights: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -209,7 +242,7 @@ class TimedBuffer(MaskableRolloutBuffer):
 
 
 class _Watch(BaseCallback):
-    """Validates every few rollouts, and ends a training whose time is over."""
+    """Validates every few rollouts, keeps what is learned, and ends a training whose time is over."""
 
     def __init__(
         self,
@@ -217,8 +250,9 @@ class _Watch(BaseCallback):
         env: FleetVecEnv,
         base: str,
         judged_at: Sequence[Traffic],
-        part: Callable[[], float],
+        clock: _Clock,
         settings: Mapping[str, float],
+        folder: RunFolder,
         report: Callable[[float, str], None],
     ) -> None:
         super().__init__()
@@ -227,23 +261,63 @@ class _Watch(BaseCallback):
         self._made: dict[str, Any] = {"scenario": env.task.settings.name, "settings": dict(settings)}
         if not math.isnan(sum(env.task.preference)):
             self._made["reward_weights"] = list(env.task.preference)
-        self._part, self._rollouts, self._reward = part, 0, -math.inf
+        self._clock, self._folder, self._kept_s = clock, folder, time.monotonic()
+        self._rollouts, self._reward = 0, -math.inf
         mean = get_ema_multi_avg_fn(_KEPT)  # type: ignore[no-untyped-call]
         self._averaged = AveragedModel(model.policy, multi_avg_fn=mean)
 
     def validate(self) -> None:
         """Keep the policy when it is the best so far."""
-        weights, task = _export(self._averaged.module), self._env.task
-        made = {"choices": int(self._model.num_timesteps), **self._made}
-        widths = tuple(sorted({int(m.width) for s in task.servers for m in s.models}))
-        ranges = self._env.ranges.known()
-        file = PolicyFile(PAPER, self._base, weights, *ranges, fleet=self._env.fleet, widths=widths, provenance=made)
-        if not math.isnan(sum(task.preference)):
-            file = replace(file, preference=task.preference)
+        file = self._file(_export(self._averaged.module), int(self._model.num_timesteps))
         reward = _mean_earned(LearnedPolicy(file), [(at.task, at.choosing()[0]) for at in self._judged_at])
         if reward > self._reward:
             self.best, self._reward = replace(file, validation={"reward": reward}), reward
-        self._report(self._part(), f"ppo-paper: {made['choices']:,} choices, {reward:.4f} a request")
+        choices = file.provenance["choices"]
+        self._report(self._clock.part, f"ppo-paper: {choices:,} choices, {reward:.4f} a request")
+
+    def keep(self) -> None:
+        """Keep all that a resumed run needs."""
+        assert self.best is not None
+        ranges, policy = self._env.ranges, self._model.policy
+        state = {
+            "base": self._base,
+            "seconds": self._clock.elapsed_s,
+            "choices": int(self._model.num_timesteps),
+            "rollouts": self._rollouts,
+            "policy": policy.state_dict(),
+            "optimizer": policy.optimizer.state_dict(),
+            "averaged": self._averaged.state_dict(),
+            "ranges": (torch.as_tensor(ranges.low), torch.as_tensor(ranges.high)),
+            "best": {name: torch.as_tensor(array) for name, array in self.best.weights.items()},
+            "best_choices": self.best.provenance["choices"],
+            "reward": self._reward,
+        }
+        self._folder.write_state(PAPER, state)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what was kept; worlds begin anew."""
+        self._model.policy.load_state_dict(state["policy"])
+        self._model.policy.optimizer.load_state_dict(state["optimizer"])
+        self._averaged.load_state_dict(state["averaged"])
+        self._model.num_timesteps, self._rollouts = int(state["choices"]), int(state["rollouts"])
+        self._env.ranges.low, self._env.ranges.high = (tensor.numpy() for tensor in state["ranges"])
+        self._reward = float(state["reward"])
+        best = self._file({name: tensor.numpy() for name, tensor in state["best"].items()}, int(state["best_choices"]))
+        self.best = replace(best, validation={"reward": self._reward})
+
+    def _file(self, weights: Mapping[str, Floats32], choices: int) -> PolicyFile:
+        task = self._env.task
+        widths = tuple(sorted({int(m.width) for s in task.servers for m in s.models}))
+        file = PolicyFile(
+            PAPER,
+            self._base,
+            weights,
+            *self._env.ranges.known(),
+            fleet=self._env.fleet,
+            widths=widths,
+            provenance={"choices": choices, **self._made},
+        )
+        return file if math.isnan(sum(task.preference)) else replace(file, preference=task.preference)
 
     def judged(self) -> PolicyFile:
         """Return the best, with what it earns above its base on traces that nothing was chosen by."""
@@ -255,22 +329,26 @@ class _Watch(BaseCallback):
         return replace(self.best, validation={**self.best.validation, "over_base": over_base})
 
     def _on_training_start(self) -> None:
-        self._averaged.update_parameters(self._model.policy)
-        self.validate()
+        if self.best is None:
+            self._averaged.update_parameters(self._model.policy)
+            self.validate()
+            self.keep()
 
     def _on_step(self) -> bool:
-        return self._rollouts == 0 or self._part() < 1
+        return self._rollouts == 0 or self._clock.part < 1
 
     def _on_rollout_start(self) -> None:
-        self._model.ent_coef = _ENTROPY * (1 - self._part())
-        if self._rollouts in (0, _CRITIC_ALONE):
-            _let_act(self._model.policy, learns=self._rollouts > 0)
+        self._model.ent_coef = _ENTROPY * (1 - self._clock.part)
+        _let_act(self._model.policy, learns=self._rollouts >= _CRITIC_ALONE)
 
     def _on_rollout_end(self) -> None:
         self._averaged.update_parameters(self._model.policy)
         self._rollouts += 1
         if self._rollouts % _VALIDATE_EVERY == 0:
             self.validate()
+        if time.monotonic() - self._kept_s > _KEEP_EVERY_S:
+            self.keep()
+            self._kept_s = time.monotonic()
 
 
 def _export(policy: Any) -> dict[str, Floats32]:

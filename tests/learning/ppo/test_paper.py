@@ -1,18 +1,25 @@
-"""How ppo-paper is trained: by advantages in time, in episodes that are not all calm."""
+"""How ppo-paper is trained: by advantages in time, in episodes that are not all calm; an interruption costs little."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gymnasium
 import numpy as np
+import pytest
 import torch
 
+from orchestrator.learning.checkpoints import RunFolder
+from orchestrator.learning.ppo import paper
 from orchestrator.learning.ppo.advantages import estimate_advantages
 from orchestrator.learning.ppo.paper import HORIZON, MEMORY, TimedBuffer
 from orchestrator.learning.ppo.vector_env import draw_lesson
+from orchestrator.learning.tasks import given_traffic
 from orchestrator.simulation.rollouts import new_rollout
 from orchestrator.simulation.scenario.trace import draw_trace
 from tests.simulation.test_world_batch import task
 
+SCENARIO = Path(__file__).parents[3] / "scenarios" / "two-unlike.yaml"
 STEPS, WORLDS = 7, 3
 
 
@@ -49,6 +56,43 @@ def test_of_each_four_episodes_one_has_lulls_and_one_has_surges() -> None:
         added_s = np.diff(drawn.arrived_s) - np.diff(calm.arrived_s)
         assert bool(added_s.max() >= 0.5 * deadline_s) is (seed % 4 == 1)
         assert bool(added_s.min() < -1e-6) is (seed % 4 == 3)
+
+
+def test_an_interrupted_training_of_ppo_paper_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traffic, lines = given_traffic(SCENARIO, None, None), list[str]()
+    monkeypatch.setattr(paper, "_VALIDATE_EVERY", 1)
+    monkeypatch.setattr(paper, "_KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(paper, "_IMITATED", (8, 8))
+
+    def interrupt(part: float, line: str) -> None:
+        lines.append(line)
+        if sum("choices" in each for each in lines) == 4:
+            raise KeyboardInterrupt
+
+    about = paper.identity(traffic, (1.0, 2.0, 1.0), 0)
+    run = RunFolder(tmp_path, about, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        paper.train_paper(traffic, (1.0, 2.0, 1.0), run, rules=["lert"], seconds=600, seed=0, report=interrupt)
+    resumed = RunFolder(tmp_path, about, resume=True)
+    kept = resumed.read_state("ppo-paper")
+    assert kept is not None
+    lines.clear()
+    found = paper.train_paper(
+        traffic,
+        (1.0, 2.0, 1.0),
+        resumed,
+        rules=["random"],
+        seconds=0,
+        seed=0,
+        report=lambda part, line: lines.append(line),
+    )
+    assert kept["rollouts"] == 2
+    assert lines[0] == f"ppo-paper: goes on after {kept['choices']:,} choices"
+    assert found.base == "lert"  # what was found is not looked for again
+    assert found.preference == (0.25, 0.5, 0.25)
+    assert found.validation["reward"] >= kept["reward"]
+    if found.provenance["choices"] == kept["best_choices"]:
+        np.testing.assert_array_equal(found.weights["first.weight"], kept["best"]["first.weight"].numpy())
 
 
 def filled(
