@@ -11,6 +11,9 @@ WORKERS ?= 2
 REAL_WORKERS ?= 3
 TESTS := $(BIN)/pytest -q --dist loadfile --no-loadscope-reorder -n
 SOURCES := export orchestrator benchmarks tools tests examples deploy
+# Where the environment forbids to keep what Python compiles, each of the programs that tests start compiles all of its
+# imports anew: 1.5 s of a processor for a gateway.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test check lint compiled integration docs images containers release bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real bench-frozen bench-sharing bench-paper bench-fitted bench-tracing bench-families fuzz attack format clean
 
