@@ -205,20 +205,25 @@ class Prober:
         server.health.probed_s[model.name] = probe.sent_s
         self._check(server, model, answer, settings)
 
-    async def verify(self, server: ServerConnection, model: ServedModel) -> None:
-        """Ask a model that is tried the golden probe, alone and in a batch.
+    async def verify(self, server: ServerConnection, model: ServedModel) -> dict[int, float]:
+        """Ask a model that is tried the golden probe, alone and in a batch; return the seconds that it took by items.
 
         Raises:
             WrongAnswerError: An answer is wrong.
             SlimError, TimeoutError: As ServerConnection.infer.
         """
+        clock, took_s = asyncio.get_running_loop().time, dict[int, float]()
         for items in trial_sizes(model):
             golden, settings = golden_batch(model, items), server.settings.probes
             if golden is None or settings is None:
-                return
-            problem = self._check(server, model, await server.infer(model, golden), settings)
+                break
+            began_s = clock()
+            answer = await server.infer(model, golden)
+            took_s[items] = clock() - began_s
+            problem = self._check(server, model, answer, settings)
             if problem is not None:
                 raise WrongAnswerError(problem)
+        return took_s
 
     def _check(
         self, server: ServerConnection, model: ServedModel, answer: Tensors, settings: ProbeSettings

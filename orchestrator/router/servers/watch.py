@@ -1,7 +1,11 @@
 """Who asks one server what it serves, for as long as the router runs, and tries the models that are new or were out.
 
 A model is tried on blank items, each batch size once unmeasured and once measured, so that its times are known when it
-is used; then it must answer the golden probe right. A model that is in the profile, and was never out, needs no trial.
+is used; then it must answer the golden probe right, in batches of the same sizes. A model that is in the profile, and
+was never out, needs no trial.
+
+What counts is the shorter time of the two, blank and golden: a stall only ever adds. A server that looks slower than it
+is gets nothing while others have room, so nothing would show that it is not; one that looks quicker is soon known.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.errors import ServerUnavailableError, SlimError
@@ -35,13 +39,14 @@ class ServerWatch:
     Attributes:
         begin_model: Called with each model that is new there; returns whether its times are known from a profile.
         observe: Called with a model, a number of items and the seconds that they took.
-        verify: Asks a model the golden probe; raises WrongAnswerError when the answer is wrong.
+        verify: Asks a model the golden probe; returns the seconds that it took by items, and raises WrongAnswerError
+            when an answer is wrong.
     """
 
     server: ServerConnection
     begin_model: Callable[[ServerConnection, ServedModel], bool]
     observe: Callable[[ServerConnection, ModelName, int, float], None]
-    verify: Callable[[ServerConnection, ServedModel], Awaitable[None]]
+    verify: Callable[[ServerConnection, ServedModel], Awaitable[Mapping[int, float]]]
 
     async def run(self, changed: Callable[[], None], returned: Callable[[], None]) -> None:
         """Refresh for ever; call ``changed`` after each time, and ``returned`` when the server was out and is not."""
@@ -99,8 +104,8 @@ class ServerWatch:
             if not health.is_trial_due(model.name, now_s=clock()):
                 continue
             try:
-                await self._warm_up(model)
-                await self.verify(server, model)
+                blank_s = await self._warm_up(model)
+                golden_s = await self.verify(server, model)
             except ServerUnavailableError:
                 raise
             except TimeoutError:
@@ -116,16 +121,19 @@ class ServerWatch:
                 health.back_off(model.name, now_s=clock())
                 log.warning("model %s on %s does not answer blank items: %s", model.name, server.name, exc)
             else:
+                for items, took_s in blank_s.items():
+                    self.observe(server, model.name, items, min(took_s, golden_s.get(items, took_s)))
                 health.restore(model.name)
 
-    async def _warm_up(self, model: ServedModel) -> None:
-        """Run a model on blank items, each batch size once unmeasured and once measured."""
-        clock = asyncio.get_running_loop().time
+    async def _warm_up(self, model: ServedModel) -> dict[int, float]:
+        """Run a model on blank items, each batch size once unmeasured; return the seconds of a second one by items."""
+        clock, took_s = asyncio.get_running_loop().time, dict[int, float]()
         for items in trial_sizes(model):
             blank = blank_batch(model, items)
             if blank is None:
-                return
+                break
             await self.server.infer(model, blank)
             began_s = clock()
             await self.server.infer(model, blank)
-            self.observe(self.server, model.name, items, clock() - began_s)
+            took_s[items] = clock() - began_s
+        return took_s
