@@ -91,8 +91,7 @@ def test_an_interrupted_training_of_ppo_paper_goes_on(tmp_path: Path, monkeypatc
     assert found.base == "lert"  # what was found is not looked for again
     assert found.preference == (0.25, 0.5, 0.25)
     assert found.validation["reward"] >= kept["reward"]
-    if found.provenance["choices"] == kept["best_choices"]:
-        np.testing.assert_array_equal(found.weights["first.weight"], kept["best"]["first.weight"].numpy())
+    assert lines[-1].startswith(f"ppo-paper: {kept['choices'] + 128:,} choices")  # a step of each world more
 
 
 def filled(
