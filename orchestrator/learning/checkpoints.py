@@ -18,6 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter, ValidationError
+
 from orchestrator.errors import ConfigError
 from orchestrator.files import write_atomically
 from orchestrator.installed.version import read_version
@@ -47,9 +49,7 @@ class RunFolder:
         self._is_kept = (path / _SETTINGS).exists()
         if not self._is_kept:
             return
-        known, wanted = self.read("settings"), self._settings
-        if not isinstance(known, dict):
-            raise ConfigError(f"can't resume from {path / _SETTINGS} (no JSON object); remove the folder to begin anew")
+        known, wanted = self.read("settings", dict[str, Any]), self._settings
         if not resume:
             raise ConfigError(f"{path} holds a run already; resume it with --resume, or give another --run")
         other = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
@@ -67,15 +67,19 @@ class RunFolder:
             raise ConfigError(f"can't remove what the run kept in {self.path} ({exc.strerror}); remove it") from exc
         self._is_kept = False
 
-    def read(self, name: str) -> Any:
-        """Return the JSON value of that name; None when there is none."""
+    def read(self, name: str, kind: Any = Any) -> Any:
+        """Return the JSON value of that name, which is to be of a kind; None when there is none."""
         path = self.path / f"{name}.json"
         if not self._is_kept or not path.exists():
             return None
         try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError) as exc:
-            raise ConfigError(f"can't resume from {path} ({exc}); remove the folder to begin anew") from exc
+            return TypeAdapter(kind).validate_json(path.read_bytes())
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            why = ": ".join([*map(str, first["loc"]), first["msg"]])
+            raise ConfigError(f"can't resume from {path} ({why}); remove the folder to begin anew") from exc
+        except OSError as exc:
+            raise ConfigError(f"can't resume from {path} ({exc.strerror}); remove the folder to begin anew") from exc
 
     def write(self, name: str, value: Any) -> None:
         """Keep a JSON value under a name."""

@@ -173,6 +173,14 @@ def write_promoted(path: Path, promoted: Candidate) -> None:
     write_policy_file(path, promoted.file)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """How far an evolution has come, as it is kept: the utilities that it has found, and what that took."""
+
+    utilities: list[Rung] = field(default_factory=list)
+    seconds: float = 0.0
+
+
 def _evolve(
     traffic: Traffic,
     settings: FitSettings,
@@ -181,8 +189,8 @@ def _evolve(
     report: Report,
     clock: Clock,
 ) -> Evolved:
-    kept = folder.read("rungs") or {"utilities": [], "seconds": 0.0}
-    began_s = clock() - kept["seconds"]
+    kept = folder.read("rungs", _Kept) or _Kept()
+    began_s = clock() - kept.seconds
     kept_s = clock()
 
     def keep(history: list[Rung]) -> None:
@@ -190,7 +198,7 @@ def _evolve(
         now_s = clock()
         if now_s - kept_s > _KEEP_EVERY_S or now_s - began_s >= settings.seconds:
             kept_s = now_s
-            folder.write("rungs", {"utilities": history, "seconds": now_s - began_s})
+            folder.write("rungs", asdict(_Kept(history, now_s - began_s)))
 
     found = evolve(
         traffic.task,
@@ -198,8 +206,8 @@ def _evolve(
         seconds=settings.seconds,
         seed=settings.seed,
         pool=pool,
-        history=kept["utilities"],
-        spent_s=kept["seconds"],
+        history=kept.utilities,
+        spent_s=kept.seconds,
         keep=keep,
         report=report,
         clock=clock,

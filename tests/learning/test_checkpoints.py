@@ -100,6 +100,13 @@ def test_settings_that_are_damaged_are_told(tmp_path: Path, damaged: str) -> Non
         begin(tmp_path, resume=True)
 
 
+def test_json_of_another_kind_than_was_kept_is_told_with_its_place(tmp_path: Path) -> None:
+    run = begin(tmp_path)
+    run.write("rungs", {"utilities": [[1.0, "x"]]})
+    with pytest.raises(ConfigError, match=r"can't resume from .*rungs\.json \(utilities: 0: 1: .*number"):
+        run.read("rungs", dict[str, list[list[float]]])
+
+
 def test_a_state_that_is_damaged_is_told(tmp_path: Path) -> None:
     run = begin(tmp_path)
     run.write("rungs", {})
