@@ -5,6 +5,11 @@ least squares over observations whose weight decays, so a machine that throttles
 batches; a single stall counts no more than OUTLIER_RATIO times what was expected, because a server that looks slow
 is not chosen and so would never be seen to be fast again.
 
+It may come to look slow all the same, as when batches waited while its controller loaded another instance, or when it
+was throttled. Others, or narrower widths, then get what there is, and nothing would show that it is quick again. So
+while nothing is observed of it, what looked slower than at the start goes back there (``faded_sums``), and what comes
+then counts for more. What looks quicker needs no such thing: it is chosen, and soon known.
+
 Lines through measured batches weigh errors by what was measured, so a line is about as many percent wrong at batch 1 as
 at the largest; unweighted, the largest batches would decide alone, and most batches are small.
 
@@ -16,6 +21,7 @@ free.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -32,6 +38,13 @@ DECAY = 0.95
 OUTLIER_RATIO = 3.0
 """An observation counts as at most this many times what was expected; a machine that is slower for good is believed
 after a few batches all the same, because what is expected grows with each."""
+FADE_S = 30.0
+"""After so many seconds without an answer what looked three times as slow as at the start looks 1.7 times as slow, and
+what looked 1.3 times as slow 1.2 times: the more something is slower, the less is it believed for long."""
+FADE_EVERY_S = 1.0
+"""How often what was not observed fades, at the most."""
+FADED_WEIGHT = 4.0
+"""The least weight that fading leaves to what was observed; one batch more then counts for a fifth."""
 TOGETHER_RATIO = 0.05
 """Two answers closer than this part of the first one's time came from one execution; so is a millisecond."""
 
@@ -78,12 +91,30 @@ def observed_sums(sums: Sums, line: tuple[float, float], items: float, service_s
     )
 
 
+def faded_sums(sums: Sums, start: tuple[float, float], for_s: float) -> Sums:
+    """Return the weighted sums after nothing was observed for ``for_s``, where they look slower than ``start``.
+
+    That is the line with which the model began. To fade at once or in several steps is the same. Likewise a function of
+    numbers.
+    """
+    weight, sum_n, sum_nn, sum_t_s, sum_nt_s = sums
+    start_t_s = start[0] * sum_n + start[1] * weight
+    if start_t_s <= 0 or sum_t_s <= start_t_s:
+        return sums
+    slower = sum_t_s / start_t_s
+    left = 1 / (1 + math.log(slower) * for_s / FADE_S)  # of the logarithm: d(log)/dt = -log²/FADE_S
+    kept, times = max(left, min(1.0, FADED_WEIGHT / weight)), slower ** (left - 1)
+    return (weight * kept, sum_n * kept, sum_nn * kept, sum_t_s * kept * times, sum_nt_s * kept * times)
+
+
 @dataclass(frozen=True, slots=True)
 class LatencyFit:
     """Weighted sums of observations of one (server, model); immutable, ``observe`` returns a new one.
 
     Attributes:
         margin: How much longer than expected its answers take; None before the first.
+        start: The line that it began with, of a profile or of the first two batches; None before those.
+        seen_s: When a batch was last observed, on the router's clock.
     """
 
     weight: float = 0.0
@@ -91,12 +122,31 @@ class LatencyFit:
     sum_nn: float = 0.0
     sum_t_s: float = 0.0
     sum_nt_s: float = 0.0
-    margin: Margin | None = field(default=None, repr=False)  # so that digests of scenarios stay what they were
+    # Not shown, so that digests of scenarios stay what they were.
+    margin: Margin | None = field(default=None, repr=False)
+    start: tuple[float, float] | None = field(default=None, repr=False)
+    seen_s: float = field(default=-math.inf, repr=False)
 
-    def observe(self, items: int, service_s: float) -> LatencyFit:
+    @property
+    def sums(self) -> Sums:
+        """The weighted sums (weight, Σn, Σn², Σt, Σnt)."""
+        return (self.weight, self.sum_n, self.sum_nn, self.sum_t_s, self.sum_nt_s)
+
+    def begun(self) -> LatencyFit:
+        """Return the fit as one that a model begins with."""
+        return replace(self, start=self.line())
+
+    def observe(self, items: int, service_s: float, *, now_s: float = -math.inf) -> LatencyFit:
         """Return the fit after a batch of ``items`` took ``service_s``."""
-        sums = (self.weight, self.sum_n, self.sum_nn, self.sum_t_s, self.sum_nt_s)
-        return LatencyFit(*observed_sums(sums, self.line(), items, service_s), self.margin)
+        sums = observed_sums(self.sums, self.line(), items, service_s)
+        seen = LatencyFit(*sums, self.margin, self.start, now_s)
+        return seen if self.weight > 1 else seen.begun()
+
+    def fade(self, *, now_s: float, since_s: float) -> LatencyFit:
+        """Return the fit after ``now_s``, if nothing was observed since ``since_s``, see ``faded_sums``."""
+        for_s = now_s - max(since_s, self.seen_s)
+        sums = self.sums if self.start is None else faded_sums(self.sums, self.start, for_s)
+        return self if sums == self.sums else LatencyFit(*sums, self.margin, self.start, self.seen_s)
 
     def line(self) -> tuple[float, float]:
         """Return (seconds an item, seconds a batch), neither below 0; (0, 0) when empty.
@@ -116,11 +166,18 @@ class LatencyTable:
 
     fits: Mapping[tuple[ServerName, ModelName], LatencyFit] = field(default_factory=dict)
 
-    def observe(self, server: ServerName, model: ModelName, items: int, service_s: float) -> LatencyTable:
+    def observe(
+        self, server: ServerName, model: ModelName, items: int, service_s: float, *, now_s: float = -math.inf
+    ) -> LatencyTable:
         """Return the table after one more observation."""
         key = (server, model)
-        fit = self.fits.get(key, LatencyFit()).observe(items, service_s)
+        fit = self.fits.get(key, LatencyFit()).observe(items, service_s, now_s=now_s)
         return replace(self, fits={**self.fits, key: fit})
+
+    def fade(self, *, now_s: float, since_s: float) -> LatencyTable:
+        """Return the table at ``now_s``, when what was not observed since ``since_s`` has faded."""
+        fits = {key: fit.fade(now_s=now_s, since_s=since_s) for key, fit in self.fits.items()}
+        return replace(self, fits=fits) if any(fits[key] is not fit for key, fit in self.fits.items()) else self
 
     def judge(
         self, server: ServerName, model: ModelName, ratio: float, allowed_ratio: float, *, prior: float, now_s: float
@@ -138,8 +195,8 @@ class LatencyTable:
         return None if fit is None else fit.margin
 
     def start(self, server: ServerName, model: ModelName, fit: LatencyFit) -> LatencyTable:
-        """Return the table with ``fit`` in place of what was observed of one model."""
-        return replace(self, fits={**self.fits, (server, model): fit})
+        """Return the table with ``fit``, where the model begins, in place of what was observed of it."""
+        return replace(self, fits={**self.fits, (server, model): fit.begun()})
 
     def without(self, server: ServerName) -> LatencyTable:
         """Return the table after a server has left for good."""

@@ -231,6 +231,7 @@ def _write_truth(world: World, index: int, server: SimulatedServer, columns: Seq
         models[sim.FIT_WEIGHT][cell] = fit.weight
         models[sim.FIT_N][cell], models[sim.FIT_NN][cell] = fit.sum_n, fit.sum_nn
         models[sim.FIT_T_S][cell], models[sim.FIT_NT_S][cell] = fit.sum_t_s, fit.sum_nt_s
+        models[sim.START_PER_ITEM_S][cell], models[sim.START_FIXED_S][cell] = fit.line()
 
 
 def _requests(trace: Trace, queues: Sequence[int]) -> Table:

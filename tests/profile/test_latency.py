@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.profile.fit import LatencyFit, LatencyTable, Run, merge_runs
+from orchestrator.profile.fit import FADE_S, FADED_WEIGHT, LatencyFit, LatencyTable, Run, faded_sums, merge_runs
 from orchestrator.snapshot import ServerName
 from tests.fakes.servers import served_model
 
@@ -60,6 +60,55 @@ def test_a_machine_that_throttles_is_noticed() -> None:
     before = [(n, 0.01 * n + 0.002) for n in (1, 8)] * 50
     after = [(n, 0.02 * n + 0.004) for n in (1, 8)] * 30
     assert fit(before + after).line() == pytest.approx((0.02, 0.004), rel=0.1)
+
+
+START = (0.01, 0.002)
+
+
+def slowed(times: float, batches: int = 30) -> LatencyFit:
+    """Return what was last observed at 0 s and began with START, after so many batches of some times as long."""
+    found = fit([(n, START[0] * n + START[1]) for n in (1, 8) * 10]).begun()
+    for _ in range(batches):
+        for items in (1, 8):
+            found = found.observe(items, times * (START[0] * items + START[1]), now_s=0.0)
+    return found
+
+
+def test_what_looks_slower_than_at_the_start_goes_back_there_while_nothing_is_observed() -> None:
+    slow, slowish = slowed(3.0), slowed(1.3)
+    assert slow.line() == pytest.approx((3 * START[0], 3 * START[1]), rel=0.1)
+    assert slow.fade(now_s=FADE_S, since_s=-1.0).line() == pytest.approx((1.7 * START[0], 1.7 * START[1]), rel=0.05)
+    assert slowish.fade(now_s=FADE_S, since_s=-1.0).line() == pytest.approx((1.2 * START[0], 1.2 * START[1]), rel=0.05)
+    assert slow.fade(now_s=40 * FADE_S, since_s=-1.0).line() == pytest.approx(START, rel=0.05)
+
+
+def test_what_looks_quicker_than_at_the_start_or_was_just_observed_does_not_fade() -> None:
+    for fits in (slowed(0.5), LatencyFit(), fit([(4, 0.2)])):
+        assert fits.fade(now_s=1e3, since_s=-1.0) is fits
+    slow = slowed(4.0)
+    assert slow.fade(now_s=0.0, since_s=-1.0) is slow
+
+
+def test_what_has_faded_is_soon_known_to_be_slow_where_it_is() -> None:
+    found, slow_s = slowed(4.0).fade(now_s=300.0, since_s=-1.0), 4 * (START[0] * 8 + START[1])
+    assert found.weight == pytest.approx(FADED_WEIGHT)
+    for _ in range(4):
+        found = found.observe(8, slow_s, now_s=300.0)
+    slope_s, fixed_s = found.line()
+    assert slope_s * 8 + fixed_s > 0.6 * slow_s
+
+
+@given(st.floats(1.01, 50), st.floats(0, 40), st.floats(0, 40), st.floats(0.5, 30))
+def test_to_fade_in_two_steps_is_to_fade_at_once(times: float, first_s: float, then_s: float, weight: float) -> None:
+    sums = (weight, 4.5 * weight, 30.0 * weight, times * 0.047 * weight, times * 0.3 * weight)
+    apart = faded_sums(faded_sums(sums, START, first_s), START, then_s)
+    assert apart == pytest.approx(faded_sums(sums, START, first_s + then_s), rel=1e-6)
+
+
+def test_a_model_begins_with_its_first_two_batches_or_with_its_profile() -> None:
+    assert fit([(1, 0.012), (8, 0.082), (8, 0.5)]).start == pytest.approx(START)
+    table = LatencyTable().start(A, served_model(100).name, fit([(1, 0.012), (8, 0.082)] * 5))
+    assert table.fits[A, served_model(100).name].start == pytest.approx(START)
 
 
 def test_a_width_never_seen_is_scaled_from_the_nearest_one_by_flops_or_else_by_its_square() -> None:

@@ -222,7 +222,8 @@ class Dispatcher:
 
     def _candidate_set(self, queue: RequestQueue, head: PendingRequest) -> CandidateSet:
         """Return what could be done with the head of a queue."""
-        key, servers = queue.key, self._fleet.servers
+        key, servers, now_s = queue.key, self._fleet.servers, asyncio.get_running_loop().time()
+        self._fleet.times.fade(now_s)
         standing = self._standing(key.family)
         may_wait = standing.longest_run_s == math.inf
         states = [server.state(key.family, self._bound_items(server), may_wait=may_wait) for server in servers.values()]
@@ -232,7 +233,7 @@ class Dispatcher:
             state = replace(state, items=state.items + expected)
         situation = Situation(
             state,
-            asyncio.get_running_loop().time(),
+            now_s,
             next(self._turns),
             (self._random.random(), self._random.random()),
             self.settings.slack_margin,

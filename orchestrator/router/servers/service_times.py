@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.profile.fit import EnergyTable, LatencyTable
+from orchestrator.profile.fit import FADE_EVERY_S, EnergyTable, LatencyTable
 from orchestrator.router.queue.request import BatchKey
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.health import TimedRun
@@ -24,6 +25,7 @@ class ServiceTimes:
         on_slow: Called when a server took so long that it may be an outlier now.
         latency: What batches are expected to take, from all that was observed so far.
         energy: What batches cost in joules, as far as the profile knows.
+        faded_s: When what was not observed was last let fade, on the event loop's clock.
     """
 
     servers: Mapping[ServerName, ServerConnection]
@@ -31,6 +33,7 @@ class ServiceTimes:
     on_slow: Callable[[], None]
     latency: LatencyTable = field(default_factory=LatencyTable)
     energy: EnergyTable = field(default_factory=EnergyTable)
+    faded_s: float = -math.inf
 
     def begin(self, server: ServerConnection, model: ServedModel) -> bool:
         """Start a model that is new on a server; return whether its times are known from the profile."""
@@ -41,12 +44,20 @@ class ServiceTimes:
         """Note how long a server took for a batch."""
         if self.servers.get(server.name) is not server:
             return
+        now_s = asyncio.get_running_loop().time()
         expected_s, settings = self.batch_s(server, model, items), server.settings.ejection
         if expected_s > 0:
-            server.health.note_run(TimedRun(asyncio.get_running_loop().time(), service_s, expected_s), settings)
+            server.health.note_run(TimedRun(now_s, service_s, expected_s), settings)
             if service_s > settings.latency_factor * max(expected_s, settings.latency_floor_ms / 1e3):
                 self.on_slow()
-        self.latency = self.latency.observe(server.name, model, items, service_s)
+        self.latency = self.latency.observe(server.name, model, items, service_s, now_s=now_s)
+
+    def fade(self, now_s: float) -> None:
+        """Let what was not observed lately go back to where it began, at most every FADE_EVERY_S."""
+        if now_s - self.faded_s >= FADE_EVERY_S:
+            if self.faded_s > -math.inf:
+                self.latency = self.latency.fade(now_s=now_s, since_s=self.faded_s)
+            self.faded_s = now_s
 
     def finish(self, server: ServerConnection, batch: BatchInFlight, *, now_s: float) -> float:
         """Note that a batch was answered; return how long the server took for it, in seconds."""

@@ -46,7 +46,7 @@ class FamilySettings(Section):
 
 
 class ObjectiveSettings(Section):
-    """What is asked of the fleet, and the router's bounds; names and defaults as in fleet.yaml."""
+    """What is asked of the fleet, and the router's bounds; names as in fleet.yaml, and defaults for the most part."""
 
     deadline_ms: float = Field(default=100.0, gt=0)
     """From arrival."""

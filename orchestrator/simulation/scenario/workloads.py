@@ -113,7 +113,7 @@ def read_times(path: Path) -> Times:
     try:
         lines = [line.strip() for line in path.read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"can't read the timestamps in {path} ({exc})") from exc
+        raise ConfigError(f"can't read the timestamps in {path} ({exc}); give unpacked text, one a line") from exc
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line and not line.startswith("#")]
     times = np.empty(len(numbered))
     for at, (number, line) in enumerate(numbered):

@@ -9,13 +9,14 @@ import math
 
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
-from orchestrator.profile.fit import fitted_line, observed_sums
+from orchestrator.profile.fit import FADE_EVERY_S, Sums, faded_sums, fitted_line, observed_sums
 from orchestrator.profile.margin import Margin, first_margin, margin_ratio, observed_margin
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import World
 
 _fitted_line = compiled(fitted_line)
 _observed_sums = compiled(observed_sums)
+_faded_sums = compiled(faded_sums)
 _first_margin = compiled(first_margin)
 _observed_margin = compiled(observed_margin)
 _margin_ratio = compiled(margin_ratio)
@@ -38,10 +39,37 @@ def seen_s(world: World, server: int, slot: int) -> float:
 @compiled
 def observe(world: World, model: int, items: float, took_s: float) -> None:
     """Fit a width's expected times to one more batch, as orchestrator.profile.fit.LatencyFit does."""
-    fits, models = world.models, world.fleet.models
+    sums = _sums(world, model)
+    _put_sums(world, model, _observed_sums(sums, _fitted_line(*sums), items, took_s))
+    world.models[sim.SEEN_S][model] = world.state[sim.NOW_S]
+
+
+@compiled
+def fade(world: World) -> None:
+    """Let what was not observed lately go back to where it began, as orchestrator.profile.fit.LatencyTable does."""
+    state, fits = world.state, world.models
+    now_s, since_s = state[sim.NOW_S], state[sim.FADED_S]
+    if state[sim.LEARNS] == 0 or now_s - since_s < FADE_EVERY_S:
+        return
+    state[sim.FADED_S] = now_s
+    for model in range(world.fleet.server_count * world.fleet.columns):
+        sums = _sums(world, model)
+        start = fits[sim.START_PER_ITEM_S][model], fits[sim.START_FIXED_S][model]
+        faded = _faded_sums(sums, start, now_s - max(since_s, fits[sim.SEEN_S][model]))
+        if faded[3] != sums[3]:
+            _put_sums(world, model, faded)
+
+
+@compiled
+def _sums(world: World, model: int) -> Sums:
+    fits = world.models
     weight, sum_n, sum_nn = fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model]
-    sums = (weight, sum_n, sum_nn, fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model])
-    sums = _observed_sums(sums, _fitted_line(*sums), items, took_s)
+    return (weight, sum_n, sum_nn, fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model])
+
+
+@compiled
+def _put_sums(world: World, model: int, sums: Sums) -> None:
+    fits, models = world.models, world.fleet.models
     fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model] = sums[0], sums[1], sums[2]
     fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model] = sums[3], sums[4]
     models[col.PER_ITEM_S][model], models[col.FIXED_S][model] = _fitted_line(*sums)

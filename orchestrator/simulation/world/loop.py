@@ -23,7 +23,7 @@ from orchestrator.policies.tables.layout import REJECT
 from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.policies.tables.occupancy import has_room, held_s, may_wait
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world import devices, families, hosts, queue, servers, shedding, turns
+from orchestrator.simulation.world import devices, families, hosts, learning, queue, servers, shedding, turns
 from orchestrator.simulation.world.heaps import drop_event, tail_deadline_s
 from orchestrator.simulation.world.layout import World
 
@@ -287,6 +287,7 @@ def _decide(world: World) -> bool:
             world.queues[sim.HAS_HELD][own] = 1
             continue  # nothing but requests has come, and nothing could be sent
         devices.read_devices(world)
+        learning.fade(world)
         _write_query(world, own)
         waiting = families.begin_decision(world, own)
         count = build_rows(world.fleet, world.head, world.rows, world.scratch)
