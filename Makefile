@@ -32,7 +32,7 @@ help:
 	@echo "make bench-simulator   decisions a second in simulation: docs/benchmarks/simulator.md, two minutes"
 	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 15 minutes"
 	@echo "make bench-real        every policy on real servers, quiet and beside other work: docs/benchmarks/real.md, 40 minutes for each of REAL_FLEETS"
-	@echo "make bench-frozen      policies fitted to each frozen scenario: docs/evaluation/evaluation-frozen.md, an hour of processor time"
+	@echo "make bench-frozen      policies fitted to each frozen scenario: docs/evaluation/evaluation-frozen.md, three hours of processor time"
 	@echo "make bench-sharing     two, four and eight gateways over one fleet against one: docs/benchmarks/sharing.md, some 45 minutes"
 	@echo "make bench-fitted      policies fitted to a profile and nine kinds of traffic against the default, on real servers: docs/benchmarks/fitted.md, an hour"
 	@echo "make bench-paper       random routing, rules and ppo-paper on three real servers with controllers: docs/benchmarks/paper.md, an hour"

@@ -38,9 +38,11 @@ DECAY = 0.95
 OUTLIER_RATIO = 3.0
 """An observation counts as at most this many times what was expected; a machine that is slower for good is believed
 after a few batches all the same, because what is expected grows with each."""
-FADE_S = 30.0
-"""After so many seconds without an answer what looked three times as slow as at the start looks 1.7 times as slow, and
-what looked 1.3 times as slow 1.2 times: the more something is slower, the less is it believed for long."""
+FADE_S = 48.0
+"""How quickly what is not observed fades: after two minutes what looked three times as slow as at the start looks 1.7
+times as slow, and what looked 1.5 times as slow 1.4 times. A job beside a server makes it slower by so little, for
+long; stalls and waiting make it look much slower, and are soon over. Four times as quick doubled what was sent and came
+late in bursts a quarter of a minute apart, on real servers."""
 FADE_EVERY_S = 1.0
 """How often what was not observed fades, at the most."""
 FADED_WEIGHT = 4.0
@@ -102,7 +104,7 @@ def faded_sums(sums: Sums, start: tuple[float, float], for_s: float) -> Sums:
     if start_t_s <= 0 or sum_t_s <= start_t_s:
         return sums
     slower = sum_t_s / start_t_s
-    left = 1 / (1 + math.log(slower) * for_s / FADE_S)  # of the logarithm: d(log)/dt = -log²/FADE_S
+    left = (1 + math.log(slower) ** 2 * for_s / FADE_S) ** -0.5  # of the logarithm: d(log)/dt = -log³/(2·FADE_S)
     kept, times = max(left, min(1.0, FADED_WEIGHT / weight)), slower ** (left - 1)
     return (weight * kept, sum_n * kept, sum_nn * kept, sum_t_s * kept * times, sum_nt_s * kept * times)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.profile.fit import FADE_S, FADED_WEIGHT, LatencyFit, LatencyTable, Run, faded_sums, merge_runs
+from orchestrator.profile.fit import FADED_WEIGHT, LatencyFit, LatencyTable, Run, faded_sums, merge_runs
 from orchestrator.snapshot import ServerName
 from tests.fakes.servers import served_model
 
@@ -75,11 +75,12 @@ def slowed(times: float, batches: int = 30) -> LatencyFit:
 
 
 def test_what_looks_slower_than_at_the_start_goes_back_there_while_nothing_is_observed() -> None:
-    slow, slowish = slowed(3.0), slowed(1.3)
-    assert slow.line() == pytest.approx((3 * START[0], 3 * START[1]), rel=0.1)
-    assert slow.fade(now_s=FADE_S, since_s=-1.0).line() == pytest.approx((1.7 * START[0], 1.7 * START[1]), rel=0.05)
-    assert slowish.fade(now_s=FADE_S, since_s=-1.0).line() == pytest.approx((1.2 * START[0], 1.2 * START[1]), rel=0.05)
-    assert slow.fade(now_s=40 * FADE_S, since_s=-1.0).line() == pytest.approx(START, rel=0.05)
+    for times, later in ((3.0, 1.73), (1.5, 1.41)):
+        slow = slowed(times)
+        assert slow.line() == pytest.approx((times * START[0], times * START[1]), rel=0.1)
+        faded = slow.fade(now_s=120.0, since_s=-1.0)
+        assert faded.line() == pytest.approx((later * START[0], later * START[1]), rel=0.03)
+        assert slow.fade(now_s=144_000.0, since_s=-1.0).line() == pytest.approx(START, rel=0.05)
 
 
 def test_what_looks_quicker_than_at_the_start_or_was_just_observed_does_not_fade() -> None:
@@ -90,10 +91,10 @@ def test_what_looks_quicker_than_at_the_start_or_was_just_observed_does_not_fade
 
 
 def test_what_has_faded_is_soon_known_to_be_slow_where_it_is() -> None:
-    found, slow_s = slowed(4.0).fade(now_s=300.0, since_s=-1.0), 4 * (START[0] * 8 + START[1])
+    found, slow_s = slowed(4.0).fade(now_s=3000.0, since_s=-1.0), 4 * (START[0] * 8 + START[1])
     assert found.weight == pytest.approx(FADED_WEIGHT)
     for _ in range(4):
-        found = found.observe(8, slow_s, now_s=300.0)
+        found = found.observe(8, slow_s, now_s=3000.0)
     slope_s, fixed_s = found.line()
     assert slope_s * 8 + fixed_s > 0.6 * slow_s
 
