@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.profile.document import BatchProfile, EnergySource, FittedLine
-from orchestrator.profile.margin import Margin, first_margin, observed_margin
+from orchestrator.profile.margin import Margin, first_margin, observed_margin, remembered_margin
 from orchestrator.snapshot import ModelName, ServedModel, ServerName
 
 Point = tuple[int, float]
@@ -187,7 +187,8 @@ class LatencyTable:
         """Return the table after an answer took ``ratio`` times what was expected, see orchestrator.profile.margin."""
         key = (server, model)
         fit = self.fits.get(key, LatencyFit())
-        known = fit.margin or first_margin(prior, now_s)
+        first = first_margin(prior, now_s)
+        known = first if fit.margin is None else remembered_margin(fit.margin, first)
         margin = observed_margin(known, ratio, allowed_ratio, now_s)
         return replace(self, fits={**self.fits, key: replace(fit, margin=margin)})
 

@@ -60,6 +60,24 @@ def first_margin(prior: float, now_s: float) -> Margin:
     return Margin(0.0, max(_LEAST_DEVIATION, math.log(prior) / _FIRST_DEVIATIONS), _FIRST_DEVIATIONS, now_s)
 
 
+def remembered_margin(margin: Margin, first: Margin) -> Margin:
+    """Return what an answer that comes when ``first`` would be the first margin goes on from.
+
+    What was observed longer than FORGET_S before counts less, and ``first`` the more: after a bad minute a width may
+    get one answer in a minute, and no such answers would lead back to where it began.
+    """
+    idle_s = first.observed_s - margin.observed_s
+    if idle_s <= FORGET_S:
+        return margin
+    kept = FORGET_S / idle_s
+    return Margin(
+        first.mean + kept * (margin.mean - first.mean),
+        first.deviation + kept * (margin.deviation - first.deviation),
+        first.deviations + kept * (margin.deviations - first.deviations),
+        first.observed_s,
+    )
+
+
 def observed_margin(margin: Margin, ratio: float, allowed_ratio: float, now_s: float) -> Margin:
     """Return the margin after an answer took ``ratio`` times what was expected, and was allowed ``allowed_ratio``."""
     score = math.log(min(max(ratio, 1e-3), 1e3))

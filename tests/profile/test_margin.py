@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from orchestrator.profile.margin import CONFIDENCE, FORGET_S, first_margin, margin_ratio, observed_margin, recent_ratio
+from orchestrator.profile.margin import (
+    CONFIDENCE,
+    FORGET_S,
+    Margin,
+    first_margin,
+    margin_ratio,
+    observed_margin,
+    recent_ratio,
+    remembered_margin,
+)
 
 Ratios = NDArray[np.float64]
 WINDOW = 200
@@ -99,3 +108,27 @@ def test_what_was_observed_long_ago_counts_little() -> None:
     assert recent_ratio(4.0, 10.0, 1.25, 10.0) == 4.0
     assert recent_ratio(4.0, 10.0, 1.25, 10.0 + FORGET_S) == pytest.approx((4.0 + 1.25) / 2)
     assert recent_ratio(4.0, 10.0, 1.25, 1e6) == pytest.approx(1.25, abs=0.001)
+
+
+@given(st.floats(-3, 3), st.floats(0.01, 3), st.floats(-2, 20), st.floats(0, 1000), st.floats(1, 10))
+def test_an_answer_after_a_long_silence_counts_what_was_before_it_less(
+    mean: float, deviation: float, deviations: float, idle_s: float, prior: float
+) -> None:
+    margin, first = Margin(mean, deviation, deviations, 5.0), first_margin(prior, 5.0 + idle_s)
+    remembered = remembered_margin(margin, first)
+    if idle_s <= FORGET_S:
+        assert remembered == margin
+        return
+    assert remembered.observed_s == first.observed_s
+    for part, known, begun in zip(remembered[:3], margin, first, strict=False):
+        assert abs(part - begun) <= abs(known - begun) * FORGET_S / idle_s + 1e-9
+
+
+def test_an_answer_a_minute_brings_a_margin_back_within_minutes() -> None:
+    margin, minutes = Margin(1.5, 0.5, 8.0, 0.0), 0
+    while margin_ratio(margin) > 1.5:
+        minutes += 1
+        now_s = 60.0 * minutes
+        allowed = recent_ratio(margin_ratio(margin), margin.observed_s, 1.25, now_s)
+        margin = observed_margin(remembered_margin(margin, first_margin(1.25, now_s)), 1.0, allowed, now_s)
+    assert minutes <= 3

@@ -10,7 +10,7 @@ import math
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.profile.fit import FADE_EVERY_S, Sums, faded_sums, fitted_line, observed_sums
-from orchestrator.profile.margin import Margin, first_margin, margin_ratio, observed_margin
+from orchestrator.profile.margin import Margin, first_margin, margin_ratio, observed_margin, remembered_margin
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import World
 
@@ -19,6 +19,7 @@ _observed_sums = compiled(observed_sums)
 _faded_sums = compiled(faded_sums)
 _first_margin = compiled(first_margin)
 _observed_margin = compiled(observed_margin)
+_remembered_margin = compiled(remembered_margin)
 _margin_ratio = compiled(margin_ratio)
 
 
@@ -79,11 +80,11 @@ def _put_sums(world: World, model: int, sums: Sums) -> None:
 def judge(world: World, model: int, ratio: float, slot: int) -> None:
     """Note how much longer than expected an answer took, as orchestrator.profile.fit.LatencyTable.judge does."""
     truth, models, now_s = world.models, world.fleet.models, world.state[sim.NOW_S]
-    if math.isnan(truth[sim.MARGIN_MEAN][model]):
-        known = _first_margin(world.state[sim.SLACK_MARGIN], now_s)
-    else:
+    known = first = _first_margin(world.state[sim.SLACK_MARGIN], now_s)
+    if not math.isnan(truth[sim.MARGIN_MEAN][model]):
         mean, deviation = truth[sim.MARGIN_MEAN][model], truth[sim.MARGIN_DEVIATION][model]
-        known = Margin(mean, deviation, truth[sim.MARGIN_DEVIATIONS][model], models[col.MARGIN_SEEN_S][model])
+        seen = Margin(mean, deviation, truth[sim.MARGIN_DEVIATIONS][model], models[col.MARGIN_SEEN_S][model])
+        known = _remembered_margin(seen, first)
     margin = _observed_margin(known, ratio, world.held[sim.ALLOWED_RATIO][slot], now_s)
     truth[sim.MARGIN_MEAN][model], truth[sim.MARGIN_DEVIATION][model] = margin.mean, margin.deviation
     truth[sim.MARGIN_DEVIATIONS][model] = margin.deviations

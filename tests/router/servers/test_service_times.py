@@ -25,7 +25,7 @@ async def ask(router: Router, seconds: float) -> list[int]:
     return widths
 
 
-@pytest.mark.parametrize("policy", ["lert:slack", "thrift"])
+@pytest.mark.parametrize("policy", ["lert:brownout", "lert:slack", "thrift"])
 async def test_a_width_that_was_slow_for_a_while_answers_again_once_it_is_quick(policy: str) -> None:
     server = FakeServer(per_item_s=0.005, fixed_s=0.001)
     async with Router(SETTINGS.model_copy(update={"policy": policy}), {ServerName("a"): server}) as router:
