@@ -102,9 +102,9 @@ class RolloutBatch(WorldBatch):
         hidden, scores = np.zeros((HIDDEN_LINES, HIDDEN), np.float32), np.zeros(ACTIONS)
         network = params, strength, hidden, scores
         run = self._worlds, self._learners, self._is_running, self._stopped, network, until, draws, into
-        _collect(*run, False)
+        _collect(*run, False, self._advancing)
         while self._control():
-            _collect(*run, True)
+            _collect(*run, True, self._advancing)
 
 
 @compiled_unlocked
@@ -118,6 +118,7 @@ def _collect(
     draws: NDArray[np.float32],
     into: Rollout,
     goes_on: bool,
+    advancing: int,
 ) -> None:
     params, strength, hidden, scores = network
     room = into.actions.shape[1]
@@ -127,7 +128,7 @@ def _collect(
         world, view, since = world_of(worlds, i), view_of(learner, i), stopped[i]
         is_choice, count = is_running[i], int(into.counts[i]) if goes_on else 0
         if is_choice and world.state[sim.IS_PENDING] == 0:  # it was only just loaded, or had stopped
-            is_choice = run_to_choice(world, view, learner, i)
+            is_choice = run_to_choice(world, view, learner, i, advancing)
             stopped[i] = max(since, BEFORE_CHOICE) if world.state[sim.IS_CONTROL_DUE] != 0 else RUNS
             if stopped[i] == RUNS:
                 rewards.write_rewards(world, learner.scales[i], learner.sums[i], into.rewards[i, count])
@@ -144,7 +145,7 @@ def _collect(
             into.actions[i, count] = action
             into.log_probs[i, count] = log_prob
             take(world, view, learner, action, i)
-            is_choice = run_to_choice(world, view, learner, i)
+            is_choice = run_to_choice(world, view, learner, i, advancing)
             if world.state[sim.IS_CONTROL_DUE] != 0:
                 stopped[i] = AFTER_ACTION
                 break

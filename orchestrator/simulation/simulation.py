@@ -26,7 +26,7 @@ from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.devices import account
 from orchestrator.simulation.world.families import family_of, memory_place
 from orchestrator.simulation.world.layout import World
-from orchestrator.simulation.world.loop import advance, apply
+from orchestrator.simulation.world.loop import advance, advance_at, apply
 from orchestrator.snapshot import (
     QueueState,
 )
@@ -134,7 +134,8 @@ class Simulation:
         world, counts = self.world, self.learned_counts
         scorer = policy.scorer(world.fleet.server_count * world.fleet.widths)
         if scorer is not None:
-            _run_scored(world, scorer, until_s, counts)
+            advancing = advance.address or advance.compile_for(world, math.inf)
+            _run_scored(world, scorer, float(until_s), counts, advancing)
             return
         while advance(world, until_s):
             asked = self.memory, world.rows, int(world.state[sim.ROW_COUNT]), world.head.query
@@ -196,8 +197,8 @@ class Simulation:
 
 
 @compiled_unlocked
-def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) -> None:
-    while advance(world, until_s):
+def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column, advancing: int) -> None:
+    while advance_at(advancing, world, until_s):
         numbers, params, room, hidden = scorer
         memory = world.memory[memory_place(world) : memory_place(world) + MEMORY_FIELDS]
         rows, count, query = world.rows, int(world.state[sim.ROW_COUNT]), world.head.query

@@ -39,7 +39,7 @@ from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.families import memory_place
 from orchestrator.simulation.world.layout import StackedWorlds, World, stack, world_at, world_of
-from orchestrator.simulation.world.loop import advance, apply
+from orchestrator.simulation.world.loop import advance, advance_at, apply
 
 Floats = NDArray[np.float64]
 _MOST_WIDTHS: Final = 32
@@ -182,10 +182,16 @@ class WorldBatch:
     def _run(self) -> None:
         assert self._worlds is not None, "load the worlds first"
         run = self._worlds, self._learners, self._orders, self._is_running, self._stopped, self._step
-        _step_worlds(*run, False)
+        _step_worlds(*run, False, self._advancing)
         while self._control():
-            _step_worlds(*run, True)
+            _step_worlds(*run, True, self._advancing)
         self._orders[:] = -1
+
+    @property
+    def _advancing(self) -> int:
+        """The address of what runs worlds on."""
+        assert self._worlds is not None, "load the worlds first"
+        return advance.address or advance.compile_for(world_at(self._worlds, 0), math.inf)
 
     def _control(self) -> bool:
         """Let controllers act for which worlds have stopped; return whether any had."""
@@ -314,6 +320,7 @@ def _step_worlds(
     stopped: NDArray[np.int8],
     step: Step,
     goes_on: bool,
+    advancing: int,
 ) -> None:
     """Take the actions and run to the next choices; where it ``goes_on``, only run those on that had stopped."""
     for i in range(orders.shape[0]):
@@ -331,7 +338,7 @@ def _step_worlds(
                 if orders[i, 0] < 0:
                     continue  # it waits for its action
                 _take_apart(world, view, learner, orders[i], i)
-        is_choice = run_to_choice(world, view, learner, i)
+        is_choice = run_to_choice(world, view, learner, i, advancing)
         stopped[i] = AFTER_ACTION if world.state[sim.IS_CONTROL_DUE] != 0 else RUNS
         if stopped[i] != RUNS:
             continue
@@ -383,9 +390,9 @@ def _do(world: World, view: View, learner: Learners, row: int, items: float, unt
 
 
 @compiled_apart
-def run_to_choice(world: World, view: View, learner: Learners, i: int) -> bool:
+def run_to_choice(world: World, view: View, learner: Learners, i: int, advancing: int) -> bool:
     """Run to the next decision with a choice; return whether there is one: else all is over, or controllers are due."""
-    while advance(world, math.inf):
+    while advance_at(advancing, world, math.inf):
         count = int(world.state[sim.ROW_COUNT])
         rows, query, first = world.rows, world.head.query, memory_place(world)
         memory = world.memory[first : first + MEMORY_FIELDS]

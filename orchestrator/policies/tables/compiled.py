@@ -35,13 +35,16 @@ from orchestrator.policies.tables.code_cache import (
     this_processor,
 )
 
-numba: Any = import_module("numba")  # untyped
+numba: Any = import_module("numba")  # untyped, like the next ones
+_extending: Any = import_module("numba.extending")
+_ir: Any = import_module("llvmlite.ir")
 
 _OPTIONS: dict[str, Any] = {"_nrt": False, "error_model": "numpy", "no_cfunc_wrapper": True, "forceinline": True}
 """Nothing is allocated in such functions, so references need no counting, which more than halves their time. Divisors
 are checked where they may be 0, so a division needs no check of its own. None is called from C, and a wrapper for that
 would take a tenth of the time to compile. A fleet's tables are some hundred numbers to a callee, shapes and strides
 among them, so that half of the time would go into handing them over: each is compiled into what calls it."""
+_UNLOCKED = _OPTIONS | {"forceinline": False, "nogil": True}
 _CACHE_LINE_BYTES = 64
 _SOURCES = ("policies", "simulation", "profile")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -84,7 +87,54 @@ def compiled_apart(function: _Function) -> _Function:
 
 def compiled_unlocked(function: _Function) -> _Function:
     """Compile as ``compiled_apart`` does what runs for long; other threads of Python run meanwhile."""
-    return _compiled(function, _OPTIONS | {"forceinline": False, "nogil": True})
+    return _compiled(function, _UNLOCKED)
+
+
+class CompiledOnce:
+    """A function of two arguments, like those of ``compiled_unlocked``, which others call by its address.
+
+    What else is called goes into the caller's code, where LLVM optimizes it anew and translates it into the machine's
+    language, also when it was compiled apart. For the loop of a simulated world that takes most of a minute, in each of
+    four callers. So those are handed its address, an argument like any other, and call ``at(address, …)``. That is for
+    arguments of one type each; a caller with others is not compiled. It must not raise: its callers would not see it.
+
+    Attributes:
+        address: Where the code is in this process; 0 before ``compile_for``.
+        at: Calls it, in compiled functions, which have to find it under a name of its own.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.__doc__ = function.__doc__
+        self._function: Any = _compiled(function, _UNLOCKED | {"no_cfunc_wrapper": False})
+        self.address = 0
+        self._types: tuple[Any, ...] = ()
+        self.at = _extending.intrinsic(self._type_call)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call it from Python."""
+        return self._function(*arguments)
+
+    def compile_for(self, *arguments: Any) -> int:
+        """Return the address, of code for arguments of these types; they are the same at each call."""
+        self._types = tuple(map(numba.typeof, arguments))
+        self._function.compile(self._types)
+        found = self._function.overloads[self._types]
+        self.address = int(found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name))
+        return self.address
+
+    def _type_call(self, typing_context: Any, address: Any, first: Any, second: Any) -> Any:
+        """Return the signature of a call at an address, and what writes it; Numba's protocol of an intrinsic."""
+        if (first, second) != self._types:
+            name = self._function.py_func.__name__
+            raise numba.core.errors.TypingError(f"{name} is at its address for {self._types}, not {(first, second)}")
+        result = self._function.overloads[self._types].signature.return_type
+
+        def write(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            taken = [context.get_value_type(kind) for kind in signature.args[1:]]
+            kind = _ir.FunctionType(context.get_value_type(result), taken)
+            return context.call_function_pointer(builder, builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+
+        return result(address, first, second), write
 
 
 def _compiled(function: _Function, options: Mapping[str, Any]) -> _Function:

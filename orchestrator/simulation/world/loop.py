@@ -18,7 +18,7 @@ from orchestrator.policies.rule import choose_row
 from orchestrator.policies.rules.by_preference import choose_preferred
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
-from orchestrator.policies.tables.compiled import compiled, compiled_apart, compiled_unlocked
+from orchestrator.policies.tables.compiled import CompiledOnce, compiled, compiled_apart
 from orchestrator.policies.tables.layout import REJECT
 from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.policies.tables.occupancy import has_room, held_s, may_wait
@@ -39,7 +39,7 @@ _ROUNDING = 1e-9
 """Relative, so that who has waited for as long as anybody may has by the sum of his times as well."""
 
 
-@compiled_unlocked
+@CompiledOnce
 def advance(world: World, until_s: float) -> bool:
     """Run until a time, or until a decision is to be made outside; return whether the latter is so.
 
@@ -62,6 +62,10 @@ def advance(world: World, until_s: float) -> bool:
             state[sim.IS_CONTROL_DUE] = 1
             return False
         _go_on(world, source)
+
+
+advance_at = advance.at
+"""Calls ``advance`` by its address, in compiled functions."""
 
 
 @compiled

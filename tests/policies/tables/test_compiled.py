@@ -6,17 +6,28 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.policies.tables import compiled as module
-from orchestrator.policies.tables.compiled import compiled, compiled_apart, new_spread_table
+from orchestrator.policies.tables.compiled import (
+    CompiledOnce,
+    compiled,
+    compiled_apart,
+    compiled_unlocked,
+    new_spread_table,
+)
 
 PACKAGE = Path(module.__file__).parents[2]
 
 
 def doubled(number: float) -> float:
     return 2 * number
+
+
+def product(number: float, factor: float) -> float:
+    return number * factor
 
 
 @pytest.mark.parametrize("length", [0, 1, 8, 9, 256, 512, 4000])
@@ -31,6 +42,27 @@ def test_a_function_is_compiled_into_its_callers_unless_it_is_compiled_apart() -
     into, apart = compiled(doubled), compiled_apart(doubled)
     assert into(2.0) == apart(2.0) == 4.0
     assert (into.targetoptions["forceinline"], apart.targetoptions["forceinline"]) == (True, False)  # type: ignore[attr-defined]
+
+
+def test_a_function_that_is_called_by_its_address_is_compiled_once_and_for_arguments_of_one_type(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "CACHE_DIR", None)
+    times = CompiledOnce(product)
+    product_at = times.at
+
+    def twice(address: int, number: float, factor: float) -> Any:
+        return 2 * product_at(address, number, factor)
+
+    caller = compiled_unlocked(twice)
+    assert times.address == 0
+    assert times.compile_for(3.0, 2.0) == times.address != 0
+    assert times(3.0, 2.0) == 6.0
+    assert caller(times.address, 3.0, 2.0) == 12.0
+    (code,) = caller.overloads.values()  # type: ignore[attr-defined]
+    assert "product" not in code.library.get_llvm_str()
+    with pytest.raises(module.numba.TypingError, match="product is at its address for"):
+        caller(times.address, 3, 2.0)
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
