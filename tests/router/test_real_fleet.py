@@ -126,7 +126,7 @@ async def test_a_width_whose_stubs_die_on_all_servers_costs_no_request_and_no_ot
             if n == 150:
                 for stub in stubs:
                     os.kill(stub, signal.SIGKILL)
-            calls.append(group.create_task(router.infer(sample.images[n], deadline_ms=30_000)))
+            calls.append(group.create_task(router.infer(sample.images[n], deadline_ms=3000)))
             await asyncio.sleep(0.005)
         answers = [await call for call in calls]
         assert {answer.width for answer in answers[:100]} == {100}
