@@ -31,7 +31,7 @@ help:
 	@echo "make bench-decisions   what one routing decision takes: docs/benchmarks/decisions.md, half a minute"
 	@echo "make bench-simulator   decisions a second in simulation: docs/benchmarks/simulator.md, two minutes"
 	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 15 minutes"
-	@echo "make bench-real        every policy on real servers, quiet and beside other work: docs/benchmarks/real.md, 40 minutes for each of REAL_FLEETS"
+	@echo "make bench-real        every policy on real servers, quiet and beside other work: docs/benchmarks/real.md, 55 minutes for each of REAL_FLEETS"
 	@echo "make bench-frozen      policies fitted to each frozen scenario: docs/evaluation/evaluation-frozen.md, three hours of processor time"
 	@echo "make bench-sharing     two, four and eight gateways over one fleet against one: docs/benchmarks/sharing.md, some 45 minutes"
 	@echo "make bench-fitted      policies fitted to a profile and nine kinds of traffic against the default, on real servers: docs/benchmarks/fitted.md, an hour"
@@ -113,8 +113,8 @@ bench-fidelity: $(VENV)/.everything
 	$(BIN)/python -m benchmarks.fidelity
 	$(BIN)/python -m benchmarks.fidelity.matrix --out docs/benchmarks
 
-# Likewise, for 40 minutes a fleet; it goes on where it was interrupted, with what build/real.jsonl has.
-REAL_FLEETS ?= --fleet "two unlike, slower"
+# Likewise, for 55 minutes a fleet; it goes on where it was interrupted, with what build/real.jsonl has.
+REAL_FLEETS ?= --fleet "two unlike" --fleet "four alike, slower"
 bench-real: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.real $(REAL_FLEETS) --out docs/benchmarks
 

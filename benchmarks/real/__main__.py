@@ -34,7 +34,16 @@ from benchmarks.real.page import make_page
 from benchmarks.real.picture import draw_picture
 from benchmarks.real.promises import watch_promises
 from benchmarks.real.results import Line, mean_late_s, missed_part, pressed_widths
-from benchmarks.real.testbed import DEFAULT, IN_TURN, NARROWEST_WIDTH, hogged, open_set_ups, run_fleet
+from benchmarks.real.testbed import (
+    DEFAULT,
+    IN_TURN,
+    NARROWEST_WIDTH,
+    POLICIES,
+    accuracies_of,
+    hogged,
+    open_set_ups,
+    run_fleet,
+)
 from orchestrator.loadgen.capacity import measure_capacity
 from orchestrator.loadgen.comparison import drain, turns
 from orchestrator.loadgen.plan import Load
@@ -59,7 +68,9 @@ Keep = Callable[[dict[str, Any]], None]
 @out_option
 @path_option("--sample", Path("examples/fashion-mnist/test_1000.npz"))
 @path_option("--journal", Path("build/real.jsonl"))
-@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=2, show_default=True, help="Of loads beyond full width; else one."
+)
 @click.option("--seconds", type=click.FloatRange(min=2), default=3.0, show_default=True, help="Of each run.")
 @click.option("--fleet", "fleets", multiple=True, type=click.Choice(list(FLEETS)), help="Only these.")
 @click.option("--workload", "workloads", multiple=True, help="Only these shapes of load.")
@@ -112,7 +123,8 @@ def main(
             if promises_s and not any(one.fleet == fleet for one in found.promises):
                 run_to_end(_watch_promises(repository, fleet, load_sample(sample), promises_s, keep, say))
     setting = {"machine": machine, "rounds": rounds, "seconds of each run": f"{seconds:g}"}
-    claims = draw_claims(found.lines, found.promises)
+    accuracies = accuracies_of(repository, load_sample(sample))
+    claims = draw_claims(found.lines, found.promises, accuracies)
     document: dict[str, Any] = {
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "setting": {key: str(value) for key, value in setting.items()},
@@ -120,8 +132,9 @@ def main(
         "lines": [line.encode() for line in found.lines],
         "promises": [one.encode() for one in found.promises],
         "profiles": found.profiles,
+        "accuracies": accuracies,
     }
-    page = list(make_page(found.lines, found.promises, document["setting"], "real.png"))
+    page = list(make_page(found.lines, found.promises, claims, document["setting"], "real.png"))
     publish("real", out, document, page, picture=draw_picture(found.lines))
     journal.unlink()  # what is done is done; the next run measures anew
     conclude(claims)
@@ -176,8 +189,10 @@ async def _measure_cell(
         set_ups = [set_up for set_up in set_ups if set_up.name not in IN_TURN]
     if cell.is_burst:
         rounds, set_ups = _BURST_ROUNDS, [set_up for set_up in set_ups if set_up.name in _BURST_SET_UPS]
+    elif not cell.is_beyond:
+        rounds = 1
     for number, own, set_up in turns(set_ups, [load], rounds, first=first):
-        if (cell, number, set_up.name) in known:
+        if (cell, number, set_up.name) in known or (number and set_up.name not in POLICIES):
             continue
         await drain(tritons, sample.images[:1])
         await asyncio.sleep(_REST_S)

@@ -11,8 +11,9 @@ FLEETS: dict[str, tuple[float, ...]] = {
     "two unlike": (4.0, 12.0),
     "two unlike, slower": (12.0, 36.0),
     "four alike": (12.0, 12.0, 12.0, 12.0),
+    "four alike, slower": (36.0, 36.0, 36.0, 36.0),
 }
-"""The emulated slow-down of each server. On two cores the slower fleet leaves enough to gateway and senders at every
+"""The emulated slow-down of each server. On two cores the slower fleets leave enough to gateway and senders at every
 load, beside a hog too; of the others, the machine is what becomes scarce at twice the load and more."""
 RATIOS = (0.3, 0.6, 0.9, 1.2, 2.0, 4.0)
 """Requests over what the fleet answers at full width."""
@@ -49,6 +50,11 @@ class Cell:
     def is_burst(self) -> bool:
         """Whether all requests are due at once."""
         return self.workload.startswith("burst:")
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether more comes than full width could answer, so that somebody misses something and runs differ."""
+        return self.ratio > 1
 
     @property
     def is_usual(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from benchmarks.real.cells import Cell
 from benchmarks.real.promises import WINDOW, Promises, windows_within, worst_points
@@ -24,10 +24,10 @@ SENDER_LATE_RATIO = 0.1
 _FITS_RATIO = 0.99
 
 
-def draw_claims(lines: Sequence[Line], promises: Sequence[Promises]) -> list[Claim]:
-    """Return the claims, for a quiet machine and for one with other work."""
+def draw_claims(lines: Sequence[Line], promises: Sequence[Promises], accuracies: Mapping[str, float]) -> list[Claim]:
+    """Return the claims, for a quiet machine and for one with other work, by how often each width is right."""
     claims = []
-    lines = by_widths(lines, {str(width): set_up for set_up, width in FIXED.items()})
+    lines = by_widths(lines, accuracies)
     for hogs, where in ((0, "on a quiet machine"), (1, "beside a process that takes a core")):
         own = [line for line in lines if line.cell.hogs == hogs]
         lasting = [line for line in own if not line.cell.is_burst]
@@ -49,10 +49,7 @@ def _kept_up(lines: Sequence[Line]) -> set[Cell]:
 
 
 def _behind(lines: Sequence[Line], where: str) -> Iterator[Claim]:
-    cells: dict[Cell, list[float]] = {}
-    for cell, _, behind, _ in behind_best(lines, DEFAULT, [*FIXED, *RULES]):
-        cells.setdefault(cell, []).append(100 * behind)
-    means = [sum(values) / len(values) for values in cells.values()]
+    means = [100 * behind for _, behind in behind_best(lines, DEFAULT, [*FIXED, *RULES])]
     yield _claim(f"top-1 in time behind the best rival of each cell, {where}", means, "points", BEHIND_POINTS)
     near = 100 * sum(mean <= BEHIND_POINTS for mean in means) / len(means) if means else None
     name = f"cells in which it is at most {BEHIND_POINTS} points behind the best rival, {where}"
@@ -86,13 +83,13 @@ def _gain(lines: Sequence[Line], where: str) -> Claim:
 
 
 def _late(lines: Sequence[Line], where: str) -> Claim:
-    late = [100 * line.late for line in lines if line.set_up == DEFAULT]
+    late = _of_cells(lines, lambda line: line.late)
     return _claim(f"requests that were neither answered nor refused within their deadline, {where}", late, "%",
                   LATE_PERCENT)  # fmt: skip
 
 
 def _missed(lines: Sequence[Line], of: str, where: str) -> Claim:
-    missed = [100 * line.missed for line in lines if line.set_up == DEFAULT and line.missed is not None]
+    missed = _of_cells(lines, lambda line: line.missed)
     return _claim(f"requests{of} that were sent to a server and not answered in time, {where}", missed, "%",
                   LATE_PERCENT)  # fmt: skip
 
@@ -116,6 +113,15 @@ def _bursts(lines: Sequence[Line], where: str) -> Claim:
     ratios = [sum(own[cell]) / sum(narrow[cell]) for cell in own if sum(narrow.get(cell, ()))]
     note = f"the least of {len(ratios)} sizes of bursts, each the mean of its rounds"
     return Claim(name, min(ratios) if ratios else None, "", BURST_RATIO, is_floor=True, note=note)
+
+
+def _of_cells(lines: Sequence[Line], value: Callable[[Line], float | None]) -> list[float]:
+    """Return a ratio of the default's in percent, of each cell that has it the mean of its rounds."""
+    cells: dict[Cell, list[float]] = {}
+    for line in lines:
+        if line.set_up == DEFAULT and (found := value(line)) is not None:
+            cells.setdefault(line.cell, []).append(100 * found)
+    return [sum(values) / len(values) for values in cells.values()]
 
 
 def _claim(name: str, values: Sequence[float], unit: str, bar: float, *, is_floor: bool = False) -> Claim:

@@ -7,15 +7,20 @@ from typing import Any
 
 from benchmarks.harness.claims import claims_table
 from benchmarks.real.cells import BURSTS, FLEETS, Cell
-from benchmarks.real.claims import NARROWEST, draw_claims
+from benchmarks.real.claims import NARROWEST
 from benchmarks.real.promises import WINDOW, Promises
-from benchmarks.real.results import Line, by_cell
+from benchmarks.real.results import Line, by_cell, means_right
 from benchmarks.real.testbed import DEFAULT, FIXED, IN_TURN, RULES, TRITON
 from orchestrator.reporting.blocks import Block, Bullets, Heading, Picture, Table, Text
+from orchestrator.reporting.claim import Claim
 
 
 def make_page(
-    lines: Sequence[Line], promises: Sequence[Promises], setting: Mapping[str, Any], picture: str | None
+    lines: Sequence[Line],
+    promises: Sequence[Promises],
+    claims: Sequence[Claim],
+    setting: Mapping[str, Any],
+    picture: str | None,
 ) -> Iterator[Block]:
     """Yield the blocks of the page."""
     yield Heading(1, "Policies on real servers")
@@ -23,29 +28,28 @@ def make_page(
         "Right answers within the deadline, of all requests that were due (top-1 in time), on real tritonservers on "
         "one machine of two cores. Each set-up got each load in turn, after another one each time, when the servers "
         "had done all that the one before had left; latency counts from when a request was due. How unlike the servers "
-        "are is emulated. Who always runs at one width asks for it (`slim_width`). Tables show what was measured. In "
-        "claims an answer in time counts for as much as its width is right on average over all that was measured, so "
-        "that which images a run sent, the same for all set-ups, decides nothing. What is refused was not sent to a "
-        "server. Made by `make bench-real`."
+        "are is emulated. Who always runs at one width asks for it (`slim_width`). Loads beyond what full width can "
+        "answer, at which runs differ most, have several rounds, but for plain Triton. Tables show what was measured, "
+        "on average over the rounds. In claims an answer in time counts for as often as its width is right on all "
+        "images that are sent, so that which of them a run of a few seconds came to, the same for all set-ups, decides "
+        "nothing. What is refused was not sent to a server. Made by `make bench-real`."
     )
     measured = dict.fromkeys(line.cell.fleet for line in lines)
     fleets = [f"{name}: slow-downs {', '.join(f'{s:g}' for s in FLEETS[name])}" for name in measured]
     yield Bullets("", [*fleets, *(f"{key}: {value}" for key, value in setting.items())])
     if picture is not None:
         yield Picture("", picture, "Top-1 in time over load for each set-up")
-    claims = draw_claims(lines, promises)
     yield claims_table(claims)
     yield Bullets("", [f"{claim.name}: {claim.note}" for claim in claims if claim.note])
-    found = by_cell(lines)
     shown = {line.set_up for line in lines}
     names = [name for name in (DEFAULT, *FIXED, *RULES, *TRITON, *IN_TURN) if name in shown]
     for fleet, hogs in dict.fromkeys((line.cell.fleet, line.cell.hogs) for line in lines):
         yield Heading(2, f"{fleet.capitalize()}, {'quiet' if not hogs else 'beside a process that takes a core'}")
         rows = []
-        for (cell, _), own in found.items():
+        for cell, own in means_right(lines).items():
             if (cell.fleet, cell.hogs) != (fleet, hogs) or cell.is_burst:
                 continue
-            best = max(line.right_in_time for line in own.values())
+            best = max(own.values())
             rows.append(
                 (
                     cell.workload,
@@ -55,7 +59,7 @@ def make_page(
                 )
             )
         yield Table(("arrivals", "deadline", "load", *names), rows)
-    yield from _bursts(found)
+    yield from _bursts(by_cell(lines))
     if promises:
         yield Heading(2, "Promises, at the caller's socket")
         yield Text(
@@ -100,8 +104,8 @@ def _bursts(found: Mapping[tuple[Cell, int], Mapping[str, Line]]) -> Iterator[Bl
     yield Table(("fleet", "", "requests", DEFAULT, NARROWEST), rows)
 
 
-def _cell(line: Line | None, best: float) -> str:
-    if line is None:
+def _cell(right: float | None, best: float) -> str:
+    if right is None:
         return "–"
-    text = f"{100 * line.right_in_time:.1f}"
-    return f"**{text}**" if line.right_in_time == best else text
+    text = f"{100 * right:.1f}"
+    return f"**{text}**" if right == best else text

@@ -102,35 +102,35 @@ def by_cell(lines: Iterable[Line]) -> dict[tuple[Cell, int], dict[str, Line]]:
     return found
 
 
-def by_widths(lines: Sequence[Line], fixed: Mapping[str, str]) -> list[Line]:
-    """Return the lines with answers counted for as much as their width is right on average.
+def by_widths(lines: Iterable[Line], accuracies: Mapping[str, float]) -> list[Line]:
+    """Return the lines with answers counted for as often as their width is right, which is by percentage.
 
-    So that it does not count which of the images a run happened to send: networks answer an image always the same. The
-    average is that of all answers of the set-up of ``fixed`` for the width, which are by percentage. Lines of other
-    widths stay.
+    So that it does not count which images a run happened to send: networks answer an image always the same, and a short
+    run at a low load, the only one that full width answers, sends few of them. Lines of other widths stay.
     """
-    right: dict[str, float] = {}
-    for width, set_up in fixed.items():
-        own = [(x.rate_rps * x.in_time, x.right_in_time / x.in_time) for x in lines if x.set_up == set_up and x.in_time]
-        answered = sum(weight for weight, _ in own)
-        if answered:
-            right[width] = sum(weight * accuracy for weight, accuracy in own) / answered
     found = []
     for line in lines:
-        if line.widths and line.widths.keys() <= right.keys():
-            accuracy = sum(right[width] * part for width, part in line.widths.items())
+        if line.widths and line.widths.keys() <= accuracies.keys():
+            accuracy = sum(accuracies[width] * part for width, part in line.widths.items())
             found.append(replace(line, accuracy=accuracy, right_in_time=accuracy * line.in_time))
         else:
             found.append(line)
     return found
 
 
-def behind_best(lines: Iterable[Line], own: str, rivals: Sequence[str]) -> Iterator[tuple[Cell, int, float, str]]:
-    """Yield by how much a set-up is behind the best of some others in each cell and round, and who that is.
+def means_right(lines: Iterable[Line]) -> dict[Cell, dict[str, float]]:
+    """Return how much each set-up answered right and in time in each cell, on average over its rounds."""
+    found: dict[Cell, dict[str, list[float]]] = {}
+    for line in lines:
+        found.setdefault(line.cell, {}).setdefault(line.set_up, []).append(line.right_in_time)
+    return {cell: {name: sum(all_) / len(all_) for name, all_ in own.items()} for cell, own in found.items()}
+
+
+def behind_best(lines: Iterable[Line], own: str, rivals: Sequence[str]) -> Iterator[tuple[Cell, float]]:
+    """Yield by how much a set-up is behind the best of some others in each cell, by the means of its rounds.
 
     Only where all of them were measured; below 0 it is ahead of all.
     """
-    for (cell, number), found in by_cell(lines).items():
+    for cell, found in means_right(lines).items():
         if own in found and all(rival in found for rival in rivals):
-            best = max(rivals, key=lambda rival: found[rival].right_in_time)
-            yield cell, number, found[best].right_in_time - found[own].right_in_time, best
+            yield cell, max(found[rival] for rival in rivals) - found[own]

@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import onnxruntime as ort
+
 from benchmarks.harness.gateways import start_gateway, wait_served
 from benchmarks.harness.programs import run_envoy
 from benchmarks.real.cells import FLEETS
 from orchestrator.config import DecisionLogSettings, FleetSettings, RouterSettings, ServerSettings
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
+from orchestrator.loadgen.sample import LabelledSample
 from orchestrator.loadgen.target import SetUp
 from orchestrator.triton.client import TritonClient
 
@@ -31,6 +34,17 @@ IN_TURN = {f"{name}, in turn": model for name, model in TRITON.items()}
 """Likewise, each server in its turn; measured where arrivals and deadline are the usual ones."""
 _SAMPLED = 0.3  # more decisions would cost the gateway what is measured
 _LOG_MIB = 512.0
+
+
+def accuracies_of(repository: Path, sample: LabelledSample) -> dict[str, float]:
+    """Return how often each of the fixed widths is right on the images that are sent, by percentage."""
+    found = {}
+    for width in FIXED.values():
+        graph = repository / f"{FAMILY}_w{width:03}" / "1" / "model.onnx"
+        session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        (logits,) = session.run(None, {session.get_inputs()[0].name: sample.images})
+        found[f"{width}"] = float((logits.argmax(axis=1) == sample.labels).mean())
+    return found
 
 
 @asynccontextmanager

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from benchmarks.fidelity.matrix import Figures, Pair, describe_repeats, draw_claims, make_page, real_figures, simulate
+from benchmarks.fidelity.matrix import (
+    Figures,
+    Pair,
+    describe_repeats,
+    draw_claims,
+    draw_lateness_s,
+    make_page,
+    real_figures,
+    simulate,
+)
 from benchmarks.real.cells import FLEETS, Cell
 from benchmarks.real.results import Line
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
@@ -85,3 +95,19 @@ def test_callers_who_are_late_wait_for_longer_since_they_were_due() -> None:
     on_time = simulate(line("always 25 %", rate_rps=150.0), linear_fleet(), seconds=2.0)
     late = simulate(replace(line("always 25 %", rate_rps=150.0), sender_mean_late_s=0.05), linear_fleet(), seconds=2.0)
     assert on_time.mean_s is not None and late.mean_s == pytest.approx(on_time.mean_s + 0.05)
+
+
+def test_callers_are_as_late_as_the_real_ones_on_average_and_at_the_99th_percentile() -> None:
+    found = draw_lateness_s(replace(line("always 25 %"), sender_mean_late_s=6e-4, sender_late_s=1.5e-3), 100_000)
+    assert found.mean() == pytest.approx(6e-4, rel=0.01)
+    assert np.quantile(found, 0.99) == pytest.approx(1.5e-3, rel=0.02)
+    assert (draw_lateness_s(replace(line("always 25 %"), sender_mean_late_s=0.0), 10) == 0).all()
+
+
+def test_requests_of_a_metronome_meet_where_callers_are_not_equally_late() -> None:
+    """The quicker server takes almost as long for one request as the next one takes to come."""
+    metronome = replace(line("always 100 %", rate_rps=340.0), sender_mean_late_s=6e-4, sender_late_s=6e-4)
+    equally = simulate(metronome, linear_fleet(), seconds=2.0)
+    unequally = simulate(replace(metronome, sender_late_s=1.5e-3), linear_fleet(), seconds=2.0)
+    assert equally.mean_s is not None and unequally.mean_s is not None
+    assert unequally.mean_s > 1.1 * equally.mean_s

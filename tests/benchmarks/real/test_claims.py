@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ from benchmarks.real.cells import BURSTS, Cell, cells_of
 from benchmarks.real.claims import NARROWEST, draw_claims
 from benchmarks.real.page import make_page
 from benchmarks.real.results import Line, by_widths, decode_line, mean_late_s, missed_part, pressed_widths
-from benchmarks.real.testbed import DEFAULT, FIXED, RULES
+from benchmarks.real.testbed import DEFAULT, FIXED, RULES, accuracies_of
 from orchestrator.loadgen.records import OK, Records
+from orchestrator.loadgen.sample import LabelledSample, load_sample
 from orchestrator.reporting.claim import Claim
 
 STEADY = Cell("two unlike", 0, "steady", 0.6, 0.1)
 BURST = Cell("two unlike", 0, "burst:1000", 1.0, 0.1)
+OTHER = Cell("two unlike", 0, "steady", 0.3, 0.1)
+ACCURACIES = {"25": 1.0, "100": 1.0}
 
 
 def line(cell: Cell, set_up: str, in_time: float, number: int = 0, late: float = 0.0) -> Line:
@@ -45,7 +49,7 @@ def line(cell: Cell, set_up: str, in_time: float, number: int = 0, late: float =
 
 def claim(lines: list[Line], words: str, where: str = "on a quiet machine") -> Claim:
     """Return the claim whose name holds these words and ends so."""
-    (found,) = (c for c in draw_claims(lines, []) if words in c.name and c.name.endswith(where))
+    (found,) = (c for c in draw_claims(lines, [], ACCURACIES) if words in c.name and c.name.endswith(where))
     return found
 
 
@@ -53,6 +57,11 @@ def test_each_size_of_bursts_is_measured_beside_every_hog() -> None:
     for hogs in (0, 1):
         bursts = [cell.workload for cell in cells_of("two unlike", hogs) if cell.is_burst]
         assert bursts == [f"burst:{count}" for count in BURSTS]
+
+
+def test_only_loads_beyond_full_width_are_measured_again() -> None:
+    assert {cell.ratio for cell in cells_of("two unlike", 0) if cell.is_beyond} == {1.2, 2.0, 4.0}
+    assert not BURST.is_beyond
 
 
 def test_of_bursts_the_worst_size_counts_by_the_means_of_its_rounds() -> None:
@@ -74,11 +83,37 @@ def test_bursts_count_neither_as_cells_nor_as_loads_where_full_width_fits() -> N
 
 
 def test_which_images_a_run_sent_decides_nothing() -> None:
-    names, other = [DEFAULT, *FIXED, *RULES], Cell("two unlike", 0, "steady", 0.3, 0.1)
-    lines = [replace(line(cell, name, 0.9), right_in_time=0.8) for cell in (STEADY, other) for name in names]
-    lucky = [replace(each, right_in_time=0.9) if each == lines[2] else each for each in lines]
+    lines = [line(STEADY, name, 0.9) for name in (DEFAULT, *FIXED, *RULES)]
+    lucky = [replace(each, right_in_time=0.8) if each.set_up == DEFAULT else each for each in lines]
     assert claim(lucky, "behind the best rival of each").value == pytest.approx(0)
-    assert {round(each.right_in_time, 9) for each in by_widths(lucky, {"25": NARROWEST})} == {0.8}
+
+
+def test_an_answer_counts_for_as_often_as_its_width_is_right() -> None:
+    mixed = replace(line(STEADY, DEFAULT, 0.9), widths={"25": 0.5, "100": 0.5})
+    unknown = replace(mixed, widths={"25": 0.5, "33": 0.5})
+    found = by_widths([mixed, unknown], {"25": 0.8, "100": 0.9})
+    assert found[0].accuracy == pytest.approx(0.85)
+    assert found[0].right_in_time == pytest.approx(0.85 * 0.9)
+    assert found[1] == unknown
+
+
+def test_how_often_a_width_is_right_is_of_the_images_that_are_sent() -> None:
+    sample = load_sample(Path("examples/fashion-mnist/test_1000.npz"))
+    none = LabelledSample(sample.images, sample.labels + 10)
+    assert set(accuracies_of(Path("model_repository"), none).values()) == {0.0}
+    found = accuracies_of(Path("model_repository"), sample)
+    assert 0.92 < found["25"] < found["100"] < 0.97
+
+
+def test_of_several_rounds_the_best_rival_is_the_best_on_average() -> None:
+    names = [DEFAULT, *FIXED, *RULES]
+    shares = {DEFAULT: (0.9, 0.6), names[1]: (0.9, 0.5), names[2]: (0.6, 0.9)}
+    lines = [
+        line(STEADY, name, share, number) for name in names for number, share in enumerate(shares.get(name, (0.1, 0.1)))
+    ]
+    assert claim(lines, "behind the best rival of each").value == pytest.approx(0)
+    late = [line(STEADY, DEFAULT, 0.5, number, late=part) for number, part in enumerate((0.1, 0.3))]
+    assert claim([*late, line(OTHER, DEFAULT, 1.0)], "neither answered").value == pytest.approx(10)
 
 
 def test_a_cell_whose_senders_were_late_is_told_apart() -> None:
@@ -135,5 +170,5 @@ def test_answers_are_under_pressure_that_were_sent_after_a_refusal_and_ended_wit
 def test_lines_come_back_from_the_journal_and_the_page_has_a_table_of_bursts() -> None:
     lines = [decode_line(line(BURST, name, 0.5).encode()) for name in (DEFAULT, NARROWEST)]
     assert lines[0].cell == BURST
-    assert any("Bursts" in str(block) for block in make_page(lines, [], {}, None))
-    assert not any("Bursts" in str(block) for block in make_page([line(STEADY, DEFAULT, 1.0)], [], {}, None))
+    assert any("Bursts" in str(block) for block in make_page(lines, [], [], {}, None))
+    assert not any("Bursts" in str(block) for block in make_page([line(STEADY, DEFAULT, 1.0)], [], [], {}, None))
