@@ -104,6 +104,7 @@ def main(
         else:
             found.add(values)
 
+    accuracies = accuracies_of(repository, load_sample(sample))
     say = start_clock()
     with Journal(journal, replay, remedy=REMEDY) as kept:
         if kept.is_new:
@@ -123,7 +124,6 @@ def main(
             if promises_s and not any(one.fleet == fleet for one in found.promises):
                 run_to_end(_watch_promises(repository, fleet, load_sample(sample), promises_s, keep, say))
     setting = {"machine": machine, "rounds": rounds, "seconds of each run": f"{seconds:g}"}
-    accuracies = accuracies_of(repository, load_sample(sample))
     claims = draw_claims(found.lines, found.promises, accuracies)
     document: dict[str, Any] = {
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
