@@ -49,7 +49,7 @@ def _kept_up(lines: Sequence[Line]) -> set[Cell]:
 
 
 def _behind(lines: Sequence[Line], where: str) -> Iterator[Claim]:
-    means = [100 * behind for _, behind in behind_best(lines, DEFAULT, [*FIXED, *RULES])]
+    means = [100 * behind for behind in behind_best(lines, DEFAULT, [*FIXED, *RULES])]
     yield _claim(f"top-1 in time behind the best rival of each cell, {where}", means, "points", BEHIND_POINTS)
     near = 100 * sum(mean <= BEHIND_POINTS for mean in means) / len(means) if means else None
     name = f"cells in which it is at most {BEHIND_POINTS} points behind the best rival, {where}"
