@@ -56,7 +56,6 @@ from orchestrator.triton.client import TritonClient
 
 _REST_S = 0.5
 _SETTLE_S = 2.0  # from when a hog begins to when something is measured
-_BURST_ROUNDS = 5
 _BURST_SET_UPS = (DEFAULT, NARROWEST)
 _BRIEF = ("--requests", "16", "--precision", "0.1")
 Keep = Callable[[dict[str, Any]], None]
@@ -188,10 +187,8 @@ async def _measure_cell(
     if not cell.is_usual:
         set_ups = [set_up for set_up in set_ups if set_up.name not in IN_TURN]
     if cell.is_burst:
-        rounds, set_ups = _BURST_ROUNDS, [set_up for set_up in set_ups if set_up.name in _BURST_SET_UPS]
-    elif not cell.is_beyond:
-        rounds = 1
-    for number, own, set_up in turns(set_ups, [load], rounds, first=first):
+        set_ups = [set_up for set_up in set_ups if set_up.name in _BURST_SET_UPS]
+    for number, own, set_up in turns(set_ups, [load], cell.rounds(rounds), first=first):
         if (cell, number, set_up.name) in known or (number and set_up.name not in POLICIES):
             continue
         await drain(tritons, sample.images[:1])

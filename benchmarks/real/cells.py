@@ -23,6 +23,7 @@ _USUAL_S = 0.1
 _SHAPES = ("gamma:8", "flash-crowd:4")
 WARM_UP_S = 1.0
 """The first part of each run, which no figure counts."""
+_BURST_ROUNDS = 5
 BURSTS = {100: 0.1, 1000: 0.5, 5000: 2.5}
 """Requests that are all due at once, and their deadline, in one cell each. A sender needs a tenth of a millisecond for
 each, so with the usual deadline the larger ones would measure it."""
@@ -55,6 +56,12 @@ class Cell:
     def is_beyond(self) -> bool:
         """Whether more comes than full width could answer, so that somebody misses something and runs differ."""
         return self.ratio > 1
+
+    def rounds(self, of_beyond: int) -> int:
+        """Return how often it is measured, when loads beyond full width are so often."""
+        if self.is_burst:
+            return _BURST_ROUNDS
+        return of_beyond if self.is_beyond else 1
 
     @property
     def is_usual(self) -> bool:

@@ -60,8 +60,10 @@ def test_each_size_of_bursts_is_measured_beside_every_hog() -> None:
 
 
 def test_only_loads_beyond_full_width_are_measured_again() -> None:
-    assert {cell.ratio for cell in cells_of("two unlike", 0) if cell.is_beyond} == {1.2, 2.0, 4.0}
-    assert not BURST.is_beyond
+    often = [cell for cell in cells_of("two unlike", 0) if cell.rounds(3) == 3]
+    assert {cell.ratio for cell in often} == {1.2, 2.0, 4.0}
+    assert STEADY.rounds(3) == 1
+    assert BURST.rounds(3) == BURST.rounds(1) > 3
 
 
 def test_of_bursts_the_worst_size_counts_by_the_means_of_its_rounds() -> None:
