@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from benchmarks.real.cells import Cell
-from benchmarks.real.promises import WINDOW, Promises, windows_within, worst_points
+from benchmarks.real.promises import WINDOW, Promises, windows_away, worst_points
 from benchmarks.real.results import Line, behind_best, by_cell, by_widths
 from benchmarks.real.testbed import DEFAULT, FIXED, RULES
 from orchestrator.loadgen.comparison import mean_of
@@ -58,7 +58,7 @@ def _behind(lines: Sequence[Line], where: str) -> Iterator[Claim]:
 
 def _kept(promises: Sequence[Promises]) -> Claim:
     name = f"promises about a server and width kept, away from {100 * CONFIDENCE:g} %"
-    points, windows = worst_points(promises), windows_within(promises)
+    points, windows = worst_points(promises), windows_away(promises)
     if not points:
         return Claim(name, None, "points", PROMISE_POINTS)
     near = 100 * sum(value <= PROMISE_POINTS for value in windows) / max(1, len(windows))

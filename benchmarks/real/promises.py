@@ -159,6 +159,9 @@ def worst_points(found: Sequence[Promises]) -> list[float]:
     return [100 * abs(one.share - CONFIDENCE) for one in found if one.groups >= WINDOW]
 
 
-def windows_within(found: Sequence[Promises]) -> list[float]:
-    """Return for each window by how many points its share differs from what was promised."""
-    return [100 * abs(share - CONFIDENCE) for one in found for share in one.windows]
+def windows_away(found: Sequence[Promises]) -> list[float]:
+    """Return for each window by how many points its share differs from what was promised.
+
+    Rounded to what one group in WINDOW can't make up: binary fractions would have 190 of 200 differ by more than 2.
+    """
+    return [round(100 * abs(share - CONFIDENCE), 6) for one in found for share in one.windows]

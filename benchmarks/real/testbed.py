@@ -32,7 +32,9 @@ TRITON = {"Triton 25 %, Envoy": NARROWEST, "Triton 100 %, Envoy": WIDEST}
 """Tritons themselves behind Envoy, by the fewest requests under way."""
 IN_TURN = {f"{name}, in turn": model for name, model in TRITON.items()}
 """Likewise, each server in its turn; measured where arrivals and deadline are the usual ones."""
-_SAMPLED = 0.3  # more decisions would cost the gateway what is measured
+_SAMPLED = 1.0
+"""All decisions are written. What is written costs its batch some time more than others: of three in ten a
+point less than of all came within what was promised, because what is promised follows all."""
 _LOG_MIB = 512.0
 
 

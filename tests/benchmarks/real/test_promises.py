@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.real.promises import DEADLINE_S, WINDOW, judge, read_decisions, windows_within, worst_points
+from benchmarks.real.promises import DEADLINE_S, WINDOW, Promises, judge, read_decisions, windows_away, worst_points
 from orchestrator.loadgen.records import OK, Records
 from orchestrator.profile.margin import CONFIDENCE
 
@@ -78,10 +78,18 @@ def test_windows_follow_the_order_of_decisions() -> None:
     assert found.windows == [0.9, 1.0]
     assert found.share == pytest.approx(0.95)
     assert worst_points([found]) == pytest.approx([100 * abs(0.95 - CONFIDENCE)])
-    assert windows_within([found]) == pytest.approx([100 * abs(0.9 - CONFIDENCE), 100 * (1 - CONFIDENCE)])
+    assert windows_away([found]) == pytest.approx([100 * abs(0.9 - CONFIDENCE), 100 * (1 - CONFIDENCE)])
 
 
 def test_what_was_refused_undecided_is_no_decision(tmp_path: Path) -> None:
     lines = [{"id": "x", **decision(0)}, {"shed": "late", "at": 0.1, "items": 1}]
     (tmp_path / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert list(read_decisions(tmp_path)) == ["x"]
+
+
+def test_a_window_at_the_bar_is_within_it() -> None:
+    at_bar = [CONFIDENCE - 0.02, 190 / WINDOW, 198 / WINDOW]
+    found = Promises("two", 0.6, "a", 25, 3 * WINDOW, sum(at_bar) / 3, at_bar)
+    assert all(points <= 2.0 for points in windows_away([found]))
+    beyond = Promises("two", 0.6, "a", 25, WINDOW, 189 / WINDOW, [189 / WINDOW])
+    assert windows_away([beyond]) == [2.5]
