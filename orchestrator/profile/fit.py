@@ -32,6 +32,8 @@ from orchestrator.snapshot import ModelName, ServedModel, ServerName
 Point = tuple[int, float]
 """Items, and seconds or joules of a batch of so many."""
 Sums = tuple[float, float, float, float, float]
+Line = tuple[float, float]
+"""Seconds an item, and seconds a batch."""
 
 DECAY = 0.95
 """Weight an observation keeps when the next one comes; half after 14, a twentieth after 58."""
@@ -47,24 +49,43 @@ FADE_EVERY_S = 1.0
 """How often what was not observed fades, at the most."""
 FADED_WEIGHT = 4.0
 """The least weight that fading leaves to what was observed; one batch more then counts for a fifth."""
+START_WEIGHT = 1.2
+"""As how many batches the line with which a model began counts for what an item and what a batch costs. After four
+seconds of more than a server could do, in batches of about 64 items that took 95 ms each, a batch was believed to cost
+74 ms and an item 0.4 ms, where one item takes 2 ms: for some minutes the quicker of two servers got nothing that had to
+be answered within 100 ms. More would hold times back that are no line; so much is not seen in errors of what is
+expected of usual batches."""
+_NO_START: Line = (0.0, 0.0)
 TOGETHER_RATIO = 0.05
 """Two answers closer than this part of the first one's time came from one execution; so is a millisecond."""
 
 
-def fitted_line(weight: float, sum_n: float, sum_nn: float, sum_t_s: float, sum_nt_s: float) -> tuple[float, float]:
+def fitted_line(
+    weight: float, sum_n: float, sum_nn: float, sum_t_s: float, sum_nt_s: float, start: Line
+) -> tuple[float, float]:
     """Return (seconds an item, seconds a batch) by the weighted sums of a LatencyFit, neither below 0.
+
+    Where all batches are about as large, noise alone would say which part of their time is whose. So ``start``, the
+    line with which the model began, counts as START_WEIGHT batches that differ from the mean by its own size, and take
+    as many times longer than at the start as the others do; (0, 0) where there is none.
 
     A function of numbers, because a simulator compiles it.
     """
     if weight == 0:
         return (0.0, 0.0)
     mean_n, mean_t_s = sum_n / weight, sum_t_s / weight
-    variance = sum_nn / weight - mean_n * mean_n
+    # Times the weight, both.
+    variance, covariance_s = sum_nn - mean_n * sum_n, sum_nt_s - mean_n * sum_t_s
+    start_t_s = start[0] * mean_n + start[1]
+    if start_t_s > 0:
+        trust = START_WEIGHT * mean_n * mean_n
+        variance += trust
+        covariance_s += trust * start[0] * mean_t_s / start_t_s
     # All of one size: any split between a and b fits, and rounding alone would choose one.
-    if variance < 1e-6 * mean_n * mean_n:
+    elif variance < 1e-6 * weight * mean_n * mean_n:
         return (mean_t_s / mean_n, 0.0)
     # Least squares: the slope is the covariance of items and time over the variance of items.
-    slope_s = (sum_nt_s / weight - mean_n * mean_t_s) / variance
+    slope_s = covariance_s / variance
     # Each bound is the least-squares line under the constraint that the other parameter is 0.
     if slope_s <= 0:
         return (0.0, mean_t_s)
@@ -74,7 +95,7 @@ def fitted_line(weight: float, sum_n: float, sum_nn: float, sum_t_s: float, sum_
     return (slope_s, intercept_s)
 
 
-def observed_sums(sums: Sums, line: tuple[float, float], items: float, service_s: float) -> Sums:
+def observed_sums(sums: Sums, line: Line, items: float, service_s: float) -> Sums:
     """Return the weighted sums (weight, Σn, Σn², Σt, Σnt) after a batch of ``items`` took ``service_s``.
 
     ``line`` is fitted to the sums before it. Likewise a function of numbers.
@@ -93,7 +114,7 @@ def observed_sums(sums: Sums, line: tuple[float, float], items: float, service_s
     )
 
 
-def faded_sums(sums: Sums, start: tuple[float, float], for_s: float) -> Sums:
+def faded_sums(sums: Sums, start: Line, for_s: float) -> Sums:
     """Return the weighted sums after nothing was observed for ``for_s``, where they look slower than ``start``.
 
     That is the line with which the model began. To fade at once or in several steps is the same. Likewise a function of
@@ -126,7 +147,7 @@ class LatencyFit:
     sum_nt_s: float = 0.0
     # Not shown, so that digests of scenarios stay what they were.
     margin: Margin | None = field(default=None, repr=False)
-    start: tuple[float, float] | None = field(default=None, repr=False)
+    start: Line | None = field(default=None, repr=False)
     seen_s: float = field(default=-math.inf, repr=False)
 
     @property
@@ -136,7 +157,7 @@ class LatencyFit:
 
     def begun(self) -> LatencyFit:
         """Return the fit as one that a model begins with."""
-        return replace(self, start=self.line())
+        return replace(self, start=fitted_line(*self.sums, _NO_START))
 
     def observe(self, items: int, service_s: float, *, now_s: float = -math.inf) -> LatencyFit:
         """Return the fit after a batch of ``items`` took ``service_s``."""
@@ -150,12 +171,12 @@ class LatencyFit:
         sums = self.sums if self.start is None else faded_sums(self.sums, self.start, for_s)
         return self if sums == self.sums else LatencyFit(*sums, self.margin, self.start, self.seen_s)
 
-    def line(self) -> tuple[float, float]:
+    def line(self) -> Line:
         """Return (seconds an item, seconds a batch), neither below 0; (0, 0) when empty.
 
-        With batches of one size only, the time is laid on the items alone.
+        With batches of one size only, the time is split as at the start; without one it is laid on the items alone.
         """
-        return fitted_line(self.weight, self.sum_n, self.sum_nn, self.sum_t_s, self.sum_nt_s)
+        return fitted_line(*self.sums, _NO_START if self.start is None else self.start)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.profile.fit import FADED_WEIGHT, LatencyFit, LatencyTable, Run, faded_sums, merge_runs
+from orchestrator.profile.fit import FADED_WEIGHT, LatencyFit, LatencyTable, Run, faded_sums, fitted_line, merge_runs
 from orchestrator.snapshot import ServerName
 from tests.fakes.servers import served_model
 
 A = ServerName("a")
-sizes = st.lists(st.integers(1, 64), min_size=2, max_size=30).filter(lambda ns: len(set(ns)) > 1)
+sizes = st.lists(st.integers(1, 64), min_size=2, max_size=30).filter(lambda ns: ns[0] != ns[1])
 
 
 def fit(observations: list[tuple[int, float]]) -> LatencyFit:
@@ -36,8 +36,29 @@ def test_nothing_observed_is_instant() -> None:
     assert LatencyFit().line() == (0, 0)
 
 
-def test_batches_of_one_size_lay_the_time_on_the_items() -> None:
+def test_batches_of_one_size_lay_the_time_on_the_items_where_nothing_else_is_known() -> None:
     assert fit([(4, 0.2), (4, 0.2)]).line() == pytest.approx((0.05, 0))
+
+
+def after_equal_ones(odd: int, stalled: float, slower: float = 1.0) -> LatencyFit:
+    """Return what began with START, after 60 batches of 64 items and one of ``odd``, which took longer than they."""
+    found = fit([(n, START[0] * n + START[1]) for n in (1, 8) * 10]).begun()
+    for items, times in [*[(64, 1.0)] * 60, (odd, stalled)]:
+        found = found.observe(items, slower * times * (START[0] * items + START[1]))
+    return found
+
+
+@given(st.floats(0.5, 5.0), st.integers(40, 60), st.floats(1.0, 1.7))
+def test_an_odd_batch_among_equal_ones_says_little_of_what_a_single_item_takes(
+    slower: float, odd: int, stalled: float
+) -> None:
+    assert sum(after_equal_ones(odd, stalled, slower).line()) < 6 * slower * sum(START)
+
+
+def test_without_a_start_an_odd_batch_makes_a_server_look_too_slow_for_single_items() -> None:
+    found = after_equal_ones(50, 1.6)
+    assert sum(fitted_line(*found.sums, (0.0, 0.0))) > 10 * sum(START)
+    assert sum(found.line()) < 5 * sum(START)
 
 
 def test_falling_times_are_a_constant_and_a_negative_start_is_none() -> None:

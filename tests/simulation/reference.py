@@ -141,7 +141,7 @@ class ReferenceWorld:
         fits: dict[tuple[object, object], LatencyFit] = {}
         for server in servers:
             for model in server.models:
-                fits[server.name, _name(model)] = model.start
+                fits[server.name, _name(model)] = model.start.begun()
         self.latency = LatencyTable(fits)  # type: ignore[arg-type]
         self.energy = _energy(servers)
         self.queue: list[tuple[float, int]] = []

@@ -9,7 +9,7 @@ import math
 
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
-from orchestrator.profile.fit import FADE_EVERY_S, Sums, faded_sums, fitted_line, observed_sums
+from orchestrator.profile.fit import FADE_EVERY_S, Line, Sums, faded_sums, fitted_line, observed_sums
 from orchestrator.profile.margin import Margin, first_margin, margin_ratio, observed_margin, remembered_margin
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import World
@@ -41,7 +41,7 @@ def seen_s(world: World, server: int, slot: int) -> float:
 def observe(world: World, model: int, items: float, took_s: float) -> None:
     """Fit a width's expected times to one more batch, as orchestrator.profile.fit.LatencyFit does."""
     sums = _sums(world, model)
-    _put_sums(world, model, _observed_sums(sums, _fitted_line(*sums), items, took_s))
+    _put_sums(world, model, _observed_sums(sums, _fitted_line(*sums, _start(world, model)), items, took_s))
     world.models[sim.SEEN_S][model] = world.state[sim.NOW_S]
 
 
@@ -55,8 +55,7 @@ def fade(world: World) -> None:
     state[sim.FADED_S] = now_s
     for model in range(world.fleet.server_count * world.fleet.columns):
         sums = _sums(world, model)
-        start = fits[sim.START_PER_ITEM_S][model], fits[sim.START_FIXED_S][model]
-        faded = _faded_sums(sums, start, now_s - max(since_s, fits[sim.SEEN_S][model]))
+        faded = _faded_sums(sums, _start(world, model), now_s - max(since_s, fits[sim.SEEN_S][model]))
         if faded[3] != sums[3]:
             _put_sums(world, model, faded)
 
@@ -69,11 +68,16 @@ def _sums(world: World, model: int) -> Sums:
 
 
 @compiled
+def _start(world: World, model: int) -> Line:
+    return world.models[sim.START_PER_ITEM_S][model], world.models[sim.START_FIXED_S][model]
+
+
+@compiled
 def _put_sums(world: World, model: int, sums: Sums) -> None:
     fits, models = world.models, world.fleet.models
     fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model] = sums[0], sums[1], sums[2]
     fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model] = sums[3], sums[4]
-    models[col.PER_ITEM_S][model], models[col.FIXED_S][model] = _fitted_line(*sums)
+    models[col.PER_ITEM_S][model], models[col.FIXED_S][model] = _fitted_line(*sums, _start(world, model))
 
 
 @compiled
