@@ -153,6 +153,10 @@ class GatewaySettings(Section):
     """Processes that answer. More help only where cores are idle while one process is busy: Python runs on one core a
     process. Each Triton is driven by one of them, and what others get for it goes a hop, so one is best as long as it
     is enough."""
+    nice: int | None = Field(default=-5, ge=-20, le=19)
+    """Niceness of the event loops' threads, where it is allowed (root, CAP_SYS_NICE, ``Nice=`` of systemd) and the
+    gateway was not started with another than 0. Every request waits for them, and other work on the machine would keep
+    them from a core for longer than a deadline. None: as it was started."""
     peers: PeerSettings | None = None
     """Other gateways over the same fleet; None: there are none, and this one drives every Triton."""
 

@@ -9,7 +9,7 @@ one gateway: a ``Supervisor`` with workers, each of them a ``Gateway`` with a ``
 from orchestrator.gateway.admin import AdminEndpoint
 from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.server import Gateway
-from orchestrator.gateway.workers.event_loop import freeze_heap, new_event_loop
+from orchestrator.gateway.workers.event_loop import freeze_heap, go_first, new_event_loop
 from orchestrator.gateway.workers.fleet_updates import FollowedFleet, open_gateway
 from orchestrator.gateway.workers.supervisor import Supervisor
 from orchestrator.gateway.workers.takeover import Succession, inherited_sockets
@@ -25,6 +25,7 @@ __all__ = [
     "WorkerLaunch",
     "WorkerTeam",
     "freeze_heap",
+    "go_first",
     "inherited_sockets",
     "new_event_loop",
     "open_gateway",

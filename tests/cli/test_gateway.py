@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,36 @@ def test_without_its_tokens_it_ends_with_one_line_that_says_what_is_missing_and_
         f"Error: gateway.auth.tokens_file: {said}; 'slimsched token new TENANT' prints what belongs into it"
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_answers_has_the_niceness_of_the_settings(tmp_path: Path, workers: int) -> None:
+    if os.getpriority(os.PRIO_PROCESS, 0):
+        pytest.skip("this was started with a niceness of its own, which a gateway would keep")
+    grpc, http, metrics = (f"127.0.0.1:{port}" for port in choose_free_ports(3))
+    addresses = {"grpc": grpc, "http": http, "metrics": metrics}
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "servers": [{"name": "a", "grpc": "127.0.0.1:1"}],
+                "gateway": {**addresses, "nice": 7, "workers": workers},  # as much as anybody may
+            }
+        )
+    )
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "gateway", "--fleet", str(path)]
+    with subprocess.Popen([*command, "--until-stdin-ends"], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdin is not None
+        assert running.stderr is not None
+        for line in running.stderr:
+            if b"metrics on" in line:
+                break
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        answering = [running.pid] if workers == 1 else [int(pid) for pid in children]
+        found = [os.getpriority(os.PRIO_PROCESS, pid) for pid in answering]
+        running.stdin.close()
+        running.stderr.read()
+    assert found == [7] * workers
 
 
 async def test_it_goes_on_when_all_is_compiled() -> None:

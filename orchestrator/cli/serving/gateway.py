@@ -31,6 +31,7 @@ from orchestrator.gateway import (
     Supervisor,
     WorkerLaunch,
     freeze_heap,
+    go_first,
     inherited_sockets,
     new_event_loop,
     open_gateway,
@@ -169,6 +170,7 @@ async def _open_alone(
         fleet, path, sockets=sockets, admin=admin, requires_server=succession.is_takeover
     ) as opened:
         freeze_heap()
+        go_first(fleet.gateway.nice)
         yield opened
 
 

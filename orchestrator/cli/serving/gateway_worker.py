@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.cli.logs import logging_to_stderr
 from orchestrator.config import FleetSettings
 from orchestrator.errors import SlimError
-from orchestrator.gateway import WorkerTeam, freeze_heap, new_event_loop, open_gateway, read_init_message
+from orchestrator.gateway import WorkerTeam, freeze_heap, go_first, new_event_loop, open_gateway, read_init_message
 
 _ALONE_S = 10.0  # served without the supervisor, until whoever has started that may have started it again
 
@@ -54,6 +54,7 @@ async def _work(init: Mapping[str, Any], channel_end: socket.socket, handoff_end
         async with open_gateway(fleet, path, team, requires_server=init["requires_server"], sockets=sockets) as gateway:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
             freeze_heap()
+            go_first(fleet.gateway.nice)
             team.serve(gateway)
             await stop.wait()
     except SlimError as exc:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import os
 import time
+
+log = logging.getLogger(__name__)
 
 try:
     import uvloop
@@ -38,4 +42,24 @@ def freeze_heap() -> None:
     gc.enable()
 
 
-__all__ = ["freeze_heap", "new_event_loop"]
+def go_first(nice: int | None) -> None:
+    """Have this thread, which is to be the event loop's, get a core before what has a greater niceness.
+
+    Every request waits for it, and it needs a core for far shorter than a batch or a job beside it does. Whoever was
+    started with a niceness of its own keeps it; so does who may not change it, which is logged with the remedy.
+    """
+    if nice is None or os.getpriority(os.PRIO_PROCESS, 0) != 0:
+        return
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+    except OSError as exc:
+        log.info(
+            "gateway.nice = %d is not allowed (%s), it stays 0: beside jobs that take all cores answers come late; "
+            "start it with 'Nice=%d' (systemd) or CAP_SYS_NICE, or keep a core free",
+            nice,
+            exc.strerror,
+            nice,
+        )
+
+
+__all__ = ["freeze_heap", "go_first", "new_event_loop"]
