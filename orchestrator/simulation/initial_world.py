@@ -164,7 +164,7 @@ def _write_host(world: World, index: int, settings: HostSettings) -> None:
         hosts[sim.CORRELATION][index] = residuals.correlation
         hosts[sim.COMMON_STEP_S][index] = residuals.drift_s / COMMON_STEPS
     if router is not None:
-        state[sim.ROUTER_HOST] = index
+        state[sim.ROUTER_HOST], hosts[sim.ROUTER_WEIGHT][index] = index, router.weight
         state[sim.MOST_READ], state[sim.CALLERS_HERE] = router.turn_requests, router.has_callers
         state[sim.REQUEST_COST_S], state[sim.DECISION_COST_S] = router.request_us / 1e6, router.decision_us / 1e6
         state[sim.BATCH_COST_S], state[sim.ANSWER_COST_S] = router.batch_us / 1e6, router.answer_us / 1e6

@@ -74,15 +74,19 @@ class _Host:
     competing: float = 0.0
     stalls: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})  # by whether they are the router's
 
-    @property
-    def speed(self) -> float:
-        """What part of a core each that wants one has."""
-        return min(1.0, self.settings.cores / max(1e-9, len(self.jobs) + self.competing))
+    def speed(self, *, of_router: bool = False, waking: float = 0.0) -> float:
+        """Return what part of a core who wants one has, while so many more are ``waking``; none takes more than one."""
+        routers = sum(job.batch is None for job in self.jobs) + waking * of_router
+        others = sum(job.batch is not None for job in self.jobs) + self.competing + waking * (not of_router)
+        weight = 1.0 if self.settings.router is None else self.settings.router.weight
+        router = min(1.0, weight * self.settings.cores / max(1e-9, routers * weight + others))
+        if of_router:
+            return router
+        return min(1.0, (self.settings.cores - routers * router) / max(1e-9, others))
 
-    def wake_s(self, luck: float) -> float:
+    def wake_s(self, luck: float, *, of_router: bool = False) -> float:
         """Return how long who wakes waits for a core."""
-        wanted = max(self.settings.cores, len(self.jobs) + self.competing + 1)
-        return luck * self.settings.slice_ms / 1e3 * (wanted / self.settings.cores - 1)
+        return luck * self.settings.slice_ms / 1e3 * (1 / self.speed(of_router=of_router, waking=1) - 1)
 
     @property
     def running(self) -> list[_Job]:
@@ -91,14 +95,15 @@ class _Host:
 
     def next_job(self) -> tuple[float, _Job | None]:
         """Return in what time a job is done, and which; a batch before the router."""
-        running = sorted(self.running, key=lambda job: (job.left_s, job.batch is None))
-        return (max(0.0, running[0].left_s) / self.speed, running[0]) if running else (math.inf, None)
+        ends = [(job.left_s / self.speed(of_router=job.batch is None), job) for job in self.running]
+        left_s, job = min(ends, key=lambda end: (end[0], end[1].batch is None), default=(math.inf, None))
+        return max(0.0, left_s), job
 
     def pass_by(self, seconds: float) -> None:
         """Do as much of each job as time lets it."""
-        done_s = seconds * self.speed
-        for job in self.running:
-            job.left_s -= done_s
+        speeds = {job: self.speed(of_router=job.batch is None) for job in self.running}
+        for job, speed in speeds.items():
+            job.left_s -= seconds * speed
 
 
 @dataclass
@@ -254,9 +259,8 @@ class ReferenceWorld:
             work_us = len(requests) * settings.request_us + len(answered) * settings.answer_us
             if router.has_slept:
                 woken_by = requests[0] if requests else router.turn[1][-1][2].requests[0]
-                wait_s = router.host.wake_s(float(self.trace.wakes[woken_by]))
-                wanted = len(router.host.jobs) + router.host.competing + 1
-                work_us += 1e6 * wait_s * min(1.0, router.host.settings.cores / wanted)
+                wait_s = router.host.wake_s(float(self.trace.wakes[woken_by]), of_router=True)
+                work_us += 1e6 * wait_s * router.host.speed(of_router=True, waking=1)
         else:
             router.has_slept = True
             return

@@ -64,7 +64,12 @@ def hosts_of(draw: st.DrawFn, fleet: list[SimulatedServer]) -> list[dict[str, An
                 "servers": {name: draw(st.sampled_from((0.0, 0.3, 1.0))) for name in on_it},
                 "cores": draw(st.sampled_from((0.5, 1, 2))),
                 "slice_ms": draw(st.sampled_from((0.0, 2.0))),
-                "router": {**router, "turn_requests": draw(st.integers(1, 5)), "has_callers": draw(st.booleans())}
+                "router": {
+                    **router,
+                    "weight": draw(st.sampled_from((1, 3))),
+                    "turn_requests": draw(st.integers(1, 5)),
+                    "has_callers": draw(st.booleans()),
+                }
                 if router_at == number
                 else None,
                 "competing": [(at_s, draw(st.floats(0, 3))) for at_s in begins_s],
@@ -185,6 +190,29 @@ def test_a_router_that_is_busy_lets_requests_wait_and_knows_it() -> None:
     taken_s = np.asarray(requests[sim.DEADLINE_S] - requests[sim.DUE_S])
     assert taken_s[-1000:].min() > 0.02  # for the way back, and so less than an answer takes
     assert (taken_s <= np.asarray(requests[sim.ANSWERED_S] - requests[sim.ARRIVED_S]) + 1e-9).all()
+
+
+def test_a_router_that_goes_first_has_its_weight_of_the_cores_and_no_more_than_one_of_them() -> None:
+    fleet = servers(1, single(per_item_s=0.001))
+    host: dict[str, Any] = {"name": "h", "cores": 1, "competing": [(0, 3)]}
+    cost = {"request_us": 10_000}
+    for router, cores, expected_s in (
+        (cost, 1, 0.04),
+        ({**cost, "weight": 3}, 1, 0.02),  # three of six parts
+        ({**cost, "weight": 100}, 2, 0.01),
+        ({**cost, "weight": 100}, 0.5, 0.0206),
+    ):
+        simulation = run_on(fleet, {**host, "router": router, "cores": cores}, requests=1)
+        assert latencies_s(simulation, warm_up=0) == pytest.approx([expected_s + 0.001])
+
+
+def test_batches_share_what_a_router_leaves_them() -> None:
+    fleet = servers(1, single(per_item_s=0.01))
+    host = {"name": "h", "servers": {"s0": 1}, "cores": 2, "competing": [(0, 2)]}
+    for weight, part in ((1, 1 / 2), (2, 2 / 5), (100, 1 / 3)):
+        router = {"batch_us": 100_000, "weight": weight}  # paid once the batch is sent, and so beside it
+        simulation = run_on(fleet, {**host, "router": router}, requests=1)
+        assert simulation.world.truth[sim.BUSY_S][0] == pytest.approx(0.01 / part)
 
 
 def test_a_policy_sees_only_what_the_router_has_read_and_what_it_knows_to_wait() -> None:

@@ -55,6 +55,8 @@ def _left_out(settings: ScenarioSettings) -> dict[str, Any]:
     of_servers: dict[str, Any] = dict.fromkeys(_LATER_OF_SERVERS - used, True)
     if not settings.hosts:
         excluded["hosts"] = True
+    elif all(host.router is None or host.router.weight == 1 for host in settings.hosts):
+        excluded["hosts"] = {"__all__": {"router": {"weight"}}}
     if settings.controller is None:
         excluded["controller"] = of_servers["limits"] = True
         of_servers["widths"] = {"__all__": _OF_CONTROLLER}

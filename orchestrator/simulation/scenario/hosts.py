@@ -78,6 +78,9 @@ class RouterSettings(Section):
     """For each batch that it sends."""
     answer_us: float = Field(default=0.0, ge=0)
     """For each request that it answers or refuses."""
+    weight: float = Field(default=1.0, ge=1, le=100)
+    """Parts of the cores that it has for each one of a batch or another process: 3 with the niceness of -5 that a
+    gateway takes where it may, which Linux weighs 3121 to 1024."""
     has_callers: bool = False
     """Whether callers are on the same host: then they have to wake up for their answers."""
     turn_requests: int = Field(default=256, ge=1)
@@ -95,7 +98,7 @@ class HostSettings(Section):
     router: RouterSettings | None = None
     """None: it is elsewhere."""
     cores: float = Field(gt=0, le=4096)
-    """Batches, router and competing processes share them evenly, none takes more than one."""
+    """Batches, router and other processes share them, evenly but for the router's weight; none has more than one."""
     slice_ms: float = Field(default=0.0, ge=0, le=1000)
     """How long a process runs before another has its turn, on average: who wakes while cores are taken waits for it."""
     competing: tuple[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], ...] = ()

@@ -134,7 +134,8 @@ NEXT_S: Final = 10  # when the next of those who have a core is done with it; in
 FACTORS: Final = 11  # entries of its residuals; 0: noise is that of the widths
 CORRELATION: Final = 12
 COMMON_STEP_S: Final = 13
-HOST_FIELDS: Final = 14
+ROUTER_WEIGHT: Final = 14  # parts that the router has of the cores for each one of another
+HOST_FIELDS: Final = 15
 
 INBOX_SERVER: Final = 0
 INBOX_BATCH: Final = 1

@@ -1,9 +1,9 @@
 """Hosts: batches, the router and other processes that share cores, and moments in which all of them stand still.
 
-Whoever wants a core has an even part of the host's, and never more than one (processor sharing). So all of them get on
-equally fast, and a clock of work that runs at that speed says when each is done: at the reading that it had when it
-began plus its work, whatever comes and goes meanwhile. Servers and router have such a clock each, because stalls may
-stop one of them alone.
+Whoever wants a core has an even part of the host's, and never more than one (processor sharing); a router may have
+several parts. So all batches get on equally fast, and a clock of work that runs at that speed says when each is done:
+at the reading that it had when it began plus its work, whatever comes and goes meanwhile. The router has such a clock
+of its own, because of its parts, and because stalls may stop one of the two alone.
 
 A batch needs a core for the first part of its time, the whole of it on a CPU; a device does the rest. Who wakes, as the
 router does when something comes and a server at the end of a batch, waits for a core that is in use.
@@ -54,9 +54,10 @@ def start_router(world: World, work_s: float, woken_by: int) -> None:
     hosts, state = world.hosts, world.state
     host = int(state[sim.ROUTER_HOST])
     _bring_up(world, host)
-    if woken_by >= 0:
-        work_s += wake_s(world, host, woken_by) * _speed(world, host, 1.0)
     hosts[sim.ROUTER_RUNS][host] = 1
+    if woken_by >= 0:
+        _, speed = _speeds(world, host, 0.0)
+        work_s += _wait_s(world, host, woken_by, speed) * speed
     state[sim.ROUTER_UNTIL_S] = hosts[sim.ROUTER_WORK_S][host] + work_s
     _look_ahead(world, host)
 
@@ -78,8 +79,9 @@ def happen(world: World, kind: float, host: int, value: float) -> None:
 def end_next(world: World, host: int) -> bool:
     """End what is done with its core first, which is now; return whether it was the router's work."""
     _bring_up(world, host)
-    server, slot, left_s = _next_batch(world, host)
-    is_router = _router_left_s(world, host) < left_s
+    server, slot, _ = _next_batch(world, host)
+    batch_s, router_s = _left_s(world, host)
+    is_router = router_s < batch_s
     if is_router:
         world.hosts[sim.ROUTER_RUNS][host] = 0
     else:
@@ -110,39 +112,58 @@ def residual(world: World, server: int, score: float) -> float:
 def _bring_up(world: World, host: int) -> None:
     """Bring a host's clocks up to now; before each change of who wants a core."""
     hosts, now_s = world.hosts, world.state[sim.NOW_S]
-    done_s = (now_s - hosts[sim.SYNCED_S][host]) * _speed(world, host, 0.0)
+    passed_s = now_s - hosts[sim.SYNCED_S][host]
+    batch_speed, router_speed = _speeds(world, host, 0.0)
     hosts[sim.SYNCED_S][host] = now_s
     if hosts[sim.STALLED_SERVERS][host] == 0:
-        hosts[sim.SERVERS_WORK_S][host] += done_s
+        hosts[sim.SERVERS_WORK_S][host] += passed_s * batch_speed
     if hosts[sim.STALLED_ROUTER][host] == 0:
-        hosts[sim.ROUTER_WORK_S][host] += done_s
+        hosts[sim.ROUTER_WORK_S][host] += passed_s * router_speed
 
 
 @compiled
-def _speed(world: World, host: int, more: float) -> float:
-    """Return which part of a core each that wants one has, were there so many ``more`` of them."""
+def _speeds(world: World, host: int, more: float) -> tuple[float, float]:
+    """Return which part of a core each batch and other process has, were there so many ``more``; and the router."""
     hosts = world.hosts
-    wanted = hosts[sim.RUNNING][host] + hosts[sim.ROUTER_RUNS][host] + hosts[sim.COMPETING][host] + more
-    return 1.0 if wanted <= hosts[sim.CORES][host] else hosts[sim.CORES][host] / wanted
+    cores, weight, router = hosts[sim.CORES][host], hosts[sim.ROUTER_WEIGHT][host], hosts[sim.ROUTER_RUNS][host]
+    others = hosts[sim.RUNNING][host] + hosts[sim.COMPETING][host] + more
+    if others + router <= cores:
+        return 1.0, 1.0
+    part = cores / (others + router * weight)
+    if router == 0 or part * weight <= 1:
+        return part, part * weight
+    return (cores - 1) / others, 1.0
 
 
 @compiled
 def wake_s(world: World, host: int, request: int) -> float:
-    """Return how long who wakes now, for a request, waits for a core: the others have their slices first.
+    """Return how long who wakes now, for a request, waits for a core; the router aside."""
+    speed, _ = _speeds(world, host, 1.0)
+    return _wait_s(world, host, request, speed)
+
+
+@compiled
+def _wait_s(world: World, host: int, request: int, speed: float) -> float:
+    """Return how long who wakes waits for a core of which it will have a part: the others have their slices first.
 
     That is 1/speed − 1 of them on average. How much is left of each is a matter of luck, which is the request's.
     """
-    speed = _speed(world, host, 1.0)
     return world.requests[sim.WAKE][request] * world.hosts[sim.SLICE_S][host] * (1 / speed - 1)
 
 
 @compiled
 def _look_ahead(world: World, host: int) -> None:
     """Find out when the next one is done with its core; after each change of who wants one."""
-    hosts = world.hosts
-    _, _, left_s = _next_batch(world, host)
-    left_s = min(left_s, _router_left_s(world, host))
-    hosts[sim.NEXT_S][host] = world.state[sim.NOW_S] + max(0.0, left_s) / _speed(world, host, 0.0)
+    batch_s, router_s = _left_s(world, host)
+    world.hosts[sim.NEXT_S][host] = world.state[sim.NOW_S] + max(0.0, min(batch_s, router_s))
+
+
+@compiled
+def _left_s(world: World, host: int) -> tuple[float, float]:
+    """Return how long the first batch, and the router, still need their cores as things are, else infinite."""
+    _, _, work_s = _next_batch(world, host)
+    batch_speed, router_speed = _speeds(world, host, 0.0)
+    return work_s / batch_speed, _router_work_s(world, host) / router_speed
 
 
 @compiled
@@ -163,7 +184,7 @@ def _next_batch(world: World, host: int) -> tuple[int, int, float]:
 
 
 @compiled
-def _router_left_s(world: World, host: int) -> float:
+def _router_work_s(world: World, host: int) -> float:
     hosts = world.hosts
     if hosts[sim.ROUTER_RUNS][host] == 0 or hosts[sim.STALLED_ROUTER][host] != 0:
         return math.inf
