@@ -14,8 +14,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import action_count
-from orchestrator.policies.learned.features import observation_size
 from orchestrator.simulation.rewards import OBJECTIVES, Task, weights_of
 from orchestrator.simulation.scenario.settings import load_scenario, parse_scenario
 from orchestrator.simulation.world_batch import WorldBatch, lines_of
@@ -78,7 +78,7 @@ class FleetEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._weights = np.array(weights_of(preference))
         lines = lines_of(self._task)
         self._batch = WorldBatch(1, lines=lines)
-        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (observation_size(lines),), np.float32)
+        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (feat.observation_size(lines),), np.float32)
         self.action_space = gymnasium.spaces.Discrete(action_count(lines))
         self._mask: NDArray[np.bool_] = np.ones(action_count(lines), np.bool_)
 

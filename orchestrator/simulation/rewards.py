@@ -38,10 +38,18 @@ OBJECTIVES: Final = ("accuracy", "latency", "energy", "lateness")
 LATE_PRICE: Final = 4.0
 LATENCY_SHARE: Final = 0.3
 
-SUMS: Final = 9
-"""Entries of what is kept between two steps: answered, in time, accuracy, latency, lost, joules, time; and the accuracy
-and joules that are promised."""
+_ACCURACY, _LATENCY, _ENERGY, _LATENESS = range(len(OBJECTIVES))
+
+_ANSWERED_SUM: Final = 0  # of what is kept between two steps
+_IN_TIME_SUM: Final = 1
+_ACCURACY_SUM: Final = 2
+_LATENCY_SUM_S: Final = 3
+_LOST_SUM: Final = 4
+_SPENT_SUM_J: Final = 5
 TIME_SUM: Final = 6
+_PROMISED_ACCURACY: Final = 7
+_PROMISED_J: Final = 8
+SUMS: Final = 9
 SCALES: Final = 4
 """Entries of what ``reward_scales`` returns."""
 _LEAST_ACCURACY: Final = 0
@@ -89,21 +97,28 @@ def write_rewards(world: World, scales: Any, sums: Any, rewards: Any) -> None:
     state, joules = world.state, 0.0
     for server in range(world.fleet.server_count):
         joules += world.truth[sim.BUSY_J][server]
-    answered, in_time = state[sim.ANSWERED_COUNT] - sums[0], state[sim.ON_TIME_COUNT] - sums[1]
-    accuracy, latency_s = state[sim.IN_TIME_ACCURACY_SUM] - sums[2], state[sim.LATENCY_SUM_S] - sums[3]
-    lost, spent_j = state[sim.LOST_COUNT] - sums[4], joules - sums[5]
-    sums[0], sums[1], sums[2] = state[sim.ANSWERED_COUNT], state[sim.ON_TIME_COUNT], state[sim.IN_TIME_ACCURACY_SUM]
-    sums[3], sums[4], sums[5] = state[sim.LATENCY_SUM_S], state[sim.LOST_COUNT], joules
     promised, promised_j = _promised(world, scales)
+    answered = _grown(sums, _ANSWERED_SUM, state[sim.ANSWERED_COUNT])
+    in_time = _grown(sums, _IN_TIME_SUM, state[sim.ON_TIME_COUNT])
+    accuracy = _grown(sums, _ACCURACY_SUM, state[sim.IN_TIME_ACCURACY_SUM])
+    latency_s = _grown(sums, _LATENCY_SUM_S, state[sim.LATENCY_SUM_S])
+    lost = _grown(sums, _LOST_SUM, state[sim.LOST_COUNT])
+    spent_j = _grown(sums, _SPENT_SUM_J, joules) + _grown(sums, _PROMISED_J, promised_j)
     spread = scales[_ACCURACY_SPREAD]
-    rewards[0] = (accuracy - in_time * scales[_LEAST_ACCURACY]) / spread if spread > 0 else in_time
-    rewards[0] += promised - sums[7]
-    rewards[1] = -LATENCY_SHARE * latency_s / scales[DEADLINE_SCALE]
-    rewards[3] = LATE_PRICE * (in_time - answered - lost)
-    spent_j += promised_j - sums[8]
+    rewards[_ACCURACY] = (accuracy - in_time * scales[_LEAST_ACCURACY]) / spread if spread > 0 else in_time
+    rewards[_ACCURACY] += _grown(sums, _PROMISED_ACCURACY, promised)
+    rewards[_LATENCY] = -LATENCY_SHARE * latency_s / scales[DEADLINE_SCALE]
+    rewards[_LATENESS] = LATE_PRICE * (in_time - answered - lost)
     is_known = scales[_ITEM_J] > 0 and not math.isnan(spent_j)
-    rewards[2] = -spent_j / scales[_ITEM_J] if is_known else 0.0
-    sums[7], sums[8] = promised, promised_j
+    rewards[_ENERGY] = -spent_j / scales[_ITEM_J] if is_known else 0.0
+
+
+@compiled
+def _grown(sums: Any, entry: int, value: float) -> float:
+    """Return by how much a sum has grown since it was kept, and keep it."""
+    grown = value - sums[entry]
+    sums[entry] = value
+    return grown
 
 
 @compiled

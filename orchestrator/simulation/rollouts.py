@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, action_count
-from orchestrator.policies.learned.features import ROWS, observation_size
 from orchestrator.policies.learned.network import HIDDEN, HIDDEN_LINES, Floats32, score
 from orchestrator.policies.tables.compiled import Column, compiled, compiled_unlocked
 from orchestrator.simulation import rewards
@@ -67,10 +67,10 @@ class Rollout(NamedTuple):
     ended: NDArray[np.bool_]
 
 
-def new_rollout(worlds: int, choices: int, *, lines: int = ROWS) -> Rollout:
+def new_rollout(worlds: int, choices: int, *, lines: int = feat.ROWS) -> Rollout:
     """Return room for so many choices of each world, of fleets with so many candidates."""
     return Rollout(
-        observations=np.zeros((worlds, choices + 1, observation_size(lines)), np.float32),
+        observations=np.zeros((worlds, choices + 1, feat.observation_size(lines)), np.float32),
         masks=np.zeros((worlds, choices + 1, action_count(lines)), np.bool_),
         actions=np.zeros((worlds, choices), np.int64),
         log_probs=np.zeros((worlds, choices), np.float32),
@@ -120,6 +120,7 @@ def _collect(
     goes_on: bool,
     advancing: int,
 ) -> None:
+    """Play all worlds on until ``until``, or until there is no room; compiled code is given its arrays one by one."""
     params, strength, hidden, scores = network
     room = into.actions.shape[1]
     for i in range(is_running.shape[0]):

@@ -10,7 +10,7 @@ from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.errors import ConfigError, UntrustedError
 from orchestrator.policies.circuit_breaker import find_fault
 from orchestrator.policies.fleet.row_values import read_candidate
-from orchestrator.policies.learned.decide import BASE_ROW, Scorer, decide_by_scores
+from orchestrator.policies.learned.decide import Scorer, decide_by_scores
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.protocol import Policy, Situation
 from orchestrator.policies.tables import columns as col
@@ -207,6 +207,6 @@ def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column, ad
         counts[DECIDED] += 1
         if unseen >= 0:
             counts[DISTRUSTED] += 1
-            base = scorer.room[BASE_ROW:]
-            row, items, hold_until_s = int(base[0]), base[1], base[2]
+            row, items = int(scorer.room[col.DECIDED_ROW]), scorer.room[col.DECIDED_ITEMS]
+            hold_until_s = scorer.room[col.DECIDED_UNTIL_S]
         apply(world, row, items, hold_until_s if row < 0 else math.inf)

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, action_count, do_action
 from orchestrator.policies.learned.decide import choose_base, first_allowed, look, parse_base
 from orchestrator.policies.learned.encoding import EXTREMES, View
-from orchestrator.policies.learned.features import CONTEXT, FEATURES, ROWS, observation_size
 from orchestrator.policies.learned.memory import end_hold_at, note_decision, standing_hold
 from orchestrator.policies.learned.paper import allowed_choices, choices_of, do_choices, place_lines
 from orchestrator.policies.tables import columns as col
@@ -113,7 +113,7 @@ class WorldBatch:
         base: str = "lert:slack",
         holds_on: bool = False,
         is_apart: bool = False,
-        lines: int = ROWS,
+        lines: int = feat.ROWS,
     ) -> None:
         self.worlds, self.lines = worlds, lines
         self._base = parse_base(base)
@@ -123,7 +123,7 @@ class WorldBatch:
         self._controllers: list[list[SimulatedController]] = [[] for _ in range(worlds)]
         self._stopped = np.zeros(worlds, np.int8)
         self._step = Step(
-            np.zeros((worlds, observation_size(lines)), np.float32),
+            np.zeros((worlds, feat.observation_size(lines)), np.float32),
             np.ones((worlds, action_count(lines)), np.bool_),
             np.zeros((worlds, len(OBJECTIVES))),
             np.ones(worlds, np.bool_),
@@ -223,7 +223,7 @@ class WorldBatch:
     def base_choices(self, fleet: tuple[int, int, int]) -> NDArray[np.int64]:
         """Return what the base does in each world as ppo-paper's choices, see ``choices_of``."""
         assert self._worlds is not None, "load the worlds first"
-        base = self._learners.views.base[:, 0].astype(np.int64)
+        base = self._learners.views.base[:, col.DECIDED_ROW].astype(np.int64)
         return choices_of(self._worlds.tables.rows, base, fleet, self._learners.widths)
 
     def _shown(self) -> tuple[Floats, NDArray[np.int64]]:
@@ -263,10 +263,10 @@ def _new_learners(worlds: int, *, holds_on: bool, is_apart: bool) -> Learners:
         views=View(
             base=np.zeros((worlds, 3)),
             picked=np.zeros(1),
-            chosen=np.zeros((worlds, ROWS)),
+            chosen=np.zeros((worlds, feat.ROWS)),
             extremes=np.zeros(EXTREMES),
-            lines=np.zeros((worlds, ROWS, FEATURES)),
-            context=np.zeros((worlds, CONTEXT)),
+            lines=np.zeros((worlds, feat.ROWS, feat.FEATURES)),
+            context=np.zeros((worlds, feat.CONTEXT)),
             mask=np.zeros((worlds, ACTIONS)),
         ),
         considered=np.zeros(worlds, np.int64),
@@ -414,17 +414,17 @@ def run_to_choice(world: World, view: View, learner: Learners, i: int, advancing
 @compiled
 def write_observation(view: View, considered: int, observation: Any, mask: Any) -> None:
     """Write a view as numbers: as many lines of candidates as there is room for, then the context."""
-    lines = (observation.shape[0] - CONTEXT) // FEATURES
+    lines = (observation.shape[0] - feat.CONTEXT) // feat.FEATURES
     for line in range(lines):
-        for feature in range(FEATURES):
+        for feature in range(feat.FEATURES):
             value = view.lines[line][feature] if line < considered else 0.0
-            observation[line * FEATURES + feature] = value
-    for at in range(CONTEXT):
-        observation[lines * FEATURES + at] = view.context[at]
+            observation[line * feat.FEATURES + feature] = value
+    for at in range(feat.CONTEXT):
+        observation[lines * feat.FEATURES + at] = view.context[at]
     for action in range(mask.shape[0]):
         mask[action] = view.mask[action] != 0
 
 
 def lines_of(task: Task) -> int:
     """Return how many candidates of a task's fleet are considered at the most."""
-    return min(ROWS, len(task.servers) * len({m.width for s in task.servers for m in s.models}))
+    return min(feat.ROWS, len(task.servers) * len({m.width for s in task.servers for m in s.models}))

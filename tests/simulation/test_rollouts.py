@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import HOLD_ACTION, action_count
-from orchestrator.policies.learned.features import CONTEXT, FEATURES, PRESENT
 from orchestrator.policies.learned.network import pack
 from orchestrator.simulation.rollouts import Rollout, RolloutBatch, draw_action, new_rollout
 from orchestrator.simulation.world_batch import Step
@@ -43,9 +43,9 @@ def collected(batch: RolloutBatch, until: float, uniforms: np.ndarray | None = N
 
 def drawn(step: Step, world: int, uniform: float) -> tuple[int, float]:
     """The action of a plain reading: softmax of the allowed scores, and the first at which its sum exceeds the draw."""
-    lines = step.observations[world, :-CONTEXT].reshape(LINES, FEATURES)
+    lines = step.observations[world, : -feat.CONTEXT].reshape(LINES, feat.FEATURES)
     scores = numpy_scores(
-        trained(), lines[lines[:, PRESENT] > 0], step.observations[world, -CONTEXT:].astype(float), STRENGTH
+        trained(), lines[lines[:, feat.PRESENT] > 0], step.observations[world, -feat.CONTEXT :].astype(float), STRENGTH
     )[: action_count(LINES)]
     scores = np.where(step.masks[world], scores, -np.inf)
     odds = np.exp(scores - scores.max())

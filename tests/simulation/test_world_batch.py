@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
 from orchestrator.learning.ppo.vector_env import FleetVecEnv
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import BATCHES, FIRST_SEND, HOLD_ACTION
-from orchestrator.policies.learned.features import BASE_CHOICE, CONTEXT, FEATURES, HAS_ROOM, PRESENT, ROWS
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.tables import columns as col
@@ -120,7 +120,7 @@ def play(batch: WorldBatch, act: Act) -> tuple[list[Step], NDArray[np.float64]]:
 
 def as_the_base(step: Step) -> NDArray[np.int64]:
     """What the base policy would do in each world."""
-    chosen = step.observations[:, :-CONTEXT].reshape(-1, ROWS, FEATURES)[:, :, BASE_CHOICE]
+    chosen = step.observations[:, : -feat.CONTEXT].reshape(-1, feat.ROWS, feat.FEATURES)[:, :, feat.BASE_CHOICE]
     return np.where(chosen.max(axis=1) > 0, FIRST_SEND + BATCHES * chosen.argmax(axis=1), HOLD_ACTION)
 
 
@@ -232,8 +232,8 @@ def test_a_learned_policy_in_a_simulation_does_what_its_scores_do_in_a_batch() -
 
 
 def by_numpy(policy: LearnedPolicy, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> int:
-    lines, context = observation[:-CONTEXT].reshape(-1, FEATURES), observation[-CONTEXT:]
-    considered = int(lines[:, PRESENT].sum())
+    lines, context = observation[: -feat.CONTEXT].reshape(-1, feat.FEATURES), observation[-feat.CONTEXT :]
+    considered = int(lines[:, feat.PRESENT].sum())
     scores = numpy_scores(policy.file.weights, lines[:considered], context, policy.file.strength)
     return int(np.argmax(np.where(mask, scores, -np.inf)))
 
@@ -287,13 +287,13 @@ def test_ppo_paper_is_asked_wherever_a_server_has_room_and_sees_each_candidate_a
     batch.load(1, task(2, requests=200, load=0.8, **joules), seed=2)  # type: ignore[arg-type]
     step, places = batch.settle(), set()
     while not step.ended.any():
-        seen = batch.observations_apart(fleet)[:, :-CONTEXT].reshape(2, 6, FEATURES)
+        seen = batch.observations_apart(fleet)[:, : -feat.CONTEXT].reshape(2, 6, feat.FEATURES)
         for own, may in zip(seen, batch.allowed_choices(fleet), strict=True):
             assert may[:2].any()
-            has_room = own[:, HAS_ROOM].reshape(2, 3) != 0
+            has_room = own[:, feat.HAS_ROOM].reshape(2, 3) != 0
             assert has_room.any(axis=1).tolist() == may[:2].tolist()
             assert has_room.any(axis=0).tolist() == may[2:5].tolist()
-            places.add(tuple(own[:, PRESENT]))
+            places.add(tuple(own[:, feat.PRESENT]))
         step = batch.step(np.zeros((2, 3), np.int64))
     assert {(1.0,) * 6, (0.0,) * 3 + (1.0,) * 3} <= places  # the first server is down at times
 
@@ -302,7 +302,7 @@ def test_ppo_paper_has_a_choice_where_there_is_one_server_of_one_width() -> None
     made = task(1, requests=50, load=0.3, joules=False)
     narrow = tuple(replace(server, models=server.models[:1]) for server in made.servers)
     env = FleetVecEnv(Task(made.settings, narrow, made.preference), (1, 1, 4), worlds=2, base="lert:slack", seed=0)
-    assert env.reset().shape == (2, FEATURES + CONTEXT)
+    assert env.reset().shape == (2, feat.FEATURES + feat.CONTEXT)
     env.step(np.zeros((2, 3), np.int64))
 
 

@@ -184,7 +184,7 @@ def write_mask(
         has_room = rows[col.ROW_HAS_ROOM][row] != 0
         is_any_timely = is_any_timely or _meets(row, TIMELY, rows, query)
         is_worth_it = _meets(row, need, rows, query) and not _is_dominated(line, need, rows, chosen, considered, query)
-        if row == int(base[0]) or (has_room and is_worth_it):
+        if row == int(base[col.DECIDED_ROW]) or (has_room and is_worth_it):
             can_send = True
             mask[FIRST_SEND + BATCHES * line] = 1.0
             items = _items(row, rows, base)
@@ -199,9 +199,9 @@ def write_mask(
     if can_send and is_hold_useful and lasts_s > LEAST_HOLD * (query[col.HEAD_DEADLINE_S] - query[col.NOW_S]):
         for part in range(len(HOLD_PARTS)):
             mask[HOLD_ACTION + part] = 1.0
-    if base[0] == HOLD:
+    if base[col.DECIDED_ROW] == HOLD:
         mask[HOLD_ACTION] = 1.0
-    if base[0] == REJECT or (query[col.REFUSES_LATE] != 0 and can_send and not is_any_timely):
+    if base[col.DECIDED_ROW] == REJECT or (query[col.REFUSES_LATE] != 0 and can_send and not is_any_timely):
         mask[REJECT_ACTION] = 1.0
     allowed = 0
     for action in range(FIRST_SEND + BATCHES * considered):
@@ -226,7 +226,7 @@ def _only_server_with_room(rows: Table, chosen: Column, considered: int) -> floa
 @compiled
 def _items(row: int, rows: Table, base: Column) -> float:
     """Return the items of a row's whole batch: of the base policy's own choice, those that it takes."""
-    return base[1] if row == int(base[0]) else rows[col.ROW_ITEMS][row]
+    return base[col.DECIDED_ITEMS] if row == int(base[col.DECIDED_ROW]) else rows[col.ROW_ITEMS][row]
 
 
 @compiled
@@ -297,6 +297,6 @@ def do_action(
         return REJECT, 0.0, math.inf
     part = HOLD_PARTS[action - HOLD_ACTION] if HOLD_ACTION <= action < FIRST_SEND else HOLD_PARTS[0]
     until_s = hold_until_s(rows, chosen, considered, query, part)
-    if (base[0] == HOLD and action == HOLD_ACTION) or until_s <= query[col.NOW_S]:
-        return int(base[0]), base[1], base[2]
+    if (base[col.DECIDED_ROW] == HOLD and action == HOLD_ACTION) or until_s <= query[col.NOW_S]:
+        return int(base[col.DECIDED_ROW]), base[col.DECIDED_ITEMS], base[col.DECIDED_UNTIL_S]
     return HOLD, 0.0, until_s

@@ -52,9 +52,7 @@ _LOW: Final = _STRENGTH + 1
 _HIGH: Final = _LOW + _SEEN
 _NUMBERS: Final = _HIGH + _SEEN
 
-BASE_ROW: Final = 0
-"""In ``Scorer.room``: the row (or HOLD, REJECT) of the base policy, its items and until when it holds."""
-_CHOSEN: Final = BASE_ROW + 3
+_CHOSEN: Final = col.DECISION_FIELDS  # in ``Scorer.room``, behind the decision of the base policy
 _EXTREMES: Final = _CHOSEN + feat.ROWS
 _LINES: Final = _EXTREMES + EXTREMES
 _CONTEXT: Final = _LINES + feat.ROWS * feat.FEATURES
@@ -99,7 +97,7 @@ def new_room(rows: int) -> Column:
 def view_of(room: Column) -> View:
     """Return the parts of a room in which a decision is seen."""
     return View(
-        base=room[BASE_ROW:_CHOSEN],
+        base=room[:_CHOSEN],
         picked=room[_PICKED:],
         chosen=room[_CHOSEN:_EXTREMES],
         extremes=room[_EXTREMES:_LINES],
@@ -144,7 +142,8 @@ def choose_base(
         query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY] = preference[0], preference[1]
         query[col.PREFER_ENERGY] = preference[2]
     row, items, _, until_s = choose_row(rule, memory, rows, count, query)
-    view.base[0], view.base[1], view.base[2] = row, items, until_s
+    view.base[col.DECIDED_ROW], view.base[col.DECIDED_ITEMS] = row, items
+    view.base[col.DECIDED_UNTIL_S] = until_s
     if is_given:
         query[col.PREFER_ACCURACY] = query[col.PREFER_LATENCY] = query[col.PREFER_ENERGY] = math.nan
 
@@ -155,7 +154,7 @@ def look(memory: Table, rows: Table, count: int, query: Column, preference: Colu
     has_own = not math.isnan(query[col.PREFER_ACCURACY])
     if not has_own:
         _write_preference(rows, count, preference, query)
-    considered = select_rows(rows, count, int(view.base[0]), query, view.picked, view.chosen)
+    considered = select_rows(rows, count, int(view.base[col.DECIDED_ROW]), query, view.picked, view.chosen)
     follow_times(memory, rows, count, query)
     encode(memory, rows, count, query, considered, view)
     if not has_own:

@@ -82,7 +82,7 @@ def encode(memory: Table, rows: Table, count: int, query: Column, considered: in
         row = int(view.chosen[line])
         _encode_row(rows, row, query, slack_s, tail_slack_s, extremes, lines[line])
         _encode_device(memory, rows, row, lines[line])
-        lines[line][feat.BASE_CHOICE] = 1.0 if row == int(view.base[0]) else 0.0
+        lines[line][feat.BASE_CHOICE] = 1.0 if row == int(view.base[col.DECIDED_ROW]) else 0.0
         with_room += lines[line][feat.HAS_ROOM]
         idle += lines[line][feat.IS_IDLE]
         timely += lines[line][feat.TIMELY]
@@ -103,8 +103,8 @@ def encode(memory: Table, rows: Table, count: int, query: Column, considered: in
     context[feat.CONTEXT_TIMELY] = timely / number
     context[feat.CONTEXT_SERVICE_SPREAD] = contrast(extremes[_MOST_SERVICE], extremes[_LEAST_SERVICE])
     context[feat.CONTEXT_ACCURACY_SPREAD] = extremes[_MOST_ACCURACY] - extremes[_LEAST_ACCURACY]
-    context[feat.CONTEXT_BASE_HOLDS] = 1.0 if view.base[0] == HOLD else 0.0
-    context[feat.CONTEXT_BASE_REJECTS] = 1.0 if view.base[0] == REJECT else 0.0
+    context[feat.CONTEXT_BASE_HOLDS] = 1.0 if view.base[col.DECIDED_ROW] == HOLD else 0.0
+    context[feat.CONTEXT_BASE_REJECTS] = 1.0 if view.base[col.DECIDED_ROW] == REJECT else 0.0
     context[feat.CONTEXT_CLASSES] = share(query[col.OTHER_QUEUES], 1.0)
     context[feat.CONTEXT_OTHERS] = share(query[col.OTHER_ITEMS], queued)
     context[feat.CONTEXT_JOULES_KNOWN] = known / number

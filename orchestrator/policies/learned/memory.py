@@ -146,7 +146,7 @@ def standing_hold(memory: Table, rows: Table, count: int, query: Column, base: C
     if query[col.QUEUE_ITEMS] >= whole[_MOST_ITEMS] or _room(rows, count, base) != whole[_ROOM]:
         return 0, 0.0, 0.0
     until_s = whole[_HOLD_UNTIL_S]
-    return HOLD, 0.0, min(base[2], until_s) if base[0] == HOLD else until_s
+    return HOLD, 0.0, min(base[col.DECIDED_UNTIL_S], until_s) if base[col.DECIDED_ROW] == HOLD else until_s
 
 
 @compiled
@@ -178,7 +178,8 @@ def note_decision(
         if is_same:
             whole[_HOLD_UNTIL_S] = whole[_HELD_ITEMS] = 0.0
         return
-    if base[0] != HOLD and (whole[_HELD_ITEMS] == 0 or not is_same):  # what the base waits for it knows itself
+    # What the base waits for it knows itself.
+    if base[col.DECIDED_ROW] != HOLD and (whole[_HELD_ITEMS] == 0 or not is_same):
         whole[_HELD_ITEMS] = query[col.QUEUE_ITEMS]
     whole[_HOLD_UNTIL_S], whole[_HEAD_DEADLINE_S] = until_s, query[col.HEAD_DEADLINE_S]
     whole[_MOST_ITEMS] = 1 + _GROWTH * query[col.QUEUE_ITEMS]
@@ -194,7 +195,7 @@ def end_hold_at(items: float, memory: Table) -> None:
 @compiled
 def _room(rows: Table, count: int, base: Column) -> float:
     """Return how many rows have room, and a half where the base holds, a quarter where it gives the head up."""
-    found = 0.5 if base[0] == HOLD else 0.25 if base[0] == REJECT else 0.0
+    found = 0.5 if base[col.DECIDED_ROW] == HOLD else 0.25 if base[col.DECIDED_ROW] == REJECT else 0.0
     for row in range(count):
         found += rows[col.ROW_HAS_ROOM][row]
     return found

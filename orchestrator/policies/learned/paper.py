@@ -55,10 +55,10 @@ def allowed_choices(
     ``rows`` are the candidates of each world, [worlds, fields, rows], of which ``counts`` [worlds] are used; ``widths``
     [worlds, widths] are those of each, in percent, ascending.
     """
-    servers, batches = fleet[0], fleet[2]
+    servers, width_count, batches = fleet
     has_room = (np.arange(rows.shape[2]) < counts[:, None]) & (rows[:, col.ROW_HAS_ROOM] != 0)
     of_server = rows[:, col.ROW_SERVER, :, None] == np.arange(servers)
-    of_width = rows[:, col.ROW_WIDTH, :, None] == widths[:, None, : fleet[1]]
+    of_width = rows[:, col.ROW_WIDTH, :, None] == widths[:, None, :width_count]
     return np.concatenate(
         [
             (of_server & has_room[..., None]).any(axis=1),
@@ -77,11 +77,12 @@ def choices_of(
     ``rows`` and ``widths`` are as for ``allowed_choices``. Where ``chosen`` [worlds] is no row, below 0, server and
     width are -1 and the batch is the largest: it waits.
     """
+    _, width_count, batches = fleet
     worlds, sent = np.arange(len(rows)), np.maximum(chosen, 0)
     servers, of_width = rows[worlds, col.ROW_SERVER, sent], rows[worlds, col.ROW_WIDTH, sent]
-    width = (widths[:, : fleet[1]] == of_width[:, None]).argmax(axis=1)
+    width = (widths[:, :width_count] == of_width[:, None]).argmax(axis=1)
     found = np.stack([servers.astype(np.int64), width, np.zeros(len(rows), np.int64)], axis=1)
-    found[chosen < 0] = -1, -1, fleet[2] - 1
+    found[chosen < 0] = -1, -1, batches - 1
     return found
 
 
@@ -93,11 +94,12 @@ def place_lines(
     ``lines`` [worlds, rows, FEATURES] has those of each row; ``rows``, ``counts`` and ``widths`` are as for
     ``allowed_choices``.
     """
+    server_count, width_count, _ = fleet
     worlds, used = np.nonzero(np.arange(rows.shape[2]) < counts[:, None])
     servers = rows[worlds, col.ROW_SERVER, used].astype(np.int64)
-    at = (widths[worlds, : fleet[1]] == rows[worlds, col.ROW_WIDTH, used][:, None]).argmax(axis=1)
-    placed = np.zeros((len(rows), fleet[0] * fleet[1], feat.FEATURES), np.float32)
-    placed[worlds, servers * fleet[1] + at] = lines[worlds, used]
+    at = (widths[worlds, :width_count] == rows[worlds, col.ROW_WIDTH, used][:, None]).argmax(axis=1)
+    placed = np.zeros((len(rows), server_count * width_count, feat.FEATURES), np.float32)
+    placed[worlds, servers * width_count + at] = lines[worlds, used]
     return placed.reshape(len(rows), -1)
 
 
@@ -111,7 +113,7 @@ def paper_choices(
     hidden = np.tanh(observation @ weights["first.weight"] + weights["first.bias"])
     hidden = np.tanh(hidden @ weights["second.weight"] + weights["second.bias"])
     logits = np.where(allowed, hidden @ weights["choices.weight"] + weights["choices.bias"], -np.inf)
-    servers, widths = fleet[0], fleet[1]
+    servers, widths, _ = fleet
     heads = logits[:servers], logits[servers : servers + widths], logits[servers + widths :]
     return np.array([np.argmax(head) for head in heads])
 

@@ -120,7 +120,8 @@ class LearnedPolicy:
         widths, ends_at = self._widths_of(rows, count), 0.0
         shown = rows[None], np.array([count]), fleet, widths[None]
         allowed = allowed_choices(*shown)[0]
-        if allowed[: fleet[0]].any():
+        server_count, _, _ = fleet
+        if allowed[:server_count].any():
             seen = np.concatenate([place_lines(view.lines[None], *shown)[0], view.context], dtype=np.float32)
             order = paper_choices(self.file.weights, seen, fleet, allowed)
             unseen = decide.out_of_distribution_feature(numbers, -1, view)
@@ -142,16 +143,17 @@ class LearnedPolicy:
 
         A file that names them is at home where some are not loaded, or servers not there.
         """
-        fleet, known = self.file.fleet, np.array(self.file.widths, np.float64)
+        server_count, width_count, _ = self.file.fleet
+        known = np.array(self.file.widths, np.float64)
         there = np.unique(rows[col.ROW_WIDTH, :count])
         servers = 1 + int(rows[col.ROW_SERVER, :count].max(initial=-1))
         if len(known):
-            is_known = bool(np.isin(there, known).all()) and servers <= fleet[0]
+            is_known = bool(np.isin(there, known).all()) and servers <= server_count
         else:
-            known, is_known = there, count == 0 or (servers, len(there)) == fleet[:2]
+            known, is_known = there, count == 0 or (servers, len(there)) == (server_count, width_count)
         if not is_known:
             raise UntrustedError(
-                f"ppo-paper was trained on {fleet[0]} servers of {fleet[1]} widths and is shown {servers} of "
+                f"ppo-paper was trained on {server_count} servers of {width_count} widths and is shown {servers} of "
                 f"{len(there)}"
             )
         return known

@@ -176,8 +176,9 @@ def _check_arrays(path: Path, policy: PolicyFile) -> None:
     if policy.kind == PAPER:
         if len(policy.fleet) != 3 or min(policy.fleet) < 1:
             raise _refused(path, f"fleet is {list(policy.fleet)}, not servers, widths and batch choices")
-        if policy.widths and len(policy.widths) != policy.fleet[1]:
-            raise _refused(path, f"widths are {list(policy.widths)}, not the {policy.fleet[1]} of its fleet")
+        _, width_count, _ = policy.fleet
+        if policy.widths and len(policy.widths) != width_count:
+            raise _refused(path, f"widths are {list(policy.widths)}, not the {width_count} of its fleet")
         if "out.weight" in policy.weights:
             raise _refused(path, "its batches are of how many are sent; they are of how many are waited for now")
         shapes = paper_shapes(*policy.fleet)

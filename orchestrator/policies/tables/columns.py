@@ -9,6 +9,7 @@ or 1, and NaN says that there is none. Indices of servers, widths and rows count
 - **batches** [field, server · depth + place]: what a server has in flight, in the order it was sent.
 - **rows** [field, row]: the candidates, ordered by server, then width.
 - **query** [field]: what waits, and the uniform random numbers.
+- **decision** [field]: what a policy decides, where another one may still decide otherwise.
 """
 
 from __future__ import annotations
@@ -96,3 +97,8 @@ ONLY_WIDTH: Final = 19  # the only one that the policy takes, see orchestrator.p
 OTHER_QUEUES: Final = 20  # that wait besides the head's own
 OTHER_ITEMS: Final = 21  # that wait in those
 QUERY_FIELDS: Final = 22
+
+DECIDED_ROW: Final = 0  # or HOLD, REJECT
+DECIDED_ITEMS: Final = 1
+DECIDED_UNTIL_S: Final = 2  # while it holds
+DECISION_FIELDS: Final = 3

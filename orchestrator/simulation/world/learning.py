@@ -75,8 +75,9 @@ def _start(world: World, model: int) -> Line:
 @compiled
 def _put_sums(world: World, model: int, sums: Sums) -> None:
     fits, models = world.models, world.fleet.models
-    fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model] = sums[0], sums[1], sums[2]
-    fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model] = sums[3], sums[4]
+    weight, sum_n, sum_nn, sum_t_s, sum_nt_s = sums
+    fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model] = weight, sum_n, sum_nn
+    fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model] = sum_t_s, sum_nt_s
     models[col.PER_ITEM_S][model], models[col.FIXED_S][model] = _fitted_line(*sums, _start(world, model))
 
 

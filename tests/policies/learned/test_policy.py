@@ -10,19 +10,8 @@ from hypothesis import given, settings
 
 from orchestrator.decision import Decision, Dispatch, Hold, Reason, Reject
 from orchestrator.errors import ConfigError, UntrustedError
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, BATCHES, FIRST_SEND, HOLD_ACTION
-from orchestrator.policies.learned.features import (
-    ACCURACY,
-    CONTEXT,
-    CONTEXT_ACCURACY_SPREAD,
-    CONTEXT_CLASSES,
-    CONTEXT_OTHERS,
-    CONTEXT_PREFER_ENERGY,
-    FEATURES,
-    HAS_ROOM,
-    ROWS,
-    UTILISATION,
-)
 from orchestrator.policies.learned.network import (
     HIDDEN,
     HIDDEN_LINES,
@@ -59,7 +48,10 @@ BASES = (
 
 
 def slim(base: str = "lert:slack", **values: object) -> PolicyFile:
-    ranges = {"low": np.full(FEATURES + CONTEXT, -1, np.float32), "high": np.ones(FEATURES + CONTEXT, np.float32)}
+    ranges = {
+        "low": np.full(feat.FEATURES + feat.CONTEXT, -1, np.float32),
+        "high": np.ones(feat.FEATURES + feat.CONTEXT, np.float32),
+    }
     return replace(PolicyFile("ppo-slim", base, untrained(), **ranges), **values)  # type: ignore[arg-type]
 
 
@@ -117,12 +109,12 @@ def test_whatever_the_weights_only_what_has_room_is_sent(fleet: Fleet, situation
 def test_the_compiled_network_computes_what_numpy_does() -> None:
     rng = np.random.default_rng(3)
     params = pack(trained())
-    for considered in (0, 1, 16, ROWS):
-        lines, context = new_table(ROWS, FEATURES), new_column(CONTEXT)
+    for considered in (0, 1, 16, feat.ROWS):
+        lines, context = new_table(feat.ROWS, feat.FEATURES), new_column(feat.CONTEXT)
         for line in range(considered):
-            for feature in range(FEATURES):
+            for feature in range(feat.FEATURES):
                 lines[line][feature] = rng.uniform(-1, 1)
-        for place in range(CONTEXT):
+        for place in range(feat.CONTEXT):
             context[place] = rng.uniform(-1, 1)
         found = new_column(ACTIONS)
         hidden = np.zeros((HIDDEN_LINES, HIDDEN), np.float32)
@@ -134,14 +126,14 @@ def test_the_compiled_network_computes_what_numpy_does() -> None:
 
 def test_the_order_of_servers_does_not_matter_to_the_scores() -> None:
     rng = np.random.default_rng(4)
-    params, context, hidden = pack(trained()), new_column(CONTEXT), np.zeros((HIDDEN_LINES, HIDDEN), np.float32)
-    values = rng.uniform(-1, 1, (12, FEATURES))
+    params, context, hidden = pack(trained()), new_column(feat.CONTEXT), np.zeros((HIDDEN_LINES, HIDDEN), np.float32)
+    values = rng.uniform(-1, 1, (12, feat.FEATURES))
     scores = []
     order = rng.permutation(12)
     for arranged in (values, values[order]):
-        lines, found = new_table(ROWS, FEATURES), new_column(ACTIONS)
+        lines, found = new_table(feat.ROWS, feat.FEATURES), new_column(ACTIONS)
         for line in range(12):
-            for feature in range(FEATURES):
+            for feature in range(feat.FEATURES):
                 lines[line][feature] = arranged[line][feature]
         score(lines, 12, context, params, 5.0, hidden, found)
         scores.append(np.array(found))
@@ -172,26 +164,26 @@ def two_choices() -> tuple[list[object], Situation]:
 
 def test_what_training_has_not_seen_is_not_decided() -> None:
     candidates, situation = two_choices()
-    low = np.full(FEATURES + CONTEXT, -1, np.float32)
-    high = np.ones(FEATURES + CONTEXT, np.float32)
-    high[FEATURES] = 0.001  # so long a queue
+    low = np.full(feat.FEATURES + feat.CONTEXT, -1, np.float32)
+    high = np.ones(feat.FEATURES + feat.CONTEXT, np.float32)
+    high[feat.FEATURES] = 0.001  # so long a queue
     with pytest.raises(UntrustedError, match=r"queue lies outside of -1 to 0.001"):
         LearnedPolicy(slim(low=low, high=high)).choose(candidates, situation)  # type: ignore[arg-type]
-    high[FEATURES] = 0.26  # within the tolerance of 0.05
+    high[feat.FEATURES] = 0.26  # within the tolerance of 0.05
     LearnedPolicy(slim(low=low, high=high)).choose(candidates, situation)  # type: ignore[arg-type]
 
 
 def test_the_scale_of_qualities_is_decided_as_the_nearest_that_training_has_seen_and_another_price_is_not() -> None:
     candidates, situation = two_choices()
-    low, high = np.full(FEATURES + CONTEXT, -1, np.float32), np.ones(FEATURES + CONTEXT, np.float32)
-    low[ACCURACY], high[ACCURACY] = 0.8, 0.85  # qualities are 0.7 and 0.95
-    high[FEATURES + CONTEXT_ACCURACY_SPREAD] = 0.05
+    low, high = np.full(feat.FEATURES + feat.CONTEXT, -1, np.float32), np.ones(feat.FEATURES + feat.CONTEXT, np.float32)
+    low[feat.ACCURACY], high[feat.ACCURACY] = 0.8, 0.85  # qualities are 0.7 and 0.95
+    high[feat.FEATURES + feat.CONTEXT_ACCURACY_SPREAD] = 0.05
     assert isinstance(LearnedPolicy(slim(low=low, high=high)).choose(candidates, situation), Dispatch)  # type: ignore[arg-type]
     # Nor does what waits in other queues, which a fit to one family has never seen.
     others = replace(situation, queue=replace(situation.queue, other_queues=3, other_items=50))
-    high[FEATURES + CONTEXT_CLASSES] = high[FEATURES + CONTEXT_OTHERS] = 0.0
+    high[feat.FEATURES + feat.CONTEXT_CLASSES] = high[feat.FEATURES + feat.CONTEXT_OTHERS] = 0.0
     assert isinstance(LearnedPolicy(slim(low=low, high=high)).choose(candidates, others), Dispatch)  # type: ignore[arg-type]
-    low[FEATURES + CONTEXT_PREFER_ENERGY] = 0.7  # that of families of 0.05 of spread
+    low[feat.FEATURES + feat.CONTEXT_PREFER_ENERGY] = 0.7  # that of families of 0.05 of spread
     with pytest.raises(UntrustedError, match="prefer_energy lies outside"):
         LearnedPolicy(slim(low=low, high=high)).choose(candidates, situation)  # type: ignore[arg-type]
 
@@ -278,7 +270,7 @@ def test_ppo_paper_holds_no_head_for_longer_because_another_queues_is_held_in_be
 
 def test_ppo_paper_knows_candidates_by_their_places_whatever_else_is_loaded() -> None:
     weights = {name: np.zeros(shape, np.float32) for name, shape in paper_shapes(2, 2, 3).items()}
-    weights["first.weight"][2 * FEATURES + HAS_ROOM, 0] = weights["second.weight"][0, 0] = 1  # of b at 25
+    weights["first.weight"][2 * feat.FEATURES + feat.HAS_ROOM, 0] = weights["second.weight"][0, 0] = 1  # of b at 25
     weights["choices.weight"][0, :2], weights["choices.bias"][0] = (0, 9), 1  # then server b instead of a
     policy = LearnedPolicy(slim(kind="ppo-paper", weights=weights, fleet=(2, 2, 3), widths=(25, 100)))
     _, situation = two_choices()
@@ -308,13 +300,13 @@ def test_ppo_paper_does_not_decide_by_what_devices_show_where_training_knew_noth
     candidates, situation = two_choices()
     busy = [replace(each, utilisation_ratio=1.0) for each in candidates]  # type: ignore[type-var]
     weights = {name: np.zeros(shape, np.float32) for name, shape in paper_shapes(2, 2, 3).items()}
-    weights["first.weight"][UTILISATION, 0] = weights["second.weight"][0, 0] = 1
+    weights["first.weight"][feat.UTILISATION, 0] = weights["second.weight"][0, 0] = 1
     weights["choices.weight"][0, :2], weights["choices.bias"][0] = (0, 9), 1  # server b instead of a
     policy = LearnedPolicy(slim(kind="ppo-paper", weights=weights, fleet=(2, 2, 3)))
     servers = [getattr(policy.choose(each, situation), "candidate", None) for each in (candidates, busy)]  # type: ignore[arg-type]
     assert [each and each.server for each in servers] == ["a", "b"]
     high = policy.file.high.copy()
-    high[UTILISATION] = 0
+    high[feat.UTILISATION] = 0
     unknowing = LearnedPolicy(replace(policy.file, high=high)).choose(busy, situation)  # type: ignore[arg-type]
     assert isinstance(unknowing, Dispatch)
     assert unknowing.candidate.server == "a"
@@ -324,7 +316,10 @@ def test_ppo_paper_waits_while_no_server_has_room_as_training_never_asks_then() 
     _, situation = two_choices()
     full = [candidate(server, 100, items=4, has_room=False) for server in ("a", "b")]
     trained = paper((2, 1, 3), np.array([0, 1, 0, 0, 1, 0])).file
-    nothing_known = np.full(FEATURES + CONTEXT, 2, np.float32), np.full(FEATURES + CONTEXT, 3, np.float32)
+    nothing_known = (
+        np.full(feat.FEATURES + feat.CONTEXT, 2, np.float32),
+        np.full(feat.FEATURES + feat.CONTEXT, 3, np.float32),
+    )
     policy = LearnedPolicy(replace(trained, low=nothing_known[0], high=nothing_known[1]))
     assert isinstance(policy.choose(full, situation), Hold)  # type: ignore[arg-type]
     with_room = [*full[:1], candidate("b", 100, items=4)]
