@@ -102,7 +102,7 @@ def test_what_is_wrong_is_named_in_one_line(text: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://h:8002/metrics", "http://h", "http://[::1]:8002/metrics", "http://h:65535"])
-def test_metrics_urls(url: str) -> None:
+def test_a_metrics_url_that_can_be_asked_is_taken_as_it_is(url: str) -> None:
     assert ServerSettings(name="a", grpc="h:1", metrics=url).metrics == url
 
 

@@ -108,7 +108,9 @@ def test_a_file_of_the_users_is_never_overwritten(tmp_path: Path, repository: Pa
 
 
 @pytest.mark.integration
-def test_up_status_down(repository: Path, state: Path) -> None:
+def test_a_fleet_is_brought_up_its_status_tells_who_has_died_and_down_leaves_nothing(
+    repository: Path, state: Path
+) -> None:
     cpu = str(min(os.sched_getaffinity(0)))
     copy = state.parent / "copy.yaml"
     shown = succeed(

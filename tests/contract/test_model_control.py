@@ -161,7 +161,7 @@ async def test_the_repository_is_told_ascending_and_nothing_is_loaded_at_first(s
     assert await subject.control.counters() == {}
 
 
-async def test_a_load_from_nothing(subject: Subject) -> None:
+async def test_a_load_from_nothing_brings_the_instances_asked_for_and_no_other_width(subject: Subject) -> None:
     assert await apply(subject, W050, 2) == LoadedModel(
         W050, ModelStatus.READY, instances=2, batching=Batching(), is_python_based=True
     )

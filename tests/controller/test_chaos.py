@@ -85,7 +85,7 @@ class Chaos:
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_chaos(seed: int) -> None:
+async def test_whatever_happens_memory_stays_within_the_budget_and_all_is_loaded_once_it_is_over(seed: int) -> None:
     chaos = Chaos(seed)
     while now_s() < 300:
         await asyncio.sleep(chaos.uniforms.expovariate(0.3))

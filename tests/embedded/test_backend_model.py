@@ -89,7 +89,9 @@ def test_without_batching_each_request_runs_alone(tmp_path: Path) -> None:
     ("onnx_type", "dtype"),
     [(TensorProto.BOOL, np.bool_), (TensorProto.FLOAT16, np.float16), (TensorProto.UINT8, np.uint8)],
 )
-def test_element_types(tmp_path: Path, onnx_type: int, dtype: type) -> None:
+def test_a_tensor_of_a_rarer_element_type_comes_back_as_it_was_sent(
+    tmp_path: Path, onnx_type: int, dtype: type
+) -> None:
     value = np.array([[0, 1]], dtype)
     (answer,) = serve(tmp_path, onnx_models.identity(onnx_type)).answer([{"x": value}])
     assert isinstance(answer, dict)

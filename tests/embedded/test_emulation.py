@@ -9,7 +9,7 @@ from orchestrator.errors import ConfigError
 @pytest.mark.parametrize(
     ("text", "cpus"), [("0", {0}), ("0-1", {0, 1}), ("0-1,3", {0, 1, 3}), (" 2 , 2 ", {2}), ("5-5", {5})]
 )
-def test_cpu_lists(text: str, cpus: set[int]) -> None:
+def test_a_cpu_list_may_have_ranges_blanks_and_repeats(text: str, cpus: set[int]) -> None:
     assert parse_cpu_list(text) == cpus
 
 
@@ -31,7 +31,7 @@ def test_unavailable_cpus_are_named() -> None:
         check_cpus(frozenset())
 
 
-def test_slowdowns() -> None:
+def test_slowdowns_are_read_one_for_each_server_in_their_order() -> None:
     assert parse_slowdowns("1, 3.5", 2) == (1.0, 3.5)
 
 
@@ -55,7 +55,7 @@ def test_a_slowdown_of_one_is_none_at_all() -> None:
     check_slowdown(1.0)
 
 
-def test_cpu_sets() -> None:
+def test_cpu_lists_are_separated_by_semicolons_and_there_is_one_for_each_server() -> None:
     assert parse_cpu_sets("0;1-2,4", 2) == (frozenset({0}), frozenset({1, 2, 4}))
     with pytest.raises(ConfigError, match=r"--cpus 0: 1 value\(s\) for 2 server\(s\); .*separated by ';'"):
         parse_cpu_sets("0", 2)

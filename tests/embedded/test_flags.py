@@ -33,7 +33,7 @@ def test_defaults_render_to_the_documented_command_line() -> None:
     ("models", "expected"),
     [(None, ["--load-model=*"]), ((), []), (("a", "b"), ["--load-model=a", "--load-model=b"])],
 )
-def test_models_to_load(models: tuple[str, ...] | None, expected: list[str]) -> None:
+def test_all_models_are_loaded_unless_it_is_said_which(models: tuple[str, ...] | None, expected: list[str]) -> None:
     rendered = render_flags(replace(FLAGS, models=models))
     assert [flag for flag in rendered if flag.startswith("--load-model")] == expected
 

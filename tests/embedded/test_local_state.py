@@ -48,7 +48,7 @@ def test_damaged_state_is_named(tmp_path: Path, text: str) -> None:
         local_state.read_servers(tmp_path)
 
 
-def test_state_directories(tmp_path: Path) -> None:
+def test_a_state_directory_is_one_users_closed_to_others_and_refused_where_it_can_not_be_made(tmp_path: Path) -> None:
     choose = local_state.choose_state_directory
     assert choose({"XDG_RUNTIME_DIR": "/run/user/7"}, "/tmp", 7) == Path("/run/user/7/slimsched")
     assert choose({}, "/tmp", 7) == Path("/tmp/slimsched-7")

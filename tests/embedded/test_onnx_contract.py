@@ -135,7 +135,7 @@ def test_absent_parameters_have_defaults() -> None:
 
 
 @pytest.mark.parametrize(("text", "factor"), [(None, 1.0), ("1", 1.0), ("2.5", 2.5)])
-def test_slowdowns(text: str | None, factor: float) -> None:
+def test_a_slowdown_is_the_number_given_and_1_where_there_is_none(text: str | None, factor: float) -> None:
     assert parse_slowdown(text) == factor
 
 
@@ -153,7 +153,7 @@ def test_gpu_instances_need_the_cuda_provider() -> None:
         choose_providers("GPU", "1", ["CPUExecutionProvider"])
 
 
-def test_the_model_file(tmp_path: Path) -> None:
+def test_the_model_file_is_found_by_its_name_or_in_the_folder_of_that_name(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"unable to find '.*model.onnx'"):
         find_model_file(tmp_path, "")
     (tmp_path / "other.onnx").touch()

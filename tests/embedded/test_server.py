@@ -52,7 +52,7 @@ def test_a_busy_given_port_is_named() -> None:
             choose_ports(EmbeddedOptions(grpc_port=busy))
 
 
-def test_repositories(tmp_path: Path) -> None:
+def test_a_repository_has_to_exist_and_to_hold_what_is_to_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a directory"):
         check_repository(tmp_path / "none", None)
     with pytest.raises(ConfigError, match="holds no"):

@@ -28,14 +28,14 @@ def checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def test_images() -> InMemoryImages:
+def unseen_images() -> InMemoryImages:
     return toy_images(45, seed=7)
 
 
 @pytest.fixture(scope="session")
-def proven(checkpoint: Checkpoint, test_images: InMemoryImages) -> list[ProvenModel]:
+def proven(checkpoint: Checkpoint, unseen_images: InMemoryImages) -> list[ProvenModel]:
     widths = (Width(25), Width(100))
-    return list(prove_family(checkpoint, widths, test_images, family="toys", tuning=Tuning()))
+    return list(prove_family(checkpoint, widths, unseen_images, family="toys", tuning=Tuning()))
 
 
 @pytest.fixture

@@ -51,9 +51,11 @@ def test_every_width_describes_itself(proven: list[ProvenModel]) -> None:
         assert model.files["labels.txt"].decode().splitlines() == list(LABELS)
 
 
-def test_exporting_twice_changes_nothing(checkpoint: Checkpoint, test_images: InMemoryImages, repository: Path) -> None:
+def test_exporting_twice_changes_nothing(
+    checkpoint: Checkpoint, unseen_images: InMemoryImages, repository: Path
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in repository.rglob("*")}
-    written = export_family(checkpoint, repository, (NARROW, FULL), test_images)
+    written = export_family(checkpoint, repository, (NARROW, FULL), unseen_images)
     assert written == {"toys_w025": False, "toys_w100": False}
     assert {path: path.stat().st_mtime_ns for path in repository.rglob("*")} == before
 
@@ -78,20 +80,20 @@ def test_nothing_is_written_unless_all_is_well(
     assert not (tmp_path / "models").exists()
 
 
-def test_one_width_that_fails_keeps_all_from_being_written(test_images: InMemoryImages, tmp_path: Path) -> None:
+def test_one_width_that_fails_keeps_all_from_being_written(unseen_images: InMemoryImages, tmp_path: Path) -> None:
     """A weight that is no number reaches only the full width."""
     network = lively_network()
     network.classifier.weight.data[0, -1] = float("nan")
     with pytest.raises(ExportError, match=r"width 1\.00, batch of 1: logits differ by up to nan"):
-        export_family(toy_checkpoint(network), tmp_path / "models", (NARROW, FULL), test_images)
+        export_family(toy_checkpoint(network), tmp_path / "models", (NARROW, FULL), unseen_images)
     assert not (tmp_path / "models").exists()
 
 
 def test_a_checkpoint_without_the_width_is_refused_before_any_work(
-    checkpoint: Checkpoint, test_images: InMemoryImages
+    checkpoint: Checkpoint, unseen_images: InMemoryImages
 ) -> None:
     with pytest.raises(CheckpointError):
-        next(prove_family(checkpoint, (Width(10),), test_images, family="toys", tuning=Tuning()))
+        next(prove_family(checkpoint, (Width(10),), unseen_images, family="toys", tuning=Tuning()))
 
 
 def test_an_occupied_place_stops_the_export(proven: list[ProvenModel], checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -132,21 +134,21 @@ def test_a_wider_width_that_is_right_no_more_often_is_told(proven: list[ProvenMo
 
 
 def test_a_repository_agrees_with_its_checkpoint(
-    checkpoint: Checkpoint, test_images: InMemoryImages, repository: Path
+    checkpoint: Checkpoint, unseen_images: InMemoryImages, repository: Path
 ) -> None:
-    assert verify_against(checkpoint, repository, verify_repository(repository), test_images) == []
+    assert verify_against(checkpoint, repository, verify_repository(repository), unseen_images) == []
 
 
-def test_a_repository_of_another_training_is_found(test_images: InMemoryImages, repository: Path) -> None:
+def test_a_repository_of_another_training_is_found(unseen_images: InMemoryImages, repository: Path) -> None:
     other = toy_checkpoint(lively_network(seed=1))
-    findings = verify_against(other, repository, verify_repository(repository), test_images)
+    findings = verify_against(other, repository, verify_repository(repository), unseen_images)
     assert [finding.model for finding in findings] == ["toys_w025", "toys_w100"]
     assert all("logits differ" in finding.message for finding in findings)
 
 
-def test_a_width_the_checkpoint_lacks_is_found(test_images: InMemoryImages, repository: Path) -> None:
+def test_a_width_the_checkpoint_lacks_is_found(unseen_images: InMemoryImages, repository: Path) -> None:
     other = toy_checkpoint(lively_network(widths=(Width(50), FULL)), widths=(Width(50), FULL))
-    findings = verify_against(other, repository, verify_repository(repository), test_images)
+    findings = verify_against(other, repository, verify_repository(repository), unseen_images)
     assert "has no width 0.25" in findings[0].message
 
 
@@ -160,20 +162,22 @@ def test_a_checkpoint_that_fits_no_model_is_refused(repository: Path) -> None:
 
 @pytest.mark.parametrize(("field", "message"), [("accuracy", "slim.accuracy says"), ("flops", "slim.flops says")])
 def test_a_description_that_does_not_hold_is_found(
-    field: str, message: str, checkpoint: Checkpoint, test_images: InMemoryImages, repository: Path
+    field: str, message: str, checkpoint: Checkpoint, unseen_images: InMemoryImages, repository: Path
 ) -> None:
     verification = verify_repository(repository)
     identity = verification.models[0].identity
     assert identity is not None
     claimed = replace(identity, **{field: getattr(identity, field) + (0.01 if field == "accuracy" else 2)})
     models = (replace(verification.models[0], identity=claimed), *verification.models[1:])
-    findings = verify_against(checkpoint, repository, replace(verification, models=models), test_images)
+    findings = verify_against(checkpoint, repository, replace(verification, models=models), unseen_images)
     assert len(findings) == 1
     assert message in findings[0].message
 
 
-def test_a_model_that_vanished_is_found(checkpoint: Checkpoint, test_images: InMemoryImages, repository: Path) -> None:
+def test_a_model_that_vanished_is_found(
+    checkpoint: Checkpoint, unseen_images: InMemoryImages, repository: Path
+) -> None:
     verification = verify_repository(repository)
     (repository / "toys_w100" / MODEL_FILE).unlink()
-    (finding,) = verify_against(checkpoint, repository, verification, test_images)
+    (finding,) = verify_against(checkpoint, repository, verification, unseen_images)
     assert finding.model == "toys_w100"

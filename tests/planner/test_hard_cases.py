@@ -42,13 +42,15 @@ def test_arrivals_that_have_all_but_ceased_call_for_no_delay(items_per_s: float)
     assert choose_batching(Demand(0.001, 0.004, items_per_s, 1.0, 1, 32), LIMITS) == NO_DELAY
 
 
-def test_a_width_may_be_idle_for_hours() -> None:
+def test_a_width_that_is_kept_may_be_idle_for_hours_and_is_left_as_it_is() -> None:
     state, sizes = SchedulerState(), [1.0, 4.0]
     for now_s in range(10):
         n = sizes[now_s % 2]
         _, state = plan(host(Rates(1, 20, 0, 20 * n, 20, 0, n, 0.002 + 0.001 * n)), state, LIMITS, now_s=float(now_s))
     for now_s in range(10, 8000):
-        _, state = plan(host(Rates(window_s=1.0)), state, LIMITS, now_s=float(now_s))
+        made, state = plan(host(Rates(window_s=1.0)), state, LIMITS, now_s=float(now_s))
+        assert (made.actions, made.desired_instances) == ((), ((NAME, 1),)), now_s
+    assert (state.model(NAME).idle_since_s, state.model(NAME).items_per_s) == (9.0, 0.0)
 
 
 @pytest.mark.parametrize(

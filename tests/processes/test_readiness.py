@@ -79,5 +79,10 @@ def test_systemd_hears_it_at_a_path() -> None:
         assert end.recv(100) == b"READY=1"
 
 
-def test_where_nobody_asks_nothing_is_said() -> None:
-    Announcement({}).say_ready()
+@pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": ""}])
+async def test_where_nobody_asks_nothing_is_said(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with Hearing() as hearing:
+        for name, place in hearing.environment.items():  # the one that counts is the one that was given
+            monkeypatch.setenv(name, place)
+        Announcement(environment).say_ready()
+        assert not await hearing.is_heard()

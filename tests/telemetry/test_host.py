@@ -38,7 +38,9 @@ class Gpu:
         self.closes += 1
 
 
-async def test_a_cpu_host(start_triton: Callable[..., FakeTriton], tmp_path: Path) -> None:
+async def test_a_cpu_host_shows_its_memory_utilisation_power_and_instances(
+    start_triton: Callable[..., FakeTriton], tmp_path: Path
+) -> None:
     triton = start_triton()
     triton.spawn("m_0_0")
     zone = tmp_path / "intel-rapl:0"
@@ -58,7 +60,9 @@ async def test_a_cpu_host(start_triton: Callable[..., FakeTriton], tmp_path: Pat
     assert reading.live_instances == {"m": 1}
 
 
-async def test_a_gpu_host(start_triton: Callable[..., FakeTriton]) -> None:
+async def test_a_gpu_host_shows_its_gpu_and_the_instances_and_lets_go_of_the_gpu_when_closed(
+    start_triton: Callable[..., FakeTriton],
+) -> None:
     triton = start_triton()
     triton.spawn("m_0_0")
     gpu = Gpu()

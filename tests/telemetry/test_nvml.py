@@ -121,7 +121,7 @@ def test_a_lost_gpu_is_found_again(gpu: FakeGpu, code: str, words: str) -> None:
     assert value(reading, "energy_j")[0] - before == 3
 
 
-def test_a_gpu_by_its_uuid(gpu: FakeGpu) -> None:
+def test_a_gpu_is_found_by_its_uuid_and_named_by_it(gpu: FakeGpu) -> None:
     gpu.open("GPU-5f2c")
     assert value(gpu.read(), "power_w") == (251.5, "nvml-power-instant")
     gpu.answer(nvmlDeviceGetPowerUsage="3", nvmlDeviceGetFieldValues="3")
@@ -142,7 +142,7 @@ def test_a_uuid_that_is_no_gpus(gpu: FakeGpu) -> None:
     assert reason(gpu.read(), "power_w") == "GPU-5f2c can't be reached: Not Found (nvmlDeviceGetHandleByUUID)"
 
 
-def test_an_index_out_of_range(gpu: FakeGpu) -> None:
+def test_an_index_out_of_range_is_named_until_there_is_such_a_gpu(gpu: FakeGpu) -> None:
     gpu.open(2)
     reading = gpu.read()
     for field in FIELDS:
@@ -163,7 +163,7 @@ def test_an_error_newer_than_pynvml_is_reported_in_the_librarys_words(gpu: FakeG
     assert "No data" in reason(gpu.read(), "utilisation_ratio")
 
 
-def test_without_the_library(tmp_path: Path) -> None:
+def test_without_the_library_the_reason_is_given_at_each_read(tmp_path: Path) -> None:
     (tmp_path / "libnvidia-ml.so.1").write_text("not a library")  # hides the real one, where there is one
     with FakeGpu(tmp_path, tmp_path) as gpu:
         for _ in range(2):

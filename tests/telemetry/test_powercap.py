@@ -64,7 +64,7 @@ def test_no_joule_counts_twice(tree: Tree) -> None:
     assert reading.energy_j.value == 1
 
 
-def test_a_counter_that_wraps(tree: Tree) -> None:
+def test_a_counter_that_wraps_loses_no_energy(tree: Tree) -> None:
     tree.write("intel-rapl:0", "package-0", RANGE_UJ - 4_000_000)
     tree.powercap.read()
     for now_uj, total_j in ((6_000_000, 10), (7_000_000, 11)):
@@ -79,7 +79,7 @@ def test_reads_in_quick_succession_keep_the_last_power(tree: Tree) -> None:
         assert tree.powercap.read().power_w.value == (None if power_w is None else pytest.approx(power_w, rel=0.01))
 
 
-def test_without_zones(tree: Tree) -> None:
+def test_without_a_package_zone_energy_and_power_have_a_reason(tree: Tree) -> None:
     assert "has no package zone" in tree.powercap.read().energy_j.reason
     tree.write("intel-rapl:0", "psys", 1)
     assert "has no package zone" in tree.powercap.read().power_w.reason

@@ -255,7 +255,7 @@ def test_a_port_that_somebody_else_listens_on(start_triton: Start) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to own a process that another user can't look into")
-def test_a_triton_of_another_user(start_triton: Start) -> None:
+def test_a_triton_of_another_user_can_be_watched_only_once_it_was_found(start_triton: Start) -> None:
     triton = start_triton()
     processes = follow(triton.port)
     with without_privileges():
@@ -267,7 +267,7 @@ def test_a_triton_of_another_user(start_triton: Start) -> None:
         assert processes.read().memory_used_bytes.value > 0, "once found, it may be watched by anybody"
 
 
-def test_triton_elsewhere() -> None:
+def test_of_a_host_without_triton_only_the_memory_in_total_is_known() -> None:
     reading = follow(None).read()
     assert reading.memory_used_bytes.reason == reading.utilisation_ratio.reason == "Triton isn't on this host"
     assert reading.memory_total_bytes.value > 0

@@ -31,7 +31,7 @@ PAGE: dict[str, Any] = {
 }
 
 
-def test_perf_analyzer_s_report() -> None:
+def test_a_report_of_perf_analyzer_is_read_in_seconds_and_its_items_as_requests() -> None:
     found = parse_latency("\n" + HEAD + ROW, batch=64)
     assert found.requests_per_s == pytest.approx(8634.04 / 64)
     assert (found.queue_s, found.p50_s, found.p99_s) == pytest.approx((0.042992, 0.05465, 0.114036))
@@ -43,7 +43,7 @@ def test_a_report_without_one_measurement_is_refused(text: str) -> None:
         parse_latency(text, batch=1)
 
 
-def test_a_status_page() -> None:
+def test_a_status_page_is_read_and_what_a_newer_daemon_adds_is_ignored() -> None:
     view = parse_view(PAGE)
     assert (view.steps, view.step_s, view.trouble) == (7, 0.012, None)
     assert view.ready == ("a",)

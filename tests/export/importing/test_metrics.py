@@ -105,7 +105,9 @@ LABELS = np.array([[[0, 0, 10, 10, 0], [50, 0, 60, 10, 0]], [[0, 0, 10, 10, 1], 
         ([[], []], 0.0),
     ],
 )
-def test_mean_average_precision(detected: list[list[list[float]]], expected: float) -> None:
+def test_mean_average_precision_is_what_the_boxes_come_to_by_hand_in_one_tensor_or_three(
+    detected: list[list[list[float]]], expected: float
+) -> None:
     answers = [{"found": np.array(rows, np.float32).reshape(-1, 6)} for rows in detected]
     assert quality("map-50", answers, LABELS) == pytest.approx(expected)
     named = [

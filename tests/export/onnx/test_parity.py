@@ -112,7 +112,7 @@ def test_an_accuracy_that_differs_beyond_the_samples_is_found(checkpoint: Checkp
 
 
 def test_fewer_images_than_a_batch_are_repeated(
-    checkpoint: Checkpoint, full: bytes, test_images: InMemoryImages
+    checkpoint: Checkpoint, full: bytes, unseen_images: InMemoryImages
 ) -> None:
-    few = replace(test_images, images=test_images.images[:5], labels=test_images.labels[:5])
+    few = replace(unseen_images, images=unseen_images.images[:5], labels=unseen_images.labels[:5])
     assert compare(checkpoint.network(), FULL, full, few).max_abs_diff < 1e-4

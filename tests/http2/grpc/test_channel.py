@@ -202,12 +202,18 @@ def test_a_channel_whose_connection_was_given_up_at_any_moment_can_be_closed(tur
 
     async def give_up() -> None:
         async with open_scripted(answer) as (_, channel):
+            before = asyncio.all_tasks()
             call = asyncio.create_task(channel.call("/s/Echo", b""))
-            for _ in range(turns):
+            await asyncio.sleep(0)
+            (connecting,) = asyncio.all_tasks() - before - {call}
+            for _ in range(turns - 1):
                 await asyncio.sleep(0)
-            if channel._connector._connecting is not None:
-                channel._connector._connecting.cancel()
-            await asyncio.gather(call, return_exceptions=True)
+            connecting.cancel()
+            (ended,) = await asyncio.gather(call, return_exceptions=True)
+            assert ended == b"ok" or isinstance(ended, asyncio.CancelledError)
+            async with asyncio.timeout(5):
+                await channel.close(drain_s=1.0)
+            assert channel.in_flight == 0
 
     uvloop.run(give_up())
 

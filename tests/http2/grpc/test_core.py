@@ -97,7 +97,7 @@ async def test_a_stream_that_is_cancelled_or_out_of_time_ends_and_holds_nothing(
         assert await unary(channel, "Echo")(b"still here") == b"still here"
 
 
-async def test_binary_and_large_metadata() -> None:
+async def test_binary_and_large_metadata_come_through_and_too_much_is_refused() -> None:
     raw = bytes(range(256)) * 30
     async with open_world() as world, grpc.aio.insecure_channel(world.address) as channel:
         for size in (0, 1, 2, 3, 4, len(raw)):

@@ -68,7 +68,7 @@ def test_a_head_says_what_its_fields_say(found: RequestHead, wanted: dict[str, A
     assert found == RequestHead(**{"path": "/s/m", **wanted})
 
 
-def test_timeouts() -> None:
+def test_a_timeout_is_read_in_each_unit_and_a_malformed_one_is_no_number() -> None:
     assert [read_timeout_s(text) for text in (b"2H", b"3M", b"4S", b"250m", b"7u", b"9n")] == pytest.approx(
         [7200, 180, 4, 0.25, 7e-6, 9e-9]
     )
@@ -160,7 +160,7 @@ def test_large_parts_of_a_message_stay_where_they_are_and_small_ones_are_joined(
     assert message_parts(b"head", b"rest") == (pack_message(b"headrest"),)
 
 
-def test_lengths() -> None:
+def test_the_length_of_a_message_is_read_and_one_above_the_limit_is_refused() -> None:
     assert message_bytes(pack_message(b"12345"), 5) == 5
     with pytest.raises(RpcError, match="at most 4"):
         message_bytes(pack_message(b"12345"), 4)

@@ -285,7 +285,7 @@ def test_a_dearer_reload_never_leads_to_a_change_that_a_cheaper_one_would_not(
         (0.0, NO_DELAY, 1.5, None),
     ],
 )
-def test_changes_by_example(
+def test_batching_changes_where_that_is_worth_its_reload_or_the_wait_is_too_long(
     items_per_s: float, current: Batching, reload_s: float, reason: ActionReason | None
 ) -> None:
     demand = replace(DEMAND, items_per_s=items_per_s)

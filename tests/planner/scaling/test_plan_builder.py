@@ -81,7 +81,9 @@ def action(
         (401, None, ActionReason.MINIMUM_SET, True),  # without it the host is of no use at all
     ],
 )
-def test_still_fits_by_example(needed: int, used: int | None, reason: ActionReason, fits: bool) -> None:
+def test_what_needs_memory_fits_within_the_budget_and_without_a_reading_only_in_the_minimum_set(
+    needed: int, used: int | None, reason: ActionReason, fits: bool
+) -> None:
     assert still_fits(action(needed, reason=reason), used, LIMITS) is fits
 
 

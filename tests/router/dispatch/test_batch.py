@@ -28,7 +28,9 @@ from tests.router.test_router import right, routed
         (32, 4, 0.0, 0.001, 32),  # nothing is known
     ],
 )
-def test_parts(waiting: int, free: int, per_item_s: float, fixed_s: float, expected: int) -> None:
+def test_what_waits_is_split_evenly_over_the_batches_that_are_free_only_where_that_pays(
+    waiting: int, free: int, per_item_s: float, fixed_s: float, expected: int
+) -> None:
     assert part_of(waiting, free, per_item_s, fixed_s) == expected
 
 

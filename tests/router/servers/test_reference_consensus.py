@@ -43,7 +43,9 @@ def answered(
         ([(A, RIGHT), (B, RIGHT[:2])], set()),
     ],
 )
-def test_who_is_wrong(answers: Sequence[tuple[ServerName, Scores | None]], wrong: set[ServerName]) -> None:
+def test_who_contradicts_what_was_agreed_or_gives_no_answer_is_wrong(
+    answers: Sequence[tuple[ServerName, Scores | None]], wrong: set[ServerName]
+) -> None:
     assert answered(*answers).wrong(TOLERANCE) == wrong
 
 
@@ -94,7 +96,7 @@ def test_never_is_everybody_wrong_who_gave_an_answer_that_a_majority_gave(
             assert not (wrong >= valid.keys())
 
 
-def test_what_is_no_answer() -> None:
+def test_scores_that_are_too_many_or_not_finite_are_no_answer() -> None:
     assert read_scores([1, 2], 2) == (1.0, 2.0)
     assert read_scores([1, 2, 3], 2) is None
     assert read_scores([1, math.nan], 2) is None
