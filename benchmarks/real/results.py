@@ -126,11 +126,11 @@ def means_right(lines: Iterable[Line]) -> dict[Cell, dict[str, float]]:
     return {cell: {name: sum(all_) / len(all_) for name, all_ in own.items()} for cell, own in found.items()}
 
 
-def behind_best(lines: Iterable[Line], own: str, rivals: Sequence[str]) -> Iterator[float]:
+def behind_best(lines: Iterable[Line], own: str, baselines: Sequence[str]) -> Iterator[float]:
     """Yield by how much a set-up is behind the best of some others in each cell, by the means of its rounds.
 
     Only where all of them were measured; below 0 it is ahead of all.
     """
     for found in means_right(lines).values():
-        if own in found and all(rival in found for rival in rivals):
-            yield max(found[rival] for rival in rivals) - found[own]
+        if own in found and all(baseline in found for baseline in baselines):
+            yield max(found[baseline] for baseline in baselines) - found[own]

@@ -24,7 +24,7 @@ from orchestrator.config.gateway import (
     AuthSettings,
     ClientLimitSettings,
     GatewaySettings,
-    PassOnModelSettings,
+    PassthroughModelSettings,
     PeerSettings,
     TlsSettings,
 )
@@ -42,7 +42,7 @@ __all__ = [
     "GuardSettings",
     "LimitSettings",
     "OverloadSettings",
-    "PassOnModelSettings",
+    "PassthroughModelSettings",
     "PeerSettings",
     "PowerSettings",
     "ProbeSettings",

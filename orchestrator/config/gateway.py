@@ -74,7 +74,7 @@ class AuthSettings(Section):
     metrics at its address never do: probes and Prometheus rarely have one."""
 
 
-class PassOnModelSettings(Section):
+class PassthroughModelSettings(Section):
     """What a model that is passed through may take, where it is less than others may."""
 
     name: str = Field(min_length=1)
@@ -137,7 +137,7 @@ class GatewaySettings(Section):
     pass_on_calls: int = Field(default=2048, ge=2)
     """Places for calls and streams of models that are forwarded, in each gateway process. A model may have as many as
     are left free: one alone half, two a third each."""
-    pass_on_models: Annotated[tuple[PassOnModelSettings, ...], Distinct(("name",))] = ()
+    pass_on_models: Annotated[tuple[PassthroughModelSettings, ...], Distinct(("name",))] = ()
     """Models that may take less."""
     stream_window: int = Field(default=256, ge=1)
     """Requests of one stream under way at a time; the stream is read no further until one of them is answered."""

@@ -1,1 +1,1 @@
-"""``slimsched demo``: the default among its rivals on real Tritons, under load that rises and falls, as one page."""
+"""``slimsched demo``: the default among its baselines on real Tritons, under load that rises and falls, as one page."""

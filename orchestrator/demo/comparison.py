@@ -1,7 +1,7 @@
-"""The demo: the default among its rivals, in turn, under a load that rises and falls.
+"""The demo: the default among its baselines, in turn, under a load that rises and falls.
 
 The load is told as a multiple of what this machine's two servers answer at full width, measured just before, so the
-picture is the same on a laptop and on a server: first full width fits, then it does not, then it does again. Rivals
+picture is the same on a laptop and on a server: first full width fits, then it does not, then it does again. Baselines
 take turns in rounds, so that what else the machine does meets all of them.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.config import ServerSettings
+from orchestrator.demo.baselines import BASELINES, WIDEST, make_baseline, only_family
 from orchestrator.demo.results import Comparison, Turn, fill_in_width
-from orchestrator.demo.rivals import RIVALS, WIDEST, make_rival, only_family
 from orchestrator.demo.testbed import embedded_fleet, open_set_ups
 from orchestrator.loadgen.capacity import measure_capacity
 from orchestrator.loadgen.comparison import drain, turns
@@ -42,16 +42,16 @@ class DemoSettings:
     """What the demo runs.
 
     Attributes:
-        rivals: Who is compared, see ``rivals.make_rival``.
+        baselines: Who is compared, see ``baselines.make_baseline``.
         load_ratio: A constant load, over what the servers can answer at full width; None: it rises and falls.
-        rounds: How often each of the rivals has its turn.
+        rounds: How often each of the baselines has its turn.
         seconds: How long each turn is.
         deadline_s: Of each request, from when it is due.
         seed: Of arrivals, the order of images, and policies that draw random numbers.
     """
 
     repository: Path
-    rivals: tuple[str, ...] = RIVALS
+    baselines: tuple[str, ...] = BASELINES
     load_ratio: float | None = None
     rounds: int = 2
     seconds: float = 5.0
@@ -62,7 +62,7 @@ class DemoSettings:
 async def run_demo(
     settings: DemoSettings, sample: LabelledSample, *, say: Say, note: Callable[[Comparison], None]
 ) -> None:
-    """Start servers and gateways, let the rivals take turns, and have noted after each what there is so far.
+    """Start servers and gateways, let the baselines take turns, and have noted after each what there is so far.
 
     Raises:
         SlimError: A server or gateway can't be started or fails, or the repository can't be used.
@@ -74,12 +74,12 @@ async def run_demo(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slimsched-demo-")))
         tritons = [await stack.enter_async_context(TritonClient(server.grpc)) for server in fleet.servers]
         family, models = only_family(await tritons[0].served_models())
-        rivals = [make_rival(spec, models) for spec in settings.rivals]
-        yardstick = make_rival(WIDEST, models)
-        started = [*rivals, *([] if yardstick in rivals else [yardstick])]
-        say(f"starting {sum(rival.model is None for rival in started)} gateways")
+        baselines = [make_baseline(spec, models) for spec in settings.baselines]
+        full_width = make_baseline(WIDEST, models)
+        started = [*baselines, *([] if full_width in baselines else [full_width])]
+        say(f"starting {sum(baseline.model is None for baseline in started)} gateways")
         set_ups = await stack.enter_async_context(open_set_ups(fleet, family, started, folder, seed=settings.seed))
-        widest = next(set_up for set_up in set_ups if set_up.name == yardstick.name)
+        widest = next(set_up for set_up in set_ups if set_up.name == full_width.name)
         say("measuring what the servers can answer at full width")
         capacity_rps = await measure_capacity(widest, sample, seconds=_CAPACITY_S, first_rps=_CAPACITY_FIRST_RPS)
         load = _plan_load(settings, capacity_rps)
@@ -91,11 +91,11 @@ async def run_demo(
             capacity_rps=capacity_rps,
             seconds=load.seconds,
             deadline_s=load.deadline_s,
-            rivals=tuple(rivals),
+            baselines=tuple(baselines),
             wanted=settings.rounds,
             turns=(),
         )
-        for number, own, set_up in turns(set_ups[: len(rivals)], [load], settings.rounds):
+        for number, own, set_up in turns(set_ups[: len(baselines)], [load], settings.rounds):
             say(f"round {number + 1} of {settings.rounds}: {set_up.name}")
             await drain(tritons, sample.images[:1])
             comparison = await _take_turn(comparison, set_up, own, sample)
@@ -107,7 +107,7 @@ async def _take_turn(comparison: Comparison, set_up: SetUp, load: Load, sample: 
     run = await run_load(set_up.target, set_up.of(load), sample.sent(), wait_s=_WAIT_S)
     if run.is_cut:
         raise asyncio.CancelledError
-    width = next(rival.width for rival in comparison.rivals if rival.name == set_up.name)
+    width = next(baseline.width for baseline in comparison.baselines if baseline.name == set_up.name)
     turn = Turn(set_up.name, fill_in_width(run.records, width))
     return replace(comparison, turns=(*comparison.turns, turn))
 

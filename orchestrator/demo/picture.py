@@ -1,6 +1,6 @@
-"""The load over time, and beside it of each rival which width answered in time, and what was missed.
+"""The load over time, and beside it of each baseline which width answered in time, and what was missed.
 
-All panels have one time axis, so what rivals do at the same load stands at the same place in each.
+All panels have one time axis, so what baselines do at the same load stands at the same place in each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def draw_panels(comparison: Comparison) -> list[Picture]:
     load = draw_svg(lambda figure: _draw_load(comparison, found[0], figure.subplots()), _PANEL_IN, salt="load")
     pictures = [Picture(load, text="The load over time, as a multiple of what the servers answer at full width")]
     for number, score in enumerate(found):
-        svg = draw_svg(partial(_draw_rival_alone, comparison, score), size_in, salt=f"rival {number}")
+        svg = draw_svg(partial(_draw_baseline_alone, comparison, score), size_in, salt=f"baseline {number}")
         pictures.append(Picture(svg, text=_tell(comparison, score)))
     return pictures
 
@@ -44,16 +44,16 @@ def _draw_all(comparison: Comparison, figure: Any) -> None:
     axes = figure.subplots(rows, _COLUMNS, sharex=True, squeeze=False).flatten()
     _draw_load(comparison, found[0], axes[0])
     for axis, score in zip(axes[1:], found, strict=False):
-        _draw_rival(comparison, score, axis)
+        _draw_baseline(comparison, score, axis)
     for axis in axes[1 + len(found) :]:
         axis.set_axis_off()
     handles, labels = axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
 
 
-def _draw_rival_alone(comparison: Comparison, score: Score, figure: Any) -> None:
+def _draw_baseline_alone(comparison: Comparison, score: Score, figure: Any) -> None:
     axes = figure.subplots()
-    _draw_rival(comparison, score, axes)
+    _draw_baseline(comparison, score, axes)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, handlelength=0.9,
@@ -62,7 +62,7 @@ def _draw_rival_alone(comparison: Comparison, score: Score, figure: Any) -> None
 
 
 def _draw_load(comparison: Comparison, score: Score, axes: Any) -> None:
-    course = timeline(comparison, score.rival.name)  # everybody got the same requests
+    course = timeline(comparison, score.baseline.name)  # everybody got the same requests
     axes.stairs(course.load, course.ends_s, fill=True, color=_LOAD, alpha=0.45)
     axes.axhline(1.0, linestyle="--", linewidth=1.2, color=_MISSED)
     axes.annotate(
@@ -75,15 +75,15 @@ def _draw_load(comparison: Comparison, score: Score, axes: Any) -> None:
     hide_frame(axes)
 
 
-def _draw_rival(comparison: Comparison, score: Score, axes: Any) -> None:
-    course = timeline(comparison, score.rival.name)
+def _draw_baseline(comparison: Comparison, score: Score, axes: Any) -> None:
+    course = timeline(comparison, score.baseline.name)
     below = np.zeros(len(course.load))
     for label, share, colour in _layers(comparison, course):
         top = below + 100 * share
         axes.stairs(top, course.ends_s, baseline=below, fill=True, color=colour, label=label)
         below = top
     axes.set(xlim=(0, comparison.seconds), ylim=(0, 100), xlabel="seconds", ylabel="% of requests")
-    axes.set_title(score.rival.name, loc="left", fontweight="bold")
+    axes.set_title(score.baseline.name, loc="left", fontweight="bold")
     axes.set_title(f"{score.missed:.1%} missed", loc="right", fontsize=9)
     hide_frame(axes)
 
@@ -99,10 +99,10 @@ def _layers(comparison: Comparison, course: Timeline) -> list[tuple[str, Any, An
 
 def _tell(comparison: Comparison, score: Score) -> str:
     """Return what a panel shows for those who can't see it: both ends of the time and its middle."""
-    thirds = np.array_split(timeline(comparison, score.rival.name).missed, 3)
+    thirds = np.array_split(timeline(comparison, score.baseline.name).missed, 3)
     begins, middle, ends = (f"{missed.mean():.0%}" for missed in thirds)
     widths = ", ".join(f"{part:.0%} at {width} % width" for width, part in score.summary.widths.items() if width)
     return (
-        f"{score.rival.name}: in the first third of the time {begins} of the requests miss their deadline, {middle} in "
-        f"the second, {ends} in the last; answers are {widths or 'none'}"
+        f"{score.baseline.name}: in the first third of the time {begins} of the requests miss their deadline, {middle} "
+        f"in the second, {ends} in the last; answers are {widths or 'none'}"
     )

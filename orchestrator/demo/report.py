@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich import table as terminal
 
+from orchestrator.demo.baselines import DEFAULT
 from orchestrator.demo.picture import draw_panels, draw_picture
 from orchestrator.demo.results import LEVEL_POINTS, Comparison, Score, scores, tell_outcome
-from orchestrator.demo.rivals import DEFAULT
 from orchestrator.reporting.blocks import Block, Bullets, Heading, Pictures, Table, Text, render_html
 from orchestrator.reporting.outputs import check_folder, write_report
 from orchestrator.reporting.pictures import check_matplotlib
@@ -42,8 +42,8 @@ def comparison_tables(comparison: Comparison) -> tuple[terminal.Table, terminal.
     for column in (*figures.columns[1:], *shares.columns[1:]):
         column.justify = "right"
     for score in scores(comparison):
-        figures.add_row(score.rival.name, *(figure(score) for _, figure in _FIGURES))
-        shares.add_row(score.rival.name, *_shares(comparison, score))
+        figures.add_row(score.baseline.name, *(figure(score) for _, figure in _FIGURES))
+        shares.add_row(score.baseline.name, *_shares(comparison, score))
     return figures, shares
 
 
@@ -65,12 +65,12 @@ def write_demo(comparison: Comparison, folder: Path, *, stem: str) -> tuple[Path
 
 def describe_run(comparison: Comparison) -> list[str]:
     """Return what was run, one sentence each, and how much of it."""
-    rivals, done = len(comparison.rivals), len(comparison.turns)
-    rounds = [f"rounds: {comparison.wanted}; set-ups that take turns in each: {rivals}"]
+    baselines, done = len(comparison.baselines), len(comparison.turns)
+    rounds = [f"rounds: {comparison.wanted}; set-ups that take turns in each: {baselines}"]
     if not comparison.is_whole:
         counted = len(comparison.counted)
         rounds.append(
-            f"interrupted after {done} of {comparison.wanted * rivals} turns; figures are of the first {counted}"
+            f"interrupted after {done} of {comparison.wanted * baselines} turns; figures are of the first {counted}"
         )
     return [*comparison.setting, *rounds]
 
@@ -100,15 +100,15 @@ def _make_page(comparison: Comparison) -> Iterator[Block]:
     shares = [_mark(score, _shares(comparison, score)) for score in found]
     yield Table(("", *_share_headings(comparison)), shares, "Share of the answers, by server and by width")
     yield Heading(2, "Who is compared")
-    yield Bullets("", [f"**{score.rival.name}**: {score.rival.text}" for score in found])
+    yield Bullets("", [f"**{score.baseline.name}**: {score.baseline.text}" for score in found])
     yield Heading(2, "What was run")
     yield Bullets("", [*describe_run(comparison), *(f"server {name}: {text}" for name, text in comparison.servers)])
 
 
 def _mark(score: Score, cells: tuple[str, ...]) -> tuple[str, ...]:
     """Return a row, the default's in bold."""
-    row = (score.rival.name, *cells)
-    return tuple(f"**{cell}**" for cell in row) if score.rival.name == DEFAULT else row
+    row = (score.baseline.name, *cells)
+    return tuple(f"**{cell}**" for cell in row) if score.baseline.name == DEFAULT else row
 
 
 def _share_headings(comparison: Comparison) -> list[str]:

@@ -1,4 +1,4 @@
-"""What came of the runs: figures of each rival, how they went over time, and what that comes to in words."""
+"""What came of the runs: figures of each baseline, how they went over time, and what that comes to in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.demo.rivals import DEFAULT, Rival
+from orchestrator.demo.baselines import DEFAULT, Baseline
 from orchestrator.loadgen.records import OK, Records, Summary, join_records, summarize
 from orchestrator.snapshot import Width
 
@@ -20,15 +20,15 @@ BINS = 24
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """What one rival did with one load; all rivals of a round got the same requests at the same times."""
+    """What one baseline did with one load; all baselines of a round got the same requests at the same times."""
 
-    rival: str
+    baseline: str
     records: Records
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Rivals under the same loads.
+    """Baselines under the same loads.
 
     Attributes:
         setting: What was run, one sentence each; says what is emulated.
@@ -37,7 +37,7 @@ class Comparison:
         capacity_rps: What the servers can answer a second at full width.
         seconds: How long a load lasts.
         deadline_s: Of each request, from when it was due.
-        rivals: Everybody who was to be measured.
+        baselines: Everybody who was to be measured.
         wanted: How many rounds were to be.
         turns: What came of each, in order; the last round may not have met all.
     """
@@ -48,32 +48,32 @@ class Comparison:
     capacity_rps: float
     seconds: float
     deadline_s: float
-    rivals: tuple[Rival, ...]
+    baselines: tuple[Baseline, ...]
     wanted: int
     turns: tuple[Turn, ...]
 
     @property
     def is_whole(self) -> bool:
         """Whether everybody was measured in every round."""
-        return len(self.turns) == self.wanted * len(self.rivals)
+        return len(self.turns) == self.wanted * len(self.baselines)
 
     @property
     def counted(self) -> tuple[Turn, ...]:
-        """The turns of rounds that met all rivals; where none did, what there is of the first."""
-        whole = len(self.turns) // len(self.rivals)
-        return self.turns[: whole * len(self.rivals)] or self.turns
+        """The turns of rounds that met all baselines; where none did, what there is of the first."""
+        whole = len(self.turns) // len(self.baselines)
+        return self.turns[: whole * len(self.baselines)] or self.turns
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How one rival did.
+    """How one baseline did.
 
     Attributes:
         summary: Of the requests of all rounds.
         by_round: Top-1 in time of each round, 0..1.
     """
 
-    rival: Rival
+    baseline: Baseline
     summary: Summary
     by_round: tuple[float, ...]
 
@@ -91,11 +91,11 @@ class Score:
 def scores(comparison: Comparison) -> list[Score]:
     """Return how those who were measured did, in the order in which they are named."""
     found = []
-    for rival in comparison.rivals:
-        own = [each.records for each in comparison.counted if each.rival == rival.name]
+    for baseline in comparison.baselines:
+        own = [each.records for each in comparison.counted if each.baseline == baseline.name]
         if own:
             by_round = tuple(_judged(summarize(records, comparison.deadline_s)) for records in own)
-            found.append(Score(rival, summarize(join_records(own), comparison.deadline_s), by_round))
+            found.append(Score(baseline, summarize(join_records(own), comparison.deadline_s), by_round))
     return found
 
 
@@ -106,7 +106,7 @@ def _judged(summary: Summary) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timeline:
-    """One rival over the time of a load, all rounds taken together, in ``BINS`` parts.
+    """One baseline over the time of a load, all rounds taken together, in ``BINS`` parts.
 
     Attributes:
         ends_s: When each part begins and the last one ends, float64 [BINS + 1].
@@ -121,9 +121,9 @@ class Timeline:
     missed: NDArray[np.float64]
 
 
-def timeline(comparison: Comparison, rival: str) -> Timeline:
+def timeline(comparison: Comparison, baseline: str) -> Timeline:
     """Return how somebody who was measured did over time."""
-    own = [each.records for each in comparison.counted if each.rival == rival]
+    own = [each.records for each in comparison.counted if each.baseline == baseline]
     records, ends_s = join_records(own), np.linspace(0.0, comparison.seconds, BINS + 1)
     due = np.histogram(records.due_s, ends_s)[0]
     in_time = records.is_in_time(comparison.deadline_s)
@@ -150,26 +150,26 @@ def tell_outcome(found: Sequence[Score]) -> tuple[str, str]:
     The default is ahead where it is so in each round and by more than ``LEVEL_POINTS`` over all, and behind where it is
     so by more than that over all; everything else is level.
     """
-    own = next((score for score in found if score.rival.name == DEFAULT), None)
+    own = next((score for score in found if score.baseline.name == DEFAULT), None)
     if own is None or len(found) == 1:
         best = max(found, key=lambda score: score.right_in_time)
         return (
-            f"{best.rival.name}: {best.right_in_time:.1%} right and in time",
-            "; ".join(f"{score.rival.name} {score.right_in_time:.1%}" for score in found),
+            f"{best.baseline.name}: {best.right_in_time:.1%} right and in time",
+            "; ".join(f"{score.baseline.name} {score.right_in_time:.1%}" for score in found),
         )
     ahead, level, behind = (
         [score for score in found if score is not own and _compare(own, score) == sign] for sign in (1, 0, -1)
     )
     if behind:
         best = max(behind, key=lambda score: score.right_in_time)
-        headline = f"{best.rival.name} was right and in time more often than the default"
+        headline = f"{best.baseline.name} was right and in time more often than the default"
     elif level:
-        names = _list(score.rival.name for score in level)
+        names = _list(score.baseline.name for score in level)
         headline = f"The default was right and in time as often as {names}, and nobody more often"
     else:
         headline = "The default was right and in time more often than any rival"
     parts = [
-        f"{word} {_list(f'{score.rival.name} ({score.right_in_time:.1%})' for score in group)}"
+        f"{word} {_list(f'{score.baseline.name} ({score.right_in_time:.1%})' for score in group)}"
         for word, group in (("behind", behind), ("level with", level), ("ahead of", ahead))
         if group
     ]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.config import FleetSettings, GatewaySettings, RouterSettings, ServerSettings, render_fleet
-from orchestrator.demo.rivals import Rival
+from orchestrator.demo.baselines import Baseline
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.loadgen.clients import ALSO, GRPC
@@ -58,25 +58,25 @@ async def embedded_fleet(repository: Path, *, cores: Sequence[int] = ()) -> Asyn
 
 @asynccontextmanager
 async def open_set_ups(
-    fleet: FleetSettings, family: Family, rivals: Sequence[Rival], folder: Path, *, seed: int
+    fleet: FleetSettings, family: Family, baselines: Sequence[Baseline], folder: Path, *, seed: int
 ) -> AsyncIterator[list[SetUp]]:
-    """Run a gateway for each rival that is one, all at the same time; yield what is to be asked, in order.
+    """Run a gateway for each baseline that is one, all at the same time; yield what is to be asked, in order.
 
     Raises:
         SlimError: A gateway can't be started, or a Triton says nothing of a model.
     """
     tritons = ALSO.join(server.grpc for server in fleet.servers)
-    ports = choose_free_ports(len(rivals))
+    ports = choose_free_ports(len(baselines))
     async with AsyncExitStack() as stack:
         gateways, set_ups = [], []
-        for rival, port in zip(rivals, ports, strict=True):
-            if rival.model is None:
-                router = RouterSettings(seed=seed, policy=rival.policy or RouterSettings().policy)
+        for baseline, port in zip(baselines, ports, strict=True):
+            if baseline.model is None:
+                router = RouterSettings(seed=seed, policy=baseline.policy or RouterSettings().policy)
                 gateways.append(_gateway(fleet, router, f"{LOOPBACK}:{port}", folder / f"{port}"))
         await _enter_all(stack, gateways)
-        for rival, port in zip(rivals, ports, strict=True):
-            address, model = (f"{LOOPBACK}:{port}", family) if rival.model is None else (tritons, rival.model)
-            set_ups.append(SetUp(rival.name, await find_target(GRPC, address, model)))
+        for baseline, port in zip(baselines, ports, strict=True):
+            address, model = (f"{LOOPBACK}:{port}", family) if baseline.model is None else (tritons, baseline.model)
+            set_ups.append(SetUp(baseline.name, await find_target(GRPC, address, model)))
         yield set_ups
 
 

@@ -26,6 +26,7 @@ from orchestrator.gateway.auth.tls import HTTP1, HTTP2, TlsFiles
 from orchestrator.gateway.dataplane.dataplane import DataPlane
 from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.devices import DeviceReader
+from orchestrator.gateway.file_watch import WatchedFiles, watch
 from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.limits.call_budget import CallBudget
@@ -36,7 +37,6 @@ from orchestrator.gateway.peers.forwarding import Forwarder
 from orchestrator.gateway.peers.sharing import Sharing
 from orchestrator.gateway.ports import Server, Team
 from orchestrator.gateway.tracing import Tracing
-from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
 from orchestrator.http2.grpc.channel import ConnectionPool
 from orchestrator.router import FleetOverview, Router
 from orchestrator.snapshot import ServerName
@@ -118,21 +118,13 @@ class Gateway:
             access_log=settings.access_log,
             tracing=self._tracing,
         )
-        tls = self._open_tls()
-        self.grpc: GrpcServer | None = None
-        self.http: HttpServer | None = None
         self.metrics = admin
         self._has_own_admin = admin is None
-        if settings.grpc is not None:
-            ssl = None if tls is None else tls.context(HTTP2)
-            grpc = GrpcServer(self.data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("grpc"))
-            router.watch_unread(lambda: grpc.unread_bytes)
-            self.grpc = grpc
-        if settings.http is not None:
-            ssl = None if tls is None else tls.context(HTTP1)
-            self.http = HttpServer(self.data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("http"))
-        if self.metrics is None and settings.metrics is not None and self._is_alone:
+        if admin is None and settings.metrics is not None and self._is_alone:
             self.metrics = AdminEndpoint(settings.metrics, given.get("metrics"))
+        tls = self._open_tls()
+        self.grpc = self._open_grpc(tls, given)
+        self.http = self._open_http(tls, given)
         if router.membership is not None:
             self._take(router.membership.servers)
             router.membership.listen(self._take)
@@ -143,6 +135,20 @@ class Gateway:
         tls = TlsFiles(self._settings.tls)
         self._files.append(WatchedFiles("certificates", tls.paths, tls.refresh))
         return tls
+
+    def _open_grpc(self, tls: TlsFiles | None, given: Sockets) -> GrpcServer | None:
+        if self._settings.grpc is None:
+            return None
+        ssl = None if tls is None else tls.context(HTTP2)
+        grpc = GrpcServer(self.data_plane, self._settings, ssl=ssl, listens=self._is_alone, given=given.get("grpc"))
+        self._router.watch_unread(lambda: grpc.unread_bytes)
+        return grpc
+
+    def _open_http(self, tls: TlsFiles | None, given: Sockets) -> HttpServer | None:
+        if self._settings.http is None:
+            return None
+        ssl = None if tls is None else tls.context(HTTP1)
+        return HttpServer(self.data_plane, self._settings, ssl=ssl, listens=self._is_alone, given=given.get("http"))
 
     def share(self, sharing: Sharing, forwarder: Forwarder) -> None:
         """Pass on from now on what is for servers that other gateways drive."""

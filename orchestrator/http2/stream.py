@@ -49,6 +49,8 @@ class Receiver(Protocol):
 class Stream:
     """A stream that is not closed yet.
 
+    Its methods are what either side of it can do (RFC 9113 section 5.1), for a server and for a client.
+
     Attributes:
         connection: the flow of the connection that it belongs to.
         id: its number.

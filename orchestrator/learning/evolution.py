@@ -95,6 +95,8 @@ def evolve(
 ) -> Evolved:
     """Return the rules that evolution ends with after so many seconds, and one generation a part at the least.
 
+    What it knew, keeps and reports goes through parameters, so that it knows no files and a test needs none.
+
     Args:
         task: the fleet, and what is asked of it.
         draw: gives traces.

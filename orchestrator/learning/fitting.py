@@ -23,7 +23,7 @@ import numpy as np
 from orchestrator.executors import Executor, run_on
 from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.evolution import PORTFOLIO, Evolved, Rung, best_rule, evolve
-from orchestrator.learning.judging import Candidate, Contender, judge, promote
+from orchestrator.learning.judging import Candidate, JudgedPolicy, judge, promote
 from orchestrator.learning.learner import PpoLearner
 from orchestrator.learning.ppo.training import PpoSettings, Round
 from orchestrator.learning.traffic import Traffic
@@ -155,13 +155,13 @@ def fit(
             file = replace(file, provenance={"settings": asdict(settings), "choices": choices, **_versions()})
             learned.append(Learned(origin, rule, file, rounds, choices))
             done += 1
-        contenders = [Contender("in force", settings.present, present)]
+        entries = [JudgedPolicy("in force", settings.present, present)]
         for origin, specs in (("rule", PORTFOLIO), (EVOLUTION, evolved.specs if evolved else ())):
             for spec in specs:
                 if spec != settings.present:
-                    contenders.append(Contender(origin, spec, parse_policy(spec), rule_file(spec)))
-        contenders += [Contender(each.origin, each.origin, LearnedPolicy(each.file), each.file) for each in learned]
-        candidates = judge(traffic, contenders, execute or run_on(pool, lambda: settings.threads))
+                    entries.append(JudgedPolicy(origin, spec, parse_policy(spec), rule_file(spec)))
+        entries += [JudgedPolicy(each.origin, each.origin, LearnedPolicy(each.file), each.file) for each in learned]
+        candidates = judge(traffic, entries, execute or run_on(pool, lambda: settings.threads))
         report(1.0, "")
     promoted, why = promote(candidates)
     return Fit(candidates, promoted, why, evolved, tuple(learned), time.monotonic() - began_s)

@@ -32,7 +32,7 @@ from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.trace import Trace
 
 
-class Contender(NamedTuple):
+class JudgedPolicy(NamedTuple):
     """A policy that is judged; ``origin``, ``spec`` and ``file`` are as of a ``Candidate``."""
 
     origin: str
@@ -75,32 +75,34 @@ class Candidate:
     better_by: Difference
 
 
-def given_contenders(present: str, files: Sequence[Path]) -> list[Contender]:
+def given_policies(present: str, files: Sequence[Path]) -> list[JudgedPolicy]:
     """Return the policy in force, by its spec, and policies of files; raises ConfigError when one can't be used."""
-    given = [Contender("given", str(path), parse_policy(f"{FITTED}:{path}"), read_policy_file(path)) for path in files]
-    return [Contender("in force", present, parse_policy(present)), *given]
+    given = [
+        JudgedPolicy("given", str(path), parse_policy(f"{FITTED}:{path}"), read_policy_file(path)) for path in files
+    ]
+    return [JudgedPolicy("in force", present, parse_policy(present)), *given]
 
 
-def judge(traffic: Traffic, contenders: Sequence[Contender], execute: Executor) -> tuple[Candidate, ...]:
+def judge(traffic: Traffic, entries: Sequence[JudgedPolicy], execute: Executor) -> tuple[Candidate, ...]:
     """Return the candidates, the one that is most surely better by the traces that choose first.
 
-    The first contender is in force; whoever is not better there in the mean comes behind it.
+    The first entry is in force; what is not better there in the mean comes behind it.
     """
     choosing, held_out = traffic.choosing(), traffic.held_out()
     traces = [*choosing, *held_out]
-    runs = _run_all(traffic, [contender.policy for contender in contenders], traces, execute)
+    runs = _run_all(traffic, [entry.policy for entry in entries], traces, execute)
     found, in_force = [], _utilities(runs[0])
-    for contender, own_runs in zip(contenders, runs, strict=True):
+    for entry, own_runs in zip(entries, runs, strict=True):
         own, held_runs = _utilities(own_runs), own_runs[len(choosing) :]
         figures = {name: mean_of_known([run[name] for run in held_runs]) for name in ("utility", *FIGURES)}
         chosen_by, better_by = (
             paired(own[part], in_force[part]) for part in (slice(len(choosing)), slice(len(choosing), None))
         )
-        file = contender.file
+        file = entry.file
         if file is not None:
             file = replace(file, validation={"over_present": better_by, "held_out_windows": len(held_out), **figures})
         utility = float(own[: len(choosing)].mean())
-        found.append(Candidate(contender.origin, contender.spec, file, utility, chosen_by, figures, better_by))
+        found.append(Candidate(entry.origin, entry.spec, file, utility, chosen_by, figures, better_by))
     return tuple(sorted(found, key=lambda each: (each.chosen_by.value > 0, each.chosen_by.low), reverse=True))
 
 

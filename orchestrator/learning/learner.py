@@ -55,6 +55,8 @@ def _is_likely_better(one: _Validated, other: _Validated) -> bool:
 class PpoLearner:
     """A network on top of a rule that learns of some traffic; it goes on from what the folder has kept.
 
+    It takes as many parameters as a fit has choices; ``fitting`` alone makes one.
+
     Args:
         traffic: What is learned from, and validated on.
         base: The rule, by its spec.
@@ -85,7 +87,7 @@ class PpoLearner:
             state = None  # evolution had longer and found another one, of which that network knows nothing
         self._groups = Groups(
             traffic.task,
-            traffic.lesson,
+            traffic.episode,
             base=base,
             replicas=settings.replicas,
             segment=settings.segment,

@@ -92,7 +92,7 @@ class Traffic:
         """Return a trace to learn from; any number from 0 on."""
         return self._trace("fit", number, math.inf)
 
-    def lesson(self, number: int) -> Trace:
+    def episode(self, number: int) -> Trace:
         """Return a trace for who runs each one once; where the task says so, of each four one is denser, one has lulls.
 
         A policy is trusted with what it was shown. What is recorded may be of a steady hour, and callers pause.
@@ -177,10 +177,9 @@ def check_fleet(recorded: Recorded, task: Task, entries: Mapping[str, str] = Map
     Raises ConfigError when they were not.
     """
     known = {str(server.name) for server in task.servers}
-    if strangers := recorded.servers - known - entries.keys():
+    if unknown := recorded.servers - known - entries.keys():
         known |= set(entries.values())
-        strange = ", ".join(sorted(strangers))
         raise ConfigError(
-            f"{recorded.source} is the log of another fleet: it decided about {strange}, the profile knows "
-            f"{', '.join(sorted(known))}; give this fleet's log, or profile that fleet"
+            f"{recorded.source} is the log of another fleet: it decided about {', '.join(sorted(unknown))}, "
+            f"the profile knows {', '.join(sorted(known))}; give this fleet's log, or profile that fleet"
         )

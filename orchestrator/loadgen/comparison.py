@@ -100,7 +100,7 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SetUpScore:
     """How one set-up did at one rate, over all rounds.
 
     Attributes:
@@ -115,14 +115,14 @@ class Standing:
     means: Mapping[str, float | None]
 
 
-def standings(results: Sequence[Result], figures: Sequence[str]) -> list[Standing]:
+def set_up_scores(results: Sequence[Result], figures: Sequence[str]) -> list[SetUpScore]:
     """Return how each set-up did at each rate, in the order in which they were measured."""
     found = []
     for rate_rps, name in dict.fromkeys((result.load.rate_rps, result.set_up) for result in results):
         own = [r.summary for r in results if (r.load.rate_rps, r.set_up) == (rate_rps, name)]
         right = [summary.right_in_time for summary in own if summary.right_in_time is not None]
         means = {figure: _mean([getattr(summary, figure) for summary in own]) for figure in figures}
-        found.append(Standing(rate_rps, name, len(own), mean_of(right) if right else None, means))
+        found.append(SetUpScore(rate_rps, name, len(own), mean_of(right) if right else None, means))
     return found
 
 

@@ -99,7 +99,7 @@ def charge(turns: Turns, family: int, run_s: float, allowed_s: float, now_s: flo
     turns[ALLOWED_S][family] = allowed_s
 
 
-class Standing(NamedTuple):
+class FairShare(NamedTuple):
     """What a family may do with the servers because of the others that use them.
 
     Attributes:
@@ -114,7 +114,7 @@ class Standing(NamedTuple):
     longest_run_s: float
 
 
-def standing(turns: Turns, families: int, family: int, servers: float, now_s: float) -> Standing:
+def fair_share(turns: Turns, families: int, family: int, servers: float, now_s: float) -> FairShare:
     """Return how a family stands with the others on so many servers.
 
     Where no other has lately used any, all is its own. Else a family that had more than its share, or has more than
@@ -133,16 +133,16 @@ def standing(turns: Turns, families: int, family: int, servers: float, now_s: fl
             others_used += used
             least_allowed_s = min(least_allowed_s, turns[ALLOWED_S][each])
     if others == 0:
-        return Standing(1.0, False, math.inf)
+        return FairShare(1.0, False, math.inf)
     weight_part = turns[WEIGHT][family] / (turns[WEIGHT][family] + others)
     has_more = own_used > servers * weight_part
     is_patient = turns[ALLOWED_S][family] > PATIENT * least_allowed_s
     longest_s = LONGEST_PART * least_allowed_s if has_more or is_patient else math.inf
     left = 1 - others_used / servers if servers > 0 else 0.0
-    return Standing(max(weight_part, left), has_more, longest_s)
+    return FairShare(max(weight_part, left), has_more, longest_s)
 
 
-_ALONE: Final = Standing(1.0, False, math.inf)
+_ALONE: Final = FairShare(1.0, False, math.inf)
 
 
 class FamilyTurns:
@@ -177,12 +177,12 @@ class FamilyTurns:
         """Count a batch that was sent, see ``charge``."""
         charge(self._turns, self._place(family), run_s, allowed_s, now_s)
 
-    def standing(self, family: Family, servers: int, *, now_s: float) -> Standing:
-        """Return how a family stands with the others, see ``standing``."""
+    def fair_share(self, family: Family, servers: int, *, now_s: float) -> FairShare:
+        """Return how a family stands with the others, see ``fair_share``."""
         place = self._places.get(family)
         if place is None or len(self._places) < 2:
             return _ALONE
-        return standing(self._turns, len(self._places), place, servers, now_s)
+        return fair_share(self._turns, len(self._places), place, servers, now_s)
 
     def _place(self, family: Family) -> int:
         place = self._places.get(family)

@@ -3,7 +3,7 @@
 They are functions of numbers, so a live router and the compiled loop of the simulator call the very same ones. Each
 keeps its requests in its own way (objects and ``heapq`` there, tables here); what those do with a rule's answer is in
 ``orchestrator.router.queue`` and in ``orchestrator.simulation.world``. Why the rules are what they are is said in
-``orchestrator.router.queue.overload``.
+``orchestrator.router.queue.shedding``.
 
 Rules of single numbers are plain Python, which a live router calls quicker than compiled code; the simulator compiles
 them. Therefore none of them calls another; those of candidates are compiled for both.

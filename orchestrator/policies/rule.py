@@ -128,7 +128,10 @@ def observe(
     is_in_time: float,
     now_s: float,
 ) -> None:
-    """Let a rule remember what became of a batch, see orchestrator.policies.protocol.Outcome."""
+    """Let a rule remember what became of a batch, see orchestrator.policies.protocol.Outcome.
+
+    Its fields come one by one, because compiled callers have them in tables.
+    """
     if is_browning_out(rule):
         brownout.note_answer(rule, memory, width, items, took_s, slack_used, now_s)
     place = int(server * memory[WHOLE][STRIDE] + column)

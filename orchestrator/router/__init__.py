@@ -1,7 +1,7 @@
 """The in-process router: concurrent callers in, batches out to the fleet's servers, answers back."""
 
 from orchestrator.router.dispatch.compilation import compile_ahead, compile_into, load_ahead
-from orchestrator.router.dispatch.retry import RetryBudget
+from orchestrator.router.dispatch.retry_rules import RetryBudget
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.overview import FamilyOverview, FleetOverview, ServerOverview, WidthOverview, merge_overviews
 from orchestrator.router.queue.request import Answer, CallbackSink, Transit

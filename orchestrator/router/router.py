@@ -26,10 +26,10 @@ from orchestrator.router.dispatch.compilation import prepare_decisions
 from orchestrator.router.dispatch.dispatcher import Dispatcher
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.overview import FleetOverview, RouterInspection, describe_fleet, inspect_router
-from orchestrator.router.queue.admission import Admissions, Admitted
-from orchestrator.router.queue.overload import Shedder
+from orchestrator.router.queue.eligibility import Eligible, KnownEligibility
 from orchestrator.router.queue.request import Answer, CallbackSink, Items, PendingRequest, ResponseSink, Transit
 from orchestrator.router.queue.request_queue import RequestQueues
+from orchestrator.router.queue.shedding import Shedder
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.membership import Connect, Membership, ResolvedNames
@@ -110,7 +110,7 @@ class Router:
             settings, self._queues, self._fleet, self._shedder, observer, unix_clock=unix_clock
         )
         self.share = FleetShare(self._fleet, self._queues, self._dispatcher.sender)
-        self._admissions = Admissions()
+        self._eligibility = KnownEligibility()
         self._closing = False
         self._closed_by_s = math.inf
 
@@ -163,7 +163,7 @@ class Router:
                 log.warning("router.%s has changed; start again for it to take effect", name)
         self.membership.reconfigure(fleet, self._fleet)
         self._settings = fleet.router
-        self._admissions = Admissions()
+        self._eligibility = KnownEligibility()
         self._shedder.settings = self._dispatcher.settings = fleet.router
         self._queues.turns.reweigh(fleet.router.family_weights)
         self._dispatcher.live.reconfigure(fleet.router)
@@ -342,7 +342,7 @@ class Router:
         name = self.models(family)[0].family
         return {s.name: s.models_of(name) for s in self._fleet.servers.values() if s.health.is_healthy}
 
-    def _admit(self, items: Items, options: RequestOptions) -> Admitted:
+    def _admit(self, items: Items, options: RequestOptions) -> Eligible:
         servers = self._fleet.servers.values()
 
         def offered() -> list[tuple[ServerName, ServedModel]]:
@@ -350,7 +350,7 @@ class Router:
             return [(server.name, m) for server in servers for m in server.served if m.family == family]
 
         served = [server.served for server in servers]
-        admitted = self._admissions.admit(items, options, served, offered, self._fleet.times.energy)
+        admitted = self._eligibility.judge(items, options, served, offered, self._fleet.times.energy)
         if self._closing:
             raise ServerUnavailableError("the router is closing", executed=False)
         return admitted

@@ -157,8 +157,8 @@ def test_the_demo_compares_gateways_and_plain_tritons_and_writes_its_report(tmp_
     ]  # fmt: skip
     result = CliRunner().invoke(main, [*arguments, *paths])
     assert result.exit_code == 0, result.output
-    for rival in ("default", "plain Triton"):
-        row = re.search(rf"│ {rival} +│ +[\d.]+% │ +[\d.]+% │ +[\d.]+% │ +(\d+\.\d)% │", result.output)
+    for name in ("default", "plain Triton"):
+        row = re.search(rf"│ {name} +│ +[\d.]+% │ +[\d.]+% │ +[\d.]+% │ +(\d+\.\d)% │", result.output)
         assert row is not None, result.output
         assert float(row.group(1)) > 88, "accuracy is measured from the answers"
     assert "emulated" in result.output

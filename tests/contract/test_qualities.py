@@ -15,7 +15,7 @@ from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.memory import new_memory
 from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.request_options import RequestOptions
-from orchestrator.router.queue.admission import admit
+from orchestrator.router.queue.eligibility import judge_eligibility
 from orchestrator.simulation.results import summarise
 from orchestrator.simulation.scenario.settings import load_scenario
 from orchestrator.simulation.simulation import Simulation
@@ -33,7 +33,7 @@ def offered_live(qualities: dict[int, float], least: float | None) -> list[tuple
     name = ServerName("a")
     tables = FleetTables([ServerState(name, models)], LatencyTable({}), EnergyTable({}))
     options = RequestOptions(min_accuracy=least)
-    key, _, _ = admit(item(0), options, [(name, model) for model in models], EnergyTable({}))
+    key, _, _ = judge_eligibility(item(0), options, [(name, model) for model in models], EnergyTable({}))
     queue = QueueState(1, 1, 1.0, 1.0, key.widths, key.min_accuracy)
     situation = Situation(queue, 0.0, 0, (0.5, 0.5), 1.25, new_memory(1, len(models)))
     return [(c.width, c.accuracy) for c in tables.candidates(situation)]

@@ -1,4 +1,4 @@
-"""Comparisons made by hand: rivals whose requests are due at equal distances, and what became of them."""
+"""Comparisons made by hand: baselines whose requests are due at equal distances, and what became of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from orchestrator.demo.baselines import DEFAULT, Baseline
 from orchestrator.demo.results import Comparison, Turn
-from orchestrator.demo.rivals import DEFAULT, Rival
 from orchestrator.loadgen.records import OK, Records
 from orchestrator.snapshot import Width
 
@@ -15,10 +15,10 @@ DEADLINE_S = 0.1
 SECONDS = 2.4
 """So that each part of a timeline is a tenth of a second."""
 NARROWEST, PLAIN = "always 25 %", "plain Triton"
-RIVALS = (
-    Rival(DEFAULT, "as it comes"),
-    Rival(NARROWEST, "the <narrowest> width", policy="lert:25", width=Width(25)),
-    Rival(PLAIN, "in turn", model="fashion_w100", width=Width(100)),
+BASELINES = (
+    Baseline(DEFAULT, "as it comes"),
+    Baseline(NARROWEST, "the <narrowest> width", policy="lert:25", width=Width(25)),
+    Baseline(PLAIN, "in turn", model="fashion_w100", width=Width(100)),
 )
 
 
@@ -45,7 +45,7 @@ def make_records(
     )
 
 
-def make_comparison(turns: Sequence[Turn], *, rivals: Sequence[Rival] = RIVALS, wanted: int = 2) -> Comparison:
+def make_comparison(turns: Sequence[Turn], *, baselines: Sequence[Baseline] = BASELINES, wanted: int = 2) -> Comparison:
     return Comparison(
         setting=("one sentence", "another & more"),
         servers=(("fast", "one core"), ("slow", "emulated 3× slower")),
@@ -53,18 +53,18 @@ def make_comparison(turns: Sequence[Turn], *, rivals: Sequence[Rival] = RIVALS, 
         capacity_rps=50.0,
         seconds=SECONDS,
         deadline_s=DEADLINE_S,
-        rivals=tuple(rivals),
+        baselines=tuple(baselines),
         wanted=wanted,
         turns=tuple(turns),
     )
 
 
 def two_rounds(right: dict[str, tuple[int, int]]) -> Comparison:
-    """Return rivals of which so many in a thousand requests were right and in time in each round, the others late."""
+    """Return baselines; so many in a thousand requests of each round were right and in time, the others late."""
     turns = [
-        Turn(rival.name, make_records(right=right[rival.name][number], late=1000 - right[rival.name][number]))
+        Turn(baseline.name, make_records(right=right[baseline.name][number], late=1000 - right[baseline.name][number]))
         for number in range(2)
-        for rival in RIVALS
-        if rival.name in right
+        for baseline in BASELINES
+        if baseline.name in right
     ]
-    return make_comparison(turns, rivals=[rival for rival in RIVALS if rival.name in right])
+    return make_comparison(turns, baselines=[baseline for baseline in BASELINES if baseline.name in right])

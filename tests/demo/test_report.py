@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from orchestrator.demo.baselines import DEFAULT
 from orchestrator.demo.report import check_report, comparison_tables, describe_run, write_demo
 from orchestrator.demo.results import Comparison, Turn
-from orchestrator.demo.rivals import DEFAULT
 from orchestrator.errors import ConfigError
-from tests.demo.samples import NARROWEST, PLAIN, RIVALS, make_comparison, make_records, two_rounds
+from tests.demo.samples import BASELINES, NARROWEST, PLAIN, make_comparison, make_records, two_rounds
 
 
 def comparison() -> Comparison:
@@ -123,8 +123,8 @@ def test_of_an_interrupted_comparison_everything_can_be_shown(tmp_path: Path) ->
         assert "interrupted" in page.read_text()
 
 
-def test_a_rival_that_answered_nothing_is_shown_too(tmp_path: Path) -> None:
-    silent = make_comparison([Turn(DEFAULT, make_records(right=0, refused=9))], rivals=RIVALS[:1], wanted=1)
+def test_a_baseline_that_answered_nothing_is_shown_too(tmp_path: Path) -> None:
+    silent = make_comparison([Turn(DEFAULT, make_records(right=0, refused=9))], baselines=BASELINES[:1], wanted=1)
     _, page = write_demo(silent, tmp_path, stem="demo")
     assert [DEFAULT, "0.0%", "0.0%", "100.0%", "-", "-", "-", "0.0%"] in Page(page.read_text()).rows
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from orchestrator.demo.baselines import DEFAULT
 from orchestrator.demo.results import BINS, Comparison, Turn, fill_in_width, scores, tell_outcome, timeline
-from orchestrator.demo.rivals import DEFAULT
 from orchestrator.snapshot import Width
 from tests.demo.samples import NARROWEST, PLAIN, make_comparison, make_records, two_rounds
 
 
 def test_a_score_is_of_all_requests_and_tells_each_round() -> None:
     found = scores(two_rounds({DEFAULT: (900, 700), PLAIN: (100, 300)}))
-    assert [(score.rival.name, score.right_in_time, score.by_round) for score in found] == [
+    assert [(score.baseline.name, score.right_in_time, score.by_round) for score in found] == [
         (DEFAULT, 0.8, (0.9, 0.7)),
         (PLAIN, 0.2, (0.1, 0.3)),
     ]
@@ -95,7 +95,7 @@ def test_of_an_interrupted_comparison_the_rounds_count_that_met_all() -> None:
 
 
 def test_of_a_first_round_that_was_interrupted_counts_what_there_is() -> None:
-    assert [score.rival.name for score in scores(interrupted_after(2))] == [DEFAULT, NARROWEST]
+    assert [score.baseline.name for score in scores(interrupted_after(2))] == [DEFAULT, NARROWEST]
 
 
 def test_who_has_one_width_and_does_not_say_so_answers_with_that() -> None:

@@ -13,7 +13,7 @@ import pytest_asyncio
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from tests.gateway.calls import RawCalls
 from tests.gateway.fakes import World, open_world
-from tests.gateway.running import Place, start_gateway, stop_gateway, write_repository
+from tests.gateway.running import Addresses, start_gateway, stop_gateway, write_repository
 from tests.tritons import Tritons
 
 
@@ -48,12 +48,12 @@ def servers(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Itera
 
 
 @pytest.fixture(scope="package")
-def gateway(servers: list[EmbeddedServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def gateway(servers: list[EmbeddedServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
     process = start_gateway(tmp_path_factory.mktemp("fleet"), servers)
-    yield process.place
+    yield process.addresses
     assert stop_gateway(process) == 0, process.lines
 
 
 @pytest.fixture(scope="package")
-def direct(servers: list[EmbeddedServer]) -> Place:
-    return Place(servers[0].grpc_address, servers[0].http_address)
+def direct(servers: list[EmbeddedServer]) -> Addresses:
+    return Addresses(servers[0].grpc_address, servers[0].http_address)

@@ -65,8 +65,8 @@ def examples(page: str, heading: str) -> list[Example]:
 
 def run(command: str, folder: Path, replaced: Mapping[str, str], *, timeout_s: float = 60) -> str:
     """Return the output of a command, which must succeed, with addresses replaced by those that are there."""
-    for address, place in replaced.items():
-        command = command.replace(address, place)
+    for address, actual in replaced.items():
+        command = command.replace(address, actual)
     path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command}"],

@@ -31,7 +31,7 @@ STARTED_S = 60.0
 
 
 @dataclass(frozen=True)
-class Place:
+class Addresses:
     """Where a gateway or a Triton listens."""
 
     grpc: str
@@ -43,7 +43,7 @@ class Place:
 class Process:
     """A gateway that runs as a process of its own."""
 
-    place: Place
+    addresses: Addresses
     path: Path
     popen: subprocess.Popen[str]
     lines: list[str]
@@ -59,10 +59,10 @@ def start_gateway(directory: Path, servers: list[EmbeddedServer], **more: Any) -
     )
     path = directory / f"fleet-{ports[0]}.yaml"
     path.write_text(render_fleet(settings))
-    return launch_gateway(Place(*addresses), path)
+    return launch_gateway(Addresses(*addresses), path)
 
 
-def launch_gateway(place: Place, path: Path, *more: str, before: Sequence[str] = ()) -> Process:
+def launch_gateway(addresses: Addresses, path: Path, *more: str, before: Sequence[str] = ()) -> Process:
     """Start a gateway by its fleet file, with more arguments, and words before its command."""
     command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "gateway", "--fleet", str(path)]
     popen = subprocess.Popen(
@@ -85,7 +85,7 @@ def launch_gateway(place: Place, path: Path, *more: str, before: Sequence[str] =
     threading.Thread(target=read, daemon=True).start()
     assert is_up.wait(STARTED_S), lines
     assert popen.poll() is None, lines
-    return Process(place, path, popen, lines)
+    return Process(addresses, path, popen, lines)
 
 
 def stop_gateway(process: Process) -> int:
@@ -152,9 +152,11 @@ def call(address: str, method: str, message: bytes) -> tuple[str, bytes]:
             return error.code().name, error.details().encode()
 
 
-def fetch(place: Place, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+def fetch(
+    addresses: Addresses, path: str, body: bytes | None = None, **headers: str
+) -> tuple[int, dict[str, str], bytes]:
     names = {key.replace("_", "-"): value for key, value in headers.items()}
-    request = urllib.request.Request(f"http://{place.http}{path}", data=body, headers=names)
+    request = urllib.request.Request(f"http://{addresses.http}{path}", data=body, headers=names)
     try:
         with urllib.request.urlopen(request, timeout=20) as response:
             return response.status, dict(response.headers), response.read()

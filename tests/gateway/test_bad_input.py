@@ -79,17 +79,20 @@ async def test_what_is_in_doubt_or_no_http_is_refused_and_the_connection_ended(w
     for what, request in framing_cases(ECHO).items():
         reader, writer = await asyncio.open_connection(*place(world).split(":"))
         writer.write(request + get("/v2/health/live"))
+        answer = b""
+        # The end may be a reset, because what follows is never read; the answer came before it all the same.
         with contextlib.suppress(ConnectionError):
-            answer = await reader.read()
-            assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400")), what
-            assert answer.count(b"HTTP/1.") == 1, f"{what}: what follows must not be taken for a request"
+            while more := await reader.read(2**16):
+                answer += more
+        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400")), f"{what}: {answer!r}"
+        assert answer.count(b"HTTP/1.") == 1, f"{what}: what follows must not be taken for a request"
         writer.transport.abort()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
     await require_good_answers(world)
 
 
-async def test_paths_at_which_nothing_is(world: World) -> None:
+async def test_paths_at_which_nothing_is_are_refused_and_no_server_is_queried(world: World) -> None:
     before = {name: len(triton.seen) for name, triton in world.tritons.items()}
     for path in PATHS:
         assert await speak(place(world), get(path.replace("M", "echo"))) in (400, 404), path

@@ -59,7 +59,7 @@ class Asked:
         return self.says
 
 
-class Told:
+class RecordingRouter:
     """A router that notes what it is told."""
 
     def __init__(self, *, sees_devices: bool) -> None:
@@ -72,7 +72,7 @@ class Told:
 
 
 async def test_power_is_of_the_most_that_a_server_has_drawn_and_who_is_silent_shows_nothing() -> None:
-    router, asked = Told(sees_devices=True), Asked()
+    router, asked = RecordingRouter(sees_devices=True), Asked()
     reader = DeviceReader(router, asked)  # type: ignore[arg-type]
     async with aiohttp.ClientSession() as session:
         for power_w, expected in ((50, 1.0), (100, 1.0), (25, 0.25)):
@@ -82,7 +82,7 @@ async def test_power_is_of_the_most_that_a_server_has_drawn_and_who_is_silent_sh
 
 
 async def test_nobody_is_asked_for_a_router_that_does_not_look() -> None:
-    router, asked = Told(sees_devices=False), Asked()
+    router, asked = RecordingRouter(sees_devices=False), Asked()
     async with aiohttp.ClientSession() as session:
         await DeviceReader(router, asked).read(session)  # type: ignore[arg-type]
     assert asked.calls == 0

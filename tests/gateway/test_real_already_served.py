@@ -14,7 +14,7 @@ import pytest
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.profile.document import read_profile
 from tests.gateway.documented import blocks, examples, run
-from tests.gateway.running import ROOT, Place, launch_gateway, stop_gateway
+from tests.gateway.running import ROOT, Addresses, launch_gateway, stop_gateway
 from tests.gateway.test_real_described import times
 from tests.ports import choose_free_ports
 from tests.triton.onnx_models import render_config, write_model
@@ -67,12 +67,12 @@ def server(tritons: Tritons, repository: Path) -> Iterator[EmbeddedServer]:
 def test_every_command_of_the_page_does_what_the_page_says(
     server: EmbeddedServer, repository: Path, tmp_path: Path
 ) -> None:
-    place = Place(*(f"127.0.0.1:{port}" for port in choose_free_ports(3)))
+    addresses = Addresses(*(f"127.0.0.1:{port}" for port in choose_free_ports(3)))
     places = {
         "127.0.0.1:8001": server.grpc_address,
-        "127.0.0.1:8090": place.grpc,
-        "127.0.0.1:8080": place.http,
-        "127.0.0.1:8082": place.metrics,
+        "127.0.0.1:8090": addresses.grpc,
+        "127.0.0.1:8080": addresses.http,
+        "127.0.0.1:8082": addresses.metrics,
     }
     slimsched = f"PYTHONPATH={ROOT} python -c 'from orchestrator.cli import main; main()'"
     (fleet,) = blocks(PAGE, "## Describe them", "yaml")
@@ -87,7 +87,7 @@ def test_every_command_of_the_page_does_what_the_page_says(
         asked = infer.command.replace("--width 100", f"--width {width}").replace("slimsched", slimsched, 1)
         said = json.loads(run(asked, tmp_path, {}))
         assert (said["width"], said["outputs"]) == (width, {"scaled": scaled, "same": ["B-AB 123"]})
-    gateway = launch_gateway(place, tmp_path / "fleet.yaml")
+    gateway = launch_gateway(addresses, tmp_path / "fleet.yaml")
     try:
         described = json.loads(run(metadata.command, tmp_path, places))
         assert [tensor["name"] for tensor in described["inputs"]] == ["numbers", "text"]

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from orchestrator.gateway.protocol.messages import pb
-from tests.gateway.running import Place, call, fetch, images, raw_request
+from tests.gateway.running import Addresses, call, fetch, images, raw_request
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize("width", [25, 100])
-def test_a_pinned_width_answers_what_the_width_itself_does(gateway: Place, direct: Place, width: int) -> None:
+def test_a_pinned_width_answers_what_the_width_itself_does(gateway: Addresses, direct: Addresses, width: int) -> None:
     for outputs in ({}, {"logits": None}, {"logits": 3}, {"logits": 99}):
         name = f"fashion_w{width:03d}"
         pixels = {"shape": (5, 1, 28, 28), "raw": images(5).tobytes(), "outputs": outputs}
@@ -73,14 +73,14 @@ BAD = [
 
 
 @pytest.mark.parametrize("number", range(len(BAD)))
-def test_bad_requests_get_the_status_that_triton_gives(gateway: Place, direct: Place, number: int) -> None:
+def test_bad_requests_get_the_status_that_triton_gives(gateway: Addresses, direct: Addresses, number: int) -> None:
     codes = []
-    for place, model in ((gateway, "fashion"), (direct, "fashion_w025")):
+    for addresses, model in ((gateway, "fashion"), (direct, "fashion_w025")):
         request = pb.ModelInferRequest()
         request.CopyFrom(BAD[number])
         if request.model_name == "M":
             request.model_name = model
-        codes.append(call(place.grpc, "ModelInfer", request.SerializeToString()))
+        codes.append(call(addresses.grpc, "ModelInfer", request.SerializeToString()))
     (ours, our_detail), (theirs, their_detail) = codes
     assert ours == theirs != "OK", (our_detail, their_detail)
     if min(BAD[number].inputs[0].shape) > 0 and BAD[number].inputs[0].shape[0] < 2**32:  # else Triton says nonsense
@@ -89,12 +89,12 @@ def test_bad_requests_get_the_status_that_triton_gives(gateway: Place, direct: P
 
 @pytest.mark.parametrize("message", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x07fashion\x2a\x01\xff"])
 def test_bytes_that_are_no_message_get_the_status_that_triton_gives(
-    gateway: Place, direct: Place, message: bytes
+    gateway: Addresses, direct: Addresses, message: bytes
 ) -> None:
     assert call(gateway.grpc, "ModelInfer", message) == call(direct.grpc, "ModelInfer", message)
 
 
-def test_no_classes_of_words_are_asked_of_a_triton_which_would_end_by_it(gateway: Place, direct: Place) -> None:
+def test_no_classes_of_words_are_asked_of_a_triton_which_would_end_by_it(gateway: Addresses, direct: Addresses) -> None:
     tensor = {"name": "x", "datatype": "BYTES", "shape": [1, 2], "data": ["a", "b"]}
     content = {"inputs": [tensor], "outputs": [{"name": "y", "parameters": {"classification": 1}}]}
     status, _, body = fetch(gateway, "/v2/models/text/infer", json.dumps(content).encode())
@@ -107,7 +107,7 @@ def test_no_classes_of_words_are_asked_of_a_triton_which_would_end_by_it(gateway
     streamed = pb.ModelStreamInferResponse.FromString(call(gateway.grpc, "ModelStreamInfer", message)[1])
     assert streamed.error_message.encode() == unsupported
     half = raw_request("half", name="x", datatype="FP16", shape=(1, 2), raw=bytes(4), outputs={"y": 1})
-    answers = [call(place.grpc, "ModelInfer", half.SerializeToString()) for place in (gateway, direct)]
+    answers = [call(addresses.grpc, "ModelInfer", half.SerializeToString()) for addresses in (gateway, direct)]
     assert answers[0] == answers[1] == ("INVALID_ARGUMENT", unsupported.replace(b"BYTES", b"FP16"))
     assert call(direct.grpc, "ServerReady", b"")[0] == "OK"
 
@@ -122,7 +122,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("model", FOREIGN)
-def test_other_models_answer_byte_for_byte_over_grpc(gateway: Place, direct: Place, model: str) -> None:
+def test_other_models_answer_byte_for_byte_over_grpc(gateway: Addresses, direct: Addresses, model: str) -> None:
     datatype, shape, raw = FOREIGN[model]
     request = raw_request(model, name="x", datatype=datatype, shape=shape, raw=raw, id="7", custom="c", sequence_id=5)
     message = request.SerializeToString()
@@ -140,7 +140,7 @@ def test_other_models_answer_byte_for_byte_over_grpc(gateway: Place, direct: Pla
 @pytest.mark.parametrize("model", FOREIGN)
 @pytest.mark.parametrize("is_binary", [True, False])
 def test_other_models_answer_byte_for_byte_over_http(
-    gateway: Place, direct: Place, model: str, is_binary: bool
+    gateway: Addresses, direct: Addresses, model: str, is_binary: bool
 ) -> None:
     datatype, shape, raw = FOREIGN[model]
     tensor = {"name": "x", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(raw)}}
@@ -148,7 +148,7 @@ def test_other_models_answer_byte_for_byte_over_http(
     text = json.dumps(content).encode()
     path, length = f"/v2/models/{model}/infer", str(len(text))
     ours, theirs = (
-        fetch(place, path, text + raw, Inference_Header_Content_Length=length) for place in (gateway, direct)
+        fetch(addresses, path, text + raw, Inference_Header_Content_Length=length) for addresses in (gateway, direct)
     )
     assert ours[0] == theirs[0]
     if theirs[0] == 200:
@@ -170,9 +170,9 @@ WORDED: list[tuple[str, bytes, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize("number", range(len(WORDED)))
-def test_what_is_wrong_over_http_is_said_in_tritons_words(gateway: Place, direct: Place, number: int) -> None:
+def test_what_is_wrong_over_http_is_said_in_tritons_words(gateway: Addresses, direct: Addresses, number: int) -> None:
     path, body, headers = WORDED[number]
-    ours, theirs = (fetch(place, path, body, **headers) for place in (gateway, direct))
+    ours, theirs = (fetch(addresses, path, body, **headers) for addresses in (gateway, direct))
     assert (ours[0], ours[2]) == (theirs[0], theirs[2])
     assert ours[0] in (400, 404)
 
@@ -186,13 +186,13 @@ def test_what_is_wrong_over_http_is_said_in_tritons_words(gateway: Place, direct
     ],
 )
 def test_what_is_wrong_over_grpc_is_said_in_tritons_words(
-    gateway: Place, direct: Place, method: str, fields: dict[str, str]
+    gateway: Addresses, direct: Addresses, method: str, fields: dict[str, str]
 ) -> None:
     message = getattr(pb, f"{method}Request")(**fields).SerializeToString()
     assert call(gateway.grpc, method, message) == call(direct.grpc, method, message)
 
 
-def test_json_is_what_triton_writes(gateway: Place, direct: Place) -> None:
+def test_json_is_what_triton_writes(gateway: Addresses, direct: Addresses) -> None:
     text = {"name": "x", "shape": [1, 2], "datatype": "BYTES", "data": ["a", "é"]}
     two = [{"name": name, "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]} for name in "ab"]
     for path, content in (
@@ -207,7 +207,7 @@ def test_json_is_what_triton_writes(gateway: Place, direct: Place) -> None:
         body = None if content is None else json.dumps(content).encode()
         ours, theirs = fetch(gateway, path, body), fetch(direct, path, body)
         assert (ours[0], ours[2]) == (theirs[0], theirs[2]), path
-    ours, theirs = (json.loads(fetch(place, "/v2/models/plus/config")[2]) for place in (gateway, direct))
+    ours, theirs = (json.loads(fetch(addresses, "/v2/models/plus/config")[2]) for addresses in (gateway, direct))
     assert {k: v for k, v in theirs.items() if k not in ("metric_tags",)}.items() >= {
         k: v for k, v in ours.items() if k in ("name", "max_batch_size", "input", "output", "parameters")
     }.items()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from orchestrator.embedded.server import EmbeddedOptions
 from orchestrator.gateway.protocol.messages import pb
 from tests.gateway.http.bad_http import PATHS, deep, get, infer_cases, post, speak, tensor
-from tests.gateway.running import Place, call, raw_request, start_gateway, stop_gateway, write_repository
+from tests.gateway.running import Addresses, call, raw_request, start_gateway, stop_gateway, write_repository
 from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
@@ -28,44 +28,46 @@ REQUEST: bytes = raw_request("plus", name="x", shape=(1, 4), raw=bytes(16)).Seri
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Iterator[tuple[Place, Place]]:
+def both(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Iterator[tuple[Addresses, Addresses]]:
     """Return where a gateway and the Triton behind it listen."""
     repository = tmp_path_factory.mktemp("repository")
     write_repository(repository)
     options = EmbeddedOptions(models=("plus", "fashion_w025"), exit_timeout_s=2)
     with tritons.running(repository, options) as server:
         process = start_gateway(tmp_path_factory.mktemp("fleet"), [server])
-        yield process.place, Place(server.grpc_address, server.http_address)
+        yield process.addresses, Addresses(server.grpc_address, server.http_address)
         assert stop_gateway(process) == 0, process.lines
         assert not [line for line in process.lines if "ERROR" in line or "Traceback" in line]
 
 
-def statuses(places: tuple[Place, Place], request: bytes) -> tuple[int | None, int | None]:
-    ours, theirs = (asyncio.run(speak(place.http, request)) for place in places)
+def statuses(both: tuple[Addresses, Addresses], request: bytes) -> tuple[int | None, int | None]:
+    ours, theirs = (asyncio.run(speak(addresses.http, request)) for addresses in both)
     return ours, theirs
 
 
-def require_both_alive(places: tuple[Place, Place]) -> None:
-    assert statuses(places, GOOD) == (200, 200)
+def require_both_alive(both: tuple[Addresses, Addresses]) -> None:
+    assert statuses(both, GOOD) == (200, 200)
 
 
 @pytest.mark.parametrize("what", infer_cases(INFER))
-def test_wrong_inferences(places: tuple[Place, Place], what: str) -> None:
-    ours, theirs = statuses(places, infer_cases(INFER)[what])
+def test_a_wrong_inference_gets_tritons_status_or_400_where_triton_says_500(
+    both: tuple[Addresses, Addresses], what: str
+) -> None:
+    ours, theirs = statuses(both, infer_cases(INFER)[what])
     assert theirs in (400, 500, 501), "else the case is not wrong"
     assert ours == (400 if theirs == 500 else theirs)
-    require_both_alive(places)
+    require_both_alive(both)
 
 
-def test_paths_at_which_nothing_is(places: tuple[Place, Place]) -> None:
+def test_paths_at_which_nothing_is_are_refused_by_both(both: tuple[Addresses, Addresses]) -> None:
     for path in PATHS:
-        ours, theirs = statuses(places, get(path.replace("M", "plus")))
+        ours, theirs = statuses(both, get(path.replace("M", "plus")))
         assert {ours, theirs} <= {400, 404}, path
-    require_both_alive(places)
+    require_both_alive(both)
 
 
-def test_what_ends_a_triton_does_not_reach_it(places: tuple[Place, Place]) -> None:
-    gateway, _ = places
+def test_what_ends_a_triton_does_not_reach_it(both: tuple[Addresses, Addresses]) -> None:
+    gateway, _ = both
     for request in (
         post(INFER, {"inputs": [tensor(shape=[2**32, 2**32 + 1, 4])]}),
         post(INFER, {"inputs": [tensor(shape=[2**62, 4])]}),
@@ -74,7 +76,7 @@ def test_what_ends_a_triton_does_not_reach_it(places: tuple[Place, Place]) -> No
         assert asyncio.run(speak(gateway.http, request)) == 400
     message = raw_request("plus", name="x", shape=(2**62, 4), raw=bytes(16)).SerializeToString()
     assert call(gateway.grpc, "ModelInfer", message)[0] == "INVALID_ARGUMENT"
-    require_both_alive(places)
+    require_both_alive(both)
 
 
 NO_MESSAGES = {
@@ -91,33 +93,33 @@ NO_MESSAGES = {
 
 @pytest.mark.parametrize("what", NO_MESSAGES)
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelMetadata"])
-def test_bytes_of_no_message_get_the_very_status(places: tuple[Place, Place], what: str, method: str) -> None:
-    ours, theirs = (call(place.grpc, method, NO_MESSAGES[what])[0] for place in places)
+def test_bytes_of_no_message_get_the_very_status(both: tuple[Addresses, Addresses], what: str, method: str) -> None:
+    ours, theirs = (call(addresses.grpc, method, NO_MESSAGES[what])[0] for addresses in both)
     assert ours == theirs
-    require_both_alive(places)
+    require_both_alive(both)
 
 
 @pytest.mark.parametrize("size", [8_000, 40_000, 200_000])
-def test_headers_that_are_too_much_are_refused_by_both(places: tuple[Place, Place], size: int) -> None:
-    ours, theirs = statuses(places, GOOD.replace(b"Host: x", b"Host: x\r\nx-much: " + b"y" * size, 1))
+def test_headers_that_are_too_much_are_refused_by_both(both: tuple[Addresses, Addresses], size: int) -> None:
+    ours, theirs = statuses(both, GOOD.replace(b"Host: x", b"Host: x\r\nx-much: " + b"y" * size, 1))
     # Triton's own bound is another one, and it says nothing of it: the connection ends.
     assert (ours, theirs) == (200, 200) or (ours in (400, 431, None) and theirs in (200, 400, 431, None))
-    require_both_alive(places)
+    require_both_alive(both)
 
 
-def test_text_that_is_no_utf8_is_refused_by_both(places: tuple[Place, Place]) -> None:
+def test_text_that_is_no_utf8_is_refused_by_both(both: tuple[Addresses, Addresses]) -> None:
     for request in (GOOD.replace(b'"x"', b'"\xff"', 1), post(INFER, b"\xff\xfe{}")):
-        ours, theirs = statuses(places, request)
+        ours, theirs = statuses(both, request)
         assert theirs in (400, 500)
         assert ours == 400
-    require_both_alive(places)
+    require_both_alive(both)
 
 
 @pytest.mark.parametrize("what", NO_MESSAGES)
-def test_a_stream_of_no_messages_is_told_so(places: tuple[Place, Place], what: str) -> None:
-    ours, theirs = (call(place.grpc, "ModelStreamInfer", NO_MESSAGES[what])[0] for place in places)
+def test_a_stream_of_no_messages_is_told_so(both: tuple[Addresses, Addresses], what: str) -> None:
+    ours, theirs = (call(addresses.grpc, "ModelStreamInfer", NO_MESSAGES[what])[0] for addresses in both)
     assert (ours, theirs) in (("INTERNAL", "OK"), ("INTERNAL", "INTERNAL"), ("OK", "OK"))
-    require_both_alive(places)
+    require_both_alive(both)
 
 
 @st.composite
@@ -145,6 +147,6 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 @given(message=damaged())
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_generated_requests_over_grpc_get_the_very_status(places: tuple[Place, Place], message: bytes) -> None:
-    ours, theirs = (call(place.grpc, "ModelInfer", message)[0] for place in places)
+def test_generated_requests_over_grpc_get_the_very_status(both: tuple[Addresses, Addresses], message: bytes) -> None:
+    ours, theirs = (call(addresses.grpc, "ModelInfer", message)[0] for addresses in both)
     assert ours == theirs, pb.ModelInferRequest.FromString(message)

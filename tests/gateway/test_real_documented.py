@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.documented import blocks, examples, run, settled
-from tests.gateway.running import ROOT, Place
+from tests.gateway.running import ROOT, Addresses
 
 pytestmark = pytest.mark.integration
 
 PAGE, HEADING = "gateway.md", "## With curl"
 
 
-def test_every_curl_example_gives_what_the_page_shows(gateway: Place, tmp_path: Path) -> None:
+def test_every_curl_example_gives_what_the_page_shows(gateway: Addresses, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("no curl on this machine")
     (tmp_path / "examples").symlink_to(ROOT / "examples")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.embedded.server import EmbeddedOptions
-from tests.gateway.running import ROOT, Place, fetch, start_gateway, stop_gateway
+from tests.gateway.running import ROOT, Addresses, fetch, start_gateway, stop_gateway
 from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
@@ -41,7 +41,7 @@ SCRIPTS = ["r", "", "e", "rrr", "rer", "er", "ee"]
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Iterator[tuple[Place, Place]]:
+def both(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Iterator[tuple[Addresses, Addresses]]:
     """Return where a gateway and the Triton behind it listen."""
     repository = tmp_path_factory.mktemp("repository")
     shutil.copytree(ROOT / "model_repository" / "fashion_w025", repository / "fashion_w025")  # a gateway has a family
@@ -50,27 +50,27 @@ def places(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Iterat
     (repository / "talk" / "1" / "model.py").write_text(MODEL)
     with tritons.running(repository, EmbeddedOptions(exit_timeout_s=2)) as server:
         process = start_gateway(tmp_path_factory.mktemp("fleet"), [server])
-        yield process.place, Place(server.grpc_address, server.http_address)
+        yield process.addresses, Addresses(server.grpc_address, server.http_address)
         assert stop_gateway(process) == 0, process.lines
 
 
-def generate(places: tuple[Place, Place], method: str, content: object) -> list[tuple[int, str, bytes]]:
+def generate(both: tuple[Addresses, Addresses], method: str, content: object) -> list[tuple[int, str, bytes]]:
     """Return status, content type and body from the gateway and from Triton."""
     body = json.dumps(content).encode()
-    answers = [fetch(place, f"/v2/models/talk/{method}", body) for place in places]
+    answers = [fetch(addresses, f"/v2/models/talk/{method}", body) for addresses in both]
     return [(status, headers["Content-Type"], text) for status, headers, text in answers]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_stream_is_the_same_events(places: tuple[Place, Place], script: str) -> None:
-    ours, theirs = generate(places, "generate_stream", {"script": script, "id": "7"})
+def test_a_stream_is_the_same_events(both: tuple[Addresses, Addresses], script: str) -> None:
+    ours, theirs = generate(both, "generate_stream", {"script": script, "id": "7"})
     assert ours == theirs
     assert ours[2].count(b"data: ") == len(script)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_one_response_is_given_and_nothing_else_is(places: tuple[Place, Place], script: str) -> None:
-    ours, theirs = generate(places, "generate", {"script": script, "id": "7"})
+def test_one_response_is_given_and_nothing_else_is(both: tuple[Addresses, Addresses], script: str) -> None:
+    ours, theirs = generate(both, "generate", {"script": script, "id": "7"})
     assert ours[1:] == theirs[1:]
     # Where there isn't one response, Triton has begun its answer with the status of the first.
     assert ours[0] == (theirs[0] if len(script) == 1 else 500)
@@ -78,7 +78,9 @@ def test_one_response_is_given_and_nothing_else_is(places: tuple[Place, Place], 
 
 @pytest.mark.parametrize("content", [{}, {"script": ["r", "r"]}, {"script": "r", "more": None}])
 @pytest.mark.parametrize("method", ["generate", "generate_stream"])
-def test_what_is_refused_before_it_runs_is_no_event(places: tuple[Place, Place], method: str, content: object) -> None:
-    ours, theirs = generate(places, method, content)
+def test_what_is_refused_before_it_runs_is_no_event(
+    both: tuple[Addresses, Addresses], method: str, content: object
+) -> None:
+    ours, theirs = generate(both, method, content)
     assert ours == theirs
     assert ours[0] == 400

@@ -27,7 +27,7 @@ from orchestrator.config import PeerSettings
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.triton.messages import SERVICE
 from tests.gateway.running import (
-    Place,
+    Addresses,
     Process,
     call,
     fetch,
@@ -45,7 +45,7 @@ from tests.tritons import Tritons
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
-async def test_clients_that_leave_are_never_felt_by_triton(gateway: Place, direct: Place) -> None:
+async def test_clients_that_leave_are_never_felt_by_triton(gateway: Addresses, direct: Addresses) -> None:
     """A cancel that reached Triton 2.51 could crash it (server#7368)."""
     plus = raw_request("plus", name="x", shape=(1, 4), raw=bytes(16)).SerializeToString()
     pixels = raw_request("fashion", shape=(8, 1, 28, 28)).SerializeToString()
@@ -120,7 +120,7 @@ class Load:
 
 def answered(process: Process) -> bool:
     """Return whether a gateway has answered a request."""
-    with urllib.request.urlopen(f"http://{process.place.metrics}/metrics", timeout=20) as page:
+    with urllib.request.urlopen(f"http://{process.addresses.metrics}/metrics", timeout=20) as page:
         return 'slim_gateway_requests_total{model="fashion",outcome="ok"' in page.read().decode()
 
 
@@ -129,7 +129,7 @@ def test_gateways_that_are_restarted_in_turn_lose_no_request(
     servers: list[EmbeddedServer], tmp_path: Path, workers: int
 ) -> None:
     running = [start_gateway(tmp_path, servers, workers=workers) for _ in range(2)]
-    with Load("ipv4:" + ",".join(process.place.grpc for process in running)) as load:
+    with Load("ipv4:" + ",".join(process.addresses.grpc for process in running)) as load:
         for turn in (0, 1, 0):
             load.wait_for(300)
             old = running[turn]
@@ -137,7 +137,7 @@ def test_gateways_that_are_restarted_in_turn_lose_no_request(
             # It ended because all was answered, not because ``drain_s`` was over.
             assert any("the gateway has ended" in line for line in old.lines), old.lines
             assert not any("not answered after drain_s" in line for line in old.lines), old.lines
-            running[turn] = launch_gateway(old.place, old.path)
+            running[turn] = launch_gateway(old.addresses, old.path)
             while not answered(running[turn]):
                 time.sleep(0.05)
         load.wait_for(300)
@@ -150,16 +150,16 @@ def test_gateways_that_are_restarted_in_turn_lose_no_request(
 class NewConnections(Load):
     """The same over HTTP, with a connection for each request."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__("ipv4:" + place.grpc)
-        self._place = place
+    def __init__(self, addresses: Addresses) -> None:
+        super().__init__("ipv4:" + addresses.grpc)
+        self._addresses = addresses
 
     def _ask(self) -> None:
         tensor = {"name": "pixels", "shape": [1, 1, 28, 28], "datatype": "FP32", "data": [0.0] * 784}
         body = json.dumps({"inputs": [tensor]}).encode()
         while not self._is_over.is_set():
             try:
-                status, _, _ = fetch(self._place, "/v2/models/fashion/infer", body)
+                status, _, _ = fetch(self._addresses, "/v2/models/fashion/infer", body)
                 self.ends.append("ok" if status == 200 else str(status))
             except OSError as exc:
                 self.ends.append(repr(exc))
@@ -179,11 +179,11 @@ def test_a_gateway_that_is_replaced_loses_no_request(
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         assert "can't listen on" in second.stderr, "without --replace the address is in use"
-        with Load("ipv4:" + process.place.grpc) as load, NewConnections(process.place) as connecting:
+        with Load("ipv4:" + process.addresses.grpc) as load, NewConnections(process.addresses) as connecting:
             for _ in range(2):
                 load.wait_for(300)
                 connecting.wait_for(100)
-                old, process = process, launch_gateway(process.place, process.path, "--replace")
+                old, process = process, launch_gateway(process.addresses, process.path, "--replace")
                 assert wait_ended(old) == 0, old.lines
                 assert any("another gateway has taken over" in line for line in old.lines), old.lines
             load.wait_for(300)
@@ -230,7 +230,7 @@ def test_a_model_that_hangs_is_refused_by_name_and_costs_others_nothing(tmp_path
         process = start_gateway(tmp_path, [server], pass_on_models=models)
 
         def ask(message: bytes) -> tuple[str, bytes]:
-            return call(process.place.grpc, "ModelInfer", message)
+            return call(process.addresses.grpc, "ModelInfer", message)
 
         assert ask(message)[0] == "OK"
         mark.touch()
@@ -256,7 +256,7 @@ def test_a_killed_server_costs_other_models_no_new_request(tmp_path: Path, trito
     options = EmbeddedOptions(models=models, exit_timeout_s=2)
     with tritons.running(repository, options) as killed, tritons.running(repository, options) as other:
         process = start_gateway(tmp_path, [killed, other])
-        with grpcclient.InferenceServerClient(process.place.grpc) as client:
+        with grpcclient.InferenceServerClient(process.addresses.grpc) as client:
             inputs = tensors(grpcclient, x=np.zeros((1, 4), np.float32))
             for _ in range(10):
                 client.infer("plus", inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.clients.analyses import Analysis, analyses, find_analyzer, run_analysis
-from tests.gateway.running import Place
+from tests.gateway.running import Addresses
 
 pytestmark = pytest.mark.integration
 
@@ -24,7 +24,7 @@ DAILY = (
 
 
 @pytest.mark.parametrize("name", DAILY)
-def test_it_runs_and_nothing_fails(gateway: Place, name: str) -> None:
+def test_it_runs_and_nothing_fails(gateway: Addresses, name: str) -> None:
     if find_analyzer() is None:
         pytest.skip("no perf_analyzer beside this python; install the wheel perf-analyzer")
     (analysis,) = [found for found in analyses() if str(found) == name]

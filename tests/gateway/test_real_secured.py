@@ -28,7 +28,7 @@ from orchestrator.config import AuthSettings, TlsSettings
 from orchestrator.embedded.server import EmbeddedServer
 from tests.gateway.client_calls import ASKED, INFERENCES, Call, answer, plain
 from tests.gateway.documented import examples, run
-from tests.gateway.running import Place, start_gateway, stop_gateway
+from tests.gateway.running import Addresses, start_gateway, stop_gateway
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 class Secured:
     """A gateway that speaks TLS and asks for a token."""
 
-    place: Place
+    addresses: Addresses
     folder: Path
     fleet: Path
     token: str
@@ -68,14 +68,14 @@ def secured(servers: list[EmbeddedServer], tmp_path_factory: pytest.TempPathFact
         auth=AuthSettings(tokens_file=folder / "tokens.yaml", open_status=False),
     )
     try:
-        yield Secured(process.place, folder, process.path, token)
+        yield Secured(process.addresses, folder, process.path, token)
     finally:
         assert stop_gateway(process) == 0, process.lines
 
 
-def test_the_documented_curl(secured: Secured) -> None:
+def test_the_documented_curl_works_and_a_models_state_needs_the_token(secured: Secured) -> None:
     (example,) = [found for found in examples("gateway.md", "### TLS") if found.command.startswith("curl")]
-    port = secured.place.http.rpartition(":")[2]
+    port = secured.addresses.http.rpartition(":")[2]
     assert run(example.command, secured.folder, {"localhost:8080": f"localhost:{port}"}) == example.output
     asked = f"curl -s --cacert ca.pem https://localhost:{port}/v2/models/plus/ready -o /dev/null -w '%{{http_code}}'"
     assert run(asked, secured.folder, {}) == "401"
@@ -85,14 +85,14 @@ def test_the_documented_curl(secured: Secured) -> None:
 def client_of(kind: str, secured: Secured) -> Any:
     authority = str(secured.authority)
     if kind == "grpc":
-        return grpcclient.InferenceServerClient(secured.place.grpc, ssl=True, root_certificates=authority)
+        return grpcclient.InferenceServerClient(secured.addresses.grpc, ssl=True, root_certificates=authority)
     if kind == "grpc.aio":
-        return grpcaio.InferenceServerClient(secured.place.grpc, ssl=True, root_certificates=authority)
+        return grpcaio.InferenceServerClient(secured.addresses.grpc, ssl=True, root_certificates=authority)
     if kind == "http":
         options = {"ca_certs": authority}
-        return httpclient.InferenceServerClient(secured.place.http, ssl=True, ssl_options=options)
+        return httpclient.InferenceServerClient(secured.addresses.http, ssl=True, ssl_options=options)
     context = ssl.create_default_context(cafile=authority)
-    return httpaio.InferenceServerClient(secured.place.http, ssl=True, ssl_context=context)
+    return httpaio.InferenceServerClient(secured.addresses.http, ssl=True, ssl_context=context)
 
 
 MODULES = {"grpc": grpcclient, "grpc.aio": grpcaio, "http": httpclient, "http.aio": httpaio}
@@ -104,7 +104,7 @@ async def settle(found: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", MODULES)
-async def test_tritonclient_with_a_token_and_without(secured: Secured, direct: Place, kind: str) -> None:
+async def test_tritonclient_with_a_token_and_without(secured: Secured, direct: Addresses, kind: str) -> None:
     client, module = client_of(kind, secured), MODULES[kind]
     theirs = module.InferenceServerClient(direct.grpc if "grpc" in kind else direct.http)
     try:
@@ -132,7 +132,7 @@ async def test_tritonclient_with_a_token_and_without(secured: Secured, direct: P
         await settle(theirs.close())
 
 
-async def test_streams_with_a_token(secured: Secured) -> None:
+async def test_a_stream_with_a_token_answers_each_of_its_requests(secured: Secured) -> None:
     async with client_of("grpc.aio", secured) as client:
 
         async def sent() -> Any:
@@ -152,17 +152,17 @@ def test_perf_analyzer_with_tls_and_a_token(secured: Secured, name: str) -> None
     if find_analyzer() is None:
         pytest.skip("no perf_analyzer beside this python; install the wheel perf-analyzer")
     (analysis,) = [found for found in analyses() if str(found) == name]
-    protocol, port = analysis.protocol, getattr(secured.place, analysis.protocol).rpartition(":")[2]
+    protocol, port = analysis.protocol, getattr(secured.addresses, analysis.protocol).rpartition(":")[2]
     address = f"localhost:{port}" if protocol == "grpc" else f"https://localhost:{port}"
     found = run_analysis(analysis, address, secured_options(protocol, secured.authority, secured.token))
     assert found.problem == "", found.problem
 
 
-async def test_health_as_load_balancers_ask_for_it(secured: Secured, gateway: Place, direct: Place) -> None:
+async def test_health_as_load_balancers_ask_for_it(secured: Secured, gateway: Addresses, direct: Addresses) -> None:
     """Without a token, by the stub of grpcio-health-checking; gRPC's own probe sends the same."""
     credentials = grpc.ssl_channel_credentials(secured.authority.read_bytes())
     channels: list[Any] = [
-        grpc.aio.secure_channel(secured.place.grpc, credentials),
+        grpc.aio.secure_channel(secured.addresses.grpc, credentials),
         grpc.aio.insecure_channel(gateway.grpc),
         grpc.aio.insecure_channel(direct.grpc),
     ]

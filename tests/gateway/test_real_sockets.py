@@ -20,7 +20,16 @@ from pydantic import JsonValue
 from orchestrator.config import load_fleet, render_fleet
 from orchestrator.embedded.server import EmbeddedServer
 from tests.gateway.activation import bind, start_with_sockets
-from tests.gateway.running import ROOT, Place, Process, fetch, launch_gateway, start_gateway, stop_gateway, wait_ended
+from tests.gateway.running import (
+    ROOT,
+    Addresses,
+    Process,
+    fetch,
+    launch_gateway,
+    start_gateway,
+    stop_gateway,
+    wait_ended,
+)
 from tests.gateway.test_real_life import Load, NewConnections
 
 pytestmark = pytest.mark.integration
@@ -77,7 +86,7 @@ def test_a_successor_that_can_not_start_costs_nothing_and_is_told_in_one_line(
     reason: str,
 ) -> None:
     old = start_gateway(tmp_path, servers, workers=workers)
-    load, connecting = Load("ipv4:" + old.place.grpc), NewConnections(old.place)
+    load, connecting = Load("ipv4:" + old.addresses.grpc), NewConnections(old.addresses)
     with bind("127.0.0.1:0") as other, load, connecting:
         path = spoil(old, f"127.0.0.1:{other.getsockname()[1]}")
         load.wait_for(100)
@@ -88,7 +97,7 @@ def test_a_successor_that_can_not_start_costs_nothing_and_is_told_in_one_line(
         load.wait_for(100)
         connecting.wait_for(50)
         assert old.popen.poll() is None
-        new = launch_gateway(old.place, old.path, "--replace")  # the next one is not hindered by it
+        new = launch_gateway(old.addresses, old.path, "--replace")  # the next one is not hindered by it
         assert wait_ended(old) == 0, old.lines
         load.wait_for(100)
     assert failed.returncode == 1
@@ -111,9 +120,9 @@ def test_the_old_one_says_that_it_goes_on(servers: list[EmbeddedServer], tmp_pat
 
 
 @contextmanager
-def kept_sockets(place: Place) -> Iterator[dict[str, list[socket.socket]]]:
+def kept_sockets(addresses: Addresses) -> Iterator[dict[str, list[socket.socket]]]:
     """Hold what systemd would."""
-    with bind(place.grpc) as grpc, bind(place.http) as http, bind(place.metrics) as metrics:
+    with bind(addresses.grpc) as grpc, bind(addresses.http) as http, bind(addresses.metrics) as metrics:
         yield {"grpc": [grpc], "http": [http], "metrics": [metrics]}
 
 
@@ -124,10 +133,12 @@ def test_connections_wait_while_a_gateway_with_sockets_of_systemd_is_started_aga
     once = start_gateway(tmp_path, servers, workers=workers)
     assert stop_gateway(once) == 0
     statuses: list[int] = []
-    with kept_sockets(once.place) as sockets:
+    with kept_sockets(once.addresses) as sockets:
         for number in (signal.SIGKILL, signal.SIGTERM):
             # It is asked before it is there, and the answer is not that nobody listens.
-            asking = threading.Thread(target=lambda: statuses.append(fetch(once.place, "/v2/models/fashion/ready")[0]))
+            asking = threading.Thread(
+                target=lambda: statuses.append(fetch(once.addresses, "/v2/models/fashion/ready")[0])
+            )
             asking.start()
             with start_with_sockets(sockets, [*COMMAND, str(once.path)], cwd=ROOT, stderr=subprocess.PIPE) as process:
                 asking.join(WAIT_S)
@@ -135,7 +146,7 @@ def test_connections_wait_while_a_gateway_with_sockets_of_systemd_is_started_aga
                 os.kill(process.pid, number)
                 _, said = process.communicate(timeout=WAIT_S)
             assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0), said
-            assert f"HTTP on {once.place.http}" in said
+            assert f"HTTP on {once.addresses.http}" in said
     assert statuses == [200, 200]
 
 
@@ -143,17 +154,17 @@ def test_systemd_starts_a_gateway_by_its_first_connection(servers: list[Embedded
     activate = shutil.which("systemd-socket-activate")
     if activate is None:
         pytest.skip("no systemd-socket-activate on PATH; it comes with systemd")
-    place = (once := start_gateway(tmp_path, servers)).place
+    addresses = (once := start_gateway(tmp_path, servers)).addresses
     assert stop_gateway(once) == 0
-    listening = [f"--listen={address}" for address in (place.grpc, place.http, place.metrics)]
+    listening = [f"--listen={address}" for address in (addresses.grpc, addresses.http, addresses.metrics)]
     passed_on = [f"--setenv={name}={value}" for name, value in os.environ.items()]
     command = [activate, *listening, "--fdname=grpc:http:metrics", *passed_on, *COMMAND, str(once.path)]
-    process = Process(place, once.path, subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True), [])
+    process = Process(addresses, once.path, subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True), [])
     assert process.popen.stderr is not None
-    while "Listening on" not in (line := process.popen.stderr.readline()) or place.metrics not in line:
+    while "Listening on" not in (line := process.popen.stderr.readline()) or addresses.metrics not in line:
         assert line, "it has ended"
-    with Load("ipv4:" + place.grpc) as load:
+    with Load("ipv4:" + addresses.grpc) as load:
         load.wait_for(100)
-    assert fetch(place, "/v2/health/ready")[0] == 200
+    assert fetch(addresses, "/v2/health/ready")[0] == 200
     assert stop_gateway(process) == 0
     assert set(load.ends) == {"ok"}

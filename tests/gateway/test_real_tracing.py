@@ -57,7 +57,7 @@ def test_a_call_is_one_trace_down_to_triton(tmp_path: Path, tritons: Tritons) ->
         with tritons.running(repository, options) as server:
             settings = {"endpoint": receiver.url, "sample_ratio": 0.0}
             gateway = start_gateway(tmp_path, [server], tracing=settings)
-            with grpcclient.InferenceServerClient(gateway.place.grpc) as client:
+            with grpcclient.InferenceServerClient(gateway.addresses.grpc) as client:
                 for trace in TRACES:
                     parent = {"traceparent": f"00-{trace}-{CALLER}-01"}
                     client.infer("fashion", tensors(grpcclient, pixels=images(1)), headers=parent)

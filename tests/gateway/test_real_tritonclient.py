@@ -27,7 +27,7 @@ from tests.gateway.client_calls import (
     answer,
     plain,
 )
-from tests.gateway.running import ROOT, Place, images
+from tests.gateway.running import ROOT, Addresses, images
 
 # gevent's and geventhttpclient's own warnings
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
@@ -40,8 +40,8 @@ def module_of(kind: str) -> types.ModuleType:
 
 
 @asynccontextmanager
-async def client_of(kind: str, place: Place) -> AsyncIterator[Any]:
-    client = module_of(kind).InferenceServerClient(place.grpc if "grpc" in kind else place.http)
+async def client_of(kind: str, addresses: Addresses) -> AsyncIterator[Any]:
+    client = module_of(kind).InferenceServerClient(addresses.grpc if "grpc" in kind else addresses.http)
     try:
         yield client
     finally:
@@ -51,7 +51,7 @@ async def client_of(kind: str, place: Place) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def both(kind: str, gateway: Place, direct: Place) -> AsyncIterator[tuple[Any, Any]]:
+async def both(kind: str, gateway: Addresses, direct: Addresses) -> AsyncIterator[tuple[Any, Any]]:
     async with client_of(kind, gateway) as ours, client_of(kind, direct) as theirs:
         yield ours, theirs
 
@@ -63,7 +63,7 @@ def test_no_call_is_left_out(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_is_asked_is_answered_as_by_triton(gateway: Place, direct: Place, kind: str) -> None:
+async def test_what_is_asked_is_answered_as_by_triton(gateway: Addresses, direct: Addresses, kind: str) -> None:
     async with both(kind, gateway, direct) as (ours, theirs):
         for client in (ours, theirs):  # so that there are statistics
             found = client.infer(**INFERENCES["two items"].arguments(module_of(kind), is_ours=True))
@@ -83,7 +83,7 @@ async def test_what_is_asked_is_answered_as_by_triton(gateway: Place, direct: Pl
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_family_describes_itself_as_its_widest_model(gateway: Place, direct: Place, kind: str) -> None:
+async def test_a_family_describes_itself_as_its_widest_model(gateway: Addresses, direct: Addresses, kind: str) -> None:
     async with both(kind, gateway, direct) as (ours, theirs):
         assert await answer(ours, Call("is_model_ready", (FAMILY,)), is_json=False) is True
         for method, check in OF_FAMILY.items():
@@ -115,7 +115,7 @@ async def infer(kind: str, client: Any, what: Inference, *, is_ours: bool, metho
 
 @pytest.mark.parametrize("method", ["infer", "async_infer"])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_inferences_give_what_triton_gives(gateway: Place, direct: Place, kind: str, method: str) -> None:
+async def test_inferences_give_what_triton_gives(gateway: Addresses, direct: Addresses, kind: str, method: str) -> None:
     if not hasattr(module_of(kind).InferenceServerClient, method):
         method = "infer"  # its infer is asynchronous itself
     async with both(kind, gateway, direct) as (ours, theirs):
@@ -158,7 +158,7 @@ async def streamed(kind: str, client: Any, *, is_ours: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["grpc", "grpc.aio"])
-async def test_streams_give_what_triton_gives(gateway: Place, direct: Place, kind: str) -> None:
+async def test_streams_give_what_triton_gives(gateway: Addresses, direct: Addresses, kind: str) -> None:
     async with both(kind, gateway, direct) as (ours, theirs):
         mine = await streamed(kind, ours, is_ours=True)
         assert len(mine) == len(STREAMED) - 1, "two fail"
@@ -166,14 +166,14 @@ async def test_streams_give_what_triton_gives(gateway: Place, direct: Place, kin
 
 
 @pytest.mark.parametrize("kind", ["http", "http.aio"])
-async def test_bodies_made_and_read_without_a_client(gateway: Place, direct: Place, kind: str) -> None:
+async def test_bodies_made_and_read_without_a_client(gateway: Addresses, direct: Addresses, kind: str) -> None:
     client = module_of(kind).InferenceServerClient
     answers = []
-    for place in (gateway, direct):
+    for addresses in (gateway, direct):
         arguments = INFERENCES["two items"].arguments(module_of(kind), is_ours=True)
         body, header_bytes = client.generate_request_body(arguments["inputs"])
         request = urllib.request.Request(
-            f"http://{place.http}/v2/models/plus/infer",
+            f"http://{addresses.http}/v2/models/plus/infer",
             data=body,
             headers={"Inference-Header-Content-Length": str(header_bytes)},
         )
@@ -184,7 +184,7 @@ async def test_bodies_made_and_read_without_a_client(gateway: Place, direct: Pla
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_plugin_adds_headers_to_calls(gateway: Place, kind: str) -> None:
+async def test_a_plugin_adds_headers_to_calls(gateway: Addresses, kind: str) -> None:
     plugins = importlib.import_module(f"tritonclient.{kind}.auth")
     async with client_of(kind, gateway) as client:
         plugin = plugins.BasicAuth("user", "word")
@@ -196,7 +196,7 @@ async def test_a_plugin_adds_headers_to_calls(gateway: Place, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_many_requests_of_one_client_are_each_answered(gateway: Place, kind: str) -> None:
+async def test_many_requests_of_one_client_are_each_answered(gateway: Addresses, kind: str) -> None:
     """Forty at once where the client can; each gets its own answer."""
     module = module_of(kind)
     async with client_of(kind, gateway) as client:
@@ -219,7 +219,7 @@ def _numbered(module: types.ModuleType, number: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["grpc.aio", "http.aio"])
-async def test_what_is_asked_of_the_family_is_obeyed(gateway: Place, kind: str) -> None:
+async def test_what_is_asked_of_the_family_is_obeyed(gateway: Addresses, kind: str) -> None:
     module = module_of(kind)
     async with client_of(kind, gateway) as client:
         wanted = {"slim_deadline_ms": 5000, "slim_min_accuracy": 0.935}  # which 50 % has not
@@ -238,7 +238,7 @@ async def test_what_is_asked_of_the_family_is_obeyed(gateway: Place, kind: str) 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", [FAMILY, WIDTH])
-async def test_clients_for_images_learn_how_pixels_are_ordered(gateway: Place, kind: str, model: str) -> None:
+async def test_clients_for_images_learn_how_pixels_are_ordered(gateway: Addresses, kind: str, model: str) -> None:
     async with client_of(kind, gateway) as client:
         config = await answer(client, Call("get_model_config", (model,)), is_json="grpc" in kind)
     assert config.get("config", config)["input"][0]["format"] == "FORMAT_NCHW"

@@ -21,7 +21,7 @@ from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.evolution import PORTFOLIO
 from orchestrator.learning.fitting import FitSettings, fit, identity, rule_file
 from orchestrator.learning.groups import Groups
-from orchestrator.learning.judging import Candidate, Contender, Difference, judge, paired, promote
+from orchestrator.learning.judging import Candidate, Difference, JudgedPolicy, judge, paired, promote
 from orchestrator.learning.objective import FIGURES, crowd, earned, objective_weights, run_policy
 from orchestrator.learning.ppo.training import Ppo, PpoSettings, Round
 from orchestrator.learning.report import describe_fit
@@ -226,15 +226,15 @@ def test_of_equally_good_candidates_the_one_that_is_most_surely_better_is_held_a
 
     def execute(run: object, jobs: Iterable[Any]) -> Iterator[tuple[Any, dict[str, float | None]]]:
         for job in jobs:
-            contender, window = divmod(job[0], windows)
-            yield job, {**dict.fromkeys(FIGURES), "utility": 0.5 + gains[contender][window]}
+            entry, window = divmod(job[0], windows)
+            yield job, {**dict.fromkeys(FIGURES), "utility": 0.5 + gains[entry][window]}
 
     names = ("lert:slack", "lert:narrowest", "lert:50", "lert:75")
-    contenders = [
-        Contender("rule" if place else "in force", name, parse_policy(name), rule_file(name) if place else None)
+    entries = [
+        JudgedPolicy("rule" if place else "in force", name, parse_policy(name), rule_file(name) if place else None)
         for place, name in enumerate(names)
     ]
-    candidates = judge(traffic, contenders, execute)
+    candidates = judge(traffic, entries, execute)
     assert [each.spec for each in candidates] == ["lert:50", "lert:narrowest", "lert:slack", "lert:75"]
     promoted, _ = promote(candidates)
     assert promoted is not None

@@ -51,23 +51,23 @@ def place(trace: Trace, times_s: np.ndarray[Any, np.dtype[np.float64]]) -> tuple
     return first / len(times_s), (first + len(own) + 1) / len(times_s)
 
 
-def test_of_each_four_lessons_one_is_denser_and_one_has_lulls_where_the_task_says_so() -> None:
+def test_of_each_four_episodes_one_is_denser_and_one_has_lulls_where_the_task_says_so() -> None:
     plain, crowded = Traffic(fleet(), None), Traffic(replace(fleet(), crowding=1.25), None)
     deadline_s = fleet().settings.objectives.deadline_ms / 1e3
     for number in range(8):
-        as_it_is, lesson = plain.lesson(number), crowded.lesson(number)
-        np.testing.assert_allclose(lesson.deadline_s - lesson.arrived_s, as_it_is.deadline_s - as_it_is.arrived_s)
-        longer_s = np.diff(lesson.arrived_s) - np.diff(as_it_is.arrived_s)
+        as_it_is, episode = plain.episode(number), crowded.episode(number)
+        np.testing.assert_allclose(episode.deadline_s - episode.arrived_s, as_it_is.deadline_s - as_it_is.arrived_s)
+        longer_s = np.diff(episode.arrived_s) - np.diff(as_it_is.arrived_s)
         if number % 4 == 1:
-            np.testing.assert_allclose(lesson.arrived_s * 1.25, as_it_is.arrived_s)
-            assert lesson.rate_rps == pytest.approx(1.25 * as_it_is.rate_rps)
+            np.testing.assert_allclose(episode.arrived_s * 1.25, as_it_is.arrived_s)
+            assert episode.rate_rps == pytest.approx(1.25 * as_it_is.rate_rps)
         elif number % 4 == 3:
             lulls_s = longer_s[longer_s > 1e-9]
             assert len(lulls_s) == np.floor(as_it_is.arrived_s[-1] / (10 * deadline_s))
             assert ((0.5 * deadline_s <= lulls_s) & (lulls_s <= 64 * deadline_s)).all()
             assert longer_s.min() > -1e-9
         else:
-            np.testing.assert_array_equal(lesson.arrived_s, as_it_is.arrived_s)
+            np.testing.assert_array_equal(episode.arrived_s, as_it_is.arrived_s)
 
 
 def test_a_surge_brings_what_comes_anyway_in_less_time() -> None:
@@ -87,7 +87,7 @@ def test_recorded_arrivals_are_replayed_in_parts_that_share_nothing() -> None:
     log = recorded()
     traffic = Traffic(fleet(), log)
     fitted = [place(traffic.fit(number), log.times_s) for number in range(20)]
-    learned = [place(traffic.lesson(number), log.times_s) for number in range(0, 20, 2)]
+    learned = [place(traffic.episode(number), log.times_s) for number in range(0, 20, 2)]
     validated = [place(trace, log.times_s) for trace in traffic.validating()]
     assert max(end for _, end in learned) <= 0.45
     assert (min(validated)[0], max(validated)[1]) == (pytest.approx(0.45, abs=1e-3), pytest.approx(0.6, abs=1e-3))
@@ -277,7 +277,7 @@ def test_a_log_that_lacks_decisions_or_is_none_is_refused(tmp_path: Path) -> Non
 def test_the_log_of_another_fleet_is_named_as_such(tmp_path: Path) -> None:
     own = [decision(float(n), n) for n in range(5)]
     check_fleet(read_arrivals(log_of(tmp_path, own)), fleet())
-    strange = [decision(float(n), n, servers=("s0", "elsewhere")) for n in range(5)]
+    unknown = [decision(float(n), n, servers=("s0", "elsewhere")) for n in range(5)]
     with pytest.raises(ConfigError, match="another fleet: it decided about elsewhere, the profile knows s0, s1"):
-        check_fleet(read_arrivals(log_of(tmp_path, strange)), fleet())
+        check_fleet(read_arrivals(log_of(tmp_path, unknown)), fleet())
     check_fleet(recorded(10), fleet())  # timestamps are of any fleet

@@ -60,19 +60,19 @@ def test_who_has_more_than_its_share_may_hold_up_others_for_a_part_of_their_time
     for step in range(100):  # cats have 1.5 servers of 2, dogs 0.2
         turns.charge(CATS, 0.15, 0.1, now_s=step / 10)
         turns.charge(DOGS, 0.02, 0.08, now_s=step / 10)
-    assert turns.standing(CATS, 2, now_s=10.0).longest_run_s == pytest.approx(LONGEST_PART * 0.08)
-    assert turns.standing(DOGS, 2, now_s=10.0).longest_run_s == math.inf
-    assert turns.standing(CATS, 4, now_s=10.0).longest_run_s == math.inf, "of four servers that is not more than half"
-    assert turns.standing(CATS, 2, now_s=30.0).longest_run_s == math.inf, "nobody else has used any lately"
+    assert turns.fair_share(CATS, 2, now_s=10.0).longest_run_s == pytest.approx(LONGEST_PART * 0.08)
+    assert turns.fair_share(DOGS, 2, now_s=10.0).longest_run_s == math.inf
+    assert turns.fair_share(CATS, 4, now_s=10.0).longest_run_s == math.inf, "of four servers that is not more than half"
+    assert turns.fair_share(CATS, 2, now_s=30.0).longest_run_s == math.inf, "nobody else has used any lately"
 
 
 def test_who_has_far_more_time_than_another_may_hold_it_up_for_a_part_of_its_time_within_its_share_too() -> None:
     turns = FamilyTurns()
     turns.charge(CATS, 0.1, 2.0, now_s=0.0)
     turns.charge(DOGS, 0.1, 0.08, now_s=0.0)
-    assert turns.standing(CATS, 2, now_s=0.0).longest_run_s == pytest.approx(LONGEST_PART * 0.08)
-    assert turns.standing(DOGS, 2, now_s=0.0).longest_run_s == math.inf
-    assert turns.standing(CATS, 2, now_s=30.0).longest_run_s == math.inf, "nobody else has used any lately"
+    assert turns.fair_share(CATS, 2, now_s=0.0).longest_run_s == pytest.approx(LONGEST_PART * 0.08)
+    assert turns.fair_share(DOGS, 2, now_s=0.0).longest_run_s == math.inf
+    assert turns.fair_share(CATS, 2, now_s=30.0).longest_run_s == math.inf, "nobody else has used any lately"
 
 
 def test_a_family_counts_on_its_weight_s_part_of_the_servers_and_on_what_others_leave() -> None:
@@ -80,12 +80,12 @@ def test_a_family_counts_on_its_weight_s_part_of_the_servers_and_on_what_others_
     for step in range(1001):  # cats have 1.5 servers of 2, dogs 0.2
         turns.charge(CATS, 0.015, 0.1, now_s=step / 100)
         turns.charge(DOGS, 0.002, 0.08, now_s=step / 100)
-    assert turns.standing(CATS, 2, now_s=10.0).share == pytest.approx(0.9, abs=0.02), "what dogs leave"
-    assert turns.standing(DOGS, 2, now_s=10.0).share == pytest.approx(0.25, abs=0.02), "its weight's part"
-    assert turns.standing(DOGS, 8, now_s=10.0).share == pytest.approx(0.81, abs=0.03), "what cats leave of eight"
-    assert turns.standing(DOGS, 0, now_s=10.0).share == 0.25, "of servers that others drive"
-    assert turns.standing(DOGS, 2, now_s=30.0).share == 1.0, "nobody else has used any lately"
-    assert FamilyTurns().standing(CATS, 2, now_s=0.0).share == 1.0
+    assert turns.fair_share(CATS, 2, now_s=10.0).share == pytest.approx(0.9, abs=0.02), "what dogs leave"
+    assert turns.fair_share(DOGS, 2, now_s=10.0).share == pytest.approx(0.25, abs=0.02), "its weight's part"
+    assert turns.fair_share(DOGS, 8, now_s=10.0).share == pytest.approx(0.81, abs=0.03), "what cats leave of eight"
+    assert turns.fair_share(DOGS, 0, now_s=10.0).share == 0.25, "of servers that others drive"
+    assert turns.fair_share(DOGS, 2, now_s=30.0).share == 1.0, "nobody else has used any lately"
+    assert FamilyTurns().fair_share(CATS, 2, now_s=0.0).share == 1.0
 
 
 def test_a_family_that_is_alone_is_never_held_back() -> None:
@@ -93,4 +93,4 @@ def test_a_family_that_is_alone_is_never_held_back() -> None:
     for step in range(200):
         assert turns.leading({CATS}) == frozenset()
         turns.charge(CATS, uniforms.uniform(0.01, 1), 0.1, now_s=step / 50)
-        assert turns.standing(CATS, 1, now_s=step / 50).longest_run_s == math.inf
+        assert turns.fair_share(CATS, 1, now_s=step / 50).longest_run_s == math.inf

@@ -16,7 +16,7 @@ from orchestrator.config import GuardSettings
 from orchestrator.decision import Dispatch, Hold, Reason
 from orchestrator.errors import ConfigError, UntrustedError
 from orchestrator.policies.circuit_breaker import Fault
-from orchestrator.policies.learned.features import CONTEXT_NAMES, FEATURES
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.policy_file import PolicyFile, write_policy_file
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Binding
@@ -68,7 +68,7 @@ async def test_a_learned_policy_leaves_requests_with_a_preference_to_the_rule_fo
     seen = Seen()
     async with routed(pair(), observer=seen, policy="ppo-slim", policy_file=file) as router:
         options = [None, Preference(0.2, 0.2, 0.6)] * 20
-        answers = await asyncio.gather(*(router.infer(item(n), preference=wish) for n, wish in enumerate(options)))
+        answers = await asyncio.gather(*(router.infer(item(n), preference=asked) for n, asked in enumerate(options)))
     assert all(right(answer, n) for n, answer in enumerate(answers))
     assert [answer.policy for answer in answers] == ["ppo-slim", "preferred"] * 20
     assert not seen.fallbacks
@@ -158,7 +158,7 @@ def test_a_shadow_sums_up_once_in_a_while(caplog: pytest.LogCaptureFixture) -> N
 
 async def test_requests_that_it_was_not_trained_on_are_nobody_elses(tmp_path: Path) -> None:
     """One client's lower bound on accuracy has the fallback decide for that client, and for no other."""
-    seen, place = Seen(), FEATURES + CONTEXT_NAMES.index("min_accuracy")
+    seen, place = Seen(), feat.FEATURES + feat.CONTEXT_NAMES.index("min_accuracy")
     high = slim().high.copy()
     high[place] = 0
     path = put(tmp_path / "narrow.npz", slim(high=high))

@@ -45,7 +45,7 @@ PROBED = 10  # items of golden probes that may be asked meanwhile
 
 
 @dataclass
-class Place:
+class RestartableTriton:
     """A Triton with a repository of its own."""
 
     repository: Path
@@ -55,7 +55,7 @@ class Place:
         for pid in (self.server.pid, *self.server.stub_pids()):
             os.kill(pid, number)
 
-    async def mend(self) -> None:
+    async def restart_if_dead(self) -> None:
         """Start the server again, at its address, when it or its stub is dead.
 
         Some die of SIGCONT: what the stop made wait too long for a lock of the Python backend throws
@@ -76,8 +76,8 @@ class Tritons:
     """Both, on an event loop of their own."""
 
     runner: asyncio.Runner
-    a: Place
-    b: Place
+    a: RestartableTriton
+    b: RestartableTriton
     labels: list[int] = field(default_factory=list)
     images: np.ndarray = field(default_factory=lambda: np.empty(0))  # type: ignore[type-arg]
 
@@ -100,7 +100,7 @@ class Tritons:
         began_s = time.monotonic()
         async with asyncio.timeout(60):
             while not await is_back():
-                await asyncio.to_thread(self.runner.run, self.b.mend())  # the loop that has its process
+                await asyncio.to_thread(self.runner.run, self.b.restart_if_dead())  # the loop that has its process
                 await asyncio.sleep(0.05)
         print(f"back {time.monotonic() - began_s:.2f} s after SIGCONT")
 
@@ -108,7 +108,7 @@ class Tritons:
 @pytest.fixture(scope="module")
 def fleet_of_two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritons]:
     options = EmbeddedOptions(models=(MODEL,), exit_timeout_s=2)
-    places: list[Place] = []
+    started: list[RestartableTriton] = []
     with asyncio.Runner() as runner:
         try:
             for name in ("a", "b"):
@@ -116,24 +116,24 @@ def fleet_of_two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritons]:
                 shutil.copytree(ROOT / "model_repository" / MODEL, repository / MODEL)
                 server = EmbeddedServer(repository, with_ports(options))
                 runner.run(server.__aenter__())
-                places.append(Place(repository, server))
-            tritons = Tritons(runner, *places)
+                started.append(RestartableTriton(repository, server))
+            tritons = Tritons(runner, *started)
             tritons.images = load_sample(ROOT / "examples" / "fashion-mnist" / "test_1000.npz").images[:100]
             session = onnxruntime.InferenceSession(ROOT / "model_repository" / MODEL / "1" / "model.onnx")
             tritons.labels = list(session.run(None, {"pixels": tritons.images})[0].argmax(axis=1))
             yield tritons
         finally:
-            for place in places:
-                if place.server.is_running:
-                    place.signal(signal.SIGCONT)
-                runner.run(place.server.stop())
+            for triton in started:
+                if triton.server.is_running:
+                    triton.signal(signal.SIGCONT)
+                runner.run(triton.server.stop())
 
 
 @pytest.fixture
 def tritons(fleet_of_two: Tritons) -> Tritons:
     """Both run, however the test before went."""
-    for place in (fleet_of_two.a, fleet_of_two.b):
-        fleet_of_two.runner.run(place.mend())
+    for triton in (fleet_of_two.a, fleet_of_two.b):
+        fleet_of_two.runner.run(triton.restart_if_dead())
     return fleet_of_two
 
 
@@ -210,7 +210,7 @@ async def test_what_a_slow_server_has_is_hedged_and_answered_once(tritons: Trito
     settings = tritons.fleet(hedge={"quantile": 0.9, "floor_ms": 5}, retries=patient, ejection={"latency_factor": 1e9})
     async with Router.from_fleet(settings, observer=observer) as router:
         await load(router, tritons, 1)
-        before = [await counted(place) for place in (tritons.a, tritons.b)]
+        before = [await counted(triton) for triton in (tritons.a, tritons.b)]
         thread.start()
         try:
             answers = await load(router, tritons, 4)  # each request is answered, rightly and in time
@@ -219,25 +219,25 @@ async def test_what_a_slow_server_has_is_hedged_and_answered_once(tritons: Trito
             thread.join()
         assert observer.count("hedge") > 0
         assert observer.count("retry") == 0
-    after = [await counted(place) for place in (tritons.a, tritons.b)]
+    after = [await counted(triton) for triton in (tritons.a, tritons.b)]
     ran = sum(after) - sum(before)
     assert len(answers) == 4 * RPS
     assert len(answers) < ran <= len(answers) + observer.count("hedge") + PROBED, "copies ran, and were nobody's"
     print(f"{observer.count('hedge')} of {len(answers)} hedged, {ran} ran")
 
 
-async def runs_an_item(place: Place, images: np.ndarray) -> bool:
+async def runs_an_item(triton: RestartableTriton, images: np.ndarray) -> bool:
     """Return whether a Triton answers an item, which it does after all that it had when it was stopped."""
     try:
-        async with TritonClient(place.server.grpc_address) as client, asyncio.timeout(5):
+        async with TritonClient(triton.server.grpc_address) as client, asyncio.timeout(5):
             return bool(await client.infer(MODEL, {"pixels": images[:1]}, ["logits"]))
     except (SlimError, TimeoutError):
         return False
 
 
-async def counted(place: Place) -> int:
+async def counted(triton: RestartableTriton) -> int:
     """Return how many items a Triton has run."""
-    async with TritonClient(place.server.grpc_address) as client:
+    async with TritonClient(triton.server.grpc_address) as client:
         return int((await read_statistics(client, MODEL)).inference_count)
 
 

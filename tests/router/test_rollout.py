@@ -14,7 +14,7 @@ import pytest
 from orchestrator.config import RouterSettings
 from orchestrator.config.rollout import RolloutSettings
 from orchestrator.errors import SlimError
-from orchestrator.policies.learned.features import CONTEXT, FEATURES
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.policy_file import RULE, PolicyFile, write_policy_file
 from orchestrator.router import Router
 from orchestrator.router.dispatch.decision_log import read_all
@@ -34,7 +34,7 @@ DEADLINE_MS = 100.0
 
 
 def put(path: Path, rule: str) -> None:
-    none = np.zeros(FEATURES + CONTEXT, np.float32)
+    none = np.zeros(feat.FEATURES + feat.CONTEXT, np.float32)
     write_policy_file(path, PolicyFile(RULE, rule, {}, none, none))
 
 

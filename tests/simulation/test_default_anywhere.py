@@ -2,7 +2,7 @@
 
 What counts is the accuracy of answers in time, of all requests; half a point is allowed where widths are two points
 apart, and in families whose widths lie further apart as much more. Rules that buy accuracy with answers that come late
-are no rivals, because the default narrows on purpose as soon as anything is missed.
+are no baselines, because the default narrows on purpose as soon as anything is missed.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ def test_nothing_switches_itself_off(name: str, deadline_ms: float) -> None:
     for load in LOADS:
         if load > 1 and 2 * deadline_ms > 1e3 * SECONDS:
             continue  # it would be over before the queue is full, so that who begins narrower loses less
-        rivals = {
+        baselines = {
             policy: measure(policy, name, deadline_ms, load)
             for policy in ("lert:slack", "lert:reserve", *(f"lert:{width}" for width in widths))
         }
-        least_in_time = rivals[f"lert:{widths[0]}"][1] - MISSES
-        best = max(accuracy for accuracy, in_time in rivals.values() if in_time >= least_in_time)
+        least_in_time = baselines[f"lert:{widths[0]}"][1] - MISSES
+        best = max(accuracy for accuracy, in_time in baselines.values() if in_time >= least_in_time)
         behind[load] = best - measure(DEFAULT, name, deadline_ms, load)[0]
         # Beyond what can be answered a start at a wide width costs some of what is answered for good.
         assert behind[load] <= (allowed if load < 1 else max(allowed, OVERLOADED * best)), behind

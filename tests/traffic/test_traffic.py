@@ -30,7 +30,7 @@ from orchestrator.traffic.recorded import TrafficFigures, figures_of, read_traff
 from orchestrator.traffic.replay import errors_of, replay
 from tests.fakes.servers import FakeServer, item
 from tests.policies.learned.test_policy import slim
-from tests.router.queue.test_overload import Sheds
+from tests.router.queue.test_shedding import Sheds
 from tests.router.test_router import routed
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "demo-fleet.json"

@@ -19,7 +19,7 @@ from rich.table import Table
 from orchestrator.cli.options import FILE, PATH
 from orchestrator.cli.research.output import say_figure, wide_console
 from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
-from orchestrator.loadgen.comparison import Result, compare, standings
+from orchestrator.loadgen.comparison import Result, compare, set_up_scores
 from orchestrator.loadgen.judge import TOP_1
 from orchestrator.loadgen.plan import KINDS, Load, arrivals_of_families_s, check_load
 from orchestrator.loadgen.records import Summary
@@ -327,11 +327,11 @@ def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
         click.echo(json.dumps([asdict(result) for result in results]))
         return
     table = Table("rate", "set-up", "rounds", "right in time", "95 %", *(heading for heading, *_ in _MEANS))
-    for standing in standings(results, [name for _, name, *_ in _MEANS]):
-        right = standing.right_in_time
-        interval = f"{right.least:.1%} to {right.most:.1%}" if right is not None and standing.rounds > 1 else "-"
-        cells = [_cell(standing.means[name], scale, form) for _, name, scale, form in _MEANS]
-        names = (f"{standing.rate_rps:g}/s", standing.set_up, str(standing.rounds))
+    for score in set_up_scores(results, [name for _, name, *_ in _MEANS]):
+        right = score.right_in_time
+        interval = f"{right.least:.1%} to {right.most:.1%}" if right is not None and score.rounds > 1 else "-"
+        cells = [_cell(score.means[name], scale, form) for _, name, scale, form in _MEANS]
+        names = (f"{score.rate_rps:g}/s", score.set_up, str(score.rounds))
         table.add_row(*names, _cell(None if right is None else right.value, 1.0, ".1%"), interval, *cells)
     console = wide_console()
     console.print(table)

@@ -9,10 +9,10 @@ import click
 from rich.console import Console
 
 from orchestrator.cli.options import PATH, SHIPPED_PATH
+from orchestrator.demo.baselines import BASELINES, check_baselines
 from orchestrator.demo.comparison import DemoSettings, run_demo
 from orchestrator.demo.report import check_report, comparison_tables, describe_run, write_demo
 from orchestrator.demo.results import Comparison, scores, tell_outcome
-from orchestrator.demo.rivals import RIVALS, check_rivals
 from orchestrator.embedded.server import check_repository
 from orchestrator.embedded.wheel import check_installation
 from orchestrator.loadgen.sample import load_sample
@@ -29,9 +29,9 @@ from orchestrator.loadgen.sample import load_sample
 )
 @click.option(
     "--policy",
-    "rivals",
+    "baselines",
     multiple=True,
-    help=f"Compare these instead; may be given several times: a policy, or one of {', '.join(RIVALS)}.",
+    help=f"Compare these instead; may be given several times: a policy, or one of {', '.join(BASELINES)}.",
 )
 @click.option(
     "--load",
@@ -47,7 +47,7 @@ from orchestrator.loadgen.sample import load_sample
 def demo(
     repository: Path,
     sample_path: Path,
-    rivals: tuple[str, ...],
+    baselines: tuple[str, ...],
     load_ratio: float | None,
     rounds: int,
     seconds: float,
@@ -68,13 +68,13 @@ def demo(
     """
     check_installation()
     check_repository(repository, None)
-    check_rivals(rivals)
+    check_baselines(baselines)
     check_report(out)
     console = Console()
     sample = load_sample(sample_path)
     settings = DemoSettings(
         repository=repository,
-        rivals=rivals or RIVALS,
+        baselines=baselines or BASELINES,
         load_ratio=load_ratio,
         rounds=rounds,
         seconds=seconds,

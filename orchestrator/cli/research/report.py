@@ -16,7 +16,7 @@ from orchestrator.traffic.page import decided_mostly, render_report
 from orchestrator.traffic.recorded import read_traffic
 from orchestrator.traffic.replay import replay_if_possible
 
-_RIVALS = ("jsq", "lert", "lert:slack", "slackfit")
+_BASELINES = ("jsq", "lert", "lert:slack", "slackfit")
 _REMEDY = "give another --out"
 
 
@@ -41,7 +41,7 @@ def report(fleet_path: Path, family: str | None, policies: tuple[str, ...], out:
         raise ConfigError(f"no decisions are written: {fleet_path} has no router.decision_log; give it a directory")
     check_folder(out, _REMEDY)
     traffic = read_traffic(read_all(log.directory), family)
-    chosen = (decided_mostly(traffic), *(policies or _RIVALS))
+    chosen = (decided_mostly(traffic), *(policies or _BASELINES))
     replayed, no_replay = replay_if_possible(traffic, chosen, fleet, sample_ratio=log.sample_ratio)
     files = render_report(traffic, log.sample_ratio, replayed, no_replay)
     paths = write_report(out, files, _REMEDY)

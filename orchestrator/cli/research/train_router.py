@@ -172,13 +172,13 @@ def validate(
     """
     from orchestrator.evaluation.cases import identities
     from orchestrator.evaluation.kept import keep_results
-    from orchestrator.learning.judging import given_contenders, judge, promote
+    from orchestrator.learning.judging import given_policies, judge, promote
     from orchestrator.learning.report import describe_judgement, report_path
     from orchestrator.policies.learned.policy import FITTED
     from orchestrator.simulation.scenario.digest import digest_scenario
 
     report = report_path(out, inputs, has_policy=False)
-    contenders = given_contenders(present, given)
+    entries = given_policies(present, given)
     about = {
         "scenario": digest_scenario(traffic.task.settings, traffic.task.servers),
         "arrivals": traffic.digest,
@@ -189,7 +189,7 @@ def validate(
         open_executor(processes=threads, dask=dask) as pool,
         keep_results(out, about, dict[str, float | None], pool) as execute,
     ):
-        candidates = judge(traffic, contenders, execute)
+        candidates = judge(traffic, entries, execute)
         better, why = promote(candidates)
         text = json.dumps(describe_judgement(candidates, better, why, traffic), indent=1, allow_nan=False) + "\n"
         write_file(report, text, remedy=_ELSEWHERE)

@@ -31,8 +31,8 @@ from orchestrator.embedded.local_state import default_state_directory, prepare_d
 from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.embedded.wheel import check_installation
 from orchestrator.errors import ConfigError, SlimError
+from orchestrator.gateway.file_watch import PERIOD_S, WatchedFiles
 from orchestrator.gateway.listening import bind_address
-from orchestrator.gateway.workers.file_watch import PERIOD_S, WatchedFiles
 from orchestrator.processes.child import ChildProcess, is_listening
 from orchestrator.processes.managed import ManagedProcess, State
 from orchestrator.router import compile_ahead
@@ -54,7 +54,7 @@ _SHOWN_LOGGERS = (
     "orchestrator.cli",
     "orchestrator.embedded.local_stack",
     "orchestrator.embedded.server",
-    "orchestrator.gateway.workers.file_watch",
+    "orchestrator.gateway.file_watch",
     "orchestrator.processes",
     "orchestrator.router.dispatch.compilation",
 )

@@ -72,7 +72,8 @@ class Heartbeat:
 class ControllerEndpoint:
     """The HTTP endpoint of one controller; a context manager that listens while it is open.
 
-    It is given single functions of the controller, each with the thread that it is called in, and never the whole.
+    It is given single functions of the controller, each with the thread that it is called in, and never the whole, for
+    which it takes more parameters than others.
 
     Args:
         report: A function that returns its last report; called from another thread.

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from orchestrator.config import GatewaySettings, PassOnModelSettings
+from orchestrator.config import GatewaySettings, PassthroughModelSettings
 from orchestrator.errors import CapacityError
 
-_DEFAULT = PassOnModelSettings(name="any")
+_DEFAULT = PassthroughModelSettings(name="any")
 
 
 class CallBudget:

@@ -25,7 +25,7 @@ _LATENCY_BOUNDS_S = (
 _ENDED = ("model", "width", "server", "outcome")
 _REQUESTS = Measure(
     "slim_gateway_requests",
-    "Inference requests that ended; width and server are those that ran it, empty when none did.",
+    "Inference requests that ended; width and server are those that ran it or, if late, had it last, else empty.",
     _ENDED,
 )
 _LATENCY = Measure(
@@ -240,8 +240,8 @@ class GatewayMetrics:
     ) -> None:
         """Note how a request ended: seconds from its arrival to its end, of which ``queue_s`` in the router.
 
-        ``outcome`` is a word of ``statuses``. The model is empty when nobody has it, width and server when none ran it;
-        ``queue_s`` is None for models of no family.
+        ``outcome`` is a word of ``statuses``. The model is empty when nobody has it, width and server when none ran it
+        and, if it is late, none had it; ``queue_s`` is None for models of no family.
         """
         labels = (model, width, server, outcome)
         requests, latency = self._timed.get(labels) or self._pair(self._timed, labels, _REQUESTS, _LATENCY)

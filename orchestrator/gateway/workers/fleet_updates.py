@@ -18,12 +18,12 @@ from orchestrator.config.effective import changed_settings
 from orchestrator.config.names import ServerChanges
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.admin import AdminEndpoint
+from orchestrator.gateway.file_watch import WatchedFiles
 from orchestrator.gateway.fleet_sharing import share_fleet
 from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.ports import Server, Team
 from orchestrator.gateway.server import Gateway
-from orchestrator.gateway.workers.file_watch import WatchedFiles
 from orchestrator.http2.grpc.channel import ConnectionPool
 from orchestrator.router import ResolvedNames, Router, connect_triton
 from orchestrator.triton.discovery import ModelDiscovery

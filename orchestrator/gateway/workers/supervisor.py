@@ -31,11 +31,11 @@ from orchestrator.gateway.admin import AdminEndpoint
 from orchestrator.gateway.dataplane.fleet_statistics import FleetStatistics
 from orchestrator.gateway.dataplane.health import unready_reason
 from orchestrator.gateway.dataplane.model_index import ModelIndex
+from orchestrator.gateway.file_watch import watch
 from orchestrator.gateway.listening import Sockets, bind_address
 from orchestrator.gateway.metrics import gateway_metrics as measures
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.server import open_guard, open_servers
-from orchestrator.gateway.workers.file_watch import watch
 from orchestrator.gateway.workers.fleet_updates import FollowedFleet
 from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor
 from orchestrator.gateway.workers.takeover import peer_addresses

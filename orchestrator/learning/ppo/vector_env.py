@@ -42,7 +42,7 @@ def at_load(task: Task, factor: float) -> Task:
     return Task(varied, task.servers, task.preference)
 
 
-def draw_lesson(task: Task, seed: int) -> Trace:
+def draw_episode(task: Task, seed: int) -> Trace:
     """Return the trace of an episode; seeds that leave 1 of four have lulls, those that leave 3 surges."""
     trace = draw_trace(task.settings, sorted(task.servers, key=lambda s: s.name), seed)
     deadline_s = task.settings.objectives.deadline_ms / 1e3
@@ -67,7 +67,8 @@ class FleetVecEnv(VecEnv):
 
     def __init__(self, task: Task, fleet: tuple[int, int, int], *, worlds: int, base: str, seed: int) -> None:
         spaces = gymnasium.spaces
-        lines = fleet[0] * fleet[1]
+        servers, widths, _ = fleet
+        lines = servers * widths
         box = spaces.Box(-1.0, 1.0, (feat.observation_size(lines),), np.float32)
         super().__init__(worlds, box, spaces.MultiDiscrete(list(fleet)))
         self.ranges = Ranges()
@@ -133,7 +134,7 @@ class FleetVecEnv(VecEnv):
         task = vary_load(self.task, seed)
         pace = max(1.0, rate_of(task) * task.settings.objectives.deadline_ms / 1e3)
         self._weights[world] = objective_weights(task) / pace
-        self._batch.load(world, task, draw_lesson(task, seed))
+        self._batch.load(world, task, draw_episode(task, seed))
 
     def _look(self) -> NDArray[np.float32]:
         step = self._batch.settle()

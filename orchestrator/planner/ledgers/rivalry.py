@@ -28,7 +28,7 @@ other's changes two pauses apart."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class KnownInstances:
     """The instances of a model as last seen or ordered, 0 when it serves nothing; whether this controller wanted so."""
 
     instances: int
@@ -40,7 +40,7 @@ class Rivalry:
     """What this controller ordered of one Triton, and what somebody else made of it; immutable.
 
     Attributes:
-        standings: Each model as last seen or ordered; none of one whose last change failed.
+        last_known: Each model as last seen or ordered; none of one whose last change failed.
         undone_s: When changes of each model were found undone, seconds on the controller's clock, oldest first.
         moved_s: When something was last found changed that this controller had not changed; None: never.
         rival_of: The model over which nothing is changed now; None: this controller has its Triton to itself.
@@ -48,7 +48,7 @@ class Rivalry:
         server_id: The server process that this is about; None: unknown.
     """
 
-    standings: Mapping[ModelName, Standing] = field(default_factory=dict)
+    last_known: Mapping[ModelName, KnownInstances] = field(default_factory=dict)
     undone_s: Mapping[ModelName, tuple[float, ...]] = field(default_factory=dict)
     moved_s: float | None = None
     rival_of: ModelName | None = None
@@ -62,26 +62,26 @@ class Rivalry:
     def record(self, outcome: Outcome) -> Rivalry:
         """Return the rivalry after an action ended that Triton has seen; what a failed one left is not known."""
         action = outcome.action
-        standings = {name: standing for name, standing in self.standings.items() if name != action.model}
+        last_known = {name: last for name, last in self.last_known.items() if name != action.model}
         if outcome.error is None:
-            standings[action.model] = Standing(action.instances, is_ordered=True)
-        return replace(self, standings=standings)
+            last_known[action.model] = KnownInstances(action.instances, is_ordered=True)
+        return replace(self, last_known=last_known)
 
     def follow(self, snapshot: HostSnapshot, settings: ControllerSettings, *, now_s: float) -> Rivalry:
         """Return the rivalry as of a snapshot."""
         seen = {model.name: model.loaded.instances for model in snapshot.models if not snapshot.is_moving(model)}
         if self._is_restarted(snapshot, seen):
-            fresh = {name: Standing(instances) for name, instances in seen.items()}
-            return replace(self, standings=fresh, server_id=snapshot.server_id)
-        moved = {n for n, count in seen.items() if n in self.standings and self.standings[n].instances != count}
-        undone = {name for name in moved if self.standings[name].is_ordered}
+            fresh = {name: KnownInstances(instances) for name, instances in seen.items()}
+            return replace(self, last_known=fresh, server_id=snapshot.server_id)
+        moved = {n for n, count in seen.items() if n in self.last_known and self.last_known[n].instances != count}
+        undone = {name for name in moved if self.last_known[name].is_ordered}
         known = {model.name for model in snapshot.models}
-        standings = {name: standing for name, standing in self.standings.items() if name in known} | {
-            name: Standing(count) for name, count in seen.items() if name not in self.standings or name in moved
+        last_known = {name: last for name, last in self.last_known.items() if name in known} | {
+            name: KnownInstances(count) for name, count in seen.items() if name not in self.last_known or name in moved
         }
         followed = replace(
             self,
-            standings=standings,
+            last_known=last_known,
             undone_s=self._with_undone(undone, settings, now_s),
             moved_s=now_s if moved else self.moved_s,
             server_id=snapshot.server_id or self.server_id,
@@ -91,7 +91,7 @@ class Rivalry:
     def _is_restarted(self, snapshot: HostSnapshot, seen: Mapping[ModelName, int]) -> bool:
         if snapshot.server_id is not None and self.server_id is not None:
             return snapshot.server_id != self.server_id
-        loaded = [name for name, standing in self.standings.items() if standing.instances]
+        loaded = [name for name, last in self.last_known.items() if last.instances]
         return bool(loaded) and not any(seen.values())
 
     def _with_undone(

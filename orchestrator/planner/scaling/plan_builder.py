@@ -37,7 +37,8 @@ class PlanBuilder:
     """Collects actions, refusals and notices; everything it is given is left as it is.
 
     Actions are made by ``changes``, and what they take is estimated by ``sizes``. The state has been brought up to date
-    with the snapshot.
+    with the snapshot. There is a method for each kind of change, and a question for each amount that bounds one: the
+    rules of scaling say when, and this alone does the sums.
     """
 
     def __init__(self, snapshot: HostSnapshot, state: SchedulerState, limits: Limits, now_s: float) -> None:

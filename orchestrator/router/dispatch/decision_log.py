@@ -226,7 +226,7 @@ def find_decision(directory: Path, decision_id: str) -> Record:
             return record
     raise ConfigError(
         f"no decision {decision_id} in {path}; it was not sampled (router.decision_log.sample_ratio), has been rotated "
-        "away, or its group has not ended"
+        "away, or its batch has not ended"
     )
 
 

@@ -25,7 +25,7 @@ from functools import partial
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.errors import PermanentError
-from orchestrator.policies.family_turns import Standing
+from orchestrator.policies.family_turns import FairShare
 from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.protocol import Binding, Outcome, Situation
@@ -37,9 +37,9 @@ from orchestrator.router.dispatch.decision_log import REJECTED, DecisionLog
 from orchestrator.router.dispatch.live_policy import LivePolicy
 from orchestrator.router.dispatch.sender import Sender
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.overload import Shed, Shedder, estimate, take_late
 from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
+from orchestrator.router.queue.shedding import Shed, Shedder, estimate, take_late
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.outages import describe_stale
@@ -224,11 +224,11 @@ class Dispatcher:
         """Return what could be done with the head of a queue."""
         key, servers, now_s = queue.key, self._fleet.servers, asyncio.get_running_loop().time()
         self._fleet.times.fade(now_s)
-        standing = self._standing(key.family)
-        may_wait = standing.longest_run_s == math.inf
+        fair_share = self._fair_share(key.family)
+        may_wait = fair_share.longest_run_s == math.inf
         states = [server.state(key.family, self._bound_items(server), may_wait=may_wait) for server in servers.values()]
         tables = self._tables.update(key.family, states, self._fleet.times.latency, self._fleet.times.energy)
-        state = queue.state(head, standing.share, self._queues.arrived_items[key.family], self._queues.count - 1)
+        state = queue.state(head, fair_share.share, self._queues.arrived_items[key.family], self._queues.count - 1)
         if expected := self._expected_items():
             state = replace(state, items=state.items + expected)
         situation = Situation(
@@ -331,7 +331,7 @@ class Dispatcher:
         ``decided`` is None for what was bound, of which each request knows itself what was decided.
         """
         model = server.model(queue.key.family, width)
-        longest_s = self._standing(queue.key.family).longest_run_s
+        longest_s = self._fair_share(queue.key.family).longest_run_s
         if model is None or (free := server.free_batches(model, may_wait=longest_s == math.inf)) == 0:
             return False
         items = min(items, model.max_batch_size)
@@ -365,12 +365,12 @@ class Dispatcher:
         """
         for policy in self.deciders.observing:
             for family, tables in self._tables.all():
-                if missed in (None, family) or self._standing(family).has_more:
+                if missed in (None, family) or self._fair_share(family).has_more:
                     policy.observe_miss(tables.memory)
 
-    def _standing(self, family: Family) -> Standing:
+    def _fair_share(self, family: Family) -> FairShare:
         now_s = asyncio.get_running_loop().time()
-        return self._queues.turns.standing(family, len(self._fleet.driven()), now_s=now_s)
+        return self._queues.turns.fair_share(family, len(self._fleet.driven()), now_s=now_s)
 
     def _learn(self, batch: Batch, now_s: float) -> None:
         """Note that a batch was answered; the fleet learns how long it took, and policies what became of it."""

@@ -34,14 +34,21 @@ from orchestrator.errors import (
 )
 from orchestrator.router.dispatch.batch import Batch
 from orchestrator.router.dispatch.decision_log import DecisionLog, outcome_of
-from orchestrator.router.dispatch.retry import Cause, RetryBudget, Verdict, is_repeatable, judge_retry, overdue_after_s
+from orchestrator.router.dispatch.retry_rules import (
+    Cause,
+    RetryBudget,
+    Verdict,
+    is_repeatable,
+    judge_retry,
+    overdue_after_s,
+)
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.deadline_timers import Deadlines
 from orchestrator.router.queue.request import Answer, BatchKey, PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueues
 from orchestrator.router.queue.trace import Attempt, Trace, context_of
 from orchestrator.router.servers.connection import StalledServerError
-from orchestrator.router.servers.ejection import latency_quantile
+from orchestrator.router.servers.ejection_rules import latency_quantile
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.triton.infer_wire import Tensors
 

@@ -97,6 +97,9 @@ _NOTHING = _ModelIndex((), None, (), {}, {}, 1)
 class ServerConnection:
     """One server of the fleet; changed only on the event loop.
 
+    What it serves, what it has in flight, and what room that leaves are asked of it one by one, because each decision
+    asks for few of them.
+
     Attributes:
         settings: The settings of the router.
         work_s: Returns the expected seconds of work in all that is in flight on a server; 0 while unknown.

@@ -13,7 +13,7 @@ Several things can be wrong, and each takes out as little as it must:
 - A model that is new, and in no profile, is tried on blank items before it is used; so the first decisions rest on
   measured times.
 
-Times are seconds on the event loop's clock. Who is ejected is decided in orchestrator.router.servers.ejection.
+Times are seconds on the event loop's clock. Who is ejected is decided in orchestrator.router.servers.ejection_rules.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ _TRY_NOW = BackOff()
 @dataclass(slots=True)
 class ServerHealth:
     """What is known of a server's state, changed by what happens to it.
+
+    It has a method for each thing that can happen, and a question for each that depends on it: so all rules about the
+    state of one server are here, and nobody else changes it.
 
     Attributes:
         problem: Why the server is out as a whole, in words; None while it answers.

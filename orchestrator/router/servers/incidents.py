@@ -13,7 +13,7 @@ from orchestrator.config import RouterSettings
 from orchestrator.errors import CapacityError, DeadlineError, ServerUnavailableError, SlimError, TransientError
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.servers.connection import ServerConnection
-from orchestrator.router.servers.ejection import plan_ejections
+from orchestrator.router.servers.ejection_rules import plan_ejections
 from orchestrator.router.servers.probing import Prober
 from orchestrator.router.servers.service_times import ServiceTimes
 from orchestrator.snapshot import ModelName, ServedModel, ServerName

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from orchestrator.policies import family_turns
-from orchestrator.policies.family_turns import Standing
+from orchestrator.policies.family_turns import FairShare
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.memory import MEMORY_FIELDS
@@ -19,7 +19,7 @@ from orchestrator.simulation.world.layout import World
 
 mark_leading = compiled(family_turns.mark_leading)
 _charge = compiled(family_turns.charge)
-_standing = compiled(family_turns.standing)
+_fair_share = compiled(family_turns.fair_share)
 
 
 @compiled
@@ -35,12 +35,12 @@ def family_of(world: World, own: int) -> int:
 
 
 @compiled
-def standing(world: World, family: int) -> Standing:
+def fair_share(world: World, family: int) -> FairShare:
     """Return how a family stands with the others."""
     families = int(world.state[sim.FAMILIES])
     if families == 1:
-        return Standing(1.0, False, math.inf)
-    return _standing(world.queues, families, family, float(world.fleet.server_count), world.state[sim.NOW_S])
+        return FairShare(1.0, False, math.inf)
+    return _fair_share(world.queues, families, family, float(world.fleet.server_count), world.state[sim.NOW_S])
 
 
 @compiled
@@ -57,7 +57,7 @@ def begin_decision(world: World, own: int) -> float:
     first, end = world.queues[sim.FIRST_COLUMN][family], world.queues[sim.END_COLUMN][family]
     for column in range(fleet.widths):
         world.head.allowed[column] = 1.0 if first <= column < end else 0.0
-    if standing(world, family).longest_run_s == math.inf:
+    if fair_share(world, family).longest_run_s == math.inf:
         return 0.0
     waiting = fleet.servers[col.WAITING_LIMIT][0]  # the same at all servers
     _limit_waiting(world, -waiting)
@@ -81,7 +81,7 @@ def _limit_waiting(world: World, more: float) -> None:
 @compiled
 def most_items(world: World, family: int, model: int, items: float) -> float:
     """Return how many of so many items a batch may have, by what it may take of others' time; at least one."""
-    longest_s, models = standing(world, family).longest_run_s, world.fleet.models
+    longest_s, models = fair_share(world, family).longest_run_s, world.fleet.models
     per_item_s = models[col.PER_ITEM_S][model]
     if longest_s == math.inf or per_item_s <= 0:
         return items

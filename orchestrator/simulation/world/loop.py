@@ -364,7 +364,7 @@ def _write_query(world: World, own: int) -> None:
     query[col.SECOND_UNIFORM] = requests[sim.SECOND_UNIFORM][head]
     query[col.HEAD_ARRIVED_S] = requests[sim.ARRIVED_S][head]
     query[col.REFUSES_LATE] = state[sim.SHEDS_LATE]
-    query[col.SERVERS_SHARE] = families.standing(world, family).share
+    query[col.SERVERS_SHARE] = families.fair_share(world, family).share
     query[col.ARRIVED_ITEMS] = queues[sim.ARRIVED_ITEMS][family]
     query[col.ONLY_WIDTH] = state[sim.ONLY_WIDTH]
     query[col.OTHER_QUEUES] = queue.count_others(world, own)
@@ -424,7 +424,7 @@ def _has_room(world: World, server: int, column: int, family: int) -> bool:
                 of_width += 1
     instances = fleet.models[col.INSTANCES][server * fleet.columns + column]
     waiting = 0.0
-    if families.standing(world, family).longest_run_s == math.inf:
+    if families.fair_share(world, family).longest_run_s == math.inf:
         waiting = may_wait(fleet.servers[col.WAITING_LIMIT][server], total, work_s)
     limit = fleet.servers[col.BATCH_LIMIT][server] - (fleet.servers[col.WAITING_LIMIT][server] - waiting)
     return has_room(total, of_width, instances, limit, waiting)

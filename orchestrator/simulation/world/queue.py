@@ -16,7 +16,7 @@ from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world.families import mark_leading, note_refused, standing
+from orchestrator.simulation.world.families import fair_share, mark_leading, note_refused
 from orchestrator.simulation.world.heaps import merge_queues, pop_request, push_request, restore_heap
 from orchestrator.simulation.world.layout import World
 
@@ -66,7 +66,7 @@ def give_up(world: World, request: int, status: float) -> None:
     if status != sim.FAILED and was_possible:
         note_refused(world, family, allowed_s)
         for other in range(int(world.state[sim.FAMILIES])):
-            if other == family or standing(world, other).has_more:
+            if other == family or fair_share(world, other).has_more:
                 first = other * MEMORY_FIELDS
                 observe_miss(world.rule, world.memory[first : first + MEMORY_FIELDS])
 

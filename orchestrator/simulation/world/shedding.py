@@ -1,6 +1,6 @@
 """Who sends, who is let into a simulated router's queue, and who has to leave it unserved.
 
-These are the rules of a live router (orchestrator.router.queue.overload says why), by the same functions of
+These are the rules of a live router (orchestrator.router.queue.shedding says why), by the same functions of
 orchestrator.policies.queue_rules. A queue is bounded in items alone, because all requests of a scenario have as many
 bytes an item. What can't keep its deadline is given up only where a scenario has ``shed_late``.
 

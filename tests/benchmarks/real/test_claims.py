@@ -107,7 +107,7 @@ def test_how_often_a_width_is_right_is_of_the_images_that_are_sent() -> None:
     assert 0.92 < found["25"] < found["100"] < 0.97
 
 
-def test_of_several_rounds_the_best_rival_is_the_best_on_average() -> None:
+def test_of_several_rounds_the_best_baseline_is_the_best_on_average() -> None:
     names = [DEFAULT, *FIXED, *RULES]
     shares = {DEFAULT: (0.9, 0.6), names[1]: (0.9, 0.5), names[2]: (0.6, 0.9)}
     lines = [

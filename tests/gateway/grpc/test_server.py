@@ -256,17 +256,19 @@ async def test_health_tells_the_truth(world: World, raw: RawCalls) -> None:
     assert not (await raw.ask("ModelReady", name="nope")).ready
     for name in ("a", "b"):
         world.servers[name].is_up = world.tritons[name].is_up = False
-    while await health() != (True, False, False, b"\x08\x02"):
-        await asyncio.sleep(0.01)
-    while (await raw.ask("RepositoryIndex", ready=True)).models:  # the servers are looked at one after the other
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while await health() != (True, False, False, b"\x08\x02"):
+            await asyncio.sleep(0.01)
+        while (await raw.ask("RepositoryIndex", ready=True)).models:  # the servers are looked at one after the other
+            await asyncio.sleep(0.01)
     index = await raw.ask("RepositoryIndex")
     assert {m.name: (m.state, bool(m.reason)) for m in index.models}["fashion"] == ("UNAVAILABLE", True)
     assert (await raw.refused("ModelInfer", echo_request()))[0] == "UNAVAILABLE"
     for name in ("a", "b"):
         world.servers[name].is_up = world.tritons[name].is_up = True
-    while await health() != (True, True, True, b"\x08\x01"):
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while await health() != (True, True, True, b"\x08\x01"):
+            await asyncio.sleep(0.01)
 
 
 async def test_a_family_that_left_all_repositories_is_expected_no_more() -> None:
@@ -279,10 +281,11 @@ async def test_a_family_that_left_all_repositories_is_expected_no_more() -> None
         for name in ("a", "b"):
             world.servers[name].models = ()
             world.tritons[name].widths = {}
-        while (await raw.refused("ModelInfer", item_request()))[0] != "NOT_FOUND":
-            await asyncio.sleep(0.01)
-        while not (await raw.ask("ServerReady")).ready:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while (await raw.refused("ModelInfer", item_request()))[0] != "NOT_FOUND":
+                await asyncio.sleep(0.01)
+            while not (await raw.ask("ServerReady")).ready:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_family_whose_widths_are_unloaded_is_unavailable(world: World, raw: RawCalls) -> None:
@@ -290,8 +293,9 @@ async def test_a_family_whose_widths_are_unloaded_is_unavailable(world: World, r
         triton = world.tritons[name]
         world.servers[name].models = ()
         triton.unready, triton.widths = dict.fromkeys(triton.widths, "unloaded"), {}
-    while (await raw.ask("ServerReady")).ready:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while (await raw.ask("ServerReady")).ready:
+            await asyncio.sleep(0.01)
     assert (await raw.refused("ModelInfer", item_request()))[0] == "UNAVAILABLE"
 
 

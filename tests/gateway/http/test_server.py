@@ -37,7 +37,7 @@ def encoded(mark: int = 1, **more: Any) -> tuple[bytes, dict[str, str]]:
     return text + np.full(4, mark, np.float32).tobytes(), {LENGTH: str(len(text))}
 
 
-async def test_json_in_and_out(http: aiohttp.ClientSession) -> None:
+async def test_a_request_in_json_is_answered_in_json(http: aiohttp.ClientSession) -> None:
     async with http.post(INFER, json=content(5, id="i", parameters={"slim_width": 75})) as response:
         found = await response.json()
     assert (response.status, found["id"], found["model_name"]) == (200, "i", "fashion")
@@ -143,7 +143,9 @@ async def test_other_models_get_exactly_the_tensors(world: World, http: aiohttp.
         ("DELETE", "/v2/health/live", 405, "Method Not Allowed"),
     ],
 )
-async def test_every_route(http: aiohttp.ClientSession, method: str, path: str, status: int, expected: str) -> None:
+async def test_each_route_answers_with_its_status_and_words(
+    http: aiohttp.ClientSession, method: str, path: str, status: int, expected: str
+) -> None:
     async with http.request(method, URL(path, encoded=True)) as response:
         text = await response.text()
     assert (response.status, expected in text) == (status, True), text

@@ -30,7 +30,7 @@ from tests.gateway.page.fleets import (
     server_overview,
 )
 from tests.gateway.page.test_access import OPERATIONS, VISION, close
-from tests.gateway.running import Place, fetch
+from tests.gateway.running import Addresses, fetch
 from tests.router.dispatch.test_explanation import candidate, record
 
 pytestmark = pytest.mark.integration
@@ -267,7 +267,7 @@ async def test_a_gateway_that_was_away_is_shown_again_when_it_is_back() -> None:
             await back.stop()
 
 
-async def test_the_page_of_a_real_gateway_shows_what_real_tritons_answer(gateway: Place) -> None:
+async def test_the_page_of_a_real_gateway_shows_what_real_tritons_answer(gateway: Addresses) -> None:
     body = json.dumps(
         {"inputs": [{"name": "pixels", "shape": [1, 1, 28, 28], "datatype": "FP32", "data": [0.0] * 784}]}
     ).encode()

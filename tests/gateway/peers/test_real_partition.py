@@ -29,7 +29,7 @@ from orchestrator.config import (
 from orchestrator.ownership import LEASE_S
 from tests.fakes.servers import NO_TIME_BUDGET
 from tests.gateway.peers.namespaces import Hosts, open_hosts
-from tests.gateway.running import ROOT, Place, Process, launch_gateway, stop_gateway
+from tests.gateway.running import ROOT, Addresses, Process, launch_gateway, stop_gateway
 
 WAIT_S = 60.0
 STILL_DRIVES_S = 1.0
@@ -99,7 +99,7 @@ class Parted:
 
     def _start(self, directory: Path, name: str, keepers: Sequence[str | None]) -> None:
         own = self.at[name]
-        place = Place(f"{own}:8081", f"{own}:8080", f"{own}:8082")
+        addresses = Addresses(f"{own}:8081", f"{own}:8080", f"{own}:8082")
         fleet = FleetSettings(
             servers=tuple(
                 ServerSettings(name=f"s{n}", grpc=triton, controller=keeper)
@@ -107,9 +107,9 @@ class Parted:
             ),
             router=RouterSettings(policy="round-robin", warm_up=False, guard=NO_TIME_BUDGET, probes=None),
             gateway=GatewaySettings(
-                grpc=place.grpc,
-                http=place.http,
-                metrics=place.metrics,
+                grpc=addresses.grpc,
+                http=addresses.http,
+                metrics=addresses.metrics,
                 drain_s=2.0,
                 peers=PeerSettings(
                     listen=f"{own}:8083", addresses=tuple(f"{each}:8083" for each in self.at.values()), name=name
@@ -118,7 +118,7 @@ class Parted:
         )
         path = directory / f"{name}.yaml"
         path.write_text(render_fleet(fleet))
-        self._running.append(launch_gateway(place, path, before=self.hosts.run_in(name)))
+        self._running.append(launch_gateway(addresses, path, before=self.hosts.run_in(name)))
 
     def told(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._told.read_text().splitlines(keepends=True) if line.endswith("\n")]

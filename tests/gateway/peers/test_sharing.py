@@ -84,10 +84,10 @@ async def test_who_finds_one_width_after_another_unloaded_is_answered_by_another
     class Restarting(FakeServer):
         restarts = False
 
-        async def infer_batch(self, model: ServedModel, batch: Tensors, **wishes: Any) -> Tensors:
+        async def infer_batch(self, model: ServedModel, batch: Tensors, **options: Any) -> Tensors:
             if self.restarts:
                 raise ModelNotFoundError("it has no available versions")
-            return await super().infer_batch(model, batch, **wishes)
+            return await super().infer_batch(model, batch, **options)
 
     restarting = Restarting()
     async with sharing_fleet({"gpu-0": restarting, "gpu-1": FakeServer()}, 2) as fleet:

@@ -13,7 +13,7 @@ from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.ppo import paper
 from orchestrator.learning.ppo.advantages import estimate_advantages
 from orchestrator.learning.ppo.paper import HORIZON, MEMORY, TimedBuffer
-from orchestrator.learning.ppo.vector_env import draw_lesson
+from orchestrator.learning.ppo.vector_env import draw_episode
 from orchestrator.learning.tasks import given_traffic
 from orchestrator.simulation.rollouts import new_rollout
 from orchestrator.simulation.scenario.trace import draw_trace
@@ -51,7 +51,7 @@ def test_of_each_four_episodes_one_has_lulls_and_one_has_surges() -> None:
     made = task(2, requests=5000)
     deadline_s = made.settings.objectives.deadline_ms / 1e3
     for seed in range(8):
-        calm, drawn = draw_trace(made.settings, made.servers, seed), draw_lesson(made, seed)
+        calm, drawn = draw_trace(made.settings, made.servers, seed), draw_episode(made, seed)
         np.testing.assert_allclose(drawn.deadline_s - drawn.arrived_s, calm.deadline_s - calm.arrived_s)
         added_s = np.diff(drawn.arrived_s) - np.diff(calm.arrived_s)
         assert bool(added_s.max() >= 0.5 * deadline_s) is (seed % 4 == 1)

@@ -1,4 +1,4 @@
-"""Who is called back by when, on each event loop that a router runs on; the rules themselves are in test_overload."""
+"""Who is called back by when, on each event loop that a router runs on; the rules themselves are in test_shedding."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from orchestrator.errors import (
     TransientError,
     WrongAnswerError,
 )
-from orchestrator.router.dispatch.retry import (
+from orchestrator.router.dispatch.retry_rules import (
     Cause,
     RetryBudget,
     Verdict,

@@ -14,13 +14,13 @@ from orchestrator.snapshot import Family, ServedModel, Width
 DEFAULT: Final = "default"
 TRITON: Final = "triton"
 NARROWEST, WIDEST = "narrowest", "widest"
-RIVALS: Final = (DEFAULT, NARROWEST, WIDEST, "lert:slack", TRITON)
-"""Who is compared where nobody is named, by what ``parse_rival`` reads."""
+BASELINES: Final = (DEFAULT, NARROWEST, WIDEST, "lert:slack", TRITON)
+"""Who is compared where nobody is named, by what ``make_baseline`` reads."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rival:
-    """One who answers.
+class Baseline:
+    """What answers in the comparison, the default among them.
 
     Attributes:
         name: In tables and pictures.
@@ -37,37 +37,37 @@ class Rival:
     width: Width | None = None
 
 
-def check_rivals(specs: Sequence[str]) -> None:
+def check_baselines(specs: Sequence[str]) -> None:
     """Raise ConfigError for what is neither one of ours nor a policy, and for what is named twice."""
     for spec in specs:
-        if spec not in RIVALS:
+        if spec not in BASELINES:
             parse_policy(spec)
         if specs.count(spec) > 1:
             raise ConfigError(f"{spec!r} is named twice; name each once")
 
 
-def make_rival(spec: str, models: Sequence[ServedModel]) -> Rival:
+def make_baseline(spec: str, models: Sequence[ServedModel]) -> Baseline:
     """Return who is meant by one of ours or a policy, over a family's models, ascending."""
     narrowest, widest = models[0], models[-1]
     match spec:
         case "default":
             policy = RouterSettings().policy
-            return Rival(DEFAULT, f"`slimsched gateway` as it comes, which chooses widths by `{policy}`")
+            return Baseline(DEFAULT, f"`slimsched gateway` as it comes, which chooses widths by `{policy}`")
         case "narrowest":
             return _always(narrowest.width, "narrowest")
         case "widest":
             return _always(widest.width, "full")
         case "triton":
             text = f"full width without Slim Scheduler: the sender asks both Tritons for `{widest.name}` in turn"
-            return Rival("plain Triton", text, model=widest.name, width=widest.width)
+            return Baseline("plain Triton", text, model=widest.name, width=widest.width)
         case _:
-            return Rival(spec, f"the gateway with `policy: {spec}`", policy=spec)
+            return Baseline(spec, f"the gateway with `policy: {spec}`", policy=spec)
 
 
-def _always(width: Width, word: str) -> Rival:
+def _always(width: Width, word: str) -> Baseline:
     policy = f"lert:{width}"
     text = f"the {word} width for whatever comes: the gateway with `policy: {policy}`"
-    return Rival(f"always {width} %", text, policy=policy, width=width)
+    return Baseline(f"always {width} %", text, policy=policy, width=width)
 
 
 def only_family(models: Sequence[ServedModel]) -> tuple[Family, tuple[ServedModel, ...]]:

@@ -16,9 +16,9 @@ from orchestrator.config import ProbeSettings
 from orchestrator.errors import CapacityError, ConfigError, DeadlineError, ServerUnavailableError
 from orchestrator.router import Answer, Router
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.overload import comes_too_late
 from orchestrator.router.queue.request import BatchKey, PendingRequest
 from orchestrator.router.queue.request_queue import QueueEstimate, RequestQueue
+from orchestrator.router.queue.shedding import comes_too_late
 from orchestrator.snapshot import Family, Width
 from tests.fakes.servers import FakeServer, item
 from tests.fakes.troubled import TroubledServer
@@ -40,23 +40,23 @@ class Sheds(RouterObserver):
 
 
 async def timed(
-    router: Router, mark: int, **wishes: Any
+    router: Router, mark: int, **options: Any
 ) -> tuple[float, float, Answer | CapacityError | DeadlineError]:
     """Return when a request came, how long it took, and its answer or refusal."""
     clock = asyncio.get_running_loop().time
     began_s = clock()
     try:
-        outcome: Answer | CapacityError | DeadlineError = await router.infer(item(mark), **wishes)
+        outcome: Answer | CapacityError | DeadlineError = await router.infer(item(mark), **options)
     except (CapacityError, DeadlineError) as exc:
         outcome = exc
     return began_s, clock() - began_s, outcome
 
 
-async def burst(router: Router, *, rate_rps: float, seconds: float, **wishes: Any) -> list[Any]:
+async def burst(router: Router, *, rate_rps: float, seconds: float, **options: Any) -> list[Any]:
     async with asyncio.TaskGroup() as batch:
         tasks = []
         for n in range(int(rate_rps * seconds)):
-            tasks.append(batch.create_task(timed(router, n % 10, deadline_ms=DEADLINE_S * 1e3, **wishes)))
+            tasks.append(batch.create_task(timed(router, n % 10, deadline_ms=DEADLINE_S * 1e3, **options)))
             await asyncio.sleep(1 / rate_rps)
     return [task.result() for task in tasks]
 
@@ -356,8 +356,8 @@ async def test_higher_priorities_go_first_and_deadlines_decide_within_one() -> N
     server = FakeServer(max_batch_size=1)
     order: list[str] = []
 
-    async def call(router: Router, name: str, deadline_ms: float, priority: int, **wishes: Any) -> None:
-        await router.infer(item(0), deadline_ms=deadline_ms, priority=priority, **wishes)
+    async def call(router: Router, name: str, deadline_ms: float, priority: int, **options: Any) -> None:
+        await router.infer(item(0), deadline_ms=deadline_ms, priority=priority, **options)
         order.append(name)
 
     async with routed({"a": server}, policy="lert", in_flight_groups=1) as router, asyncio.TaskGroup() as batch:
@@ -391,8 +391,8 @@ async def test_a_full_queue_gives_up_the_least_important_for_something_more_impo
             return name, type(outcome)
 
         calls = [
-            asyncio.create_task(call(*wishes))
-            for wishes in (
+            asyncio.create_task(call(*asked))
+            for asked in (
                 ("low early", 9000, 3),
                 ("low late", 9500, 3),
                 ("default", 9000, 2),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import EjectionSettings
-from orchestrator.router.servers.ejection import EjectionReason, latency_quantile, plan_ejections
+from orchestrator.router.servers.ejection_rules import EjectionReason, latency_quantile, plan_ejections
 from orchestrator.router.servers.health import ServerHealth, TimedRun
 from orchestrator.snapshot import ServerName
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.config import RouterSettings
-from orchestrator.demo.rivals import RIVALS, check_rivals, make_rival, only_family
+from orchestrator.demo.baselines import BASELINES, check_baselines, make_baseline, only_family
 from orchestrator.errors import ConfigError
 from orchestrator.snapshot import Family
 from tests.fakes.servers import served_model
@@ -16,7 +16,10 @@ MODELS = [served_model(width) for width in (25, 50, 100)]
 
 
 def test_the_default_is_compared_with_both_extremes_a_rule_and_plain_triton() -> None:
-    found = {rival.name: (rival.policy, rival.model, rival.width) for rival in (make_rival(s, MODELS) for s in RIVALS)}
+    found = {
+        baseline.name: (baseline.policy, baseline.model, baseline.width)
+        for baseline in (make_baseline(s, MODELS) for s in BASELINES)
+    }
     assert found == {
         "default": (None, None, None),
         "always 25 %": ("lert:25", None, 25),
@@ -24,15 +27,15 @@ def test_the_default_is_compared_with_both_extremes_a_rule_and_plain_triton() ->
         "lert:slack": ("lert:slack", None, None),
         "plain Triton": (None, "fashion_w100", 100),
     }
-    assert RouterSettings().policy in make_rival("default", MODELS).text
+    assert RouterSettings().policy in make_baseline("default", MODELS).text
 
 
 def test_what_is_no_policy_and_what_is_named_twice_is_refused() -> None:
-    check_rivals([*RIVALS, "thrift"])
+    check_baselines([*BASELINES, "thrift"])
     with pytest.raises(ConfigError, match="fastest"):
-        check_rivals(["fastest"])
+        check_baselines(["fastest"])
     with pytest.raises(ConfigError, match="'triton' is named twice"):
-        check_rivals(["triton", "lert", "triton"])
+        check_baselines(["triton", "lert", "triton"])
 
 
 def test_models_are_of_one_family_and_ascend() -> None:

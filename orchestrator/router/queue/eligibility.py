@@ -1,7 +1,7 @@
 """Whether a request can be served at all, and with which others it may share a batch.
 
-The rule is a pure function of all that the fleet serves. Most requests are like one before them, so what was admitted
-is kept, for as long as the fleet serves the same.
+The rule is a pure function of all that the fleet serves. Most requests are like one before them, so what was found is
+kept, for as long as the fleet serves the same.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from orchestrator.triton.infer_wire import Tensors
 _MOST_KEPT = 256
 
 
-Admitted = tuple[BatchKey, Tensors, bool]
+Eligible = tuple[BatchKey, Tensors, bool]
 """The key of a request's queue, its inputs with a batch dimension, and whether they came without one."""
 
 
-class Admissions:
-    """What was admitted while the fleet serves what it does."""
+class KnownEligibility:
+    """What was found of requests while the fleet serves what it does."""
 
     def __init__(self) -> None:
         self._served: Sequence[tuple[ServedModel, ...]] = ()
         self._known: dict[object, tuple[BatchKey, bool, tuple[str, ...]]] = {}
 
-    def admit(
+    def judge(
         self,
         items: Items,
         options: RequestOptions,
         served: Sequence[tuple[ServedModel, ...]],
         offered: Callable[[], Sequence[tuple[ServerName, ServedModel]]],
         energy: EnergyTable,
-    ) -> Admitted:
-        """Return and raise what ``admit`` does, as kept for a request like this one if there was one.
+    ) -> Eligible:
+        """Return and raise what ``judge_eligibility`` does, as kept for a request like this one if there was one.
 
         ``served`` are the models that each server serves now. What depends on energy is not kept, because what is known
         of that changes.
@@ -50,7 +50,7 @@ class Admissions:
             self._known.clear()
             self._served = served
         if options.max_joules is not None:
-            return admit(items, options, offered(), energy)
+            return judge_eligibility(items, options, offered(), energy)
         alike = _form_of(items), options.family, options.width, options.min_accuracy, options.preference
         known = self._known.get(alike)
         if known is not None:
@@ -58,7 +58,7 @@ class Admissions:
             arrays = as_tensors(items, names)
             return key, tuple([array[np.newaxis] for array in arrays]) if is_single else arrays, is_single
         models = offered()
-        key, batch, is_single = admit(items, options, models, energy)
+        key, batch, is_single = judge_eligibility(items, options, models, energy)
         if len(self._known) >= _MOST_KEPT:
             self._known.clear()
         self._known[alike] = key, is_single, tuple(spec.name for spec in models[0][1].inputs)
@@ -71,10 +71,10 @@ def _form_of(items: Items) -> object:
     return items.shape, items.dtype
 
 
-def admit(
+def judge_eligibility(
     items: Items, options: RequestOptions, offered: Sequence[tuple[ServerName, ServedModel]], energy: EnergyTable
-) -> Admitted:
-    """Return how a request is admitted; ``offered`` is every width of the family on every server, at least one.
+) -> Eligible:
+    """Return how a request is served; ``offered`` is every width of the family on every server, at least one.
 
     Raises:
         ConfigError: Nothing that is offered meets the options, or takes the items.

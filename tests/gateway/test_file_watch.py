@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.errors import ConfigError
+from orchestrator.gateway.file_watch import WatchedFiles, watch
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
-from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
 
 pytestmark = pytest.mark.virtual_time
 
