@@ -15,7 +15,7 @@ FIXED = {"learns": False}  # so that no decision depends on what was observed
 
 
 @pytest.mark.parametrize("load", [0.3, 0.7, 0.85])
-def test_m_m_1(load: float) -> None:
+def test_m_m_1_stays_exponentially_long(load: float) -> None:
     settings = scenario(requests=300_000, load=load, objectives=patient(in_flight_groups=1), telemetry=FIXED)
     found_s = latencies_s(run(settings, servers(1, single()), exponential=True))
     assert found_s.mean() == pytest.approx(0.01 / (1 - load), rel=0.04)
@@ -70,7 +70,7 @@ def test_policies_stand_in_their_known_order_on_like_servers() -> None:
 
 
 @pytest.mark.parametrize("policy", ["lert", "jsq", "random"])
-def test_little(policy: str) -> None:
+def test_what_is_there_is_the_rate_times_the_stay_as_little_says(policy: str) -> None:
     """The time average of how many are there is their rate times how long they stay."""
     settings = scenario(requests=20_000, load=0.8, objectives=patient())
     simulation = run(settings, servers(3, single(), linear_model(50, per_item_s=0.004)), policy)

@@ -43,7 +43,7 @@ def test_reads_one_after_another_tell_of_the_same_gpu_and_its_energy_never_falls
     assert energies_j == sorted(energies_j)
 
 
-def test_closed_and_opened_again() -> None:
+def test_a_device_that_was_closed_is_opened_again() -> None:
     device = NvmlDevice(0)
     device.close()
     for _ in range(2):
@@ -51,5 +51,5 @@ def test_closed_and_opened_again() -> None:
         device.close()
 
 
-def test_there_is_no_such_gpu() -> None:
+def test_an_index_beyond_all_gpus_is_named() -> None:
     assert "there is no GPU 4096" in NvmlDevice(4096).read().power_w.reason

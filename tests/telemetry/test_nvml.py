@@ -98,7 +98,7 @@ def test_under_mig_what_belongs_to_the_whole_board_is_absent(gpu: FakeGpu) -> No
     assert value(gpu.read(), "utilisation_ratio") == (0.05, "nvml"), "pending is not enabled"
 
 
-def test_utilisation_of_a_gpu_that_does_not_show_it(gpu: FakeGpu) -> None:
+def test_a_gpu_that_does_not_show_its_utilisation_says_so_and_shows_the_rest(gpu: FakeGpu) -> None:
     gpu.answer(nvmlDeviceGetUtilizationRates="3")
     reading = gpu.read()
     assert reason(reading, "utilisation_ratio") == "GPU 0: Not Supported (nvmlDeviceGetUtilizationRates)"
@@ -136,7 +136,7 @@ def test_of_a_mig_instance_the_memory_is_its_own_and_what_belongs_to_the_board_i
         assert reason(reading, field) == "MIG is enabled on MIG-77c0: NVML tells no instance's share"
 
 
-def test_a_uuid_that_is_no_gpus(gpu: FakeGpu) -> None:
+def test_a_uuid_that_is_no_gpus_is_named_with_the_reason(gpu: FakeGpu) -> None:
     gpu.open("GPU-5f2c")
     gpu.answer(nvmlDeviceGetHandleByUUID="6")
     assert reason(gpu.read(), "power_w") == "GPU-5f2c can't be reached: Not Found (nvmlDeviceGetHandleByUUID)"
@@ -151,7 +151,7 @@ def test_an_index_out_of_range_is_named_until_there_is_such_a_gpu(gpu: FakeGpu) 
     assert value(gpu.read(), "power_w")
 
 
-def test_a_gpu_that_may_not_be_opened(gpu: FakeGpu) -> None:
+def test_a_gpu_that_may_not_be_opened_is_told_and_read_once_it_may(gpu: FakeGpu) -> None:
     gpu.answer(nvmlDeviceGetHandleByIndex="4")
     assert "Insufficient Permissions (nvmlDeviceGetHandleByIndex)" in reason(gpu.read(), "power_w")
     gpu.answer(nvmlDeviceGetHandleByIndex="0")
@@ -170,7 +170,7 @@ def test_without_the_library_the_reason_is_given_at_each_read(tmp_path: Path) ->
             assert reason(gpu.read(), "power_w") == "NVML can't be used: NVML Shared Library Not Found (nvmlInit)"
 
 
-def test_closed_and_read_again(gpu: FakeGpu) -> None:
+def test_a_gpu_that_was_closed_is_read_again(gpu: FakeGpu) -> None:
     gpu.read()
     gpu.close()
     gpu.close()

@@ -85,7 +85,7 @@ def test_without_a_package_zone_energy_and_power_have_a_reason(tree: Tree) -> No
     assert "has no package zone" in tree.powercap.read().power_w.reason
 
 
-def test_a_counter_that_may_not_be_read(tree: Tree) -> None:
+def test_a_counter_that_can_not_be_read_is_named_with_the_reason(tree: Tree) -> None:
     # Root may read whatever its mode is, so a directory stands in the file's place: it can't be read by anybody.
     directory = tree.write("intel-rapl:0", "package-0", 0)
     (directory / "energy_uj").unlink()

@@ -244,7 +244,7 @@ def test_a_server_that_is_down_is_not_searched_for_all_the_time(start_triton: St
     assert processes.read().server_id is not None
 
 
-def test_a_port_that_somebody_else_listens_on(start_triton: Start) -> None:
+def test_who_else_listens_on_the_port_is_named(start_triton: Start) -> None:
     proxy = start_triton(name="docker-proxy")
     reading = follow(proxy.port).read()
     assert reading.server_id is None

@@ -61,7 +61,7 @@ def actions(found: dict[Key, float]) -> dict[tuple[str, ...], float]:
     return of("actions_total", found)
 
 
-def test_the_host_and_its_models() -> None:
+def test_a_report_becomes_metrics_of_the_host_and_its_models() -> None:
     found = observed(full_report())
     assert of("steps_total", found) == {(): 312}
     assert of("step_failures_total", found) == {(): 0}
