@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import collections
 import json
+import math
 import os
 import signal
+import statistics
 import threading
 import time
 import urllib.request
@@ -37,6 +39,10 @@ from tests.tritons import Tritons
 pytestmark = pytest.mark.integration
 
 WAIT_S = 60.0
+BACK_S = 3.0
+"""After a kill, by when answers take as long as before."""
+WINDOWS = 5
+"""Of a second each."""
 OPTIONS = EmbeddedOptions(models=("fashion_w025", "fashion_w100"))
 BODY = json.dumps(
     {
@@ -127,11 +133,14 @@ class Load:
 
     Attributes:
         ends: What became of the attempts of each gateway's clients.
+        answers: When a client asked first, and how long its answer then took, at whichever gateway, in seconds.
     """
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: Pair, *, pause_s: float = 0.0) -> None:
         self._urls = [f"http://{process.addresses.http}/v2/models/fashion/infer" for process in pair.running.values()]
+        self._pause_s = pause_s
         self.ends = [collections.Counter[str]() for _ in self._urls]
+        self.answers: list[tuple[float, float]] = []
         self.is_over = False
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
@@ -147,7 +156,7 @@ class Load:
         await asyncio.gather(*(self._ask(own) for own in range(len(self._urls)) for _ in range(4)))
 
     async def _ask(self, own: int) -> None:
-        at = own
+        at, asked_s = own, time.monotonic()
         async with aiohttp.ClientSession() as session:
             while not self.is_over:
                 try:
@@ -157,6 +166,15 @@ class Load:
                 except aiohttp.ClientError:
                     self.ends[own]["moved"] += 1
                     at = (at + 1) % len(self._urls)
+                    continue
+                self.answers.append((asked_s, time.monotonic() - asked_s))
+                await asyncio.sleep(self._pause_s)
+                asked_s = time.monotonic()
+
+    def windows_p99_s(self, began_s: float) -> list[float]:
+        """Return the 99th percentile of answer times in each of the windows from some time on; infinite of few."""
+        times_s = [[took for at, took in self.answers if 0 <= at - began_s - n < 1.0] for n in range(WINDOWS)]
+        return [statistics.quantiles(each, n=100)[-1] if len(each) >= 40 else math.inf for each in times_s]
 
 
 def test_one_that_is_killed_loses_its_own_callers_only_who_are_answered_elsewhere(pair: Pair) -> None:
@@ -175,21 +193,26 @@ def test_one_that_is_killed_loses_its_own_callers_only_who_are_answered_elsewher
     assert moved["moved"] == 4, "each of its callers went elsewhere once"
 
 
-def test_after_a_kill_the_other_answers_everybody_over_both_servers(pair: Pair) -> None:
-    def counts() -> list[float]:
-        """Return the answers that each gateway's clients had, and those that the one that stays gave by each server."""
-        by_server = [pair.sample("one", "slim_gateway_requests_total", server=s, outcome="ok") for s in ("s0", "s1")]
-        return [*(ends["200"] for ends in load.ends), *by_server]
-
-    with Load(pair) as load:
-        wait(lambda: min(ends["200"] for ends in load.ends) > 50, lambda: load.ends)
-        pair.kill("two")
-        wait(lambda: pair.drives("one") == 2, lambda: "the other's server is to be taken over")
-        before = counts()
-        wait(lambda: all(now > old + 50 for now, old in zip(counts(), before, strict=True)), counts)
-    stayed, moved = load.ends
-    assert set(stayed) == {"200"}, stayed
-    assert (set(moved), moved["moved"]) == ({"200", "moved"}, 4), moved
+def test_answer_times_are_within_three_seconds_of_a_kill_what_they_were_before(pair: Pair) -> None:
+    """By the clients' own report, retries included; a machine that does other things meanwhile has three chances."""
+    seen = []
+    for _ in range(3):
+        with Load(pair, pause_s=0.02) as load:
+            wait(lambda: min(ends["200"] for ends in load.ends) > 50, lambda: load.ends)
+            time.sleep(WINDOWS)
+            killed_s = time.monotonic()
+            pair.kill("two")
+            time.sleep(BACK_S + WINDOWS)
+        before, after = load.windows_p99_s(killed_s - WINDOWS), load.windows_p99_s(killed_s + BACK_S)
+        seen.append((before, after))
+        stayed, moved = load.ends
+        assert set(stayed) == {"200"}, stayed
+        assert (set(moved), moved["moved"]) == ({"200", "moved"}, 4), moved
+        if statistics.median(after) <= max(before) < math.inf:
+            return
+        pair.start("two")
+        wait(lambda: [pair.drives(name) for name in ("one", "two")] == [1, 1], lambda: "each is to drive one again")
+    pytest.fail(f"windows before and after each kill: {seen}")
 
 
 def test_a_restart_costs_nobody_an_answer_and_the_page_says_who_drives_what(pair: Pair) -> None:

@@ -162,6 +162,8 @@ def test_what_scenarios_did_not_say_before_is_part_of_a_digest_and_by_default_le
         scenario(requests=10, objectives={"shed_late": True}),
         scenario(requests=10, objectives={"energy_weight": 0.01}),
         scenario(requests=10, hosts=[{"name": "h", "cores": 1}]),
+        scenario(requests=10, hosts=[{"name": "h", "cores": 1, "router": {"request_us": 60}}]),
+        scenario(requests=10, hosts=[{"name": "h", "cores": 1, "router": {"request_us": 60, "weight": 3}}]),
     ]
     assert len({plain, *(digest_scenario(other, fleet) for other in others)}) == 1 + len(others)
 
