@@ -96,8 +96,8 @@ class Up:
         raise AssertionError(f"none has {words}")
 
 
-def wait(is_so: Callable[[], bool], describe: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
+def wait(is_so: Callable[[], bool], describe: Callable[[], object], *, for_s: float = WAIT_S) -> None:
+    deadline_s = time.monotonic() + for_s
     while not is_so():
         assert time.monotonic() < deadline_s, describe()
         time.sleep(0.05)
