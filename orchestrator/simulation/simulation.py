@@ -112,7 +112,7 @@ class Simulation:
 
     def apply(self, row: int, items: float, until_s: float = math.inf) -> None:
         """Make the decision that is asked for: a row and its items, or HOLD until a time, or REJECT."""
-        apply(self.world, row, items, until_s)
+        apply(self.world, row, float(items), until_s)  # which is not compiled for whole numbers as well
 
     @property
     def memory(self) -> Table:
@@ -145,7 +145,7 @@ class Simulation:
             except UntrustedError:
                 counts[DISTRUSTED] += 1
                 row, items, hold_until_s = policy.base_decision
-            apply(world, row, items, hold_until_s)
+            self.apply(row, items, hold_until_s)
 
     def _decide(self) -> None:
         world = self.world
@@ -153,7 +153,7 @@ class Simulation:
         choose_row = getattr(self.policy, "choose_row", None)
         if choose_row is not None:
             row, items, _, until_s = choose_row(self.memory, world.rows, count, world.head.query)
-            apply(world, row, items, until_s)
+            self.apply(row, items, until_s)
             return
         candidates = [read_candidate(world.rows, row, self._tables.names) for row in range(count)]
         situation = self._situation()
@@ -164,12 +164,12 @@ class Simulation:
         if isinstance(decision, Dispatch):
             chosen = decision.candidate
             keys = [(c.server, c.width) for c in candidates]
-            apply(world, keys.index((chosen.server, chosen.width)), float(chosen.items), math.inf)
+            self.apply(keys.index((chosen.server, chosen.width)), chosen.items)
         elif isinstance(decision, Reject):
-            apply(world, REJECT, 0.0, math.inf)
+            self.apply(REJECT, 0.0)
         else:
             assert isinstance(decision, Hold)
-            apply(world, HOLD, 0.0, math.inf if decision.until_s is None else decision.until_s)
+            self.apply(HOLD, 0.0, math.inf if decision.until_s is None else decision.until_s)
 
     def _situation(self) -> Situation:
         """Return what is asked as a value, with what policies remember."""

@@ -34,6 +34,7 @@ from orchestrator.policies.tables.code_cache import (
     keep_code,
     this_processor,
 )
+from orchestrator.policies.tables.inlined import compile_into_callers
 
 numba: Any = import_module("numba")  # untyped, like the next ones
 _extending: Any = import_module("numba.extending")
@@ -76,7 +77,10 @@ def new_spread_table(fields: int, length: int) -> Table:
 
 
 def compiled(function: _Function) -> _Function:
-    """Compile ``function`` at its first call; it may call others that are marked so, and is compiled into those."""
+    """Compile ``function`` at its first call; it may call others that are marked so, which are compiled into it.
+
+    One that Python calls is compiled for that as well.
+    """
     return _compiled(function, _OPTIONS)
 
 
@@ -141,6 +145,8 @@ def _compiled(function: _Function, options: Mapping[str, Any]) -> _Function:
     dispatcher = numba.njit(**options)(function)
     if CACHE_DIR is not None:
         keep_code(dispatcher, CACHE_DIR, _PACKAGE)
+    if options["forceinline"]:
+        compile_into_callers(dispatcher, function, options)
     return cast(_Function, dispatcher)
 
 
