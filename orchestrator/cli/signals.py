@@ -15,23 +15,47 @@ from contextlib import contextmanager
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def watch_for_stop(stop: Callable[[], None], *, until_stdin_ends: bool = False) -> None:
-    """Call ``stop`` on the first SIGTERM or SIGINT; a second one then does what it does by default.
+def watch_for_stop(
+    stop: Callable[[], None], *, then: Callable[[], None] | None = None, until_stdin_ends: bool = False
+) -> None:
+    """Call ``stop`` on the first SIGTERM or SIGINT; a second one then does what it does by default, after ``then``.
 
     It is called from the running event loop, with ``until_stdin_ends`` at the end of standard input too; more than once
-    does no harm.
+    does no harm. Without ``then`` a second signal ends a process whose loop is busy as well.
     """
-    loop = asyncio.get_running_loop()
-
-    def begin() -> None:
-        for number in STOP_SIGNALS:
-            loop.remove_signal_handler(number)
-        stop()
-
+    loop, come = asyncio.get_running_loop(), _StopHandler(stop, then).come
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, begin)
+        loop.add_signal_handler(number, come, number)
     if until_stdin_ends:
         watch_stdin(stop)
+
+
+class _StopHandler:
+    """What is done about signals to stop. Two that come at once find the same handler of the loop."""
+
+    def __init__(self, stop: Callable[[], None], then: Callable[[], None] | None) -> None:
+        self._stop, self._then = stop, then
+        self._has_begun = False
+
+    def come(self, number: signal.Signals) -> None:
+        if self._has_begun:
+            self._end(number)
+            return
+        self._has_begun = True
+        if self._then is None:
+            _leave_to_default()
+        self._stop()
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._then is not None:
+            self._then()
+        _leave_to_default()
+        signal.raise_signal(number)
+
+
+def _leave_to_default() -> None:
+    for number in STOP_SIGNALS:
+        asyncio.get_running_loop().remove_signal_handler(number)
 
 
 def watch_stdin(stop: Callable[[], None]) -> None:

@@ -14,7 +14,6 @@ MOST_BRANCHES = 4
 WHAT_MORE_MAY_BRANCH = {
     "invoke": 7,  # words every kind of error as one line
     "_run": 7,
-    "watch_for_stop": 5,
 }
 
 

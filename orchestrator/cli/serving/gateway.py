@@ -20,7 +20,7 @@ from orchestrator.background import end_tasks
 from orchestrator.cli.logs import logging_to_stderr
 from orchestrator.cli.options import LOG_LEVEL, fleet_option, log_format_option, until_stdin_ends_option
 from orchestrator.cli.serving import gateway_worker
-from orchestrator.cli.signals import STOP_SIGNALS, watch_for_stop
+from orchestrator.cli.signals import watch_for_stop
 from orchestrator.config import FleetSettings, GatewaySettings, load_fleet
 from orchestrator.gateway import (
     AdminEndpoint,
@@ -132,6 +132,8 @@ async def _serve_opened(
     announcement: Announcement,
     settings: GatewaySettings,
 ) -> None:
+    if isinstance(opened, Supervisor):  # its workers would else go on until they have drained
+        watch_for_stop(stop.set, then=opened.kill)
     for what, address in opened.addresses:
         log.info("%s on %s", what, address)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
@@ -183,7 +185,7 @@ async def _open_workers(
     sockets: Sockets,
     admin: AdminEndpoint | None,
 ) -> AsyncIterator[Supervisor]:
-    """Answer in several processes, which end at once at a second signal."""
+    """Answer in several processes."""
     fleet = FollowedFleet(settings, path.absolute())
     await fleet.resolve()
     directory = TemporaryDirectory(prefix="slimsched-", ignore_cleanup_errors=True)
@@ -202,7 +204,6 @@ async def _open_workers(
     with directory:
         async with Supervisor(fleet, launch, sockets, admin) as supervisor:
             yield supervisor
-            _end_at_once_on_signal(supervisor)
 
 
 async def _is_compiled(stop: asyncio.Event) -> bool:
@@ -217,16 +218,3 @@ async def _is_compiled(stop: asyncio.Event) -> bool:
         return False
     compiling.result()  # raises what went wrong
     return True
-
-
-def _end_at_once_on_signal(supervisor: Supervisor) -> None:
-    """Let a second signal end the workers too, which would else go on until they have drained."""
-    loop = asyncio.get_running_loop()
-
-    def end(number: signal.Signals) -> None:
-        supervisor.kill()
-        loop.remove_signal_handler(number)
-        signal.raise_signal(number)
-
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, end, number)

@@ -3,8 +3,8 @@
 Numba makes each function callable from Python, whether anybody does that or not: it is optimized together with all that
 it calls, translated into the machine's language, and then goes into its callers, where both happen again. A function
 four calls deep is worked at five times. Here a function is optimized by itself. What it calls is only added, and its
-first caller that is no such function does the rest for all of them. That halves the time to compile what decides and
-simulates, and runs no slower.
+first caller that is no such function does the rest for all of them. What decides and simulates is compiled in two
+thirds of the time, and runs no slower.
 
 Numba offers to replace its compiler for a function; what is done otherwise lies in classes that it does not document.
 """
