@@ -16,14 +16,19 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def watch_for_stop(
-    stop: Callable[[], None], *, then: Callable[[], None] | None = None, until_stdin_ends: bool = False
+    stop: Callable[[], None],
+    *,
+    then: Callable[[], None] | None = None,
+    is_stopping: Callable[[], bool] = lambda: False,
+    until_stdin_ends: bool = False,
 ) -> None:
     """Call ``stop`` on the first SIGTERM or SIGINT; a second one then does what it does by default, after ``then``.
 
     It is called from the running event loop, with ``until_stdin_ends`` at the end of standard input too; more than once
-    does no harm. Without ``then`` a second signal ends a process whose loop is busy as well.
+    does no harm. A signal that finds it stopping for another reason, by ``is_stopping``, counts as a second one.
+    Without ``then`` a second signal ends a process whose loop is busy as well.
     """
-    loop, come = asyncio.get_running_loop(), _StopHandler(stop, then).come
+    loop, come = asyncio.get_running_loop(), _StopHandler(stop, then, is_stopping).come
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, come, number)
     if until_stdin_ends:
@@ -33,12 +38,14 @@ def watch_for_stop(
 class _StopHandler:
     """What is done about signals to stop. Two that come at once find the same handler of the loop."""
 
-    def __init__(self, stop: Callable[[], None], then: Callable[[], None] | None) -> None:
-        self._stop, self._then = stop, then
+    def __init__(
+        self, stop: Callable[[], None], then: Callable[[], None] | None, is_stopping: Callable[[], bool]
+    ) -> None:
+        self._stop, self._then, self._is_stopping = stop, then, is_stopping
         self._has_begun = False
 
     def come(self, number: signal.Signals) -> None:
-        if self._has_begun:
+        if self._has_begun or self._is_stopping():
             self._end(number)
             return
         self._has_begun = True

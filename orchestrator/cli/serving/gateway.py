@@ -133,7 +133,7 @@ async def _serve_opened(
     settings: GatewaySettings,
 ) -> None:
     if isinstance(opened, Supervisor):  # its workers would else go on until they have drained
-        watch_for_stop(stop.set, then=opened.kill)
+        watch_for_stop(stop.set, then=opened.kill, is_stopping=stop.is_set)
     for what, address in opened.addresses:
         log.info("%s on %s", what, address)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
