@@ -6,7 +6,7 @@ one compiled function for all rules, and by both learned policies with weights t
 compiled does not depend on a policy's file. So nothing is left to be compiled whatever policy a router goes by, at its
 start or later.
 
-One process at a time does that and says when all of it is kept on disk; the others wait and then load it, in a third of
+One process at a time does that and says when all of it is kept on disk; the others wait and then load it, in a tenth of
 a second.
 """
 
@@ -49,7 +49,7 @@ def is_prepared() -> bool:
 def prepare() -> None:
     """Compile, or load what was compiled before, all that decisions need; else the first one waits for it.
 
-    Half a minute on a machine where it has never run, a third of a second afterwards.
+    Half a minute on a machine where it has never run, a tenth of a second afterwards.
     """
     with _alone():
         _decide()

@@ -12,6 +12,7 @@ Numba offers to replace its compiler for a function; what is done otherwise lies
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -26,9 +27,13 @@ def compile_into_callers(dispatcher: Any, function: Callable[..., Any], options:
 
     ``options`` are those of ``numba.njit``.
     """
-    inlined = numba.njit(pipeline_class=_IntoCallers, no_cpython_wrapper=True, **options)(function)
-    dispatcher.get_call_template = inlined.get_call_template
-    dispatcher.get_overload = inlined.get_overload
+
+    @cache  # when it is compiled, which processes that load what they need never do
+    def inlined() -> Any:
+        return numba.njit(pipeline_class=_IntoCallers, no_cpython_wrapper=True, **options)(function)
+
+    dispatcher.get_call_template = lambda *arguments: inlined().get_call_template(*arguments)
+    dispatcher.get_overload = lambda signature: inlined().get_overload(signature)
 
 
 class _Code(_codegen.JITCodeLibrary):  # type: ignore[misc]

@@ -44,7 +44,7 @@ async def prepare_decisions() -> None:
 
 
 async def load_ahead() -> None:
-    """Load what is compiled, which takes half a second, while the event loop goes on: health is asked meanwhile."""
+    """Load what is compiled, some tenth of a second, while the event loop goes on: health is asked meanwhile."""
     await asyncio.to_thread(prepare)
 
 

@@ -34,6 +34,17 @@ with event.install_recorder("numba:compile") as recorder:
 print(CACHE_DIR, len(recorder.buffer))
 """
 
+LOADING_PROGRAM = """
+import sys, numba
+from orchestrator.policies.tables.compiled import compiled_apart
+from tests.policies.tables.test_code_cache import doubled
+loaded = compiled_apart(doubled)
+assert loaded(2.0) == 4.0
+print("numba.np.arraymath" in sys.modules)
+assert numba.njit(lambda number: loaded(number) + 1)(2.0) == 5.0
+print("numba.np.arraymath" in sys.modules)
+"""
+
 
 def doubled(number: float) -> float:
     return 2 * number
@@ -96,21 +107,26 @@ def test_code_for_this_processor_goes_before_code_for_any_which_only_the_named_p
     assert find(named) == (in_named, OWN)
 
 
-def test_what_was_compiled_for_any_processor_is_loaded_by_a_process_that_is_given_its_place(tmp_path: Path) -> None:
-    def run(**more: str) -> list[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA")}
-        environment |= {PLACE_VARIABLE: str(tmp_path), **more}
-        done = subprocess.run(
-            [sys.executable, "-c", SMALL_PROGRAM], capture_output=True, text=True, env=environment, check=True
-        )
-        return done.stdout.split()
+def run(program: str, place: Path, **more: str) -> list[str]:
+    """Return the words that a program prints which keeps code in a place."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA")}
+    environment |= {PLACE_VARIABLE: str(place), **more}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    return done.stdout.split()
 
-    folder, compiled_events = run(NUMBA_CPU_NAME="generic")
+
+def test_what_was_compiled_for_any_processor_is_loaded_by_a_process_that_is_given_its_place(tmp_path: Path) -> None:
+    folder, compiled_events = run(SMALL_PROGRAM, tmp_path, NUMBA_CPU_NAME="generic")
     assert int(compiled_events) > 0
     (Path(folder) / COMPLETE).touch()
-    assert run() == [folder, "0"]
-    own, _ = run(NUMBA_CPU_NAME=this_processor().name)  # as one who compiles for it does
+    assert run(SMALL_PROGRAM, tmp_path) == [folder, "0"]
+    own, _ = run(SMALL_PROGRAM, tmp_path, NUMBA_CPU_NAME=this_processor().name)  # as one who compiles for it does
     assert own != folder
+
+
+def test_what_only_a_compiler_needs_is_loaded_once_one_compiles(tmp_path: Path) -> None:
+    assert run(LOADING_PROGRAM, tmp_path, NUMBA_CPU_NAME="generic") == ["True", "True"]
+    assert run(LOADING_PROGRAM, tmp_path, NUMBA_CPU_NAME="generic") == ["False", "True"]
 
 
 def test_a_folder_that_can_not_be_written_is_used_when_it_is_complete(
