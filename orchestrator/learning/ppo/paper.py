@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from orchestrator.errors import ConfigError
@@ -138,6 +139,7 @@ def train_paper(
         seed=seed,
         device="cpu",
     )
+    model.set_logger(Logger(None, []))  # its own would leave a folder in the temporary one
     watch = _Watch(model, env, base, judged_at, clock, {"seed": seed, "seconds": seconds}, folder, report)
     if state is None:
         _imitate(model, env, int(np.clip(seconds, *_IMITATED)), seed)

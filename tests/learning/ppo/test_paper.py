@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import gymnasium
@@ -63,6 +64,8 @@ def test_an_interrupted_training_of_ppo_paper_goes_on(tmp_path: Path, monkeypatc
     monkeypatch.setattr(paper, "_VALIDATE_EVERY", 1)
     monkeypatch.setattr(paper, "_KEEP_EVERY_S", 0.0)
     monkeypatch.setattr(paper, "_IMITATED", (8, 8))
+    (left := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(left))
 
     def interrupt(part: float, line: str) -> None:
         lines.append(line)
@@ -70,10 +73,10 @@ def test_an_interrupted_training_of_ppo_paper_goes_on(tmp_path: Path, monkeypatc
             raise KeyboardInterrupt
 
     about = paper.identity(traffic, (1.0, 2.0, 1.0), 0)
-    run = RunFolder(tmp_path, about, resume=False)
+    run = RunFolder(tmp_path / "run", about, resume=False)
     with pytest.raises(KeyboardInterrupt):
         paper.train_paper(traffic, (1.0, 2.0, 1.0), run, rules=["lert"], seconds=600, seed=0, report=interrupt)
-    resumed = RunFolder(tmp_path, about, resume=True)
+    resumed = RunFolder(tmp_path / "run", about, resume=True)
     kept = resumed.read_state("ppo-paper")
     assert kept is not None
     lines.clear()
@@ -92,6 +95,7 @@ def test_an_interrupted_training_of_ppo_paper_goes_on(tmp_path: Path, monkeypatc
     assert found.preference == (0.25, 0.5, 0.25)
     assert found.validation["reward"] >= kept["reward"]
     assert lines[-1].startswith(f"ppo-paper: {kept['choices'] + 128:,} choices")  # a step of each world more
+    assert not list(left.glob("SB3-*"))
 
 
 def filled(
