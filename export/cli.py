@@ -150,6 +150,7 @@ def _training_options(function: _F) -> _F:
 @click.command(
     cls=ExportCommand,
     context_settings=_DEFAULTS_SHOWN,
+    short_help="Train one network for all its widths",
     epilog=_example("slimsched train --data fashion-mnist --epochs 14 --out runs/fashion"),
 )
 @click.option("--model", "architecture", default="slimresnet-tiny", help="Built-in network.")
@@ -250,6 +251,7 @@ def right_align(table: Table) -> None:
 @click.command(
     cls=ExportCommand,
     context_settings=_DEFAULTS_SHOWN,
+    short_help="Export each width to ONNX, proven to compute the same",
     epilog=_example("slimsched export runs/fashion/model.pt --repository model_repository --widths 0.25,0.5,0.75,1.0"),
 )
 @click.argument("checkpoint", type=_PATH)
@@ -330,6 +332,7 @@ def _export_table(models: list[ProvenModel], changed: dict[str, bool], title: st
 @click.command(
     cls=ExportCommand,
     context_settings=_DEFAULTS_SHOWN,
+    short_help="Check the models of a repository",
     epilog=_example("slimsched verify model_repository --checkpoint runs/fashion/model.pt"),
 )
 @click.argument("repository", type=_PATH)

@@ -29,7 +29,11 @@ _EXAMPLE = (
 
 
 @click.command(
-    name="import", cls=ExportCommand, context_settings={"show_default": True}, epilog=f"\b\nExample:\n  {_EXAMPLE}"
+    name="import",
+    cls=ExportCommand,
+    context_settings={"show_default": True},
+    short_help="Take ONNX files made elsewhere as one family of models",
+    epilog=f"\b\nExample:\n  {_EXAMPLE}",
 )
 @click.option("--family", required=True, help="Name of the models.")
 @click.option(

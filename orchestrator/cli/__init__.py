@@ -1,7 +1,8 @@
 """The ``slimsched`` command line: composes, prints, and holds no logic.
 
-Commands are imported when they are called, so that ``slimsched --help`` is quick and training's imports never
-burden serving. Those of the ``export`` package come in through entry points: nothing here imports that package.
+Commands are imported when they are called, so that ``slimsched --help`` and what a shell completes are quick, and
+training's imports never burden serving. Those of the ``export`` package come in through entry points: nothing here
+imports that package.
 """
 
 from __future__ import annotations
@@ -9,38 +10,55 @@ from __future__ import annotations
 import gc
 import importlib
 import traceback
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from orchestrator.errors import SlimError
 from orchestrator.installed.plugins import PluginGroup
 
-_COMMANDS = {
-    "bench": "orchestrator.cli.client.bench:bench",
-    "bounds": "orchestrator.cli.research.bounds:bounds",
-    "compile": "orchestrator.cli.serving.compile:compile_decisions",
-    "config": "orchestrator.cli.serving.config:config",
-    "controller": "orchestrator.cli.serving.controller:controller",
-    "demand": "orchestrator.cli.client.status:demand",
-    "demo": "orchestrator.cli.research.demo:demo",
-    "evaluate": "orchestrator.cli.research.evaluate:evaluate",
-    "gateway": "orchestrator.cli.serving.gateway:gateway",
-    "infer": "orchestrator.cli.client.infer:infer",
-    "local": "orchestrator.cli.serving.local:local",
-    "policy-template": "orchestrator.cli.research.policy_template:policy_template",
-    "profile": "orchestrator.cli.research.profile:profile",
-    "refit": "orchestrator.cli.research.refit:refit",
-    "report": "orchestrator.cli.research.report:report",
-    "simulate": "orchestrator.cli.research.simulate:simulate",
-    "status": "orchestrator.cli.client.status:status",
-    "token": "orchestrator.cli.serving.token:token",
-    "top": "orchestrator.cli.client.top:top",
-    "train-router": "orchestrator.cli.research.train_router:train_router",
-    "tune": "orchestrator.cli.research.tune:tune",
-    "up": "orchestrator.cli.serving.up:up",
-    "why": "orchestrator.cli.client.why:why",
+
+class _Entry(NamedTuple):
+    """Where a command is, and what it is for, in the words of the list of commands."""
+
+    path: str
+    summary: str
+
+
+_SECTIONS = {
+    "Serving": {
+        "up": _Entry("serving.up:up", "Run a whole fleet on this machine until Ctrl-C"),
+        "local": _Entry("serving.local:local", "Run real Tritons on this machine, in the background"),
+        "gateway": _Entry("serving.gateway:gateway", "Answer Triton clients, each request routed over the fleet"),
+        "controller": _Entry("serving.controller:controller", "Keep a Triton loaded with the right widths and batches"),
+        "config": _Entry("serving.config:config", "Check a fleet file, show what is in force, print its schema"),
+        "token": _Entry("serving.token:token", "Make tokens for the gateway's clients"),
+        "compile": _Entry("serving.compile:compile_decisions", "Compile what decides ahead of time, as for an image"),
+    },
+    "Asking and watching": {
+        "infer": _Entry("client.infer:infer", "Run images, and show what was decided for each"),
+        "bench": _Entry("client.bench:bench", "Send labelled load, and show what was right and in time"),
+        "status": _Entry("client.status:status", "Show what each server's controller knows, wants and did"),
+        "demand": _Entry("client.status:demand", "Ask a controller to load a width and keep it for a while"),
+        "top": _Entry("client.top:top", "Show what a gateway and its fleet do, as it happens"),
+        "why": _Entry("client.why:why", "Tell why a request ran where it ran"),
+        "report": _Entry("research.report:report", "Report what came of traffic, and of other policies for it"),
+    },
+    "Policies": {
+        "demo": _Entry("research.demo:demo", "Hold the default against rivals on two real Tritons"),
+        "profile": _Entry("research.profile:profile", "Measure each width and batch size on each server"),
+        "simulate": _Entry("research.simulate:simulate", "Run policies on a scenario in virtual time"),
+        "evaluate": _Entry("research.evaluate:evaluate", "Hold policies against each other on a suite of scenarios"),
+        "bounds": _Entry("research.bounds:bounds", "Show what no policy can do better on a scenario"),
+        "train-router": _Entry("research.train_router:train_router", "Fit a policy to a fleet and its traffic"),
+        "refit": _Entry("research.refit:refit", "Fit a policy to the traffic that a router has recorded"),
+        "tune": _Entry("research.tune:tune", "Try configurations of every rule, and keep the best"),
+        "policy-template": _Entry("research.policy_template:policy_template", "Begin a package with your own policy"),
+    },
 }
+_COMMANDS = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
+_SUMMARY_LENGTH = 59  # of a line of 80
 _OF_PACKAGES = PluginGroup("slimsched.commands", "command")
 
 
@@ -53,16 +71,16 @@ class RootGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
-        return sorted({*_COMMANDS, *_OF_PACKAGES.names()})
+        return sorted({*_COMMANDS, *_names_of_packages()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command, None when there is none of that name."""
         command: click.Command
         if cmd_name in _COMMANDS:
-            module, _, attribute = _COMMANDS[cmd_name].partition(":")
+            module, _, attribute = _COMMANDS[cmd_name].path.partition(":")
             gc.disable()  # what is imported stays; to look for garbage in it takes a sixth of a gateway's start
             try:
-                command = getattr(importlib.import_module(module), attribute)
+                command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
             finally:
                 gc.freeze()
                 gc.enable()
@@ -71,6 +89,21 @@ class RootGroup(click.Group):
             command = _OF_PACKAGES.load(cmd_name)
             return command
         return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what the commands are for."""
+        sections = {title: [(name, entry.summary) for name, entry in own.items()] for title, own in _SECTIONS.items()}
+        sections["Models, and what other packages bring"] = [(name, _summarize(name)) for name in _names_of_packages()]
+        longest = max(len(name) for rows in sections.values() for name, _ in rows)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(longest), summary) for name, summary in rows])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands and options that begin so."""
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=_summarize(name)) for name in names]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; expected errors and bugs alike end in one line and exit status 1."""
@@ -91,6 +124,21 @@ class RootGroup(click.Group):
             raise click.ClickException(
                 f"unexpected {type(exc).__name__}: {' '.join(str(exc).split())}; 'slimsched --debug ...' shows where"
             ) from exc
+
+
+def _names_of_packages() -> list[str]:
+    return [name for name in _OF_PACKAGES.names() if name not in _COMMANDS]
+
+
+def _summarize(name: str) -> str:
+    """Return what a command is for; of one of another package that can't be imported, why."""
+    if name in _COMMANDS:
+        return _COMMANDS[name].summary
+    try:
+        command: click.Command = _OF_PACKAGES.load(name)
+        return command.get_short_help_str(_SUMMARY_LENGTH)
+    except SlimError as exc:
+        return str(exc)
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

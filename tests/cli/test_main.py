@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import pkgutil
 import subprocess
 import sys
@@ -15,6 +16,16 @@ import orchestrator
 from orchestrator.cli import RootGroup, main
 from orchestrator.errors import ConfigError
 from tests.plugged import install
+
+LISTING_PROGRAM = """
+import sys
+from orchestrator.cli import main
+try:
+    main(["--help"], "slimsched")
+except SystemExit:
+    commands_and_more = ("orchestrator.cli.", "numpy", "numba", "aiohttp")
+    print("imported:", *(module for module in sys.modules if module.startswith(commands_and_more)))
+"""
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -40,6 +51,24 @@ def test_both_packages_commands_are_there() -> None:
     assert {"demo", "export", "infer", "local", "train", "verify"} <= {path[0] for path in commands(main)}
 
 
+def test_the_help_says_in_a_line_of_eighty_what_each_command_is_for() -> None:
+    result = CliRunner().invoke(main, ["--help"], terminal_width=80)
+    lines = result.output.splitlines()
+    assert set(main.list_commands(click.Context(main))) <= {line.split()[0] for line in lines if line.startswith("  ")}
+    assert max(map(len, lines)) <= 80
+    assert "..." not in " ".join(lines[1:])
+
+
+@pytest.mark.parametrize("completes", [False, True], ids=["help", "completion"])
+def test_commands_are_listed_without_what_they_import(completes: bool) -> None:
+    words = {"_SLIMSCHED_COMPLETE": "bash_complete", "COMP_WORDS": "slimsched ", "COMP_CWORD": "1"} if completes else {}
+    done = subprocess.run(
+        [sys.executable, "-c", LISTING_PROGRAM], capture_output=True, text=True, env=os.environ | words, timeout=60
+    )
+    assert "train-router" in done.stdout
+    assert done.stdout.splitlines()[-1] == "imported:", done.stderr
+
+
 def test_a_command_of_a_package_that_cannot_be_imported_is_told_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,6 +79,10 @@ def test_a_command_of_a_package_that_cannot_be_imported_is_told_in_a_line(
     assert result.output == (
         "Error: command 'mow' of torn_one can't be imported (KeyError: 'x'); mend the package or name another command\n"
     )
+    listed = CliRunner().invoke(main, ["--help"])
+    assert listed.exit_code == 0
+    assert "mow" in listed.output
+    assert "can't be imported (KeyError: 'x')" in " ".join(listed.output.split())
 
 
 def failing(error: Exception) -> RootGroup:
