@@ -86,18 +86,17 @@ def _go_on(world: World, source: int) -> None:
         if hosts.end_next(world, int(state[sim.NEXT_HOST])):
             _end_turn(world)
         return
-    if source == FROM_HEAP:
-        kind, server = world.events[sim.KIND][0], int(world.events[sim.EVENT_SERVER][0])
-        detail, value = world.events[sim.DETAIL][0], world.events[sim.VALUE][0]
-        drop_event(world)
-        _happen(world, kind, server, detail, value)
-    elif source == FROM_SCHEDULE:
-        schedule, entry = world.schedule, int(state[sim.NEXT_ENTRY])
-        state[sim.NEXT_ENTRY] += 1
-        kind, server = schedule[sim.KIND][entry], int(schedule[sim.EVENT_SERVER][entry])
-        _happen(world, kind, server, schedule[sim.DETAIL][entry], schedule[sim.VALUE][entry])
-    else:
+    if source == HOLD_ENDS:
         queue.end_holds(world)
+    else:
+        events, at = (world.events, 0) if source == FROM_HEAP else (world.schedule, int(state[sim.NEXT_ENTRY]))
+        kind, server = events[sim.KIND][at], int(events[sim.EVENT_SERVER][at])
+        detail, value = events[sim.DETAIL][at], events[sim.VALUE][at]
+        if source == FROM_HEAP:
+            drop_event(world)
+        else:
+            state[sim.NEXT_ENTRY] += 1
+        _happen(world, kind, server, detail, value)
     if state[sim.IS_CHANGED] != 0:
         state[sim.CHANGES] += 1
     elif was_due != 0:
@@ -182,8 +181,9 @@ def _given_up_s(world: World) -> float:
 @compiled
 def _happen(world: World, kind: float, server: int, detail: float, value: float) -> None:
     """Do what an event says."""
+    may_serve = False
     if kind in (sim.ENDS, sim.ANSWERS):
-        _advance_batch(world, kind, server, detail, value)
+        may_serve = _advance_batch(world, kind, server, detail, value)
     elif kind == sim.EXPIRES:
         shedding.expire(world, int(detail))
         world.state[sim.IS_CHANGED] = 0  # nothing that a decision waits for
@@ -192,16 +192,19 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
     elif kind == sim.THROTTLES:
         world.truth[sim.SPEED][server] = value
     elif kind in (sim.LEAVES, sim.COMES_BACK):
-        _share(world, server, kind == sim.LEAVES)
+        may_serve = _share(world, server, kind == sim.LEAVES)
     elif kind in (sim.STALLS_SERVERS, sim.STALLS_ROUTER, sim.COMPETES):
         hosts.happen(world, kind, server, value)
         world.state[sim.IS_CHANGED] = 0
     else:
-        _fail_or_return(world, kind, server)
+        may_serve = _fail_or_return(world, kind, server)
+    if may_serve:  # here alone: of a function that is compiled into its callers each call is a copy
+        _serve_bound(world, server)
 
 
-@compiled
-def _fail_or_return(world: World, kind: float, server: int) -> None:
+@compiled_apart
+def _fail_or_return(world: World, kind: float, server: int) -> bool:
+    """Let a server fail, or be known to, or come back; return whether it may take what is bound to it."""
     fleet, truth = world.fleet, world.truth
     if kind == sim.FAILS:
         if truth[sim.IS_UP][server] != 0:
@@ -217,35 +220,34 @@ def _fail_or_return(world: World, kind: float, server: int) -> None:
         devices.account(world, server)
         truth[sim.IS_UP][server] = 1
         fleet.servers[col.HEALTHY][server] = 1 - truth[sim.IS_AWAY][server]
-        _serve_bound(world, server)
+        return True
+    return False
 
 
 @compiled
-def _share(world: World, server: int, leaves: bool) -> None:
-    """Let a server go to another gateway, or come back from it; what it has it answers."""
+def _share(world: World, server: int, leaves: bool) -> bool:
+    """Let a server go to another gateway, or come back from it, and return the latter; what it has it answers."""
     world.truth[sim.IS_AWAY][server] = leaves
     world.fleet.servers[col.HEALTHY][server] = 0.0 if leaves else world.truth[sim.IS_UP][server]
     if leaves:
         for column in range(world.fleet.columns):
             _unbind(world, server, column)
-    else:
-        _serve_bound(world, server)
+    return not leaves
 
 
 @compiled
-def _advance_batch(world: World, kind: float, server: int, batch: float, part: float) -> None:
-    """End a batch, or answer it, unless it was lost."""
+def _advance_batch(world: World, kind: float, server: int, batch: float, part: float) -> bool:
+    """End a batch, or answer it, unless it was lost; return whether its server may take what is bound to it."""
     slot = servers.slot_of_batch(world, server, batch)
     if slot < 0:
-        return
+        return False
     if kind == sim.ENDS:
         servers.end_batch(world, server, slot, part)
     elif world.state[sim.ROUTER_HOST] < 0:
         servers.answer_batch(world, server, slot)
     else:
         servers.arrive_at_router(world, server, slot)
-    if world.state[sim.ROUTER_HOST] < 0:
-        _serve_bound(world, server)
+    return world.state[sim.ROUTER_HOST] < 0
 
 
 @compiled_apart
@@ -303,15 +305,14 @@ def _decide(world: World) -> bool:
         if state[sim.HAS_PREFERENCES] != 0 and not math.isnan(world.head.query[col.PREFER_ACCURACY]):
             takes_busy = state[sim.BINDS_EARLY] != 0
             row, items, _, until_s = choose_preferred(world.rows, count, world.head.query, takes_busy)
-            apply(world, row, items, until_s)
-            continue
-        if state[sim.IS_EXTERNAL] != 0:
+        elif state[sim.IS_EXTERNAL] != 0:
             state[sim.ROW_COUNT] = count
             state[sim.IS_PENDING] = 1
             return True
-        first = families.memory_place(world)
-        memory = world.memory[first : first + MEMORY_FIELDS]
-        row, items, _, until_s = choose_row(world.rule, memory, world.rows, count, world.head.query)
+        else:
+            first = families.memory_place(world)
+            memory = world.memory[first : first + MEMORY_FIELDS]
+            row, items, _, until_s = choose_row(world.rule, memory, world.rows, count, world.head.query)
         apply(world, row, items, until_s)
     state[sim.IS_CHANGED] = 0
     queue.begin_round(world)

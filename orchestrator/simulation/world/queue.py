@@ -13,7 +13,7 @@ from orchestrator.policies.family_turns import LEADS, WAITS
 from orchestrator.policies.queue_rules import is_mostly_gone, turn_key, was_possible
 from orchestrator.policies.rule import observe_miss
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.compiled import compiled
+from orchestrator.policies.tables.compiled import compiled, compiled_apart
 from orchestrator.policies.tables.memory import MEMORY_FIELDS
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.families import fair_share, mark_leading, note_refused
@@ -85,8 +85,15 @@ def shed(world: World, request: int) -> None:
     queues[sim.QUEUE_ITEMS][own] -= items
     queues[sim.GONE][own] += 1
     entries = int(queues[sim.QUEUED][own])
-    if not _is_mostly_gone(entries, entries - int(queues[sim.GONE][own])):
-        return
+    if _is_mostly_gone(entries, entries - int(queues[sim.GONE][own])):
+        _drop_gone(world, own)
+
+
+@compiled_apart
+def _drop_gone(world: World, own: int) -> None:
+    """Keep those entries of a queue whose requests still wait."""
+    requests, queues = world.requests, world.queues
+    entries = int(queues[sim.QUEUED][own])
     heap, kept = world.heap[own], 0
     for entry in range(entries):
         if requests[sim.STATUS][int(heap[entry])] == sim.WAITING:

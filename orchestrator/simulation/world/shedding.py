@@ -16,7 +16,7 @@ import math
 from orchestrator.policies import queue_rules
 from orchestrator.policies.family_turns import WEIGHT
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.compiled import compiled
+from orchestrator.policies.tables.compiled import compiled, compiled_apart
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.heaps import goes_first, key_of, push_event, ratio_before
 from orchestrator.simulation.world.layout import World
@@ -182,17 +182,22 @@ def _has_come_too_late(world: World, request: int) -> bool:
 
 @compiled
 def _make_room(world: World, request: int) -> bool:
-    """Give up the least important of what waits until a request fits; return whether it does.
+    """Give up the least important of what waits until a request fits; return whether it does."""
+    state = world.state
+    items = state[sim.WAITING_ITEMS] + world.requests[sim.REQUEST_ITEMS][request]
+    if not _is_beyond_limits(items, 0.0, state[sim.QUEUE_LIMIT], math.inf):
+        return True
+    return state[sim.CAN_DISPLACE] != 0 and _displace(world, request, items)
+
+
+@compiled_apart
+def _displace(world: World, request: int, items: float) -> bool:
+    """Give up the least important of what waits until there are no more ``items`` than may; return whether it does.
 
     Nobody is given up when all that is less important would not be enough. The search goes over all requests that are
     still open: a queue that is full of what may be displaced is rare, and a heap kept for it would cost every other.
     """
     requests, state = world.requests, world.state
-    items = state[sim.WAITING_ITEMS] + requests[sim.REQUEST_ITEMS][request]
-    if not _is_beyond_limits(items, 0.0, state[sim.QUEUE_LIMIT], math.inf):
-        return True
-    if state[sim.CAN_DISPLACE] == 0:
-        return False
     while requests[sim.STATUS][int(state[sim.OLDEST_OPEN])] > sim.SENT:
         state[sim.OLDEST_OPEN] += 1
     _count_families(world, request)
