@@ -432,3 +432,19 @@ def test_a_second_signal_ends_it_at_once(team: Team, is_at_once: bool) -> None:
         team.process.send_signal(signal.SIGTERM)
         assert team.process.wait(WAIT_S) == -signal.SIGTERM
     wait(lambda: not any(map(is_alive, workers)), lambda: workers)
+
+
+def test_a_signal_ends_it_at_once_when_a_successor_has_replaced_it(team: Team) -> None:
+    workers = team.workers()
+    os.kill(workers[0], signal.SIGSTOP)  # it will not drain
+    with team.log.open("ab") as log:
+        successor = subprocess.Popen([*team.command(), "--replace"], cwd=ROOT, stderr=log, start_new_session=True)
+    try:
+        wait(lambda: "stopping" in team.log.read_text(), team.log.read_text)
+        team.process.send_signal(signal.SIGTERM)
+        assert team.process.wait(WAIT_S) == -signal.SIGTERM
+        wait(lambda: not any(map(is_alive, workers)), lambda: workers)
+        assert successor.poll() is None
+    finally:
+        successor.send_signal(signal.SIGTERM)
+        successor.wait(WAIT_S)
