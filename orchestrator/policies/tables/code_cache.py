@@ -157,7 +157,7 @@ class _FolderCacheFiles(_caching.CompileResultCacheImpl):  # type: ignore[misc]
         super().__init__(function)
 
     def rebuild(self, target_context: Any, payload: Any) -> Any:
-        """Load the machine's code; what is compiled with it later reads LLVM's form, which is three times as large."""
+        """Load the machine's code; what is compiled with it later reads LLVM's form, which is four times as large."""
         (name, kind, (code, bitcode)), description, *others = payload
         entries = description.llvm_cpython_wrapper_name, description.llvm_cfunc_wrapper_name
         codegen = target_context.codegen()

@@ -85,7 +85,7 @@ def compiled(function: _Function) -> _Function:
 
 
 def compiled_apart(function: _Function) -> _Function:
-    """Compile a large function as ``compiled`` does, but once for all that call it, which compiles in less time."""
+    """Compile a large or rare function as ``compiled`` does, but once for all its callers: that takes less time."""
     return _compiled(function, _OPTIONS | {"forceinline": False})
 
 
@@ -98,7 +98,7 @@ class CompiledOnce:
     """A function of two arguments, like those of ``compiled_unlocked``, which others call by its address.
 
     What else is called goes into the caller's code, where LLVM optimizes it anew and translates it into the machine's
-    language, also when it was compiled apart. For the loop of a simulated world that takes most of a minute, in each of
+    language, also when it was compiled apart. For the loop of a simulated world that takes half a minute, in each of
     four callers. So those are handed its address, an argument like any other, and call ``at(address, …)``. That is for
     arguments of one type each; a caller with others is not compiled. It must not raise: its callers would not see it.
 

@@ -226,7 +226,7 @@ def _fail_or_return(world: World, kind: float, server: int) -> bool:
 
 @compiled
 def _share(world: World, server: int, leaves: bool) -> bool:
-    """Let a server go to another gateway, or come back from it, and return the latter; what it has it answers."""
+    """Let a server go to another gateway, or come back, and return whether it has; what it holds it answers."""
     world.truth[sim.IS_AWAY][server] = leaves
     world.fleet.servers[col.HEALTHY][server] = 0.0 if leaves else world.truth[sim.IS_UP][server]
     if leaves:

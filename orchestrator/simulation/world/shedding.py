@@ -192,7 +192,9 @@ def _make_room(world: World, request: int) -> bool:
 
 @compiled_apart
 def _displace(world: World, request: int, items: float) -> bool:
-    """Give up the least important of what waits until there are no more ``items`` than may; return whether it does.
+    """Give up the least important of what waits, which with the request is ``items``, until that many may wait.
+
+    Return whether the request fits then.
 
     Nobody is given up when all that is less important would not be enough. The search goes over all requests that are
     still open: a queue that is full of what may be displaced is rare, and a heap kept for it would cost every other.
