@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 from statistics import fmean
 from typing import Any
 
@@ -16,7 +17,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.learning.ppo.paper import paper_fleet
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.simulation.bounds.overview import measure_window
-from orchestrator.simulation.results import FamilyResult, compare_policies
+from orchestrator.simulation.results import WARM_UP_RATIO, FamilyResult, compare_policies, summarise
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.scenario.settings import ScenarioSettings
@@ -45,9 +46,20 @@ def two_servers(*families: str) -> list[SimulatedServer]:
 
 
 def results_of(given: ScenarioSettings, policy: str, family: str, *families: str, seeds: int) -> list[FamilyResult]:
-    """Return what became of a family's requests, with each seed."""
-    found = compare_policies(given, two_servers(*families), [parse_policy(policy)], seeds=seeds, alone=True)
-    return [own for result in found.results for own in result.families if own.name == family]
+    """Return what became of a family's requests, with each seed, and what does when they are alone."""
+    fleet, found = two_servers(*families), list[FamilyResult]()
+    for seed in range(seeds):
+        trace = draw_trace(given, fleet, seed)
+        runs = [
+            Simulation(given, fleet, parse_policy(policy), trace=each)
+            for each in (trace, only_family(trace, families.index(family)))
+        ]
+        for simulation in runs:
+            simulation.run()
+        summaries = [summarise(simulation, seed=seed, warm_up_ratio=WARM_UP_RATIO).families for simulation in runs]
+        both, alone = (next(own for own in each if own.name == family) for each in summaries)
+        found.append(replace(both, alone_ratio=alone.attainment_ratio))
+    return found
 
 
 def result_of(given: ScenarioSettings, policy: str, family: str, *families: str) -> FamilyResult:
@@ -73,6 +85,7 @@ def test_ten_times_too_much_of_one_family_costs_another_no_answer(policy: str, f
     assert max(lost) <= 0.04, "whoever comes first"
 
 
+@cache  # of the narrowest it is asked with every policy
 def lost_beside_a_flood(policy: str, load_of_width: int | None) -> float:
     """Return what part of its requests a family loses that asks for 0.4 of what the servers can do at some width.
 
