@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import traceback
 from typing import Any, NamedTuple
 
@@ -58,6 +59,9 @@ _SECTIONS = {
     },
 }
 _COMMANDS = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
+_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "1")
+"""numpy's BLAS would start a thread per core in each process, which spin for a tenth of a second and then have nothing
+to do: no command multiplies with it."""
 _SUMMARY_LENGTH = 59  # of a line of 80
 _OF_PACKAGES = PluginGroup("slimsched.commands", "command")
 
@@ -78,6 +82,7 @@ class RootGroup(click.Group):
         command: click.Command
         if cmd_name in _COMMANDS:
             module, _, attribute = _COMMANDS[cmd_name].path.partition(":")
+            os.environ.setdefault(*_ONE_THREAD)
             gc.disable()  # what is imported stays; to look for garbage in it takes a sixth of a gateway's start
             try:
                 command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
