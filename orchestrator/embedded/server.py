@@ -9,7 +9,9 @@ whole repository it serves what it can, and tells what it can't. The process its
         client = grpc.aio.insecure_channel(server.grpc_address)
 
 Ports are chosen free unless given. Between choosing and binding another process may take one; tritonserver then
-exits naming the socket, and we choose again. A given port is never replaced: busy means an error.
+exits naming the socket, and we choose again. A given port is never replaced: busy means an error. About one start in
+some hundreds ends in a crash, mostly of a stub while it starts, upon which tritonserver aborts over a lock of the
+memory that both share. It is started anew as well.
 """
 
 import asyncio
@@ -44,7 +46,8 @@ from orchestrator.processes.guardian import Task
 
 log = logging.getLogger(__name__)
 
-PORT_ATTEMPTS = 3
+START_ATTEMPTS = 3
+_CRASHES = (-signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV)
 POLL_S = 0.05
 TELL_LOADING_S = 10.0
 """From one line that says what is being loaded to the next."""
@@ -175,14 +178,21 @@ class EmbeddedServer:
             EmbeddedServerError: The wheel is missing, a port is busy, or the server failed; with its log's reason.
         """
         self.check()
-        are_ports_given = None not in (self.options.grpc_port, self.options.http_port, self.options.metrics_port)
-        for _ in range(PORT_ATTEMPTS - 1):
+        for _ in range(START_ATTEMPTS - 1):
             try:
                 return await self._start()
             except EmbeddedServerError as exc:
-                if are_ports_given or "already in use" not in str(exc):
+                if not self._was_by_chance(exc):
                     raise
+                log.warning("%s; it is started anew", exc)
         await self._start()
+
+    def _was_by_chance(self, failure: EmbeddedServerError) -> bool:
+        """Whether the next start may go well: after a crash, and where somebody else has taken a port that was free."""
+        if self._last_start is not None and self._last_start.process.exit_code in _CRASHES:
+            return True
+        are_ports_given = None not in (self.options.grpc_port, self.options.http_port, self.options.metrics_port)
+        return not are_ports_given and "already in use" in str(failure)
 
     async def stop(self) -> None:
         """Take the server and its stubs down; requests in flight get `exit_timeout_s`. Idempotent."""

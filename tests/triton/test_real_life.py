@@ -18,7 +18,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 import yaml
 
-from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_ports, is_ready
+from orchestrator.embedded.server import START_ATTEMPTS, EmbeddedOptions, EmbeddedServer, choose_ports, is_ready
 from orchestrator.embedded.wheel import (
     assemble_backends,
     build_environment,
@@ -224,6 +224,40 @@ async def test_a_busy_port_is_named(repository: Path) -> None:
         with pytest.raises(EmbeddedServerError, match=f"port {port}: Address already in use"):
             async with EmbeddedServer(repository, EmbeddedOptions(http_port=port)):
                 pass
+
+
+async def test_a_server_that_crashes_while_it_starts_is_started_anew(
+    repository: Path, options: EmbeddedOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = EmbeddedServer(repository, options)
+    starting = asyncio.create_task(server.start())
+    try:
+        await crash(server, starting)
+        await starting
+        assert await is_ready(int(server.http_address.rpartition(":")[2]))
+    finally:
+        await server.stop()
+    assert "tritonserver was killed by SIGABRT; it is started anew" in caplog.text
+
+
+async def test_a_server_that_crashes_whenever_it_starts_is_given_up(repository: Path, options: EmbeddedOptions) -> None:
+    server = EmbeddedServer(repository, options)
+    starting = asyncio.create_task(server.start())
+    crashed: list[int] = []
+    for _ in range(START_ATTEMPTS):
+        crashed.append(await crash(server, starting, *crashed))
+    with pytest.raises(EmbeddedServerError, match="tritonserver was killed by SIGABRT"):
+        await starting
+    assert len(set(crashed)) == START_ATTEMPTS
+    assert all(read_identity(pid) is None for pid in crashed)
+
+
+async def crash(server: EmbeddedServer, starting: asyncio.Task[None], *besides: int) -> int:
+    """Let a server crash as soon as it runs, as another process than those, and return its id."""
+    while not starting.done() and (not server.is_running or server.pid in besides):
+        await asyncio.sleep(0.001)
+    server.signal(signal.SIGABRT)
+    return server.pid
 
 
 async def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path, options: EmbeddedOptions) -> None:
