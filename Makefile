@@ -50,8 +50,8 @@ demo: $(VENV)/.serving
 
 test: check integration
 
-# What Numba compiles for the tests is compiled while mypy leaves a processor idle.
-check: $(VENV)/.everything
+# What Numba compiles for the tests is compiled while pip installs what else there is, and mypy reads.
+check: $(BIN)/pip
 	@$(MAKE) --no-print-directory --jobs=2 lint compiled
 	$(TESTS) $(WORKERS) -m "not integration and not gpu and not containers"
 
@@ -61,7 +61,7 @@ lint: $(VENV)/.everything
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-compiled: $(VENV)/.everything
+compiled: $(VENV)/.compiler
 	@$(BIN)/python -m tests.compile_ahead
 
 # One module in ten has such tests; importing all others takes each process half a minute.
@@ -177,8 +177,14 @@ $(VENV)/.serving: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -c 'from orchestrator.policies.preparation import prepare; prepare()'
 	@touch $@
 
+# What compiling needs, in versions that the rest can do with.
+$(VENV)/.compiler: pyproject.toml | $(BIN)/pip
+	@echo "installing what decides into $(VENV)"
+	$(PIP) --editable . 'numpy<2'
+	@touch $@
+
 # All of it, training and the tests' tools included.
-$(VENV)/.everything: pyproject.toml tests/foreign-networks.txt | $(BIN)/pip
+$(VENV)/.everything: pyproject.toml tests/foreign-networks.txt | $(VENV)/.compiler
 	@echo "installing everything into $(VENV) (some minutes on the first run)"
 	$(PIP) --editable '.[all]'
 	$(PIP) --no-deps --requirement tests/foreign-networks.txt
