@@ -9,9 +9,9 @@ whole repository it serves what it can, and tells what it can't. The process its
         client = grpc.aio.insecure_channel(server.grpc_address)
 
 Ports are chosen free unless given. Between choosing and binding another process may take one; tritonserver then
-exits naming the socket, and we choose again. A given port is never replaced: busy means an error. About one start in
-some hundreds ends in a crash, mostly of a stub while it starts, upon which tritonserver aborts over a lock of the
-memory that both share. It is started anew as well.
+exits naming the socket, and we choose again. A given port is never replaced: busy means an error. Once in some hundreds
+of starts a stub was seen to crash while it started, upon which tritonserver aborted over a lock of the memory that both
+share: after a crash it is started anew as well.
 """
 
 import asyncio
