@@ -61,7 +61,7 @@ _SECTIONS = {
 _COMMANDS = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "1")
 """numpy's BLAS would start a thread per core in each process, which spin for a tenth of a second and then have nothing
-to do: no command multiplies with it."""
+to do: no command of this package multiplies with it."""
 _SUMMARY_LENGTH = 59  # of a line of 80
 _OF_PACKAGES = PluginGroup("slimsched.commands", "command")
 

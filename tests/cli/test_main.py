@@ -166,3 +166,16 @@ def test_commands_and_options_are_completed(line: str, completed: list[str]) -> 
     words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
     result = CliRunner().invoke(main, prog_name="slimsched", env={"_SLIMSCHED_COMPLETE": "bash_complete", **words})
     assert result.output.split() == [f"plain,{word}" for word in completed]
+
+
+@pytest.mark.parametrize("given", [None, "2"])
+def test_a_command_has_one_thread_unless_blas_is_told_of_more(given: str | None) -> None:
+    script = (
+        "import psutil; from click.testing import CliRunner; from orchestrator.cli import main\n"
+        "assert CliRunner().invoke(main, ['gateway', '--help']).exit_code == 0\n"
+        "print(psutil.Process().num_threads())"
+    )
+    inherited = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"}
+    environment = inherited | ({} if given is None else {"OPENBLAS_NUM_THREADS": given})
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == min(int(given or 1), len(os.sched_getaffinity(0)))

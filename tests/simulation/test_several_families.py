@@ -66,6 +66,19 @@ def result_of(given: ScenarioSettings, policy: str, family: str, *families: str)
     return results_of(given, policy, family, *families, seeds=1)[0]
 
 
+def test_a_comparison_tells_how_each_family_fares_alone_where_it_is_asked_to() -> None:
+    shed = {"shed_late": True, "queue_limit": 1000}
+    given = scenario(requests=4000, load=2.0, families={"cats": {"share": 0.3}, "dogs": {}}, objectives=shed)
+    fleet, policies = two_servers("cats", "dogs"), [parse_policy("thrift")]
+    (found,) = compare_policies(given, fleet, policies, seeds=1, alone=True).results
+    for own in found.families:
+        assert own == result_of(given, "thrift", own.name, "cats", "dogs")
+        assert own.alone_ratio is not None
+        assert own.alone_ratio > own.attainment_ratio > 0.1
+    (without,) = compare_policies(given, fleet, policies, seeds=1).results
+    assert without.families == tuple(replace(own, alone_ratio=None) for own in found.families)
+
+
 @pytest.mark.parametrize(
     ("policy", "flood_ms"),
     [(policy, flood_ms) for policy in ("lert:slack", "lert:brownout", "thrift") for flood_ms in (100.0, 50.0, 2000.0)],
