@@ -10,8 +10,8 @@ whole repository it serves what it can, and tells what it can't. The process its
 
 Ports are chosen free unless given. Between choosing and binding another process may take one; tritonserver then
 exits naming the socket, and we choose again. A given port is never replaced: busy means an error. Once in some hundreds
-of starts a stub was seen to crash while it started, upon which tritonserver aborted over a lock of the memory that both
-share: after a crash it is started anew as well.
+of starts tritonserver was seen to abort over a lock of the memory that it shares with its stubs: after a crash it is
+started anew as well.
 """
 
 import asyncio
