@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from orchestrator.config import ServerSettings
-from orchestrator.demo.baselines import BASELINES, WIDEST, make_baseline, only_family
+from orchestrator.config import FleetSettings, ServerSettings
+from orchestrator.demo.baselines import BASELINES, WIDEST, Baseline, make_baseline, only_family
 from orchestrator.demo.results import Comparison, Turn, fill_in_width
 from orchestrator.demo.testbed import embedded_fleet, open_set_ups
+from orchestrator.errors import TransientError
 from orchestrator.loadgen.capacity import measure_capacity
 from orchestrator.loadgen.comparison import drain, turns
 from orchestrator.loadgen.plan import Load
@@ -26,11 +27,14 @@ from orchestrator.loadgen.run import run_load
 from orchestrator.loadgen.sample import LabelledSample
 from orchestrator.loadgen.target import SetUp
 from orchestrator.router import compile_ahead
+from orchestrator.snapshot import ServedModel
 from orchestrator.triton.client import TritonClient
 
 LOWEST_RATIO, HIGHEST_RATIO = 0.5, 2.0
 """The load at both ends of a run and in its middle, over what is answered at full width."""
 _CAPACITY_S, _CAPACITY_FIRST_RPS = 3.0, 800.0
+STARTS: Final = 3
+"""Of servers and gateways, in all."""
 _WAIT_S: Final = 1.0
 """For answers, when all has been sent; at deadlines of the demo's length the rest is late by far."""
 
@@ -64,10 +68,49 @@ async def run_demo(
 ) -> None:
     """Start servers and gateways, let the baselines take turns, and have noted after each what there is so far.
 
+    A turn in which a server failed says nothing of who had it: servers and gateways are started anew, and it is taken
+    again. An embedded server can fail where a machine stalls for a second, see ``orchestrator.embedded.server``.
+
     Raises:
-        SlimError: A server or gateway can't be started or fails, or the repository can't be used.
+        SlimError: A server or gateway can't be started or fails again and again, or the repository can't be used.
     """
     await compile_ahead()  # the gateways would, but where nobody reads what they say
+    comparison: Comparison | None = None
+    for starts_left in reversed(range(STARTS)):
+        try:
+            async with _open_testbed(settings, say) as testbed:
+                if comparison is None:
+                    comparison = await _begin(testbed, settings, sample, say)
+                load = _plan_load(settings, comparison.capacity_rps)
+                every = list(turns(testbed.set_ups, [load], settings.rounds))
+                for number, own, set_up in every[len(comparison.turns) :]:
+                    say(f"round {number + 1} of {settings.rounds}: {set_up.name}")
+                    comparison = await _take_turn(comparison, testbed, set_up, own, sample)
+                    note(comparison)
+                return
+        except TransientError as exc:
+            if not starts_left:
+                raise
+            say(f"a server failed: {exc}; all are started anew, and what was measured just then is measured again")
+            if comparison is not None:
+                failure = f"a server failed in turn {len(comparison.turns) + 1}, which was taken again on new ones"
+                comparison = replace(comparison, setting=(*comparison.setting, failure))
+
+
+@dataclass(frozen=True, slots=True)
+class _Testbed:
+    """What has been started; ``set_ups`` belong to ``baselines``, ``widest`` is who always asks for full width."""
+
+    fleet: FleetSettings
+    tritons: tuple[TritonClient, ...]
+    models: tuple[ServedModel, ...]
+    baselines: tuple[Baseline, ...]
+    set_ups: tuple[SetUp, ...]
+    widest: SetUp
+
+
+@asynccontextmanager
+async def _open_testbed(settings: DemoSettings, say: Say) -> AsyncIterator[_Testbed]:
     say("starting two tritonservers")
     async with AsyncExitStack() as stack:
         fleet = await stack.enter_async_context(embedded_fleet(settings.repository))
@@ -80,33 +123,42 @@ async def run_demo(
         say(f"starting {sum(baseline.model is None for baseline in started)} gateways")
         set_ups = await stack.enter_async_context(open_set_ups(fleet, family, started, folder, seed=settings.seed))
         widest = next(set_up for set_up in set_ups if set_up.name == full_width.name)
-        say("measuring what the servers can answer at full width")
-        capacity_rps = await measure_capacity(widest, sample, seconds=_CAPACITY_S, first_rps=_CAPACITY_FIRST_RPS)
-        load = _plan_load(settings, capacity_rps)
-        say(f"it is {capacity_rps:.0f} images a second; each turn sends {load.rate_rps:.0f} for {load.seconds:g} s")
-        comparison = Comparison(
-            setting=_describe(settings, len(sample.labels), capacity_rps, load),
-            servers=tuple((server.name, _describe_server(server)) for server in fleet.servers),
-            widths=tuple(model.width for model in models),
-            capacity_rps=capacity_rps,
-            seconds=load.seconds,
-            deadline_s=load.deadline_s,
-            baselines=tuple(baselines),
-            wanted=settings.rounds,
-            turns=(),
-        )
-        for number, own, set_up in turns(set_ups[: len(baselines)], [load], settings.rounds):
-            say(f"round {number + 1} of {settings.rounds}: {set_up.name}")
-            await drain(tritons, sample.images[:1])
-            comparison = await _take_turn(comparison, set_up, own, sample)
-            note(comparison)
+        own = tuple(set_ups[: len(baselines)])
+        yield _Testbed(fleet, tuple(tritons), tuple(models), tuple(baselines), own, widest)
 
 
-async def _take_turn(comparison: Comparison, set_up: SetUp, load: Load, sample: LabelledSample) -> Comparison:
-    """Return the comparison with one more turn."""
+async def _begin(testbed: _Testbed, settings: DemoSettings, sample: LabelledSample, say: Say) -> Comparison:
+    """Measure what the servers can do, and return the comparison before its first turn."""
+    say("measuring what the servers can answer at full width")
+    capacity_rps = await measure_capacity(testbed.widest, sample, seconds=_CAPACITY_S, first_rps=_CAPACITY_FIRST_RPS)
+    await drain(testbed.tritons, sample.images[:1])
+    load = _plan_load(settings, capacity_rps)
+    say(f"it is {capacity_rps:.0f} images a second; each turn sends {load.rate_rps:.0f} for {load.seconds:g} s")
+    return Comparison(
+        setting=_describe(settings, len(sample.labels), capacity_rps, load),
+        servers=tuple((server.name, _describe_server(server)) for server in testbed.fleet.servers),
+        widths=tuple(model.width for model in testbed.models),
+        capacity_rps=capacity_rps,
+        seconds=load.seconds,
+        deadline_s=load.deadline_s,
+        baselines=testbed.baselines,
+        wanted=settings.rounds,
+        turns=(),
+    )
+
+
+async def _take_turn(
+    comparison: Comparison, testbed: _Testbed, set_up: SetUp, load: Load, sample: LabelledSample
+) -> Comparison:
+    """Return the comparison with one more turn, when the servers have done all of it.
+
+    Raises:
+        TransientError: A server no longer answers; the turn does not count.
+    """
     run = await run_load(set_up.target, set_up.of(load), sample.sent(), wait_s=_WAIT_S)
     if run.is_cut:
         raise asyncio.CancelledError
+    await drain(testbed.tritons, sample.images[:1])
     width = next(baseline.width for baseline in comparison.baselines if baseline.name == set_up.name)
     turn = Turn(set_up.name, fill_in_width(run.records, width))
     return replace(comparison, turns=(*comparison.turns, turn))

@@ -1,29 +1,49 @@
-"""What a tritonserver on this host says of each model in its repository, over plain HTTP."""
+"""What a tritonserver on this host says of each model in its repository, and loading one again, over plain HTTP."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
-_REQUEST = b"POST /v2/repository/index HTTP/1.0\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
+TAKEN_FOR_DEAD = "is not healthy"
+"""What Triton says of a Python stub that gave no sign of life for a second while it was waited for."""
 _READY = "READY"
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 async def read_index(host: str, port: int) -> list[Mapping[str, Any]]:
     """Return an entry for each version of a model, with its name, state and reason; empty when none can be had."""
     try:
-        reader, writer = await asyncio.open_connection(host, port)
-        try:
-            writer.write(_REQUEST)
-            answer = await reader.read()
-        finally:
-            writer.close()
-        entries = json.loads(answer.partition(b"\r\n\r\n")[2])
+        entries = json.loads(await _post(host, port, "index"))
     except (OSError, ValueError):
         return []
     return entries if isinstance(entries, list) else []
+
+
+async def load_again(host: str, port: int, name: str) -> None:
+    """Have a model loaded that is not served; the index tells what came of it."""
+    with contextlib.suppress(OSError):
+        await _post(host, port, f"models/{quote(name, safe='')}/load")
+
+
+async def _post(host: str, port: int, path: str) -> bytes:
+    """Return the body of what is answered to an empty object; raises OSError where there is none."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        head = f"POST /v2/repository/{path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
+        writer.write(head.encode() + b"{}")
+        answer = await reader.readuntil(b"\r\n\r\n")
+        length = _CONTENT_LENGTH.search(answer)  # Triton does not close the connection of a load, whatever the version
+        return await reader.readexactly(int(length.group(1))) if length else b""
+    except EOFError as exc:
+        raise ConnectionError("the connection was closed") from exc
+    finally:
+        writer.close()
 
 
 def served_models(index: list[Mapping[str, Any]]) -> set[str]:

@@ -9,9 +9,13 @@ whole repository it serves what it can, and tells what it can't. The process its
         client = grpc.aio.insecure_channel(server.grpc_address)
 
 Ports are chosen free unless given. Between choosing and binding another process may take one; tritonserver then
-exits naming the socket, and we choose again. A given port is never replaced: busy means an error. Once in some hundreds
-of starts tritonserver was seen to abort over a lock of the memory that it shares with its stubs: after a crash it is
-started anew as well.
+exits naming the socket, and we choose again. A given port is never replaced: busy means an error.
+
+A machine that stalls for a second can cost a server its life. Triton 2.51 takes a stub for dead that has given no sign
+of life for a second while it was waited for, and frees what the two share; when the stub goes on, one of them meets
+freed memory, and tritonserver aborts over a lock that was in it, or the stub crashes, or a model is left unserved. No
+setting changes that second. So a start that ended in this way is made again, and so is the loading of a model. Of a
+server that runs it is whoever runs it who learns of its end; the C++ backend of NVIDIA's image has no stubs.
 """
 
 import asyncio
@@ -28,7 +32,13 @@ from typing import Any, Self
 from orchestrator.embedded import triton_leftovers
 from orchestrator.embedded.emulation import check_cpus, check_slowdown
 from orchestrator.embedded.flags import LOOPBACK, ServerFlags, render_flags
-from orchestrator.embedded.model_index import read_index, served_models, unserved_models
+from orchestrator.embedded.model_index import (
+    TAKEN_FOR_DEAD,
+    load_again,
+    read_index,
+    served_models,
+    unserved_models,
+)
 from orchestrator.embedded.server_log import loading_models, pick_reason
 from orchestrator.embedded.wheel import (
     BACKEND_MODULES,
@@ -188,8 +198,10 @@ class EmbeddedServer:
         await self._start()
 
     def _was_by_chance(self, failure: EmbeddedServerError) -> bool:
-        """Whether the next start may go well: after a crash, and where somebody else has taken a port that was free."""
+        """Whether the next start may go well: after a crash or a stall, and where a port that was free was taken."""
         if self._last_start is not None and self._last_start.process.exit_code in _CRASHES:
+            return True
+        if TAKEN_FOR_DEAD in str(failure):
             return True
         are_ports_given = None not in (self.options.grpc_port, self.options.http_port, self.options.metrics_port)
         return not are_ports_given and "already in use" in str(failure)
@@ -266,6 +278,7 @@ class EmbeddedServer:
             await started.process.start()
             await self._wait_ready(started)
             if self.options.models is None:
+                await self._load_what_stalled(started)
                 self._tell_unserved(await read_index(LOOPBACK, started.ports.http))
         except BaseException:
             await started.process.stop()
@@ -331,6 +344,15 @@ class EmbeddedServer:
                     until_s = max(until_s, now_s + READY_AFTER_LOADING_S)
                     log.info("tritonserver loads %s, for %.0f s now", ", ".join(loading), now_s - began_s)
             await asyncio.sleep(POLL_S)
+
+    async def _load_what_stalled(self, started: _Start) -> None:
+        """Load each model once more whose stub was taken for dead; raises EmbeddedServerError where the server died."""
+        for name, reason in unserved_models(await read_index(LOOPBACK, started.ports.http)).items():
+            if TAKEN_FOR_DEAD in reason:
+                log.warning("model %s was not loaded: %s; it is loaded once more", name, reason)
+                await load_again(LOOPBACK, started.ports.http, name)
+        if not started.process.is_running:
+            raise EmbeddedServerError(f"tritonserver {await self.wait_exited()}")
 
     def _tell_unserved(self, index: list[Mapping[str, Any]]) -> None:
         """Log each model that could not be loaded; raises EmbeddedServerError when that is all of them."""

@@ -33,7 +33,7 @@ from orchestrator.errors import (
 RESTRICTED = "This protocol is restricted, expecting header"
 NOT_EXPLICIT = "explicit model load / unload is not allowed"
 
-# The stub of a Python-based backend has died. What it ran as it died is told the same as what came later.
+# The stub of a Python-based backend has died, or was taken for dead. What it ran then is told as what came later is.
 _DIED = "is not healthy"
 
 _Make = Callable[[str], SlimError]

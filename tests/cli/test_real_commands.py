@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "fashion-mnist"
 MARK = "SLIM_TEST_MARK"
 GONE_S = 30.0
+PLAIN = "plain Triton"
 
 
 @pytest.fixture(scope="module")
@@ -149,23 +150,47 @@ def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
     assert re.fullmatch(r"Error: no server serves a slimmable family \(a: .*\); check the addresses.*\n", output)
 
 
-def test_the_demo_compares_gateways_and_plain_tritons_and_writes_its_report(tmp_path: Path) -> None:
+def test_the_demo_compares_gateways_and_plain_tritons_also_when_a_server_fails(tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
     arguments = ["demo", "--policy", "default", "--policy", "triton", "--out", str(tmp_path)]
-    arguments += ["--rounds", "1", "--seconds", "2"]
-    paths = [
-        "--repository", str(ROOT / "model_repository"), "--sample", str(EXAMPLES / "test_1000.npz"),
-    ]  # fmt: skip
-    result = CliRunner().invoke(main, [*arguments, *paths])
-    assert result.exit_code == 0, result.output
-    for name in ("default", "plain Triton"):
-        row = re.search(rf"│ {name} +│ +[\d.]+% │ +[\d.]+% │ +[\d.]+% │ +(\d+\.\d)% │", result.output)
-        assert row is not None, result.output
+    said = ""
+    with demo(mark, *arguments, "--rounds", "1", "--seconds", "2") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said += line
+            if f"round 1 of 1: {PLAIN}" in line and "started anew" not in said:
+                servers = [pid for pid in marked_processes(mark) if is_tritonserver(pid)]
+                assert len(servers) == 2
+                os.kill(servers[0], signal.SIGKILL)
+    assert process.returncode == 0, said
+    assert said.count("starting two tritonservers") == 2
+    assert said.count("round 1 of 1: default") == 1, "what was measured before is kept"
+    assert said.count(f"round 1 of 1: {PLAIN}") == 2
+    for name in ("default", PLAIN):
+        row = re.search(rf"│ {name} +│ +[\d.]+% │ +[\d.]+% │ +[\d.]+% │ +(\d+\.\d)% │", said)
+        assert row is not None, said
         assert float(row.group(1)) > 88, "accuracy is measured from the answers"
-    assert "emulated" in result.output
     page = (tmp_path / "demo.html").read_text()
     assert "emulated 8× slower" in page
     assert "asks both Tritons for <code>fashion_w100</code> in turn" in page
+    assert "a server failed in turn 2, which was taken again on new ones" in page
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def demo(mark: str, *arguments: str) -> subprocess.Popen[str]:
+    """Begin a command whose processes are known by a mark; what it says is read a line at a time."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments],
+        cwd=ROOT,
+        env={**os.environ, MARK: mark, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def is_tritonserver(pid: int) -> bool:
+    return Path(f"/proc/{pid}/comm").read_text().strip() == "tritonserver"
 
 
 def marked_processes(mark: str) -> list[int]:
@@ -182,22 +207,15 @@ def marked_processes(mark: str) -> list[int]:
 @pytest.mark.parametrize("moment", ["tritonservers", "gateways", "measuring", "round 1", "round 2"])
 def test_an_interrupted_demo_leaves_no_process_and_a_report_of_what_there_was(moment: str, tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
-    demo = ["demo", "--policy", "lert:slack", "--seconds", "1", "--out", str(tmp_path)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from orchestrator.cli import main; main()", *demo],
-        cwd=ROOT,
-        env={**os.environ, MARK: mark, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    with process:
+    lines = []
+    with demo(mark, "demo", "--policy", "lert:slack", "--seconds", "1", "--out", str(tmp_path)) as process:
         assert process.stdout is not None
         for line in process.stdout:
+            lines.append(line)
             if moment in line:
                 break
         else:
-            pytest.fail(f"the demo never said {moment!r}")
+            pytest.fail(f"the demo never said {moment!r}: {''.join(lines)}")
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=GONE_S)
     assert process.returncode != 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import click
@@ -83,7 +84,9 @@ def demo(
     )
     found: list[Comparison] = []
     try:
-        asyncio.run(run_demo(settings, sample, say=lambda text: console.print(f"[dim]{text}[/dim]"), note=found.append))
+        asyncio.run(
+            run_demo(settings, sample, say=partial(console.print, style="dim", markup=False), note=found.append)
+        )
     finally:
         for comparison in found[-1:]:
             _report(console, comparison, out)
