@@ -18,6 +18,7 @@ _TELLING = (
     re.compile(r"what\(\):\s*(.*)"),
     re.compile(r"(terminate called .*)"),
 )
+_EXPLAINED = {"boost::interprocess::lock_exception": ", as where the machine stalled and a stub was taken for dead"}
 _LOADING = re.compile(r'"?\bloading: ([^\s":]+):\d+')
 _LOADED = re.compile(r"(?:successfully loaded|failed to load) '([^']+)'")
 _PARSE_ERROR = re.compile(r"Error parsing text-format [\w.]+: (.*)")
@@ -33,7 +34,7 @@ def pick_reason(log: str) -> str | None:
         found = list(dict.fromkeys(m.group(1) for _, body in bodies if (m := pattern.search(body))))
         if found:
             more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
-            return f"{found[0]}{_parse_detail(lines, found[0])}{more}"
+            return f"{found[0]}{_parse_detail(lines, found[0])}{_EXPLAINED.get(found[0], '')}{more}"
     errors = [body for line, body in bodies if line[:1] in "EF" and _PREFIX.match(line)]
     plain = [body for line, body in bodies if not _PREFIX.match(line)]
     return next((texts[-1] for texts in (errors, plain) if texts), None)

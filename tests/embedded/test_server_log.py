@@ -14,6 +14,11 @@ PREFIX = "E1124 23:50:05.402641 3812 model_lifecycle.cc:642] "
             "  what():  Resource temporarily unavailable\n",
             "Resource temporarily unavailable",
         ),
+        (
+            "terminate called after throwing an instance of 'boost::interprocess::lock_exception'\n"
+            "  what():  boost::interprocess::lock_exception\n",
+            "boost::interprocess::lock_exception, as where the machine stalled and a stub was taken for dead",
+        ),
         ("terminate called without an active exception\n", "terminate called without an active exception"),
         ('I1124 23:49:38.326010 3812 model_lifecycle.cc:472] "loading: lookup:1"', None),
         (
