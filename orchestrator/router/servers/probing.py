@@ -11,7 +11,7 @@ take their turns one after another, so that not all of them run the same width a
 
 A server can say that it is ready, answer in time, and answer wrong: a file that was damaged or mixed up, a device that
 computes nonsense. Nothing that is measured shows it, so its answer is held against those of the other servers that
-serve the same file (``slim.sha256``):
+serve the same file (``slim.sha256``) and are asked the same item, which two families of one file need not be:
 
 - What more than half of them answer, and at least two, is the reference.
 - Without such a majority an older reference stands: one that a majority gave, or that a server alone gave twice.
@@ -30,7 +30,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -51,6 +51,8 @@ _UNREADABLE: Tensors = ()
 """What stands for an answer that can't be read; it has no outputs."""
 
 Scores = tuple[float, ...]
+
+_Question = tuple[Hashable, ...]
 
 _LOOK_S = 0.005  # between two looks for a quiet moment
 _SWITCHED_OFF_S = 1.0  # between two looks whether probing has been switched on
@@ -154,8 +156,8 @@ class Prober:
         self._servers = servers
         self._observer = observer
         self._changed = changed
-        self._consensus: dict[tuple[str, str], ReferenceConsensus] = {}  # by weights and output
-        self._logged_disputes: set[str] = set()
+        self._consensus: dict[tuple[_Question, str], ReferenceConsensus] = {}  # by question and output
+        self._logged_disputes: set[_Question] = set()
 
     async def run(self, settings: Callable[[], ProbeSettings | None]) -> None:
         """Probe all servers for ever, while the settings ask for it."""
@@ -249,30 +251,32 @@ class Prober:
         scores: Scores | None,
         settings: ProbeSettings,
     ) -> str | None:
-        weights = _weights_of(server, model)
-        key = weights, spec.name
-        serving = {other.name for other in self._servers() for m in other.served if m.sha256 == model.sha256}
+        question = _question_of(server, model)
+        key = question, spec.name
+        serving = {other.name for other in self._servers() for m in other.served if _question_of(other, m) == question}
         consensus = self._consensus.get(key, ReferenceConsensus())
         consensus = consensus.without(consensus.answers.keys() - serving)
         is_alone = not any(
-            other is not server and other.health.is_healthy and any(m.sha256 == model.sha256 for m in other.models)
+            other is not server
+            and other.health.is_healthy
+            and any(_question_of(other, m) == question for m in other.models)
             for other in self._servers()
         )
         consensus = consensus.after_answer(server.name, scores, settings.tolerance, is_alone=is_alone)
         if model.sha256 is None:
             consensus = ReferenceConsensus(consensus.answers)
         self._consensus[key] = consensus
-        self._log_dispute(weights, consensus, model)
+        self._log_dispute(question, consensus, model)
         wrong = consensus.wrong(settings.tolerance)
         for other in [server for server in self._servers() if server.name in wrong]:
-            self._take_out(other, weights)
+            self._take_out(other, question)
         if server.name not in wrong:
             return None
         return "wrong answer to the golden probe" if scores is not None else "an answer that no network gives"
 
-    def _take_out(self, server: ServerConnection, key: str) -> None:
+    def _take_out(self, server: ServerConnection, question: _Question) -> None:
         for model in server.models:
-            if _weights_of(server, model) == key:
+            if _question_of(server, model) == question:
                 log.warning(
                     "model %s on %s answers the golden probe wrong and is out until it answers right; compare the "
                     "file with its slim.sha256",
@@ -284,7 +288,7 @@ class Prober:
                 server.health.probed_s.clear()
                 server.check_soon.set()
 
-    def _log_dispute(self, key: str, consensus: ReferenceConsensus, model: ServedModel) -> None:
+    def _log_dispute(self, key: _Question, consensus: ReferenceConsensus, model: ServedModel) -> None:
         """Log once that servers contradict each other."""
         if not consensus.is_disputed:
             self._logged_disputes.discard(key)
@@ -298,6 +302,7 @@ class Prober:
             )
 
 
-def _weights_of(server: ServerConnection, model: ServedModel) -> str:
-    """Return what identifies weights: their hash, or the server and model where there is none."""
-    return model.sha256 or f"{server.name}/{model.name}"
+def _question_of(server: ServerConnection, model: ServedModel) -> _Question:
+    """Return what has one right answer: weights, by server and model where they have no hash, and the item asked."""
+    weights = model.sha256 or f"{server.name}/{model.name}"
+    return weights, tuple(spec.shape for spec in model.inputs), model.usual_item, model.fills

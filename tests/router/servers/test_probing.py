@@ -13,7 +13,7 @@ from orchestrator.errors import WrongAnswerError
 from orchestrator.router import Router
 from orchestrator.snapshot import ServedModel, ServerName, Width
 from orchestrator.triton.infer_wire import Tensors
-from tests.fakes.servers import FakeServer, item
+from tests.fakes.servers import FakeServer, item, served_model
 from tests.fakes.troubled import TroubledServer
 from tests.router.dispatch.test_sender import RecordingObserver, router_over
 from tests.router.test_router import right
@@ -63,6 +63,19 @@ async def test_one_that_joins_wrong_never_gets_a_request() -> None:
     async with router_over(observer, servers, probes=PROBES) as router:
         answers = await asyncio.gather(*(router.infer(item(n % 10)) for n in range(50)))
     assert {answer.server for answer in answers} == {"a", "b"}
+
+
+async def test_two_families_of_one_file_that_are_asked_other_items_do_not_contradict_each_other() -> None:
+    observer, fake = RecordingObserver(), FakeServer(widths=(50, 100))
+    fake.models += tuple(
+        dataclasses.replace(served_model(m.width, family="bright"), fills=(3.0,), usual_item=((1, 2, 2),))
+        for m in fake.models
+    )
+    async with router_over(observer, {"a": fake}, probes=PROBES) as router:
+        for second in range(120):
+            assert right(await router.infer(item(3), family="fashion" if second < 60 else "bright"), 3)
+            await asyncio.sleep(1)
+    assert not [event for event in observer.events if event[0] == "wrong"]
 
 
 class OneWidthWrong(TroubledServer):
