@@ -56,7 +56,7 @@ def item_shapes(signature: Signature, given: Mapping[str, tuple[int, ...]], *, b
 def shapes_of_data(data: LabelledData, *, batching: bool) -> dict[str, tuple[int, ...]]:
     """Return an item's shape for each input, as it is served."""
     lead = (1,) if data.is_lifted and not batching else ()
-    return {name: (*lead, *array.shape[1:]) for name, array in data.inputs.items()}
+    return {name: (*lead, *array.shape[1:]) or (1,) for name, array in data.inputs.items()}
 
 
 def sample(inputs: tuple[Tensor, ...], shapes: Mapping[str, tuple[int, ...]], fills: Fills, *, batching: bool) -> Feed:
@@ -129,7 +129,7 @@ def choose_fills(
         try:
             for variant in variants:
                 feed = make_feed(variant.signature.inputs, shapes, fills, batch=1 if batching else None)
-                run(variant, feed)
+                _require_finite(variant, run(variant, feed))
             return fills
         except VariantError as exc:
             failure = exc
@@ -141,6 +141,15 @@ def choose_fills(
         f"{variant_name}: can't run {what}, and warm-up, a router's probes and profiles need an item; "
         f"give one with --fill {inputs[0].name}=NUMBER or --fill {inputs[0].name}=FILE.npy ({reason})"
     ) from failure
+
+
+def _require_finite(variant: Variant, answer: Feed) -> None:
+    for name, found in answer.items():
+        if found.dtype.kind == "f" and not np.isfinite(found).all():
+            raise VariantError(
+                f"{variant.label}: its output {name} is not finite, which a router takes for wrong; "
+                "export it with large finite numbers in place of infinite ones"
+            )
 
 
 def read_fill(name: str, text: str) -> tuple[Fill, tuple[int, ...] | None]:

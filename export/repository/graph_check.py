@@ -84,7 +84,7 @@ def _is_served(served: Signature, declared: Signature) -> bool:
 
     def agrees(tensor: Tensor, *, exact: bool) -> bool:
         own = has.get(tensor.name)
-        if own is None or own.data_type != tensor.data_type:
+        if own is None or (own.data_type, own.is_reshaped) != (tensor.data_type, tensor.is_reshaped):
             return False
         return own.dims == tensor.dims if exact else fits(tensor.dims, own.dims)
 

@@ -89,6 +89,9 @@ class ImportedIdentity:
         for later in ("preprocessing", "fills"):
             if not values[later]:
                 del values[later]  # so that configs without it stay what they were
+        for tensor in (*values["signature"]["inputs"], *values["signature"]["outputs"]):
+            if not tensor["is_reshaped"]:
+                del tensor["is_reshaped"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -110,6 +113,8 @@ def to_protobuf(identity: ImportedIdentity, tuning: Tuning) -> model_config_pb2.
             message = declared.add(
                 name=tensor.name, data_type=model_config_pb2.DataType.Value(tensor.data_type), dims=tensor.dims
             )
+            if tensor.is_reshaped:
+                message.reshape.SetInParent()  # to no dim at all
             if tensor.name == identity.scored and declared is config.output:
                 message.label_filename = LABELS_FILE
     add_warmup(

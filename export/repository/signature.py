@@ -3,7 +3,8 @@
 A graph says all dims of a tensor; a configuration says them without the batch dimension where the model batches. Both
 are brought into the configuration's form, so that two models, or a model and its configuration, are compared as plain
 values. A dim that is free is -1. Triton has no tensors without dims: a scalar is served as one dim of 1, and its
-backend gives the graph a scalar.
+backend gives the graph a scalar. Where the batch is a tensor's only dim, an item is such a scalar, and the
+configuration's ``reshape`` has Triton take the dim of 1 away, or add it.
 """
 
 from __future__ import annotations
@@ -45,11 +46,13 @@ class Tensor:
     Attributes:
         data_type: Triton's name of the type, such as ``TYPE_FP32``.
         dims: The dims, -1 where free; whether the batch is one of them is known to who holds the tensor.
+        is_reshaped: As it is declared: that an item, which is served with one dim of 1, has none in the graph's batch.
     """
 
     name: str
     data_type: str
     dims: tuple[int, ...]
+    is_reshaped: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -75,7 +78,10 @@ class Signature:
         """Return a graph's signature as a configuration declares it, without the batch dim where it batches."""
 
         def declare(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(Tensor(t.name, t.data_type, (t.dims[1:] if batching else t.dims) or (1,)) for t in tensors)
+            return tuple(
+                Tensor(t.name, t.data_type, (t.dims[1:] if batching else t.dims) or (1,), batching and len(t.dims) == 1)
+                for t in tensors
+            )
 
         return Signature(declare(self.inputs), declare(self.outputs))
 
@@ -111,7 +117,7 @@ def config_signature(config: model_config_pb2.ModelConfig) -> Signature:
 
     def declared(tensors: Any) -> tuple[Tensor, ...]:
         names = model_config_pb2.DataType.Name
-        return tuple(Tensor(t.name, names(t.data_type), tuple(t.dims)) for t in tensors)
+        return tuple(Tensor(t.name, names(t.data_type), tuple(t.dims), t.HasField("reshape")) for t in tensors)
 
     return Signature(declared(config.input), declared(config.output))
 

@@ -51,7 +51,9 @@ def make_feed(
     feed = {}
     for tensor in inputs:
         item = make_item(tensor, shapes[tensor.name], fills.get(tensor.name))
-        feed[tensor.name] = np.stack([item] * batch) if batch else item if tensor.dims else item.reshape(())
+        if len(tensor.dims) == (1 if batch else 0):
+            item = item.reshape(())
+        feed[tensor.name] = np.stack([item] * batch) if batch else item
     return feed
 
 

@@ -67,6 +67,10 @@ def make_item(spec: TensorSpec, shape: tuple[int, ...], fill: Fill | None) -> ND
                 raise ValueError(
                     f"slim.fill has {value!r} for {spec.name!r}, which takes {spec.datatype}: {least} to {most}"
                 )
+    elif item.dtype.kind == "f":
+        for value in values:
+            if not abs(value) <= np.finfo(item.dtype).max:
+                raise ValueError(f"slim.fill has {value!r} for {spec.name!r}, and {spec.datatype} takes finite numbers")
     item.flat[:] = [value.encode() for value in values] if spec.datatype == "BYTES" else values
     return item
 

@@ -51,6 +51,21 @@ def pair() -> onnx.ModelProto:
     )
 
 
+def counted() -> onnx.ModelProto:
+    """An item without dims, in and out: y = x * n and more = n + 1 over float32 [batch, 4] and int64 [batch]."""
+    return build_model(
+        [
+            helper.make_node("Cast", ["n"], ["as_float"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["as_float", "axes"], ["column"]),
+            helper.make_node("Mul", ["x", "column"], ["y"]),
+            helper.make_node("Add", ["n", "one"], ["more"]),
+        ],
+        [("x", TensorProto.FLOAT, ["batch", CLASSES]), ("n", TensorProto.INT64, ["batch"])],
+        [("y", TensorProto.FLOAT, ["batch", CLASSES]), ("more", TensorProto.INT64, ["batch"])],
+        {"axes": np.array([1]), "one": np.ones(1, np.int64)},
+    )
+
+
 def running_sum() -> onnx.ModelProto:
     """A first dim that is no batch: y[n] = x[0] + … + x[n] over float32 [steps, 2]."""
     return build_model(

@@ -15,7 +15,7 @@ from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.embedded.server import EmbeddedOptions
 from orchestrator.router import Router
 from tests.export.importing.foreign import foreign_network
-from tests.export.importing.networks import assert_refused, slimsched_import
+from tests.export.importing.networks import assert_refused, counted, save, slimsched_import
 from tests.triton.calls import infer
 from tests.tritons import Tritons
 
@@ -59,6 +59,28 @@ def test_two_sizes_of_a_text_detector_answer_as_onnx_runtime_does(tmp_path: Path
             for images in (noise(1, 3, 64, 96), noise(3, 3, 96, 160)):
                 answer = infer(client, f"text_w{width:03d}", x=images).as_numpy("text")
                 np.testing.assert_array_equal(answer, alone(path).run(None, {"x": images})[0])
+
+
+@pytest.mark.integration
+def test_items_without_dims_are_served_with_one_of_1(tmp_path: Path, tritons: Tritons) -> None:
+    file, repository = save(counted(), tmp_path / "counted.onnx"), tmp_path / "models"
+    np.savez(tmp_path / "items.npz", x=np.ones((5, 4), np.float32), n=np.arange(5), labels=np.zeros(5, int))
+    given = ("--family", "a", "--variant", f"50={file}", "--repository", repository)
+    measured = ("--metric", "top-1", "--output", "y", "--data", tmp_path / "items.npz")
+    for arguments in (measured, ("--quality", "50=1", "--fill", "n=3")):
+        result = slimsched_import(*given, *arguments)
+        assert result.exit_code == 0, result.output
+        assert verify_repository(repository).findings == ()
+        with (
+            tritons.running(repository, EmbeddedOptions(exit_timeout_s=3)) as server,
+            grpcclient.InferenceServerClient(server.grpc_address) as client,
+        ):
+            answer = infer(client, "a_w050", x=np.ones((2, 4), np.float32), n=np.array([[5], [7]]))
+            np.testing.assert_array_equal(answer.as_numpy("more"), [[6], [8]])
+            np.testing.assert_array_equal(answer.as_numpy("y"), [[5] * 4, [7] * 4])
+    config = repository / "a_w050" / "config.pbtxt"
+    config.write_text(config.read_text().replace("  reshape {\n  }\n", ""))
+    assert "takes and gives" in str(verify_repository(repository).findings), "Triton would load it no more"
 
 
 @pytest.mark.integration

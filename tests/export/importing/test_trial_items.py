@@ -27,6 +27,7 @@ from orchestrator.triton.families import Misfit, read_width
 from orchestrator.triton.trial_items import blank_batch, golden_batch
 from tests.export.importing.networks import (
     assert_refused,
+    classifier,
     pair,
     save,
     shifted_lookup,
@@ -64,6 +65,7 @@ def test_what_no_made_up_item_can_run_is_refused_with_what_to_give(tmp_path: Pat
         (("--fill", "x=7"), "can't run what --fill says"),
         (("--fill", "x=random"), "--fill: 'random' for 'x', which takes INT64; give what fits"),
         (("--fill", "x=20.5"), "--fill: 20.5 for 'x', which takes INT64"),
+        (("--fill", "x=inf"), "--fill: inf for 'x', which takes INT64"),
         (("--fill", "y=20"), "--fill y: is no input; they are x"),
         (("--fill", "x=none.npy"), "--fill x=none.npy: can't read it"),
     ]:
@@ -71,6 +73,17 @@ def test_what_no_made_up_item_can_run_is_refused_with_what_to_give(tmp_path: Pat
     np.save(tmp_path / "large.npy", np.full(5000, 20))
     large = slimsched_import(*given, "--fill", f"x={tmp_path / 'large.npy'}")
     assert_refused(large, "has 5000 values, and at most 4096 fit into a config", tmp_path / "models")
+
+
+def test_what_answers_no_finite_number_is_refused_because_a_router_would_never_ask_it(tmp_path: Path) -> None:
+    given = ("--family", "a", "--quality", "30=1", "--repository", tmp_path / "models")
+    file = save(classifier(), tmp_path / "sound.onnx")
+    for fill in ("nan", "1e39"):
+        refused = slimsched_import(*given, "--variant", f"30={file}", "--fill", f"x={fill}")
+        assert_refused(refused, "for 'x', and FP32 takes finite numbers", tmp_path / "models")
+    masked = save(classifier((0, 0, 0, -np.inf)), tmp_path / "masked.onnx")
+    refused = slimsched_import(*given, "--variant", f"30={masked}")
+    assert_refused(refused, "its output scores is not finite, which a router takes for wrong", tmp_path / "models")
 
 
 def test_a_value_is_written_for_warm_up_and_read_for_probes_and_profiles(tmp_path: Path) -> None:
