@@ -13,6 +13,7 @@ up with a warning, for it must not cost an answer. The rotation is the standard 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import random
@@ -151,9 +152,10 @@ class DecisionLog:
 
     def close(self) -> None:
         """Write no more, and close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError, ValueError):  # what could not be written is tried once more
+                file.close()
 
 
 _JSON_NAMES = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,22 @@ pytestmark = pytest.mark.virtual_time
 
 def written(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in sorted(directory.glob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def test_where_nothing_more_can_be_written_it_says_so_once_and_writes_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    decisions = DecisionLog(DecisionLogSettings(directory=tmp_path, sample_ratio=1.0), "run")
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, most[1]))  # as a disk that is full
+        for number in range(100):
+            decisions.write({"policy": "p" * 100}, f"d-{number}", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert [record.getMessage().partition(" to ")[0] for record in caplog.records] == ["decisions are written no more"]
+    assert not decisions.is_sampled()
+    decisions.close()
 
 
 @pytest.mark.parametrize("binding", ["late", "early"])
