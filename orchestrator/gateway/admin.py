@@ -12,6 +12,7 @@ Pages of other origins can't read what is answered, and the status page runs and
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 import socket
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from typing import Any, Final
 
 import orjson
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from prometheus_client.exposition import choose_encoder
 
 from orchestrator.gateway.auth.callers import ForbiddenError, Guard, UnauthenticatedError
@@ -45,6 +47,16 @@ _PAGE_HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+_http_log = logging.getLogger(f"{__name__}.http")
+
+
+def _is_of_ours(record: logging.LogRecord) -> bool:
+    """Whether an error is our own: what is no HTTP aiohttp quotes with its traceback, and a token may be among it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_http_log.addFilter(_is_of_ours)
 
 
 class AdminEndpoint:
@@ -75,7 +87,7 @@ class AdminEndpoint:
         if self._runner is not None:
             return
         self.bind()
-        self._runner = runner = web.ServerRunner(make_http_server(self._answer, access_log=None))
+        self._runner = runner = web.ServerRunner(make_http_server(self._answer, access_log=None, logger=_http_log))
         await runner.setup()
         try:
             for one in self.sockets:

@@ -89,6 +89,17 @@ async def test_nothing_can_be_changed_there() -> None:
         assert (await get(address, "/readyz", "POST"))[0] == 405
 
 
+async def test_what_is_no_http_is_not_quoted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with listening() as address:
+        host, _, port = address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret" + b"b" * 9000 + b"\r\n\r\n")
+        assert b" 400 " in await reader.readline()
+        writer.close()
+    assert "secret" not in caplog.text
+    assert not caplog.records
+
+
 async def test_a_gateway_is_ready_there_while_each_family_is_served_and_it_does_not_end() -> None:
     async with open_world() as world:
         address = address_of(world)
