@@ -28,6 +28,11 @@ def read_file(path: Path, *, most_bytes: int) -> bytes:
     return data
 
 
+def open_private(name: str, flags: int) -> int:
+    """An ``opener`` of ``open``: what it makes only its owner may read, whatever the umask allows."""
+    return os.open(name, flags, 0o600)
+
+
 def stamp_of(path: Path) -> Stamp:
     """Return the stamp of a file as it is now."""
     try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.errors import ServerUnavailableError
+from orchestrator.files import open_private
 from orchestrator.processes.readiness import Hearing
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,8 @@ class ChildProcess:
                 hearing = stack.enter_context(Hearing())
                 environment = {**(os.environ if environment is None else environment), **hearing.environment}
                 is_ready = hearing.is_heard
-            output = None if self._log_path is None else stack.enter_context(self._log_path.open("ab"))
+            log_path = self._log_path
+            output = None if log_path is None else stack.enter_context(open(log_path, "ab", opener=open_private))
             self._log_offset = 0 if output is None else output.tell()
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,

@@ -49,6 +49,13 @@ async def test_it_gets_the_signal_to_end_and_only_once(tmp_path: Path) -> None:
     assert (await process.wait_exited(), process.is_running) == ("was killed by SIGTERM", False)
 
 
+async def test_its_log_is_for_its_owner_only_whatever_the_folder_is(tmp_path: Path) -> None:
+    process = child(WAITS, tmp_path / "log")
+    await process.start()
+    await process.stop()
+    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
+
+
 async def test_who_ignores_sigterm_is_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     process = child(IGNORES, tmp_path / "log", stop_s=0.1)
     await process.start()

@@ -31,6 +31,7 @@ from orchestrator.embedded.local_state import default_state_directory, prepare_d
 from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.embedded.wheel import check_installation
 from orchestrator.errors import ConfigError, SlimError
+from orchestrator.files import open_private
 from orchestrator.gateway.file_watch import PERIOD_S, WatchedFiles
 from orchestrator.gateway.listening import bind_address
 from orchestrator.processes.child import ChildProcess, is_listening
@@ -102,7 +103,7 @@ def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repos
         fleet = complete_fleet(load_fleet(fleet_path), repository.absolute())
     check_installation()
     prepare_directory(state_dir)
-    with (state_dir / "lock").open("w") as lock:
+    with open(state_dir / "lock", "w", opener=open_private) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -230,7 +231,8 @@ class _StackProcesses:
 
     def _open_log(self, name: str) -> Path:
         path = self._state_dir / f"{name}.log"
-        path.write_bytes(b"")
+        path.unlink(missing_ok=True)  # an older one may be readable by others
+        open(path, "xb", opener=open_private).close()
         return path
 
 
