@@ -3,7 +3,7 @@
 Processes start in stages, Tritons before their controllers before the gateway, and end the other way round. When
 another fleet is taken, what is the same goes on: new servers are started before the gateway hears of them, and servers
 that go are ended after it has let go of them, so no request is lost on the way. A server that has changed goes first
-and comes again, because it may want the same port.
+and comes again, because it may want the same port, and one that takes a port of one that goes waits for that.
 
 A fleet is complete when it has all that embedded servers on this machine need, addresses and repositories among it.
 """
@@ -146,12 +146,15 @@ class LocalStack:
         """Go on with another complete fleet; a server that does not start is missing until the next one is taken."""
         wanted = {server.name: server for server in fleet.servers}
         known = {server.name: server for server in self._fleet.servers}
-        await self._join([server for name, server in wanted.items() if name not in known])
         leaving = [name for name, server in known.items() if wanted.get(name) != server]
+        freed = frozenset[int]().union(*(_ports(known[name]) for name in leaving))
+        coming = [server for name, server in wanted.items() if name not in known]
+        await self._join([server for server in coming if not _ports(server) & freed])
         staying = [name for name in known if name not in leaving]
         self._fleet = fleet.model_copy(update={"servers": tuple(s for s in self._fleet.servers if s.name in wanted)})
         await self._leave(leaving)
-        await self._join([wanted[name] for name in leaving if name in wanted])
+        changed = [wanted[name] for name in leaving if name in wanted]
+        await self._join([*changed, *(server for server in coming if _ports(server) & freed)])
         self._write()
         for process in (self._gateway, *(self._controllers[name] for name in staying)):
             process.signal(signal.SIGHUP)

@@ -131,6 +131,18 @@ async def test_who_has_changed_goes_first_and_comes_again(tmp_path: Path) -> Non
     await stack.stop()
 
 
+async def test_who_has_a_new_name_comes_when_its_ports_are_free(tmp_path: Path) -> None:
+    processes = FakeProcesses()
+    stack, path = await begun(tmp_path, processes, A, B)
+    b = fleet(A, B).servers[1]
+    renamed = (*fleet(A).servers, b.model_copy(update={"name": "c"}))
+    await stack.take(fleet(A).model_copy(update={"servers": renamed}))
+    events = processes.take()
+    assert events.index("b ended") < events.index("c started")
+    assert [server.name for server in load_fleet(path).servers] == ["a", "c"]
+    await stack.stop()
+
+
 @pytest.mark.parametrize("trouble", ["c", "controller c"])
 async def test_who_does_not_start_is_missing_and_all_else_is_taken(
     tmp_path: Path, trouble: str, caplog: pytest.LogCaptureFixture
