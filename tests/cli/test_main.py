@@ -179,3 +179,11 @@ def test_a_command_has_one_thread_unless_blas_is_told_of_more(given: str | None)
     environment = inherited | ({} if given is None else {"OPENBLAS_NUM_THREADS": given})
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) == min(int(given or 1), len(os.sched_getaffinity(0)))
+
+
+def test_top_says_at_once_that_it_needs_a_terminal() -> None:
+    result = CliRunner().invoke(main, ["top", "--address", "127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert (
+        result.output == "Error: 'slimsched top' needs a terminal; elsewhere 'slimsched status' tells the same once\n"
+    )

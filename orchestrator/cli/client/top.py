@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def top(fleet_path: Path | None, address: str | None, find: str, token: str | No
     found = address or (None if fleet_path is None else load_fleet(fleet_path).gateway.metrics)
     if found is None:
         raise ConfigError("no address of a gateway's metrics; give --address, or --fleet with gateway.metrics")
+    if not sys.stdout.isatty():
+        raise ConfigError("'slimsched top' needs a terminal; elsewhere 'slimsched status' tells the same once")
     try:
         from orchestrator.top.app import Top
     except ModuleNotFoundError as exc:
