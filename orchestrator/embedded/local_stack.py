@@ -153,8 +153,8 @@ class LocalStack:
         staying = [name for name in known if name not in leaving]
         self._fleet = fleet.model_copy(update={"servers": tuple(s for s in self._fleet.servers if s.name in wanted)})
         await self._leave(leaving)
-        changed = [wanted[name] for name in leaving if name in wanted]
-        await self._join([*changed, *(server for server in coming if _ports(server) & freed)])
+        await self._join([wanted[name] for name in leaving if name in wanted])
+        await self._join([server for server in coming if _ports(server) & freed])
         self._write()
         for process in (self._gateway, *(self._controllers[name] for name in staying)):
             process.signal(signal.SIGHUP)

@@ -34,7 +34,7 @@ def top(fleet_path: Path | None, address: str | None, find: str, token: str | No
     found = address or (None if fleet_path is None else load_fleet(fleet_path).gateway.metrics)
     if found is None:
         raise ConfigError("no address of a gateway's metrics; give --address, or --fleet with gateway.metrics")
-    if not sys.stdout.isatty():
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):  # where it reads and draws
         raise ConfigError("'slimsched top' needs a terminal; elsewhere 'slimsched status' tells the same once")
     try:
         from orchestrator.top.app import Top

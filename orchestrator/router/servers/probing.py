@@ -253,13 +253,15 @@ class Prober:
     ) -> str | None:
         question = _question_of(server, model)
         key = question, spec.name
-        serving = {other.name for other in self._servers() for m in other.served if _question_of(other, m) == question}
+
+        def is_asked(other: ServerConnection, models: Iterable[ServedModel]) -> bool:
+            return any(m.sha256 == model.sha256 and _question_of(other, m) == question for m in models)
+
+        serving = {other.name for other in self._servers() if is_asked(other, other.served)}
         consensus = self._consensus.get(key, ReferenceConsensus())
         consensus = consensus.without(consensus.answers.keys() - serving)
         is_alone = not any(
-            other is not server
-            and other.health.is_healthy
-            and any(_question_of(other, m) == question for m in other.models)
+            other is not server and other.health.is_healthy and is_asked(other, other.models)
             for other in self._servers()
         )
         consensus = consensus.after_answer(server.name, scores, settings.tolerance, is_alone=is_alone)
