@@ -290,7 +290,7 @@ class Shedder:
         if queue.key.bound_to is not None:
             return
         if comes_too_late(queue, request):
-            self.shed(request, Shed.LATE, "what waits before it takes longer than its deadline leaves")
+            self.shed(request, Shed.LATE, describe_place(queue, request))
             return
         due_s = request.arrived_s + self.settings.request_timeout_s
         if request.has_own_deadline:
@@ -343,8 +343,27 @@ def describe_lack(request: PendingRequest, left_s: float, takes_s: float) -> str
     """Return why a request is given up that needs so much time and has less."""
     return (
         f"its deadline of {describe_deadline(request)} can't be kept at any width it allows: "
-        f"{max(0.0, left_s) * 1e3:.0f} ms are left, and an answer may take {takes_s * 1e3:.0f} ms"
+        f"{_ms(max(0.0, left_s))} ms are left, and an answer may take {_ms(takes_s)} ms"
     )
+
+
+def describe_place(queue: RequestQueue, request: PendingRequest) -> str:
+    """Return why a request is given up, as it comes, that can't have its turn in time."""
+    estimate, left_s = queue.estimate, request.deadline_s - request.arrived_s
+    is_next = queue.head() is request
+    done = request.items if is_next else queue.items_before(request)  # with its own
+    takes_s = max(estimate.fastest_s, done / estimate.most_rps if estimate.most_rps else math.inf)
+    if is_next:
+        return describe_lack(request, left_s, takes_s)
+    return (
+        f"its deadline of {describe_deadline(request)} can't be kept: {_ms(left_s)} ms are left, and with some "
+        f"{done - request.items:.0f} items that go before it an answer takes {_ms(takes_s)} ms at least"
+    )
+
+
+def _ms(time_s: float) -> str:
+    """Return a time in milliseconds, of which small ones are told apart."""
+    return f"{time_s * 1e3:.0f}" if time_s >= 0.01 else f"{time_s * 1e3:.2g}"
 
 
 def describe_crowd(request: PendingRequest, left_s: float, takes_s: float, waiting: int) -> str:

@@ -18,7 +18,7 @@ from orchestrator.router import Answer, Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import BatchKey, PendingRequest
 from orchestrator.router.queue.request_queue import QueueEstimate, RequestQueue
-from orchestrator.router.queue.shedding import comes_too_late
+from orchestrator.router.queue.shedding import comes_too_late, describe_place
 from orchestrator.snapshot import Family, Width
 from tests.fakes.servers import FakeServer, item
 from tests.fakes.troubled import TroubledServer
@@ -127,7 +127,7 @@ async def test_who_comes_too_late_is_judged_by_what_goes_before_and_what_can_be_
     def waiting(deadline_s: float, *, own: bool = True) -> PendingRequest:
         now_s = loop.time()
         request = PendingRequest((np.zeros((1, 10)),), False, now_s, now_s + deadline_s, loop.create_future())
-        request.has_own_deadline = own
+        request.has_own_deadline, request.given_s = own, deadline_s
         queue.push(request)
         return request
 
@@ -138,6 +138,15 @@ async def test_who_comes_too_late_is_judged_by_what_goes_before_and_what_can_be_
     queue.estimate = QueueEstimate(item_drain_s=0.001, most_rps=50.0)
     last = waiting(1.0)
     assert comes_too_late(queue, last)
+    assert describe_place(queue, last) == (
+        "its deadline of 1000 ms can't be kept: 1000 ms are left, and with some 101 items that go before it an answer "
+        "takes 2040 ms at least"
+    )
+    urgent = waiting(0.001)
+    assert comes_too_late(queue, urgent)
+    assert describe_place(queue, urgent) == (
+        "its deadline of 1 ms can't be kept at any width it allows: 1 ms are left, and an answer may take 20 ms"
+    ), "nothing goes before it"
     assert not comes_too_late(queue, waiting(0.5)), "it goes before the others"
     assert not comes_too_late(queue, waiting(1.0, own=False))
     last.attempts = 1
@@ -151,14 +160,15 @@ async def test_a_refusal_says_whether_a_request_could_not_be_answered_or_gives_w
         flood = await burst(router, rate_rps=1500, seconds=2)
     refused = [str(outcome) for _, _, outcome in flood if isinstance(outcome, CapacityError)]
     lacks = re.findall(
-        r"can't be kept at any width it allows: (\d+) ms are left, and an answer may take (\d+) ms", "\n".join(refused)
+        r"can't be kept at any width it allows: ([\d.]+) ms are left, and an answer may take ([\d.]+) ms",
+        "\n".join(refused),
     )
     crowds = re.findall(
         r"the most urgent ones give way: .* leaves (\d+) ms, and a batch .* may take (\d+) ms", "\n".join(refused)
     )
     assert crowds, refused[:3]
     for found in (lacks, crowds):
-        assert all(int(left_ms) <= int(takes_ms) for left_ms, takes_ms in found)
+        assert all(float(left_ms) <= float(takes_ms) for left_ms, takes_ms in found)
 
 
 async def test_what_a_server_that_hangs_holds_up_is_no_reason_to_refuse_what_the_other_can_answer() -> None:
