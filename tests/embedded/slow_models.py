@@ -28,7 +28,8 @@ class TritonPythonModel:
             raise ValueError("no weights here")
 
     def execute(self, requests):
-        self.wait_for("go on", self.folder)
+        if os.path.exists(os.path.join(self.folder, "holds")):
+            self.wait_for("go on", self.folder)
         x = [pb.get_input_tensor_by_name(each, "x").as_numpy() for each in requests]
         return [pb.InferenceResponse([pb.Tensor("y", each)]) for each in x]
 
@@ -45,7 +46,7 @@ def write_slow_model(
 ) -> Path:
     """Return the folder of a model that loads until that has a file ``go``, and then fails if it has one ``fail``.
 
-    It answers once there is a file ``go on``. What it waits for is told by a file, such as ``waits for go``.
+    Where it has a file ``holds`` it answers once there is a file ``go on``. What it waits for is told by a file, such as ``waits for go``.
     """
     folder = repository / name
     (folder / "1").mkdir(parents=True)

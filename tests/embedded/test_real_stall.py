@@ -23,6 +23,7 @@ async def test_a_stub_that_stalls_while_its_model_loads_costs_no_model(
 ) -> None:
     folder = write_slow_model(tmp_path, "slow", warms_up=True)
     (folder / "go").touch()
+    (folder / "holds").touch()
     server = EmbeddedServer(tmp_path, with_ports(EmbeddedOptions(models=models)))
     starting = asyncio.create_task(server.start())
     try:

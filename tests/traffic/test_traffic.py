@@ -275,9 +275,6 @@ def test_the_command_writes_the_report_with_and_without_a_profile(tmp_path: Path
     done = run(tmp_path, profile=None)
     assert done.exit_code == 0, done.output
     assert "Nothing was replayed: the fleet file has no router.profile." in done.output
-    refused = run(tmp_path, "--policy", "jsq", profile=None)
-    assert refused.exit_code == 1
-    assert "--policy is for a replay, and" in refused.output
 
 
 def test_what_can_not_be_replayed_is_named_and_the_rest_is(tmp_path: Path) -> None:

@@ -39,8 +39,6 @@ def report(fleet_path: Path, family: str | None, policies: tuple[str, ...], out:
     log = fleet.router.decision_log
     if log is None:
         raise ConfigError(f"no decisions are written: {fleet_path} has no router.decision_log; give it a directory")
-    if policies and fleet.router.profile is None:
-        raise ConfigError(f"--policy is for a replay, and {fleet_path} has no router.profile; give it one")
     check_folder(out, _REMEDY)
     traffic = read_traffic(read_all(log.directory), family)
     chosen = (decided_mostly(traffic), *(policies or _BASELINES))
