@@ -46,7 +46,8 @@ def write_slow_model(
 ) -> Path:
     """Return the folder of a model that loads until that has a file ``go``, and then fails if it has one ``fail``.
 
-    Where it has a file ``holds`` it answers once there is a file ``go on``. What it waits for is told by a file, such as ``waits for go``.
+    Where it has a file ``holds`` it answers once there is a file ``go on``.
+    What it waits for is told by a file, such as ``waits for go``.
     """
     folder = repository / name
     (folder / "1").mkdir(parents=True)
