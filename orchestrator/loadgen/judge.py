@@ -37,7 +37,7 @@ def make_judge(metric: str, labels: NDArray[Any], output: str | None) -> Judge:
         ConfigError: There is no such metric, or what it needs is not installed.
     """
     if metric == TOP_1:
-        return lambda outputs, item: float(_scores(outputs, output).argmax() == labels[item])
+        return lambda outputs, item: _is_right(_scores(outputs, output), labels[item])
     try:
         metrics = importlib.import_module(_METRICS)
     except ImportError as exc:
@@ -66,3 +66,10 @@ def _scores(outputs: Outputs, output: str | None) -> NDArray[Any]:
     if output is not None and output not in outputs:
         raise ConfigError(f"--output {output}: there are only {', '.join(outputs)}; give one of them")
     return np.asarray(next(iter(outputs.values())) if output is None else outputs[output])
+
+
+def _is_right(scores: NDArray[Any], label: Any) -> float:
+    wanted = np.asarray(label).tolist()
+    if wanted not in range(scores.size):
+        raise ConfigError(f"a label is {wanted!r:.40}; give the index of a class, 0 to {scores.size - 1}")
+    return float(scores.argmax() == wanted)

@@ -164,9 +164,13 @@ def _wanted(target: Target, sample: Sample) -> tuple[str, ...]:
     """Return the outputs that answers are to have: top-1 takes one, other metrics, and other callers, take all."""
     if sample.output is not None and sample.output not in target.outputs:
         raise ConfigError(f"--output {sample.output}: there are only {', '.join(target.outputs)}; give one of them")
-    if sample.metric == TOP_1:
-        return (sample.output or target.outputs[0],)
-    return target.outputs
+    if sample.metric != TOP_1:
+        return target.outputs
+    if sample.output is None and len(target.outputs) > 1:
+        raise ConfigError(
+            f"{target.model} has the outputs {', '.join(target.outputs)}; give the one of scores as --output"
+        )
+    return (sample.output or target.outputs[0],)
 
 
 async def _last_words(process: asyncio.subprocess.Process) -> str:

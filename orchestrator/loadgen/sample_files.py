@@ -51,14 +51,15 @@ def read_sample(
         inputs, labels = _read_npz(path, target)
     if labels is None and metric is not None:
         raise ConfigError(f"--metric {metric}: nothing in {path} is labelled; give labels, or leave --metric out")
-    return Sample(inputs, labels, None if labels is None else metric or _metric_of(target, labels), output)
+    return Sample(inputs, labels, None if labels is None else metric or _metric_of(target, labels, output), output)
 
 
-def _metric_of(target: Target, labels: NDArray[Any]) -> str | None:
+def _metric_of(target: Target, labels: NDArray[Any], output: str | None) -> str | None:
     """Return the metric that nobody asked for; never code of somebody's, whose name comes from a server."""
     if target.metric is not None and target.metric != _GIVEN and ":" not in target.metric:
         return target.metric
-    return TOP_1 if labels.ndim == 1 and labels.dtype.kind in "iu" else None
+    are_classes = labels.ndim == 1 and labels.dtype.kind in "iu"
+    return TOP_1 if are_classes and (output is not None or len(target.outputs) == 1) else None
 
 
 def _read_npz(path: Path, target: Target) -> tuple[tuple[NDArray[Any], ...], NDArray[Any] | None]:

@@ -75,3 +75,6 @@ def test_what_is_no_metric_and_what_it_cannot_judge_are_said_in_one_line() -> No
         make_judge("best", CLASSES, None)
     with pytest.raises(ConfigError, match="--metric top-2 can't judge the answer to item 0: a label is 7"):
         make_judge("top-2", np.array([7]), None)(SCORES[0], 0)
+    for label in (7, 3, -1, 1.5, [1, 0, 0]):
+        with pytest.raises(ConfigError, match=r"a label is .*; give the index of a class, 0 to 2"):
+            make_judge("top-1", np.array([label]), None)(SCORES[0], 0)

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -38,6 +39,12 @@ async def world() -> AsyncIterator[World]:
 
 def address_of(world: World, kind: str) -> str:
     return world.grpc if kind == "grpc" else world.http.removeprefix("http://")
+
+
+async def test_of_several_outputs_it_must_be_said_which_has_the_scores(world: World) -> None:
+    target = replace(await find_target("grpc", world.grpc, "fashion"), outputs=("boxes", "scores"))
+    with pytest.raises(ConfigError, match="fashion has the outputs boxes, scores; give the one of scores as --output"):
+        await run_load(target, LOAD, SAMPLE, senders=1, progress=print)
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])

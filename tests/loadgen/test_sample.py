@@ -25,7 +25,9 @@ PAIR = Target(
     is_batching=True,
     is_gateway=True,
 )
-PHOTOS = replace(PAIR, inputs=(TensorSpec("pixels", "FP32", (3, 4, 4)),), preprocessing=Preprocessing(resize=5))
+PHOTOS = replace(
+    PAIR, outputs=("scores",), inputs=(TensorSpec("pixels", "FP32", (3, 4, 4)),), preprocessing=Preprocessing(resize=5)
+)
 IDS, TEXT = np.arange(6).reshape(2, 3), np.array([["a"], ["bc"]])
 
 
@@ -63,7 +65,10 @@ def test_arrays_go_to_the_inputs_of_their_names_and_labels_are_judged_as_the_mod
     assert read_sample(path, replace(PAIR, metric="mine:metric")).metric is None, "a server names no code to run"
     assert read_sample(path, replace(PAIR, metric="given")).metric is None
     assert read_sample(path, PAIR, metric="mine:metric").metric == "mine:metric"
-    assert read_sample(save(tmp_path, text=TEXT, ids=IDS, labels=np.array([0, 1])), PAIR).metric == "top-1"
+    classes = save(tmp_path, text=TEXT, ids=IDS, labels=np.array([0, 1]))
+    assert read_sample(classes, replace(PAIR, outputs=("total",))).metric == "top-1"
+    assert read_sample(classes, PAIR).metric is None, "of two outputs nobody said which has the scores"
+    assert read_sample(classes, PAIR, output="seen").metric == "top-1"
     unlabelled = read_sample(save(tmp_path, text=TEXT, ids=IDS), PAIR)
     assert (unlabelled.labels, unlabelled.metric) == (None, None)
 
