@@ -167,15 +167,19 @@ def _quality(order: Order, variant: Variant, data: LabelledData | None, *, batch
 
 def _scored_output(order: Order, signature: Signature) -> str | None:
     """Return the output that class names belong to; raises VariantError when it has another number of classes."""
-    if not order.labels:
-        return None
     names = [tensor.name for tensor in signature.outputs]
+    if order.output is not None and order.output not in names:
+        raise VariantError(f"--output {order.output}: there are only {', '.join(names)}; give one of them")
+    if not order.labels:
+        if order.output is not None and not isinstance(order.quality, Measurement):
+            raise VariantError(
+                f"--output {order.output}: says what --labels and --metric are about; give one of them, or leave it out"
+            )
+        return None
     if order.output is None and len(names) > 1:
         raise VariantError(f"--labels: there are the outputs {', '.join(names)}; say with --output which one they name")
     name = order.output or names[0]
-    scores = next((tensor for tensor in signature.outputs if tensor.name == name), None)
-    if scores is None:
-        raise VariantError(f"--output {name}: there are only {', '.join(names)}; give one of them")
+    scores = signature.outputs[names.index(name)]
     if scores.dims[-1:] != (len(order.labels),):
         raise VariantError(f"--labels: has {len(order.labels)} lines, and the output is {scores}; give a line a class")
     return name

@@ -38,7 +38,9 @@ def item_shapes(signature: Signature, given: Mapping[str, tuple[int, ...]], *, b
     served = signature.served(batching=batching).inputs
     unknown = sorted(given.keys() - {tensor.name for tensor in served})
     if unknown:
-        raise VariantError(f"--shape {unknown[0]}: is no input; they are {', '.join(t.name for t in served)}")
+        raise VariantError(
+            f"--shape or --fill of {unknown[0]}: is no input; they are {', '.join(t.name for t in served)}"
+        )
     shapes = {}
     for tensor in served:
         shape = given.get(tensor.name, tensor.dims)
@@ -48,7 +50,9 @@ def item_shapes(signature: Signature, given: Mapping[str, tuple[int, ...]], *, b
                 f"--shape {tensor.name}={','.join('64' if dim == FREE else str(dim) for dim in tensor.dims)}, or --data"
             )
         if not fits(shape, tensor.dims):
-            raise VariantError(f"--shape {tensor.name}: an item of {tensor} can't be {list(shape)}; give what fits")
+            raise VariantError(
+                f"--shape or --fill of {tensor.name}: an item of {tensor} can't be {list(shape)}; give what fits"
+            )
         shapes[tensor.name] = shape
     return shapes
 

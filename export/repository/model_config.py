@@ -41,7 +41,8 @@ INPUT_NAME = "pixels"
 OUTPUT_NAME = "logits"
 LABELS_FILE = "labels.txt"
 WARM_UP_RUNS = 2
-FAMILY_PATTERN = re.compile(r"[a-z][a-z0-9_-]*")
+FAMILY_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,199}")
+"""Of a length that leaves a file system's 255 bytes room for the width, and for what tools append."""
 _FRACTIONS = (model_config_pb2.TYPE_FP16, model_config_pb2.TYPE_FP32, model_config_pb2.TYPE_FP64)
 _KNOBS = {
     "device": "--device",
@@ -130,7 +131,8 @@ def model_name(family: str, width: Width) -> str:
     """
     if not FAMILY_PATTERN.fullmatch(family):
         raise RepositoryError(
-            f"family name {family!r} is not a lower-case letter followed by a-z, 0-9, _ or -; give another --family"
+            f"family name {family!r:.80} is not a lower-case letter and up to 199 of a-z, 0-9, _ and -; "
+            "give another --family"
         )
     return f"{family}_{width_key(width)}"
 

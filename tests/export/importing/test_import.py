@@ -357,12 +357,15 @@ def test_one_bad_file_keeps_the_whole_family_out(
         (("--metric", "top-1"), "give either --quality with a number for each width, or --data and --metric"),
         (("--rename", "pixels=x"), "--rename pixels=x: no variant has"),
         (("--rename", "scores=bias"), "can't rename scores to 'bias', which another tensor has"),
-        (("--shape", "x=3"), "--shape x: an item of x FP32 [4] can't be [3]"),
-        (("--shape", "y=3"), "--shape y: is no input"),
+        (("--shape", "x=3"), "--shape or --fill of x: an item of x FP32 [4] can't be [3]"),
+        (("--shape", "y=3"), "--shape or --fill of y: is no input"),
         (("--shape", "x=big"), "--shape x=big: give whole dims above 0"),
         (("--labels", "/nowhere"), "--labels /nowhere: can't read it"),
         (("--labels", os.devnull), "is empty or has an empty line"),
+        (("--output", "logits"), "--output logits: there are only scores; give one of them"),
+        (("--output", "scores"), "--output scores: says what --labels and --metric are about; give one"),
         (("--family", "Big One"), "family name 'Big One'"),
+        (("--family", "a" * 201), "and up to 199 of a-z, 0-9, _ and -; give another --family"),
     ],
 )
 def test_bad_arguments_are_one_line_and_nothing_is_written(
