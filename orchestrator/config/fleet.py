@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -313,6 +314,22 @@ class FleetSettings(Section):
                 f"controller.deadline_budget_ms {budget_ms:g} is above router.deadline_ms {deadline_ms:g}, of which it "
                 "is a part; lower it, or leave it out for half of that"
             )
+        users = defaultdict[str, list[str]](list)
+        for key, address in self._addresses():
+            users[address].append(key)
+        for address, keys in users.items():
+            if len(keys) > 1:
+                yield f"{address} is given for {' and '.join(keys)}; each needs its own"
+
+    def _addresses(self) -> Iterator[tuple[str, str]]:
+        """Yield where something answers, by the key that says so; the gateway's own are compared in its section."""
+        for key in ("grpc", "http", "metrics"):
+            if (address := getattr(self.gateway, key)) is not None:
+                yield f"gateway.{key}", address
+        for server in self.servers:
+            for key in ("grpc", "metrics", "controller_address"):
+                if (address := getattr(server, key)) is not None:
+                    yield f"{key.removesuffix('_address')} of server {server.name}", address
 
     def _refusals(self, policies: PolicyChecks) -> Iterator[str]:
         try:

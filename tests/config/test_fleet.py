@@ -147,6 +147,33 @@ def test_timings_that_contradict_each_other_are_refused(settings: str, problem: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("second", "gateway", "problem"),
+    [
+        ("grpc: 'h:4', controller: 'h:2'", "{}", "h:2 is given for controller of server a and controller of server b"),
+        (
+            "grpc: 'h:4', metrics: 'http://h:3/m'",
+            "{}",
+            "http://h:3/m is given for metrics of server a and metrics of s",
+        ),
+        ("grpc: 'h:2'", "{}", "h:2 is given for controller of server a and grpc of server b; each needs its own$"),
+        ("grpc: 'h:4'", "{http: 'h:4'}", "h:4 is given for gateway.http and grpc of server b; each needs its own$"),
+        ("grpc: 'h:4', controller: '0.0.0.0:2'", "{}", "h:2 is given for controller of server a and controller of"),
+    ],
+)
+def test_an_address_that_two_would_answer_at_is_refused(second: str, gateway: str, problem: str) -> None:
+    first = "name: a, grpc: 'h:1', controller: '0.0.0.0:2', metrics: 'http://h:3/m'"
+    with pytest.raises(ConfigError, match=problem):
+        parse_fleet(f"servers: [{{{first}}}, {{name: b, {second}}}]\ngateway: {gateway}")
+
+
+def test_controllers_of_two_hosts_may_listen_everywhere_at_one_port() -> None:
+    fleet = parse_fleet(
+        "servers: [{name: a, grpc: 'g:1', controller: '0.0.0.0:2'}, {name: b, grpc: 'h:1', controller: '0.0.0.0:2'}]"
+    )
+    assert [server.controller_address for server in fleet.servers] == ["g:2", "h:2"]
+
+
 def test_servers_are_found_by_name() -> None:
     fleet = parse_fleet(FLEET)
     assert fleet.server("slow") is fleet.servers[1]

@@ -37,7 +37,7 @@ def test_without_a_file_every_server_has_addresses_of_its_own() -> None:
 def test_ports_that_a_file_names_are_not_chosen_for_another() -> None:
     named = tuple(
         ServerSettings(
-            name=f"s{port}", grpc=f"127.0.0.1:{port}", metrics="http://127.0.0.1/metrics", repository=REPOSITORY
+            name=f"s{port}", grpc=f"127.0.0.1:{port}", metrics=f"http://127.0.0.1/{port}/metrics", repository=REPOSITORY
         )
         for port in choose_free_ports(8)  # free now, as they are before their servers start
     )
