@@ -114,7 +114,8 @@ def as_text(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return probabilities along the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: NDArray[np.float32] = shifted / shifted.sum(axis=-1, keepdims=True)
+    """Return probabilities along the last axis; NaN where no score is above minus infinity, or one is infinite."""
+    with np.errstate(invalid="ignore"):
+        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities: NDArray[np.float32] = shifted / shifted.sum(axis=-1, keepdims=True)
     return probabilities

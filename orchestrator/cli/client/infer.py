@@ -45,7 +45,8 @@ def infer(
 
     An image goes through what the family says of it: size, crop, colours, scale, mean and deviation. An .npz file in
     place of an image has the inputs of one item as arrays by name, for families that take something else. Where the
-    first output is one score a class the best is shown; --json prints all outputs of other families.
+    first output is one score a class the best is shown; --json prints all outputs of other families, and null for a
+    number that is not finite.
 
     \b
     Example:
@@ -69,7 +70,7 @@ def infer(
     rows = [_row(path, answer) for path, answer in zip(images, asyncio.run(run()), strict=True)]
     if as_json:
         for row in rows:
-            click.echo(json.dumps(row))
+            click.echo(json.dumps(row, allow_nan=False))
     else:
         Console().print(_table(rows))
 
@@ -90,11 +91,11 @@ def _read_item(path: Path, model: ServedModel, *, resize: bool) -> Mapping[str, 
     return {model.inputs[0].name: read_image(path, model.inputs[0], model.preprocessing, resize=resize)}
 
 
-def _describe(answer: Answer) -> dict[str, Any]:
+def describe_answer(answer: Answer) -> dict[str, Any]:
     """Return the best class of a classifier's answer, else all outputs."""
     scores = answer.output
-    if len(answer.outputs) == 1 and scores.ndim == 1 and scores.dtype.kind == "f" and scores.size:
-        probabilities = softmax(scores)
+    is_scores = len(answer.outputs) == 1 and scores.ndim == 1 and scores.dtype.kind == "f" and scores.size
+    if is_scores and not np.isnan(probabilities := softmax(scores)).any():
         best = int(probabilities.argmax())
         label = answer.labels[best] if best < len(answer.labels) else str(best)
         return {"label": label, "confidence": round(float(probabilities[best]), 4)}
@@ -105,13 +106,16 @@ def _plain(array: Any) -> Any:
     """Return an array as JSON has it; text that is none in its escapes."""
     if array.dtype == object:
         array = np.array([value.decode(errors="backslashreplace") for value in array.flat], object).reshape(array.shape)
+    elif array.dtype.kind == "f":
+        is_finite, array = np.isfinite(array), array.astype(object)
+        array[~is_finite] = None
     return array.tolist()
 
 
 def _row(path: Path, answer: Answer) -> dict[str, Any]:
     return {
         "image": str(path),
-        **_describe(answer),
+        **describe_answer(answer),
         "width": answer.width,
         "server": answer.server,
         "batch": answer.batch,
