@@ -14,7 +14,7 @@ import hmac
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from orchestrator.config import TenantSettings
 from orchestrator.config.tenants import DIGEST_PREFIX
@@ -52,12 +52,14 @@ class Caller:
         tenant: The tenant's name; None when nobody has to say who they are, and for the gateway's own calls.
         address: Where the call comes from; empty for the gateway's own calls.
         is_peer: Whether another gateway makes it, for a caller whom it has admitted.
+        digest: SHA-256 of its token, which may be dropped while its stream is open; empty where there is none.
     """
 
     metadata: Metadata = ()
     tenant: str | None = None
     address: str = ""
     is_peer: bool = False
+    digest: bytes = field(default=b"", repr=False, compare=False)
 
     @property
     def owner(self) -> str:
@@ -171,6 +173,7 @@ class Guard:
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
         self._digests: tuple[tuple[bytes, str], ...] = ()
+        self._known: frozenset[tuple[bytes, str]] = frozenset()
         if tenants is not None:
             self.replace(tenants)
 
@@ -191,6 +194,7 @@ class Guard:
             for tenant in tenants
             for digest in tenant.tokens
         )
+        self._known = frozenset(self._digests)
 
     def _rate(self, per_s: float | None, burst: int | None) -> Rate | None:
         if per_s is None:
@@ -252,25 +256,27 @@ class Guard:
         if not self.is_on or (self._is_health_open and method in OPEN_METHODS):
             return Caller(metadata, address=address)
         given = [value for key, value in metadata if key == "authorization"]
-        tenant = self._find(given[0]) if len(given) == 1 else None
-        if tenant is None:
+        found = self._find(given[0]) if len(given) == 1 else None
+        if found is None:
             what = "the token is not known" if given else "a token is missing"
             raise UnauthenticatedError(f"{what}; send the header 'authorization: Bearer TOKEN'")
-        return Caller(tuple(pair for pair in metadata if pair[0] != "authorization"), tenant, address)
+        digest, tenant = found
+        rest = tuple(pair for pair in metadata if pair[0] != "authorization")
+        return Caller(rest, tenant, address, digest=digest)
 
     def require_status(self, metadata: Metadata) -> None:
         """Raise UnauthenticatedError or ForbiddenError when whoever has this metadata may not see the status page."""
         if self._is_status_open:
             return
-        tenant = self.identify("", metadata).tenant or ""
-        if not self._account(tenant).settings.sees_status:
+        caller = self.identify("", metadata)
+        if not self._account(caller).settings.sees_status:
             raise ForbiddenError(
-                f"tenant '{tenant}' may not see the status page; take another's token, or give this one "
+                f"tenant '{caller.tenant}' may not see the status page; take another's token, or give this one "
                 "'sees_status: true' in the tokens file"
             )
 
-    def _find(self, authorization: str | bytes) -> str | None:
-        """Return the tenant of a header's value, in a time that does not depend on it."""
+    def _find(self, authorization: str | bytes) -> tuple[bytes, str] | None:
+        """Return the digest and the tenant of a header's value, in a time that does not depend on it."""
         value = authorization.encode(errors="replace") if isinstance(authorization, str) else authorization
         # perf_analyzer's -H 'authorization: Bearer …' begins with a blank over gRPC, which trims nothing.
         scheme, _, token = value.strip().partition(b" ")
@@ -278,19 +284,19 @@ class Guard:
         found = None
         for digest, tenant in self._digests:
             if hmac.compare_digest(digest, given):
-                found = tenant
+                found = digest, tenant
         return found if scheme.lower() == b"bearer" else None
 
     def may_use(self, caller: Caller, model: str) -> bool:
         """Return whether a model is there for a caller."""
         if caller.tenant is None:
             return True
-        models = self._account(caller.tenant).models
+        models = self._account(caller).models
         return models is None or model in models
 
     def sees_all(self, caller: Caller) -> bool:
         """Return whether every model is there for a caller."""
-        return caller.tenant is None or self._account(caller.tenant).models is None
+        return caller.tenant is None or self._account(caller).models is None
 
     def require_model(self, caller: Caller, model: str) -> None:
         """Raise ForbiddenError when a model is not there for a caller."""
@@ -307,7 +313,7 @@ class Guard:
             return Ticket(None)
         if model is not None:
             self.require_model(caller, model)
-        account = self._account(caller.tenant)
+        account = self._account(caller)
         account.wanted = max(account.wanted, account.running + 1)
         if account.running >= account.concurrent:
             raise QuotaError(
@@ -321,27 +327,27 @@ class Guard:
         """Count one request against its rate; raises QuotaError."""
         if caller.tenant is None:
             return
-        self._account(caller.tenant).requests.charge(caller.tenant, 1, now_s=self._clock())
+        self._account(caller).requests.charge(caller.tenant, 1, now_s=self._clock())
 
     def charge_items(self, caller: Caller, count: int) -> None:
         """Count items against their rate; raises QuotaError when too many now, ForbiddenError when at any time."""
         if caller.tenant is None:
             return
-        self._account(caller.tenant).items.charge(caller.tenant, count, now_s=self._clock())
+        self._account(caller).items.charge(caller.tenant, count, now_s=self._clock())
 
     def require_priority(self, caller: Caller, priority: int) -> None:
         """Raise ForbiddenError when a priority is above what a caller may ask for; 0 is the default, for everybody."""
         if caller.tenant is None or priority == 0:
             return
-        highest = self._account(caller.tenant).settings.highest_priority
+        highest = self._account(caller).settings.highest_priority
         if priority < highest:
             raise ForbiddenError(
                 f"priority {priority} is above what tenant '{caller.tenant}' may ask for; give {highest} or more, or 0"
             )
 
-    def _account(self, tenant: str) -> _Account:
-        """Return a tenant's account; one that was removed while a call or stream was open has nothing more."""
-        account = self._accounts.get(tenant)
-        if account is None:
+    def _account(self, caller: Caller) -> _Account:
+        """Return a caller's account; one whose token or tenant went while its stream was open has nothing more."""
+        account = self._accounts.get(caller.tenant or "")
+        if account is None or (caller.digest and (caller.digest, caller.tenant) not in self._known):
             raise UnauthenticatedError("the token is no longer known")
         return account

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -224,10 +225,31 @@ def test_other_tenants_are_taken_and_what_was_taken_is_kept() -> None:
         guard.admit(guard.identify("ModelInfer", bearer(OTHER)), "m")
     ticket.close()
     with pytest.raises(QuotaError, match="above 1/s"):
-        guard.admit(caller, "m")
-    guard.replace([tenant("audio", "a")])
-    with pytest.raises(UnauthenticatedError, match="no longer"):
-        guard.admit(caller, "m")
+        guard.admit(guard.identify("ModelInfer", bearer(OTHER)), "m")
+
+
+@pytest.mark.parametrize(
+    "left",
+    [[tenant("audio", "a")], [TenantSettings(name="vision", tokens=())], [tenant(token=OTHER), tenant("b", SECRET)]],
+    ids=["without_the_tenant", "without_tokens", "with_the_token_at_another_tenant"],
+)
+def test_a_caller_whose_token_is_dropped_while_its_stream_is_open_has_nothing_more(left: list[TenantSettings]) -> None:
+    guard = Guard([tenant()])
+    caller = guard.identify("ModelInfer", bearer(SECRET))
+    guard.replace([tenant(), tenant("audio", "a")])
+    guard.admit(caller, "m").close()
+    guard.replace(left)
+    uses: list[Callable[[], object]] = [
+        lambda: guard.admit(caller, "m"),
+        lambda: guard.charge_request(caller),
+        lambda: guard.charge_items(caller, 1),
+        lambda: guard.may_use(caller, "m"),
+        lambda: guard.sees_all(caller),
+        lambda: guard.require_priority(caller, 1),
+    ]
+    for use in uses:
+        with pytest.raises(UnauthenticatedError, match="the token is no longer known"):
+            use()
 
 
 # --- the file and the command ---

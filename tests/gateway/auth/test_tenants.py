@@ -223,6 +223,29 @@ async def test_streams_that_are_passed_on_count_too(tmp_path: Path) -> None:
             await channel.unary_unary(f"/{SERVICE}/ModelInfer")(echo_request().SerializeToString(), metadata=metadata)
 
 
+async def test_a_stream_that_is_open_gets_nothing_more_once_its_token_is_dropped(tmp_path: Path) -> None:
+    path, metadata = tmp_path / "t.yaml", (("authorization", f"Bearer {TOKEN}"),)
+    write(path, VISION)
+    channel: Any
+    async with open_world(auth={"tokens_file": path}) as world, grpc.aio.insecure_channel(world.grpc) as channel:
+        stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(metadata=metadata)
+
+        async def errors_of(request: Any, answers: int) -> list[str]:
+            await stream.write(request.SerializeToString())
+            read = [pb.ModelStreamInferResponse.FromString(await stream.read()) for _ in range(answers)]
+            return [answer.error_message for answer in read]
+
+        assert await errors_of(echo_request(), answers=2) == ["", ""]
+        assert await errors_of(item_request(), answers=1) == [""]
+        write(path, VISION | {"tokens": []})
+        ready = channel.unary_unary(f"/{SERVICE}/ServerMetadata")
+        with pytest.raises(grpc.aio.AioRpcError, match="the token is not known"):
+            while True:
+                await ready(b"", metadata=metadata)
+        for request in (echo_request(), item_request()):
+            assert await errors_of(request, answers=1) == ["the token is no longer known"]
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
