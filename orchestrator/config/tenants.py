@@ -32,7 +32,7 @@ class TenantSettings(Section):
     """One tenant; its quotas are over all of its tokens."""
 
     name: Name = Field(max_length=64)
-    """Unique in the file; a label of metrics."""
+    """Unique in the file; a label of metrics. Letters, digits, dots, underscores and hyphens, at most 64."""
     tokens: tuple[Digest, ...]
     """``sha256:`` and the digest in hexadecimal, as ``slimsched token new`` prints it. Several, so that one can be
     replaced while the other is in use; none at all shuts the tenant out."""
@@ -46,7 +46,8 @@ class TenantSettings(Section):
     items_burst: int | None = Field(default=None, ge=1)
     """Items that may come at once, and so the largest batch; None: a second's worth."""
     concurrent_requests: int | None = Field(default=None, ge=1)
-    """Inferences under way at a time; None: unbounded."""
+    """Inferences that its callers wait for at a time; what one has given up a Triton may still run, within
+    ``pass_on_calls``. None: unbounded."""
     highest_priority: int = Field(default=1, ge=1)
     """Highest priority of its requests for families. 1 is the highest there is, as in Triton, so 3 refuses 1 and 2."""
     models: tuple[str, ...] | None = Field(default=None, min_length=1)

@@ -34,6 +34,8 @@ _ENDS: tuple[tuple[type[BaseException], str, str], ...] = (
     (asyncio.CancelledError, "CANCELLED", "cancelled"),
     (BaseException, "INTERNAL", "failed"),
 )
+_OF_THE_REQUEST = ("INVALID_ARGUMENT", "UNIMPLEMENTED")
+"""Of a server's statuses those that say that it can't run what it was asked for, whoever asks."""
 
 
 def status_of(error: BaseException) -> str:
@@ -42,8 +44,10 @@ def status_of(error: BaseException) -> str:
 
 
 def outcome_of(error: BaseException) -> str:
-    """Return how a request failed, in one word."""
-    return "refused" if isinstance(error, RefusedCallError) else _end_of(error)[1]
+    """Return how a request failed, in one word; what a server says of the request itself is its caller's mistake."""
+    if isinstance(error, RefusedCallError):
+        return "invalid" if error.status in _OF_THE_REQUEST else "refused"
+    return _end_of(error)[1]
 
 
 def _end_of(error: BaseException) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import aiohttp
 import numpy as np
 import pytest
 
+from orchestrator.triton.errors import RefusedCallError
 from tests.gateway.fakes import World, open_world
 
 LOGGER = "orchestrator.gateway.access_log"
@@ -82,3 +83,60 @@ async def test_nothing_is_written_unless_asked_for(caplog: pytest.LogCaptureFixt
         async with open_world() as world:
             await ask(world, "fashion")
     assert lines(caplog) == []
+
+
+COUNTED = "slim_gateway_requests"
+
+
+async def ends(world: World) -> dict[tuple[str, str, str], float]:
+    """How often requests ended, by model, server and outcome."""
+    counted = (await world.gateway.read_metrics()).values[COUNTED]
+    return {(model, server, outcome): count for (model, _, server, outcome), [count] in counted.items()}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("infer", b"{", {}, 400),
+        ("infer", b'{"id": "no inputs"}', {}, 400),
+        ("infer", b"x", {"Content-Encoding": "gzip"}, 400),
+        ("infer", b"x", {"Content-Encoding": "br"}, 501),
+        ("infer", b"{}", {"Inference-Header-Content-Length": "17"}, 400),
+        ("generate", b"[]", {}, 400),
+        ("generate_stream", b'{"y": [1]}', {}, 400),
+    ],
+)
+@pytest.mark.parametrize("model", ["fashion", "only_a", "nobody_has_it"])
+async def test_what_can_not_be_read_is_counted_and_logged_as_its_callers_mistake(
+    model: str, path: str, body: bytes, headers: dict[str, str], status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, LOGGER):
+        async with open_world(access_log=True) as world, aiohttp.ClientSession(world.http) as session:
+            async with session.post(f"/v2/models/{model}/{path}", data=body, headers=headers) as answer:
+                assert answer.status == (404 if model == "nobody_has_it" and b"y" in body else status)
+            [((label, server, outcome), count)] = (await ends(world)).items()
+    [line] = lines(caplog)
+    assert (label, server, count) == ("" if model == "nobody_has_it" else model, "", 1)
+    assert line["model"] == model
+    assert line["outcome"] == outcome == ("not_found" if answer.status == 404 else "invalid")
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        ("INTERNAL", "refused"),
+        ("UNAVAILABLE", "refused"),
+        ("INVALID_ARGUMENT", "invalid"),
+        ("UNIMPLEMENTED", "invalid"),
+    ],
+)
+async def test_what_a_server_refuses_is_its_failure_unless_the_request_is_wrong_and_says_which_server_it_was(
+    status: str, outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, LOGGER):
+        async with open_world(access_log=True) as world:
+            world.tritons["a"].refusals.append(RefusedCallError(status, "so it is"))
+            assert await ask(world, "only_a") == {"error": "so it is"}
+            assert await ends(world) == {("only_a", "a", outcome): 1}
+    [line] = lines(caplog)
+    assert (line["server"], line["outcome"]) == ("a", outcome)

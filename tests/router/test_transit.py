@@ -52,7 +52,7 @@ async def test_who_waited_for_longer_than_his_deadline_is_refused_at_once() -> N
             await asyncio.sleep(0.001)
             outcome, took_s = await ask(router, Transit(asyncio.get_running_loop().time() - 0.3))
     assert isinstance(outcome, CapacityError | DeadlineError)
-    assert "deadline of 200 ms, of which 300 pass in front of the router because this host is busy" in str(outcome)
+    assert "deadline of 200 ms (of which 300 pass in front of the router because this host is busy)" in str(outcome)
     assert took_s < 0.01
 
 

@@ -47,6 +47,7 @@ from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.http2.loop_lag import LoopLag
 from orchestrator.router import Answer, CallbackSink, Router, Transit
+from orchestrator.snapshot import ServerName
 
 T = TypeVar("T")
 ResponseT = TypeVar("ResponseT")
@@ -85,10 +86,14 @@ class Inference:
         try:
             return self.guard.admit(caller, model)
         except SlimError as exc:
-            self.metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
-            if self.access_log:
-                write_access(model, outcome_of(exc), caller, request_id="")
+            self.note_refusal(model, exc, caller)
             raise
+
+    def note_refusal(self, model: str, error: SlimError, caller: Caller) -> None:
+        """Count, and log, an inference that ended before it was read."""
+        self.metrics.count(self._label(model), outcome_of(error), tenant=caller.tenant)
+        if self.access_log:
+            write_access(model, outcome_of(error), caller, request_id="")
 
     def begin(self, message: bytes, caller: Caller, responder: UnaryCall[Caller]) -> bool:
         """Take a serialised inference, to be answered when the router does; False when it is of no family.
@@ -299,21 +304,23 @@ class Inference:
         """Return what a server answers to an inference of a model that is no family; ``rest`` is our own raw data."""
         self.metrics.begin()
         began_s = time.perf_counter()
-        outcome, server = "ok", ""
+        outcome, asked = "ok", list[ServerName]()
         try:
             self.guard.charge_items(caller, 1)
             classified = check_inference(message)
             passing, metadata = self.passthrough, caller.metadata
             if is_decoupled:
-                answer, server = await passing.ask_decoupled(b"".join((message, *rest)), metadata)
-            else:
-                answer, server = await passing.ask("ModelInfer", message, metadata, rest=rest, classified=classified)
+                return await passing.ask_decoupled(b"".join((message, *rest)), metadata, on_sent=asked.append)
+            answer, _ = await passing.ask(
+                "ModelInfer", message, metadata, rest=rest, classified=classified, on_sent=asked.append
+            )
             return answer
         except BaseException as exc:
             outcome = outcome_of(exc)
             raise
         finally:
             latency_s = time.perf_counter() - began_s
+            server = asked[-1] if asked else ""
             self.metrics.end()
             if self.access_log:
                 request_id = read_address(message).request_id

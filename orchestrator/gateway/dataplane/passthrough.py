@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
@@ -61,6 +61,12 @@ _DECLARED_S: Final = 2.0
 _TURN: Final = (5**0.5 - 1) / 2
 """Steps of the golden ratio, modulo 1, spread evenly; so do those of every second call, or every third."""
 
+OnSent = Callable[[ServerName], object]
+
+
+def _ignore(server: ServerName) -> None:
+    """Take no notice."""
+
 
 class Passthrough:
     """Asks servers for models of no family, inferences within the budget ``calls``. ``retries`` may change."""
@@ -85,10 +91,12 @@ class Passthrough:
         *,
         rest: Sequence[Buffer] = (),
         classified: Collection[str] = (),
+        on_sent: OnSent = _ignore,
     ) -> tuple[bytes, ServerName]:
         """Return what a server answers to a serialised call, and which.
 
-        ``rest`` are further parts of the message, ``classified`` outputs that are wanted as classes.
+        ``rest`` are further parts of the message, ``classified`` outputs that are wanted as classes; ``on_sent`` is
+        told each server that is asked, the one that fails too.
 
         Raises:
             RefusedCallError: with the server's status.
@@ -99,10 +107,10 @@ class Passthrough:
         """
         address = read_address(message)
         async with self._limited(address):
-            return await self._ask(address, classified, method, message, metadata, rest)
+            return await self._ask(address, classified, method, message, metadata, rest, on_sent)
 
-    async def ask_decoupled(self, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
-        """Return the one answer of a decoupled model to a serialised inference, and which server gave it.
+    async def ask_decoupled(self, message: bytes, metadata: Metadata, *, on_sent: OnSent = _ignore) -> bytes:
+        """Return the one answer of a decoupled model to a serialised inference; ``on_sent`` as of ``ask``.
 
         Raises:
             RefusedCallError: when there is an error or another number of answers instead.
@@ -112,6 +120,7 @@ class Passthrough:
         answers: list[Message] = []
         async with self._limited(address):
             server = self._find(address)
+            on_sent(server.name)
             async with aclosing(self._stream(server, address.model, message, metadata)) as streamed:
                 async for answer in streamed:
                     answers.append(answer)
@@ -120,9 +129,8 @@ class Passthrough:
         if len(answers) != 1:
             raise RefusedCallError("INTERNAL", _NOT_ONE_ANSWER)
         if answers[0].error_message:
-            # A stream tells no status, and Triton's own HTTP endpoint makes this of all.
-            raise RefusedCallError("INVALID_ARGUMENT", answers[0].error_message)
-        return serialise(answers[0].infer_response), server.name
+            raise RefusedCallError("UNKNOWN", answers[0].error_message)  # a stream tells no status
+        return serialise(answers[0].infer_response)
 
     def stream(self, message: bytes, metadata: Metadata) -> AsyncGenerator[Message]:
         """Yield the ModelStreamInferResponses of a server to a serialised inference; errors of models are inside them.
@@ -191,6 +199,7 @@ class Passthrough:
         message: bytes,
         metadata: Metadata,
         rest: Sequence[Buffer],
+        on_sent: OnSent,
     ) -> tuple[bytes, ServerName]:
         check_version(address.version)
         now_s = asyncio.get_running_loop().time
@@ -206,6 +215,7 @@ class Passthrough:
             was_dead = at in self._died_s
             try:
                 await self._require_scores(server, address, classified)
+                on_sent(server.name)
                 answer = await self._call(server.server, address.model, method, message, metadata, rest)
             except RefusedCallError as exc:
                 if exc.is_gone:

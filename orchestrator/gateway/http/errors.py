@@ -17,7 +17,7 @@ _RETRY_AFTER_S = 1
 """Sent with 429: the queue is full, and no answer of it takes longer than some hundred milliseconds."""
 
 
-class StalledError(SlimError):
+class StalledError(ConfigError):
     """A body has stopped coming."""
 
 
@@ -37,6 +37,10 @@ class WrongMethodError(SlimError):
     """The path is there, but not with this method."""
 
 
+class FailedModelError(SlimError):
+    """A model has failed at a request of the generate extension."""
+
+
 _OF_HTTP: dict[type[SlimError], HTTPStatus] = {
     NoSuchRouteError: HTTPStatus.NOT_FOUND,
     WrongMethodError: HTTPStatus.METHOD_NOT_ALLOWED,
@@ -44,6 +48,7 @@ _OF_HTTP: dict[type[SlimError], HTTPStatus] = {
     UnsupportedEncodingError: HTTPStatus.NOT_IMPLEMENTED,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     MalformedMessageError: HTTPStatus.BAD_REQUEST,
+    FailedModelError: HTTPStatus.BAD_REQUEST,  # Triton's, whatever the error was
 }
 # As Triton's own HTTP endpoint maps its codes; the rest is an internal error.
 _OF_GRPC = {

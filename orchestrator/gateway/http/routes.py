@@ -7,12 +7,12 @@ matching a split path is quicker than a table of patterns.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -23,11 +23,19 @@ from orchestrator.gateway.dataplane.dataplane import DataPlane
 from orchestrator.gateway.dataplane.inference import call_beside
 from orchestrator.gateway.http import codec
 from orchestrator.gateway.http.body import JSON_LIMIT, SETTINGS_LIMIT, BodyReader, encoded
-from orchestrator.gateway.http.errors import NoSuchRouteError, WrongMethodError, cut, error_response, refusal
+from orchestrator.gateway.http.errors import (
+    FailedModelError,
+    NoSuchRouteError,
+    WrongMethodError,
+    cut,
+    error_response,
+    refusal,
+)
 from orchestrator.gateway.http.json_text import dump_json, load_json
 from orchestrator.gateway.protocol.messages import Message, to_json_value
 from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.wire import Metadata
+from orchestrator.triton.errors import RefusedCallError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +43,9 @@ _OF_CALLERS = ("authorization", "traceparent", "tracestate")
 JSON_BYTES_HEADER = "Inference-Header-Content-Length"
 _NOT_RUN = "[request id: "
 """How Triton begins to say what is wrong with a request that it gives to no model."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +144,7 @@ class HttpRoutes:
         raise NoSuchRouteError("Not Found")
 
     async def _infer(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
-        asked = await self._read_infer(request, target)
+        asked = await self._admitted(target, self._read_infer(request, target))
         forms = asked.forms
         response, raws = await self._data_plane.inference.infer(asked.request, asked.raws, target.caller)
         del asked  # it may be as large as its answer
@@ -144,13 +155,17 @@ class HttpRoutes:
         return await encoded(request, reply.parts, headers)
 
     async def _generate(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
-        asked, is_decoupled = await self._read_generate(request, target)
+        asked, is_decoupled = await self._admitted(target, self._read_generate(request, target))
         infer = self._data_plane.inference.infer
-        response, raws = await infer(asked.request, asked.raws, target.caller, is_decoupled=is_decoupled)
+        try:
+            response, raws = await infer(asked.request, asked.raws, target.caller, is_decoupled=is_decoupled)
+        except RefusedCallError as exc:
+            has_failed = exc.status == "UNKNOWN" or (exc.status == "INTERNAL" and not is_decoupled)
+            raise (FailedModelError(str(exc)) if has_failed else exc) from exc
         return _json_response(await self._render_generate(response, raws))
 
     async def _generate_stream(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
-        asked, _ = await self._read_generate(request, target)
+        asked, _ = await self._admitted(target, self._read_generate(request, target))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         answers = self._data_plane.inference.stream(asked.request, asked.raws, target.caller)
         try:
@@ -175,6 +190,14 @@ class HttpRoutes:
         if answer.error_message:
             return _render_error(answer.error_message)
         return await self._render_generate(answer.infer_response, answer.infer_response.raw_output_contents)
+
+    async def _admitted(self, target: _Target, reading: Awaitable[T]) -> T:
+        """Return what is read of an inference that was admitted; what is wrong with it is how that ended."""
+        try:
+            return await reading
+        except SlimError as exc:
+            self._data_plane.inference.note_refusal(target.model, exc, target.caller)
+            raise
 
     async def _read_infer(self, request: web.BaseRequest, target: _Target) -> codec.InferBody:
         model, version = target.model, target.version

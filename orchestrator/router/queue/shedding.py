@@ -380,4 +380,5 @@ def describe_deadline(request: PendingRequest) -> str:
     given_s, transit_s = request.given_s, request.transit_s
     if transit_s < _LARGE_TRANSIT * given_s:
         return f"{given_s * 1e3:g} ms"
-    return f"{given_s * 1e3:g} ms, of which {transit_s * 1e3:.0f} pass in front of the router because this host is busy"
+    passed = f"of which {_ms(transit_s)} pass in front of the router because this host is busy"
+    return f"{given_s * 1e3:g} ms ({passed})"

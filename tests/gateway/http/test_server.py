@@ -17,6 +17,7 @@ import pytest
 from yarl import URL
 
 from orchestrator.errors import SlimError
+from orchestrator.triton.errors import RefusedCallError
 from tests.gateway.fakes import World, open_world
 
 INFER = "/v2/models/fashion/infer"
@@ -233,6 +234,21 @@ async def test_generate_takes_and_gives_plain_json(http: aiohttp.ClientSession) 
     for wrong in ({"x": [1, 2, 3]}, {"y": [1]}, {"id": 5}, {"x": ["a", "b"]}):
         async with http.post("/v2/models/echo/generate", json=wrong) as response:
             assert response.status == 400
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [("INTERNAL", 400), ("UNKNOWN", 400), ("UNAVAILABLE", 503), ("INVALID_ARGUMENT", 400)]
+)
+async def test_a_model_that_fails_is_400_of_generate_and_what_it_is_of_infer(
+    world: World, http: aiohttp.ClientSession, status: str, told: int
+) -> None:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
+    bodies: dict[str, Any] = {"generate": {"x": [1, 2]}, "infer": {"inputs": [tensor]}}
+    for path, expected in (("generate", told), ("infer", 500 if status in ("INTERNAL", "UNKNOWN") else told)):
+        for triton in world.tritons.values():
+            triton.refusals[:] = [RefusedCallError(status, "the model broke off")]
+        async with http.post(f"/v2/models/echo/{path}", json=bodies[path]) as response:
+            assert (response.status, await response.text()) == (expected, FAILURE)
 
 
 async def test_servers_are_not_asked_what_a_model_is_before_each_raw_request(
