@@ -53,5 +53,5 @@ class PreferredPolicy:
     def observe(self, memory: Memory, outcome: Outcome) -> None:
         """Remember nothing."""
 
-    def observe_miss(self, memory: Memory) -> None:
+    def observe_miss(self, memory: Memory, now_s: float) -> None:
         """Remember nothing."""

@@ -87,7 +87,7 @@ def _decide() -> None:
             candidate_set = CandidateSet(tables, situation)
             candidate_set.least_answer_s(1, 1.0, True)
             candidate_set.decide(policy, is_idle=True, binding=Binding.LATE)
-    rule.observe_miss(fleets[-1].memory)
+    rule.observe_miss(fleets[-1].memory, 0.0)
     rule.observe(fleets[-1].memory, Outcome(_SERVERS[0], _WIDTHS[0], 1, 1.0, 1.0, 0.0, True, 0.0))
 
 

@@ -129,7 +129,7 @@ class ObservingPolicy(Policy, Protocol):
     def observe(self, memory: Memory, outcome: Outcome) -> None:
         """Remember what counts of a batch that was answered."""
 
-    def observe_miss(self, memory: Memory) -> None:
+    def observe_miss(self, memory: Memory, now_s: float) -> None:
         """Remember that a request was refused because of load, or was not answered in time."""
 
 
@@ -188,7 +188,7 @@ class _Rebound:
         if isinstance(self.policy, ObservingPolicy):
             self.policy.observe(memory, outcome)
 
-    def observe_miss(self, memory: Memory) -> None:
+    def observe_miss(self, memory: Memory, now_s: float) -> None:
         """Remember that a request was refused because of load, or was not answered in time."""
         if isinstance(self.policy, ObservingPolicy):
-            self.policy.observe_miss(memory)
+            self.policy.observe_miss(memory, now_s)

@@ -144,10 +144,10 @@ class RulePolicy:
             float(outcome.now_s),
         )
 
-    def observe_miss(self, memory: Memory) -> None:
+    def observe_miss(self, memory: Memory, now_s: float) -> None:
         """Remember that a request was refused because of load, or was not answered in time."""
         if self.is_observing:
-            rule.observe_miss(self.numbers, memory.table(self.name))
+            rule.observe_miss(self.numbers, memory.table(self.name), now_s)
 
 
 def policy_names() -> tuple[str, ...]:

@@ -144,10 +144,10 @@ def observe(
 
 
 @compiled
-def observe_miss(rule: Column, memory: Table) -> None:
+def observe_miss(rule: Column, memory: Table, now_s: float) -> None:
     """Let a rule remember that a request was refused because of load, or was not answered in time."""
     if is_browning_out(rule):
-        brownout.note_misses(memory, 1.0)
+        brownout.note_misses(memory, 1.0, now_s)
 
 
 def only_width(rule: Column) -> float | None:

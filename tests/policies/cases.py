@@ -100,3 +100,7 @@ class Asker:
         """Let the policy observe an answered batch."""
         outcome = Outcome(ServerName(server), Width(width), items, expected_s, took_s, slack_used, is_in_time, now_s)
         self.policy.observe(self.memory, outcome)
+
+    def miss(self, now_s: float) -> None:
+        """Let the policy observe that a request was refused because of load, or was not answered in time."""
+        self.policy.observe_miss(self.memory, now_s)

@@ -77,9 +77,9 @@ class LearnedPolicy:
         """Remember what counts of an answered batch."""
         self.base.observe(memory, outcome)
 
-    def observe_miss(self, memory: Memory) -> None:
+    def observe_miss(self, memory: Memory, now_s: float) -> None:
         """Remember that a request was refused because of load, or was not answered in time."""
-        self.base.observe_miss(memory)
+        self.base.observe_miss(memory, now_s)
 
     @property
     def base_decision(self) -> tuple[int, float, float]:

@@ -99,7 +99,8 @@ _FAILED_S: Final = FREE_SLOT + 5  # when
 _MISSES: Final = FREE_SLOT + 6  # what that has cost
 _FAILED_RPS: Final = FREE_SLOT + 7  # how much came then
 _FAILURES: Final = FREE_SLOT + 8  # how often it has failed again since it last did well
-SLOT_BEHIND: Final = FREE_SLOT + 9
+_NOTED_S: Final = FREE_SLOT + 9  # when the last of what was noted was
+SLOT_BEHIND: Final = FREE_SLOT + 10
 """The first that who decides below a ceiling may use."""
 
 _NONE: Final = 0.0
@@ -113,16 +114,17 @@ def note_answer(
     """Note what became of a batch that ran at a width, see orchestrator.policies.protocol.Outcome."""
     whole = memory[WHOLE]
     if slack_used > 1:
-        note_misses(memory, items)
+        note_misses(memory, items, now_s)
     elif slack_used > knob(rule, _USED) and width <= whole[_CEILING] and now_s - took_s >= whole[_CHANGED_S]:
         # What was sent before the ceiling fell says nothing of how it is now.
-        whole[_PRESSURE] = max(whole[_PRESSURE], _HIGH)
+        whole[_PRESSURE], whole[_NOTED_S] = max(whole[_PRESSURE], _HIGH), now_s
 
 
 @compiled
-def note_misses(memory: Table, count: float) -> None:
+def note_misses(memory: Table, count: float, now_s: float) -> None:
     """Note that requests were refused because of load, or were not answered in time."""
-    memory[WHOLE][_PRESSURE] = math.floor(memory[WHOLE][_PRESSURE]) + count
+    whole = memory[WHOLE]
+    whole[_PRESSURE], whole[_NOTED_S] = math.floor(whole[_PRESSURE]) + count, now_s
 
 
 @compiled
@@ -195,38 +197,56 @@ def _drains_sooner(row: int, other: int, rows: Table) -> bool:
 def ceiling_now(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> float:
     """Return the ceiling for these rows, after what was noted and the time that has passed; at least the narrowest."""
     follow_demand(_WINDOW_S, memory, query)
-    whole, now_s, step_s = memory[WHOLE], query[col.NOW_S], knob(rule, _STEP)
+    whole, now_s = memory[WHOLE], query[col.NOW_S]
     narrowest, widest = nearest_width(0.0, rows, count), nearest_width(math.inf, rows, count)
     if whole[_CEILING] == 0:
         whole[_CEILING] = math.inf
-    pressure, whole[_PRESSURE] = whole[_PRESSURE], _NONE
     current = max(narrowest, min(widest, whole[_CEILING]))
     within = _next_lower(current + 1, rows, count)  # what these rows have up to there
-    if pressure != _NONE:
-        if current > narrowest:  # else the width is not what is to blame
-            _note_failure(rule, whole, current, now_s)
-        if now_s - whole[_FAILED_S] <= knob(rule, _CALM):
-            whole[_MISSES] += math.floor(pressure)
-        lower = 1.0 if pressure >= 1 else _next_lower(current, rows, count)
-        if lower < whole[_CEILING]:
-            whole[_CEILING], whole[_CHANGED_S] = lower, now_s
-        whole[_RISES_S] = now_s + (knob(rule, _CALM) if pressure >= 1 else step_s)
+    if whole[_PRESSURE] != _NONE:
+        _fall(rule, current, whole, rows, count)
     elif within > narrowest and not _keeps_up(
         rule, _next_lower(within, rows, count), within, 1.0, whole, rows, count, query
     ):
         whole[_CEILING], whole[_CHANGED_S] = _next_lower(within, rows, count), now_s
-        whole[_RISES_S] = now_s + step_s
-    elif within < widest and now_s >= whole[_RISES_S]:
+        whole[_RISES_S] = now_s + knob(rule, _STEP)
+    _rise(rule, whole, rows, count, query)
+    return max(narrowest, whole[_CEILING])
+
+
+@compiled
+def _fall(rule: Column, current: float, whole: Column, rows: Table, count: int) -> None:
+    """Lower the ceiling for what has been noted, as of when that was: a decision may come long after it."""
+    pressure, whole[_PRESSURE], noted_s = whole[_PRESSURE], _NONE, whole[_NOTED_S]
+    if current > nearest_width(0.0, rows, count):  # else the width is not what is to blame
+        _note_failure(rule, whole, current, noted_s)
+    if noted_s - whole[_FAILED_S] <= knob(rule, _CALM):
+        whole[_MISSES] += math.floor(pressure)
+    lower = 1.0 if pressure >= 1 else _next_lower(current, rows, count)
+    if lower < whole[_CEILING]:
+        whole[_CEILING], whole[_CHANGED_S] = lower, noted_s
+    whole[_RISES_S] = noted_s + (knob(rule, _CALM) if pressure >= 1 else knob(rule, _STEP))
+
+
+@compiled
+def _rise(rule: Column, whole: Column, rows: Table, count: int, query: Column) -> None:
+    """Let the ceiling rise by a width for each step of time in which it could have, whether or not anybody came."""
+    now_s, narrowest, widest = query[col.NOW_S], nearest_width(0.0, rows, count), nearest_width(math.inf, rows, count)
+    within = _next_lower(max(narrowest, min(widest, whole[_CEILING])) + 1, rows, count)
+    while within < widest and now_s >= whole[_RISES_S]:
         higher = next_width(within, rows, count)
         has_failed = 0 < whole[_FAILED] <= higher and whole[RATE_RPS] > RELIEVED * whole[_FAILED_RPS]
         pause_s = _pause_s(within, higher, whole, rows, count) if has_failed else 0.0
         is_left_out = now_s < whole[_FAILED_S] + pause_s
-        if not is_left_out and _keeps_up(rule, within, higher, knob(rule, _LOAD), whole, rows, count, query):
-            whole[_CEILING] = math.inf if higher == widest else higher
-            whole[_CHANGED_S], whole[_RISES_S] = now_s, now_s + step_s
-            if higher >= whole[_FAILED]:
-                whole[_MISSES] = 0.0
-    return max(narrowest, whole[_CEILING])
+        if is_left_out or not _keeps_up(rule, within, higher, knob(rule, _LOAD), whole, rows, count, query):
+            whole[_RISES_S] = now_s
+            return
+        whole[_CEILING] = math.inf if higher == widest else higher
+        whole[_CHANGED_S] = now_s
+        whole[_RISES_S] += knob(rule, _STEP)
+        if higher >= whole[_FAILED]:
+            whole[_MISSES] = 0.0
+        within = higher
 
 
 @compiled

@@ -363,10 +363,11 @@ class Dispatcher:
 
         Families share the servers, so it is a sign for those too that have more than their share of them.
         """
+        now_s = asyncio.get_running_loop().time()
         for policy in self.deciders.observing:
             for family, tables in self._tables.all():
                 if missed in (None, family) or self._fair_share(family).has_more:
-                    policy.observe_miss(tables.memory)
+                    policy.observe_miss(tables.memory, now_s)
 
     def _fair_share(self, family: Family) -> FairShare:
         now_s = asyncio.get_running_loop().time()

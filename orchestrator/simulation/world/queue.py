@@ -68,7 +68,7 @@ def give_up(world: World, request: int, status: float) -> None:
         for other in range(int(world.state[sim.FAMILIES])):
             if other == family or fair_share(world, other).has_more:
                 first = other * MEMORY_FIELDS
-                observe_miss(world.rule, world.memory[first : first + MEMORY_FIELDS])
+                observe_miss(world.rule, world.memory[first : first + MEMORY_FIELDS], world.state[sim.NOW_S])
 
 
 @compiled

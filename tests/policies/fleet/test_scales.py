@@ -77,7 +77,7 @@ def decisions(
         except UntrustedError as error:  # of what else there is to be seen, which no scale changes
             made.append(str(error))
         if now_s == 0 and isinstance(policy, ObservingPolicy):
-            policy.observe_miss(memory)
+            policy.observe_miss(memory, now_s)
     return made
 
 

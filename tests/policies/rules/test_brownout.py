@@ -55,13 +55,44 @@ def test_a_request_that_was_missed_is_followed_by_a_second_of_the_narrowest(how:
     asker = new_asker()
     for at_s in (10.0, 10.7):
         if how == "refused":
-            asker.policy.observe_miss(asker.memory)
+            asker.miss(at_s)
         else:
             asker.observe(slack_used=1.1, now_s=at_s)
         assert width_at(asker, at_s) == NARROWEST
     seen = widths_until(asker, 10.7, 10.7 + CALM_S + 3 * STEP_S)
     assert {width for at_s, width in seen if at_s < 10.7 + CALM_S} == {NARROWEST}
     assert [width for width in dict.fromkeys(width for _, width in seen)] == list(WIDTHS)  # one after another
+
+
+@pytest.mark.parametrize("how", ["refused", "late"])
+@pytest.mark.parametrize(
+    ("after_s", "width"),
+    [
+        (0.9 * CALM_S, 25),
+        (CALM_S + 0.5 * STEP_S, 50),
+        (CALM_S + 1.5 * STEP_S, 75),
+        (CALM_S + 2.5 * STEP_S, 100),
+        (20.0, 100),
+    ],
+)
+def test_who_comes_after_a_while_without_requests_finds_the_ceiling_risen(how: str, after_s: float, width: int) -> None:
+    asker = new_asker()
+    assert width_at(asker, 10.0) == WIDEST
+    if how == "refused":
+        asker.miss(10.1)
+    else:
+        asker.observe(slack_used=1.1, now_s=10.1)
+    assert width_at(asker, 10.1 + after_s) == width
+
+
+def test_time_in_which_the_ceiling_could_not_rise_does_not_let_it_rise_by_more_afterwards() -> None:
+    asker = new_asker()
+    asker.miss(1.0)
+    # 400 a second at the narrowest: what comes keeps it there.
+    seen = {width_at(asker, 1.0 + number / 420) for number in range(5 * 420)}
+    assert seen == {NARROWEST}
+    later = [width_at(asker, 6.0 + number / 5) for number in range(20)]
+    assert list(dict.fromkeys(later)) == list(WIDTHS)
 
 
 def test_an_answer_that_used_most_of_its_spare_time_costs_one_width_for_a_step() -> None:
@@ -74,17 +105,17 @@ def test_an_answer_that_used_most_of_its_spare_time_costs_one_width_for_a_step()
 def test_a_decision_says_whether_the_ceiling_has_narrowed_it() -> None:
     asker = new_asker()
     assert asker.query(IN_TIME, now_s=1.0).reason is Reason.LEAST_COMPLETION
-    asker.policy.observe_miss(asker.memory)
+    asker.miss(1.5)
     assert asker.query(IN_TIME, now_s=2.0).reason is Reason.BELOW_CEILING
 
 
 @pytest.mark.parametrize("accuracy", [0.02, 0.9, 1.0])
 def test_a_request_that_takes_one_width_alone_is_below_no_ceiling_and_raises_none(accuracy: float) -> None:
     asker, pinned = new_asker(), [line_candidate("a", 75, per_item_s=0.0075, drain_s=0.0, accuracy=accuracy)]
-    asker.policy.observe_miss(asker.memory)
+    asker.miss(1.0)
     assert width_at(asker, 1.0) == NARROWEST
-    assert asker.query(pinned, now_s=2.5).reason is Reason.LEAST_COMPLETION
-    assert width_at(asker, 2.5) == 50  # one further than the narrowest, as without it
+    assert asker.query(pinned, now_s=2.1).reason is Reason.LEAST_COMPLETION
+    assert width_at(asker, 2.1) == 50  # one further than the narrowest, as without it
 
 
 @pytest.mark.parametrize("accuracy", [0.02, 0.9, 0.999])
@@ -120,7 +151,7 @@ def test_a_width_that_fails_is_tried_again_once_what_it_cost_is_half_of_what_it_
         if width_at(asker, now_s) == WIDEST:  # which is too much
             tried_s.append(now_s)
             for _ in range(misses):
-                asker.policy.observe_miss(asker.memory)
+                asker.miss(now_s)
             assert width_at(asker, now_s) == NARROWEST
     gaps_s = [later - earlier for earlier, later in pairwise(tried_s)]
     rise_s = CALM_S + 3 * STEP_S
@@ -139,7 +170,7 @@ def test_a_width_that_has_done_well_meanwhile_is_tried_again_at_once_when_it_fai
             if now_s > (missed_s[-1] if missed_s else 0) + 2 * AGAIN_S:
                 missed_s.append(now_s)
                 for _ in range(misses):
-                    asker.policy.observe_miss(asker.memory)
+                    asker.miss(now_s)
     back_s = [next(s for s in widest_s if s > missed + CALM_S / 2) - missed for missed in missed_s[:-1]]
     assert len(back_s) > 3
     assert max(back_s) <= CALM_S + 3 * STEP_S + 0.1
@@ -150,7 +181,7 @@ def test_a_width_that_failed_under_more_load_is_tried_again_at_once() -> None:
     for number in range(400):
         width_at(asker, 1.0 + number / 200)
     for _ in range(1000):
-        asker.policy.observe_miss(asker.memory)
+        asker.miss(3.0)
     seen = [width_at(asker, 3.0 + number / 50) for number in range(5 * 50)]
     assert seen[0] == NARROWEST
     assert seen[-1] == WIDEST, "and not after a minute"
@@ -158,10 +189,10 @@ def test_a_width_that_failed_under_more_load_is_tried_again_at_once() -> None:
 
 def test_a_miss_at_the_narrowest_is_not_put_down_to_a_wider_one() -> None:
     asker = new_asker()
-    asker.policy.observe_miss(asker.memory)
+    asker.miss(1.0)
     for at_s in (1.0, 1.5, 2.0, 2.5):
         assert width_at(asker, at_s) == NARROWEST
-        asker.policy.observe_miss(asker.memory)
+        asker.miss(at_s)
     assert width_at(asker, 2.6) == NARROWEST
     assert width_at(asker, 2.6 + CALM_S) == 50  # the pause that the widest has does not grow
     assert width_at(asker, 2.6 + CALM_S + 2 * STEP_S) > 50
@@ -171,7 +202,7 @@ def test_a_miss_at_the_narrowest_is_not_put_down_to_a_wider_one() -> None:
 def test_the_ceiling_stays_a_width_above_where_servers_can_answer_what_arrives(rate_rps: int, width: int) -> None:
     # In full batches the server answers 100 a second at the widest, 133 at 75 %, 200 at 50 % and 400 at 25 %.
     asker = new_asker()
-    asker.policy.observe_miss(asker.memory)
+    asker.miss(1.0)
     seen = [width_at(asker, 1.0 + number / rate_rps) for number in range(10 * rate_rps)]
     assert set(seen[-3 * rate_rps :]) == {width}
     if width == WIDEST:
@@ -184,21 +215,21 @@ def test_the_ceiling_stays_a_width_above_where_servers_can_answer_what_arrives(r
 
 def test_who_allows_no_narrow_width_gets_the_narrowest_that_he_allows() -> None:
     asker = new_asker()
-    asker.policy.observe_miss(asker.memory)
+    asker.miss(1.0)
     assert width_at(asker, 1.0, IN_TIME[2:]) == 75
     assert width_at(asker, 1.1) == NARROWEST
 
 
 def test_a_miss_of_a_request_that_allows_one_width_narrows_the_others() -> None:
     asker = new_asker()
-    asker.policy.observe_miss(asker.memory)
+    asker.miss(1.0)
     assert width_at(asker, 1.0, IN_TIME[-1:]) == WIDEST
     assert width_at(asker, 1.1) == NARROWEST
 
 
 def test_where_nothing_is_in_time_what_drains_first_below_the_ceiling_runs() -> None:
     asker = new_asker()
-    asker.policy.observe_miss(asker.memory)
+    asker.miss(1.0)
     # By what was observed, the narrowest has become the slowest; it has been the only one to be observed.
     late = [line_candidate("a", width, per_item_s=1.0, drain_s=2.0 - width / 100) for width in WIDTHS]
     assert width_at(asker, 1.0, late) == NARROWEST
@@ -211,7 +242,7 @@ def test_within_a_second_of_a_miss_nothing_wider_than_the_narrowest_runs(story: 
     for after_s, what in story:
         now_s += after_s
         if what == "miss":
-            asker.policy.observe_miss(asker.memory)
+            asker.miss(now_s)
             missed_s = now_s
         else:
             asker.observe(slack_used=0.9 if what == "used" else 0.1, now_s=now_s)
@@ -229,8 +260,8 @@ def test_its_numbers_can_be_set() -> None:
     assert width_at(asker, 0.0) == WIDEST
     asker.observe(slack_used=0.9, now_s=5.0)
     assert width_at(asker, 5.0) == WIDEST  # three fifths would have been enough
-    asker.policy.observe_miss(asker.memory)
-    seen = {at_s: width_at(asker, at_s) for at_s in (5.1, 8.0, 8.2, 8.6, 8.8)}
+    asker.miss(5.15)
+    seen = {at_s: width_at(asker, at_s) for at_s in (5.2, 8.1, 8.2, 8.6, 8.7)}
     assert list(seen.values()) == [NARROWEST, NARROWEST, 50, 50, 75]
 
 
@@ -240,7 +271,7 @@ def test_thrift_below_a_ceiling_is_thrift_until_a_request_is_missed() -> None:
         now_s = number * 0.05
         slack_s = 0.002 * (1 + number % 20)
         assert width_at(asker, now_s, slack_s=slack_s) == width_at(thrift, now_s, slack_s=slack_s)
-    asker.policy.observe_miss(asker.memory)
+    asker.miss(2.0)
     assert width_at(asker, 2.0) == NARROWEST != width_at(thrift, 2.0)
     assert asker.query(IN_TIME, now_s=2.5).reason is Reason.BELOW_CEILING
     seen = [width for _, width in widths_until(asker, 2.5, 2.0 + CALM_S + 5 * STEP_S)]
@@ -278,7 +309,7 @@ def test_a_batch_that_could_not_be_narrower_is_full() -> None:
     alone = [full_candidate(100, per_item_s=0.002, fixed_s=0.001)]
     assert new_asker().choice(alone, items=40, slack_s=10.0) == ("a", 100, 32)
     asker = new_asker()
-    asker.policy.observe_miss(asker.memory)
+    asker.miss(1.0)
     candidates = [full_candidate(width, per_item_s=0.002, fixed_s=0.001) for width in WIDTHS]
     assert asker.choice(candidates, now_s=1.0, items=40, slack_s=10.0) == ("a", NARROWEST, 32)
 

@@ -72,5 +72,5 @@ def test_a_base_leaves_what_a_learned_policy_remembers_alone(name: str) -> None:
         asker.query(rows, now_s=now_s, items=1 + number % 7, slack_s=0.015)
         asker.observe(slack_used=0.5 + 0.02 * (number % 40), took_s=0.02, now_s=now_s)
         if number % 20 == 0 and hasattr(asker.policy, "observe_miss"):
-            asker.policy.observe_miss(asker.memory)
+            asker.miss(now_s)
     assert not asker.memory.table(asker.policy.name)[WHOLE][OF_LEARNED:].any()

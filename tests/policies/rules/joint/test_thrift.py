@@ -50,7 +50,7 @@ def test_once_its_ceiling_has_fallen_whatever_answers_first_is_taken_and_no_bett
     fleet = [*server("a", wait_s=0.01, has_room=False), *server("b", dear=3.0)]
     asker = Asker("thrift:brownout,worth=0.3,latency=0,patience=0.3")
     assert asker.query(fleet) == Hold(Reason.BETTER_SERVER_BUSY)
-    asker.policy.observe_miss(asker.memory)
+    asker.miss(0.1)
     assert asker.choice(fleet, now_s=0.1)[:2] == ("b", 50)
 
 
