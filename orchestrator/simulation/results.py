@@ -270,14 +270,17 @@ def change_workload(settings: ScenarioSettings, *, load_ratio: float | None, req
 def compare_policies(
     settings: ScenarioSettings,
     servers: Sequence[SimulatedServer],
-    policies: Sequence[Policy],
+    policies: Mapping[str, Policy],
     *,
     seeds: int,
     alone: bool = False,
     execute: Executor = run_here,
 ) -> Comparison:
-    """Run every policy on the traces of so many seeds, from 0 on; ``alone``: each family's requests alone as well."""
-    jobs = [(policy, seed) for seed in range(seeds) for policy in policies]
+    """Run every policy on the traces of so many seeds, from 0 on; ``alone``: each family's requests alone as well.
+
+    Results have the names that ``policies`` go by: of two files' policies the own names may be one.
+    """
+    jobs = [(name, policy, seed) for seed in range(seeds) for name, policy in policies.items()]
     found = run_in_order(execute, partial(_run_one, settings, servers, alone), jobs)
     rate_rps = found[-1][0]
     callers, bound = settings.workload.callers, None
@@ -287,10 +290,10 @@ def compare_policies(
 
 
 def _run_one(
-    settings: ScenarioSettings, servers: Sequence[SimulatedServer], alone: bool, job: tuple[Policy, int]
+    settings: ScenarioSettings, servers: Sequence[SimulatedServer], alone: bool, job: tuple[str, Policy, int]
 ) -> tuple[float, Result]:
     """Return the items a second of a trace, and what a policy did with it."""
-    policy, seed = job
+    name, policy, seed = job
     trace = draw_trace(settings, servers, seed)
 
     def run(trace: Trace) -> Result:
@@ -306,7 +309,7 @@ def _run_one(
             for own in found.families
         ]
         found = replace(found, families=tuple(families))
-    return trace.rate_rps, found
+    return trace.rate_rps, replace(found, policy=name)
 
 
 def mean_of_known(values: Sequence[float | None]) -> float | None:

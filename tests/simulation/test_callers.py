@@ -76,9 +76,16 @@ def test_who_is_refused_sends_again_too() -> None:
     assert (found[sim.STATUS] == sim.ANSWERED).sum() > 50
 
 
+def test_policies_of_one_name_are_compared_by_what_they_were_given_as() -> None:
+    given, fleet = {"mine": parse_policy("lert"), "other": parse_policy("lert")}, servers(1, single())
+    found = compare_policies(called(3, requests=50), fleet, given, seeds=2)
+    assert {name: len(results) for name, results in found.by_policy().items()} == {"mine": 2, "other": 2}
+    assert list(found.averages()) == ["mine", "other"]
+
+
 def test_no_bound_is_told_of_callers_who_wait() -> None:
     settings, fleet = called(3, requests=50), servers(1, single())
-    found = compare_policies(settings, fleet, [parse_policy("lert")], seeds=1)
+    found = compare_policies(settings, fleet, {"lert": parse_policy("lert")}, seeds=1)
     assert (found.callers, found.most_accuracy) == (3, None)
     with pytest.raises(ConfigError, match=r"workload\.callers is 3: .*leave callers out"):
         find_fluid_bounds(settings, fleet)

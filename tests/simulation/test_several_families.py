@@ -69,7 +69,7 @@ def result_of(given: ScenarioSettings, policy: str, family: str, *families: str)
 def test_a_comparison_tells_how_each_family_fares_alone_where_it_is_asked_to() -> None:
     shed = {"shed_late": True, "queue_limit": 1000}
     given = scenario(requests=4000, load=2.0, families={"cats": {"share": 0.3}, "dogs": {}}, objectives=shed)
-    fleet, policies = two_servers("cats", "dogs"), [parse_policy("thrift")]
+    fleet, policies = two_servers("cats", "dogs"), {"thrift": parse_policy("thrift")}
     (found,) = compare_policies(given, fleet, policies, seeds=1, alone=True).results
     for own in found.families:
         assert own == result_of(given, "thrift", own.name, "cats", "dogs")
@@ -130,11 +130,13 @@ def test_servers_are_shared_by_weight_where_both_families_want_more() -> None:
         objectives={"shed_late": True},
         workload={"load_of_width": 100},
     )
-    results = compare_policies(given, two_servers("cats", "dogs"), [parse_policy("lert:narrowest")], seeds=1).results
+    results = compare_policies(
+        given, two_servers("cats", "dogs"), {"lert:narrowest": parse_policy("lert:narrowest")}, seeds=1
+    ).results
     even = compare_policies(
         given.model_copy(update={"families": {name: given.families["dogs"] for name in given.families}}),
         two_servers("cats", "dogs"),
-        [parse_policy("lert:narrowest")],
+        {"lert:narrowest": parse_policy("lert:narrowest")},
         seeds=1,
     ).results
     by_weight = [own.attainment_ratio for own in results[0].families]

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.table import Column
 
-from orchestrator.cli.options import FILE, SHIPPED_FILE, dask_option, processes_option
+from orchestrator.cli.options import FILE, SHIPPED_FILE, FiniteRange, dask_option, processes_option
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
@@ -57,7 +57,7 @@ _COLUMNS = (
 @click.option("--scenario", "path", required=True, type=SHIPPED_FILE, help="YAML file.")
 @click.option("--policy", "policies", multiple=True, help="Several times for several; see docs/policies.md.")
 @click.option("--seeds", default=3, type=click.IntRange(1), help="Traces, from seed 0 on; of one there is no interval.")
-@click.option("--load", "load_ratio", type=click.FloatRange(0, min_open=True), help="In place of the scenario's.")
+@click.option("--load", "load_ratio", type=FiniteRange(0, min_open=True), help="In place of the scenario's.")
 @click.option("--requests", type=click.IntRange(1), help="In place of the scenario's.")
 @click.option("--alone", is_flag=True, help="Of several families, run the requests of each without the others' too.")
 @processes_option
@@ -89,8 +89,8 @@ def simulate(
         check_matplotlib("--plot")
     settings, servers = load_scenario(path)
     settings = change_workload(settings, load_ratio=load_ratio, requests=requests)
-    names = policies or _DEFAULT_POLICIES
-    parsed = [parse_policy(name) for name in names]
+    names = list(dict.fromkeys(policies or _DEFAULT_POLICIES))
+    parsed = {name: parse_policy(name) for name in names}
     about = {"scenario": digest_scenario(settings, servers), "policies": identities(names), "alone": alone}
     about["seeds"] = seeds
     with (
