@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from orchestrator.decision import Dispatch, Hold, Reject
-from orchestrator.errors import ConfigError, UntrustedError
+from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reject
+from orchestrator.errors import ConfigError, SlimError, UntrustedError
 from orchestrator.policies.circuit_breaker import find_fault
 from orchestrator.policies.fleet.row_values import read_candidate
 from orchestrator.policies.learned.decide import Scorer, decide_by_scores
@@ -157,10 +158,15 @@ class Simulation:
             return
         candidates = [read_candidate(world.rows, row, self._tables.names) for row in range(count)]
         situation = self._situation()
-        decision = self.policy.choose(candidates, situation)
+        decision = self._ask(candidates, situation)
         fault = find_fault(decision, candidates, situation, binding=self.policy.binding, is_idle=False)
         if fault is not None:
             raise ConfigError(f"policy {self.policy.name!r} may not decide so ({fault}): {decision}")
+        if isinstance(decision, Hold) and decision.until_s is not None and not decision.until_s > situation.now_s:
+            raise ConfigError(
+                f"policy {self.policy.name!r} holds until {decision.until_s} s and it is {situation.now_s} s, so that "
+                "no time would pass; give a later one, or None"
+            )
         if isinstance(decision, Dispatch):
             chosen = decision.candidate
             keys = [(c.server, c.width) for c in candidates]
@@ -170,6 +176,18 @@ class Simulation:
         else:
             assert isinstance(decision, Hold)
             self.apply(HOLD, 0.0, math.inf if decision.until_s is None else decision.until_s)
+
+    def _ask(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
+        try:
+            return self.policy.choose(candidates, situation)
+        except (SlimError, AssertionError):  # the latter are for who checks a policy, see simulation.policy_contract
+            raise
+        except Exception as exc:
+            at = traceback.extract_tb(exc.__traceback__)[-1]
+            raise ConfigError(
+                f"policy {self.policy.name!r} raised {type(exc).__name__}: {exc} ({at.filename}, line {at.lineno}); "
+                "mend it"
+            ) from exc
 
     def _situation(self) -> Situation:
         """Return what is asked as a value, with what policies remember."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,3 +92,21 @@ def test_the_simulator_refuses_what_a_router_would_not_do() -> None:
     fleet = servers(1, single())
     with pytest.raises(ConfigError, match=r"policy 'mine' may not decide so \(not_offered\)"):
         Simulation(scenario(requests=50), fleet, Policyish(holding_for_none(too_many))).run()
+
+
+@pytest.mark.parametrize("until_s", [-math.inf, 0.0, math.nan])
+def test_the_simulator_refuses_holds_in_which_no_time_would_pass(until_s: float) -> None:
+    def hold(_: Sequence[Candidate], situation: Situation) -> Hold:
+        return Hold(Reason.BETTER_SERVER_BUSY, situation.now_s + until_s)
+
+    with pytest.raises(ConfigError, match=r"policy 'mine' holds until .* s and it is .*; give a later one, or None"):
+        Simulation(scenario(requests=50), servers(1, single()), Policyish(hold)).run()
+
+
+def test_the_simulator_says_which_policy_raised_and_where() -> None:
+    def choose(candidates: Sequence[Candidate], _: Situation) -> Decision:
+        raise KeyError("width")
+
+    message = r"policy 'mine' raised KeyError: 'width' \(.*test_policy_contract\.py, line \d+\); mend it"
+    with pytest.raises(ConfigError, match=message):
+        Simulation(scenario(requests=50), servers(1, single()), Policyish(choose)).run()
