@@ -58,9 +58,9 @@ class Records(Journal):
         self.write({"cell": list(cell.key), **asdict(result)})
 
     def _replay(self, number: int, values: dict[str, Any]) -> None:
-        if not self._may_resume:
-            raise ConfigError(f"{self.path} holds runs; go on with --resume, or {_REMEDY}")
         if number > 1:
+            if not self._may_resume:
+                raise ConfigError(f"{self.path} holds runs; go on with --resume, or {_REMEDY}")
             digest, identity, trace = values["cell"]
             self.results[str(digest), str(identity), int(trace)] = _RESULT.validate_python(values)
             return

@@ -9,9 +9,12 @@ Names of ours come first wherever both are known, so that no package changes wha
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.errors import ConfigError
@@ -45,9 +48,13 @@ class PluginGroup:
         return point.value if point.dist is None else point.dist.name
 
     def version(self, name: str) -> str:
-        """Return the package, with its version, that brings one of the names."""
+        """Return the package, with its version and a digest of its sources, that brings one of the names.
+
+        A package that is installed to be edited changes without another version.
+        """
         point = self._points()[name]
-        return point.value if point.dist is None else f"{point.dist.name} {point.dist.version}"
+        package = point.value if point.dist is None else f"{point.dist.name} {point.dist.version}"
+        return f"{package} {_digest_sources(point.module)}"
 
     def load(self, name: str) -> Any:
         """Return what one of the names stands for; raises ConfigError when that can't be imported."""
@@ -69,3 +76,15 @@ class PluginGroup:
 
     def _points(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group=self.name)}
+
+
+def _digest_sources(module: str) -> str:
+    """Return a digest of the sources of the top-level package that a module is in; empty where it has none."""
+    spec = find_spec(module.partition(".")[0])
+    if spec is None:
+        return ""
+    folders = spec.submodule_search_locations or []
+    files = sorted(file for folder in folders for file in Path(folder).rglob("*.py"))
+    if not files and spec.has_location and spec.origin is not None:
+        files = [Path(spec.origin)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]

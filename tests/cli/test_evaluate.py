@@ -134,7 +134,7 @@ def test_an_unfinished_run_is_only_gone_on_with_when_asked_to(tmp_path: Path) ->
     root, out = write_suite(tmp_path / "scenarios", stems=("calm",)), tmp_path / "out"
     out.mkdir()
     (out / "evaluation-own.partial").write_text('{"version": 1}\n')
-    for more, problem in (((), "go on with --resume"), (("--resume",), "begun with code None")):
+    for more, problem in (((), "begun with code None"), (("--resume",), "begun with code None")):
         run = evaluate(root, out, "--policy", "random", *more)
         assert run.exit_code == 1
         assert problem in run.output

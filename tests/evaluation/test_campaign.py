@@ -113,6 +113,12 @@ def test_how_many_processes_there_are_changes_nothing(cases: tuple[Case, ...], t
             assert list(one.scores[label].figures[name]) == list(other.scores[label].figures[name])
 
 
+def test_a_journal_without_a_run_is_begun_anew(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Records(tmp_path / "journal", seeds=3, resume=False) as records:
+            assert records.results == {}
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -44,13 +44,37 @@ def scenario(tmp_path: Path) -> Path:
 
 def test_a_suite_runs_it_and_times_no_decision_on_tables(scenario: Path) -> None:
     entry = make_entry("saver", "saver,share=0.25")
-    assert entry.identity == "saver,share=0.25 saver_evaluated 1.0"  # another version decides otherwise
+    assert entry.identity.startswith("saver,share=0.25 saver_evaluated 1.0 ")  # another version decides otherwise
     result = run_cell(Cell(digest_of(scenario), scenario, 300, entry, 0, 2, True))
     assert len(result.runs) == 1  # it draws no random numbers
     assert result.decision_s is None
     assert result.timeline is not None
     other = run_cell(Cell(digest_of(scenario), scenario, 300, make_entry("saver", "saver,share=1"), 0, 1, False))
     assert other.runs[0].figures != result.runs[0].figures
+
+
+@pytest.mark.parametrize("is_folder", [False, True], ids=["a_module", "a_package"])
+def test_a_policy_whose_sources_were_edited_is_another_one(
+    is_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "edited"
+    (installed / "edited_saver").mkdir(parents=True)
+    monkeypatch.syspath_prepend(installed)
+    if is_folder:
+        install(installed, "unused", SAVER, {"edited": "Saver"})
+        (installed / "unused-1.0.dist-info" / "entry_points.txt").write_text(
+            "[slimsched.policies]\nedited = edited_saver.inside:Saver\n"
+        )
+        (installed / "edited_saver" / "__init__.py").touch()
+        (installed / "edited_saver" / "inside.py").write_text(SAVER)
+        source = installed / "edited_saver" / "helper.py"
+    else:
+        install(installed, "edited_alone", SAVER, {"edited": "Saver"})
+        source = installed / "edited_alone.py"
+    before = make_entry("edited", "edited").identity
+    assert make_entry("edited", "edited").identity == before
+    source.write_text(SAVER + "# mended\n")
+    assert make_entry("edited", "edited").identity != before
 
 
 def test_each_run_has_one_of_its_own_that_remembers_nothing(scenario: Path) -> None:
