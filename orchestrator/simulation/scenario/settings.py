@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -66,6 +66,9 @@ class ObjectiveSettings(Section):
     """How often a request is sent at the most."""
     energy_weight: float = Field(default=2 / 15, ge=0, allow_inf_nan=False)
     """Accuracy, 0..1, that most joules of a request are worth in utility; see orchestrator.simulation.utility."""
+
+
+AskedT = TypeVar("AskedT", ObjectiveSettings, ClassSettings, FamilySettings)
 
 
 class FaultSettings(Section):
@@ -212,39 +215,31 @@ def parse_scenario(text: str, *, source: str, folder: Path) -> tuple[ScenarioSet
     objectives = settings.objectives
     if not settings.families:
         (qualities,) = known.values()
-        if "min_accuracy" in objectives.model_fields_set:
-            objectives = objectives.model_copy(update={"min_accuracy": _relative(objectives.min_accuracy, qualities)})
-        settings = settings.with_workload(classes=_relative_classes(settings, qualities, source=source))
+        objectives = _with_relative(objectives, qualities, f"{source}: objectives")
+        classes = settings.workload.classes
+        where = f"{source}: workload.classes"
+        settings = settings.with_workload(
+            classes=tuple(_with_relative(own, qualities, f"{where}.{index}") for index, own in enumerate(classes))
+        )
     families = {
-        name: family.model_copy(update={"min_accuracy": _relative(family.min_accuracy, known[Family(name)])})
-        if "min_accuracy" in family.model_fields_set
-        else family
+        name: _with_relative(family, known[Family(name)], f"{source}: families.{name}")
         for name, family in settings.families.items()
     }
     changed = settings.model_copy(update={"objectives": objectives, "families": families})
     return changed, with_relative_qualities(fleet)
 
 
-def _relative_classes(
-    settings: ScenarioSettings, qualities: Sequence[float], *, source: str
-) -> tuple[ClassSettings, ...]:
-    """Return the classes with the least qualities that count on the scale of policies."""
-    found = []
-    for index, own in enumerate(settings.workload.classes):
-        if "min_accuracy" in own.model_fields_set:
-            if own.min_accuracy > max(qualities):
-                raise ConfigError(
-                    f"{source}: workload.classes.{index}.min_accuracy is {own.min_accuracy:g}, the most that any width "
-                    f"has is {max(qualities):g}; lower it"
-                )
-            own = own.model_copy(update={"min_accuracy": _relative(own.min_accuracy, qualities)})
-        found.append(own)
-    return tuple(found)
-
-
-def _relative(bound: float, qualities: Sequence[float]) -> float:
-    """Return the least quality that counts, on the scale of policies."""
-    return max(0.0, relative_quality(bound, qualities))
+def _with_relative(asked: AskedT, qualities: Sequence[float], where: str) -> AskedT:
+    """Return what requests ask for with the least quality that counts on the scale of policies."""
+    if "min_accuracy" not in asked.model_fields_set:
+        return asked
+    if asked.min_accuracy > max(qualities):
+        raise ConfigError(
+            f"{where}.min_accuracy is {asked.min_accuracy:g}, the most that any width has is {max(qualities):g}; lower "
+            "it"
+        )
+    least = max(0.0, relative_quality(asked.min_accuracy, qualities))
+    return asked.model_copy(update={"min_accuracy": least})
 
 
 def eligible_fleet(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> tuple[SimulatedServer, ...]:

@@ -30,6 +30,8 @@ from tests.simulation.worlds import run, scenario, servers, single
 ROOT = Path(__file__).parents[3]
 SCENARIOS = sorted((ROOT / "scenarios").glob("*.yaml"))
 GOOD: dict[str, Any] = {"name": "good", "servers": [{"name": "a", "widths": {50: {"item_ms": 2}, 100: {"item_ms": 5}}}]}
+WIDTHS = {50: {"item_ms": 2, "accuracy": 0.8}, 100: {"item_ms": 5, "accuracy": 0.9}}
+OF_TWO = {"name": "a", "families": {name: WIDTHS for name in ("cats", "dogs")}}
 
 
 def written(folder: Path, values: dict[str, Any]) -> Path:
@@ -72,6 +74,14 @@ def test_servers_are_counted_and_named(tmp_path: Path) -> None:
         ({"workload": {"kind": "ramp", "rates": [1, 2, 3]}}, "a ramp has two rates"),
         ({"workload": {"rates": [-1, 2]}}, "must not be negative"),
         ({"objectives": {"deadline_ms": -5}}, "objectives.deadline_ms: must be above 0, got -5"),
+        (
+            {"objectives": {"min_accuracy": 7}},
+            "objectives.min_accuracy is 7, the most that any width has is .*; lower it",
+        ),
+        (
+            {"families": {"cats": {}, "dogs": {"min_accuracy": 7}}, "servers": [OF_TWO]},
+            "families.dogs.min_accuracy is 7, the most that any width has is 0.9; lower it",
+        ),
         ({"servers": []}, "servers: must have at least 1"),
         ({"servers": [{"name": "a"}]}, "server 'a' needs either profile or widths"),
         ({"servers": [*GOOD["servers"], *GOOD["servers"]]}, "the name 'a' is used twice; names must be unique"),
