@@ -19,6 +19,9 @@ from click.shell_completion import CompletionItem
 from orchestrator.errors import SlimError
 from orchestrator.installed.plugins import PluginGroup
 
+_INTERRUPTED = 130
+"""The exit status of what SIGINT has ended, as shells have it."""
+
 
 class _Entry(NamedTuple):
     """Where a command is, and what it is for, in the words of the list of commands."""
@@ -111,17 +114,22 @@ class RootGroup(click.Group):
         return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; expected errors and bugs alike end in one line and exit status 1."""
+        """Run the command; expected errors and bugs alike end in one line and exit status 1, an interruption with 130.
+
+        A command that can go on later says how as the KeyboardInterrupt's text.
+        """
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as exc:
+            click.echo("; ".join(filter(None, ("interrupted", str(exc)))), err=True)
+            ctx.exit(_INTERRUPTED)
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):  # the last is a reader that has seen enough
             raise
         except click.UsageError as exc:  # click would print the usage too; one line says enough
             hint = f"; see '{exc.ctx.command_path} --help'" if exc.ctx else ""
             raise _OneLineUsageError(exc.format_message().rstrip(".") + hint) from exc
         except Exception as exc:
-            if ctx.params.get("debug"):
-                click.echo("".join(traceback.format_exception(exc)), err=True, nl=False)
+            _show_trace(exc, is_wanted=bool(ctx.params.get("debug")))
             if isinstance(exc, click.ClickException):
                 raise
             if isinstance(exc, SlimError):
@@ -129,6 +137,11 @@ class RootGroup(click.Group):
             raise click.ClickException(
                 f"unexpected {type(exc).__name__}: {' '.join(str(exc).split())}; 'slimsched --debug ...' shows where"
             ) from exc
+
+
+def _show_trace(error: Exception, *, is_wanted: bool) -> None:
+    if is_wanted:
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
 
 
 def _names_of_packages() -> list[str]:

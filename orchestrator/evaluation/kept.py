@@ -57,5 +57,8 @@ def keep_results(out: Path | None, about: Mapping[str, Any], kind: Any, execute:
                 journal.write({"job": job[0], "result": adapter.dump_python(result, mode="json")})
                 yield job, result
 
-        yield execute_missing
+        try:
+            yield execute_missing
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the same command goes on from {path}") from None
     path.unlink()

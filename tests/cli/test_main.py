@@ -187,3 +187,28 @@ def test_top_says_at_once_that_it_needs_a_terminal() -> None:
     assert (
         result.output == "Error: 'slimsched top' needs a terminal; elsewhere 'slimsched status' tells the same once\n"
     )
+
+
+def parameters(group: click.Group) -> list[tuple[str, click.Parameter]]:
+    found: list[tuple[str, click.Parameter]] = []
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        found += [(name, parameter) for parameter in command.params]
+        if isinstance(command, click.Group):
+            found += parameters(command)
+    return found
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_no_option_takes_a_number_that_is_none(value: str) -> None:
+    ranges = [(name, each) for name, each in parameters(main) if isinstance(each.type, click.types.FloatParamType)]
+    taken = []
+    for name, parameter in ranges:
+        try:
+            parameter.type.convert(value, parameter, None)
+            taken.append((name, parameter.opts))
+        except click.BadParameter:
+            pass
+    assert len(ranges) > 20
+    assert taken == []

@@ -81,7 +81,11 @@ def test_a_command_that_is_interrupted_goes_on_from_there_and_writes_the_same_fi
     module = import_module(f"orchestrator.cli.research.{command[0].replace('-', '_')}")
     monkeypatch.setattr(module, "open_executor", open_here)
     out, kept, is_interrupted = tmp_path / "out.json", tmp_path / "out.json.partial", True
-    assert run(out).exit_code != 0
+    stopped = run(out)
+    assert (stopped.exit_code, stopped.stderr.splitlines()[-1:]) == (
+        130,
+        [f"interrupted; the same command goes on from {kept}"],
+    )
     assert len(kept.read_text().splitlines()) == 1 + 1
     is_interrupted = False
     again = run(out)

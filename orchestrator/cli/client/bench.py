@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from orchestrator.cli.options import FILE, PATH
+from orchestrator.cli.options import FILE, PATH, FiniteRange
 from orchestrator.cli.research.output import say_figure, wide_console
 from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
 from orchestrator.loadgen.comparison import Result, compare, set_up_scores
@@ -92,9 +92,9 @@ def _load_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--out", type=FILE, help="Save every figure as JSON."),
         click.option("--senders", type=click.IntRange(1, 64), default=1, help="Processes that send."),
         click.option("--seed", type=int, default=0, help="Of arrivals and the order of items."),
-        click.option("--warm-up-s", type=click.FloatRange(min=0), default=1.0, help="First part that isn't counted."),
-        click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, help="How long to send."),
-        click.option("--deadline-ms", type=click.FloatRange(min=1), default=100.0, help="From when a request is due."),
+        click.option("--warm-up-s", type=FiniteRange(min=0), default=1.0, help="First part that isn't counted."),
+        click.option("--seconds", type=FiniteRange(min=0, min_open=True), default=10.0, help="How long to send."),
+        click.option("--deadline-ms", type=FiniteRange(min=1), default=100.0, help="From when a request is due."),
         click.option(
             "--workload",
             default="poisson",
@@ -137,14 +137,12 @@ def _load_options(function: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option(
     "--drift",
-    type=click.FloatRange(0, 1000),
+    type=FiniteRange(0, 1000),
     default=0.0,
     help="How far the popularity of families swings around their shares; above 1 each has times without requests.",
 )
-@click.option(
-    "--drift-periods", type=click.FloatRange(min=0, min_open=True), default=1.0, help="How often it goes round."
-)
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=100.0, help="Requests a second.")
+@click.option("--drift-periods", type=FiniteRange(min=0, min_open=True), default=1.0, help="How often it goes round.")
+@click.option("--rate", type=FiniteRange(min=0, min_open=True), default=100.0, help="Requests a second.")
 @_load_options
 @click.pass_context
 def bench(
@@ -211,7 +209,7 @@ def bench(
     help="NAME=KIND:PLACE[:MODEL][,PARAMETER=VALUE…]; kinds are grpc, http and router, the last one also with "
     ",policy=POLICY at the end. Several times for several.",
 )
-@click.option("--rate", "rates", type=click.FloatRange(min=0, min_open=True), multiple=True, required=True)
+@click.option("--rate", "rates", type=FiniteRange(min=0, min_open=True), multiple=True, required=True)
 @click.option("--rounds", type=click.IntRange(1), default=3)
 @_load_options
 def compare_command(named: tuple[str, ...], rates: tuple[float, ...], rounds: int, options: _Options) -> None:

@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cli.options import PATH, fleet_option
+from orchestrator.cli.options import PATH, FiniteRange, fleet_option
 from orchestrator.config import FleetSettings, load_fleet
 from orchestrator.errors import ConfigError
 from orchestrator.images import read_arrays, read_image, softmax
@@ -25,8 +25,10 @@ from orchestrator.snapshot import ServedModel, Width
 @click.command()
 @fleet_option
 @click.option("--family", help="Which family; needed when the fleet serves several.")
-@click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="When the answer should be there.")
-@click.option("--min-accuracy", type=float, help="Only widths of at least this quality, such as a top-1 of 0.9.")
+@click.option("--deadline-ms", type=FiniteRange(min=0, min_open=True), help="When the answer should be there.")
+@click.option(
+    "--min-accuracy", type=FiniteRange(), help="Only widths of at least this quality, such as a top-1 of 0.9."
+)
 @click.option("--width", type=click.IntRange(1, 100), help="Only this width, in percent.")
 @click.option("--resize", is_flag=True, help="Scale images to the input's size, where the family says nothing of it.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON line an image.")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 from rich.console import Console, Group, RenderableType
 
-from orchestrator.cli.options import fleet_option, token_option
+from orchestrator.cli.options import FiniteRange, fleet_option, token_option
 from orchestrator.config import FleetSettings, ServerSettings, load_fleet
 from orchestrator.config.names import host_of, is_name
 from orchestrator.controller.demands import MAX_HOLD_S
@@ -51,8 +51,8 @@ class _Found(NamedTuple):
 @fleet_option
 @click.option("--server", "server_name", help="Only this one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@click.option("--watch", "watch_s", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Show anew so often.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=3.0)
+@click.option("--watch", "watch_s", type=FiniteRange(min=0.1), metavar="SECONDS", help="Show anew so often.")
+@click.option("--timeout", "timeout_s", type=FiniteRange(min=0.1), default=3.0)
 @token_option
 def status(
     fleet_path: Path,
@@ -98,7 +98,7 @@ def status(
 @click.option(
     "--hold",
     "hold_s",
-    type=click.FloatRange(min=0, min_open=True, max=MAX_HOLD_S),
+    type=FiniteRange(min=0, min_open=True, max=MAX_HOLD_S),
     default=60.0,
     help="For so many seconds.",
 )

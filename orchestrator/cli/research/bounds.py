@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from orchestrator.cli.options import FILE, SHIPPED_FILE, dask_option, processes_option
+from orchestrator.cli.options import FILE, SHIPPED_FILE, FiniteRange, dask_option, processes_option
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.cases import identities
@@ -42,7 +42,7 @@ _DEFAULT_POLICIES = ("lert:slack", "slackfit", "max-batch", "alert,goal=1")
 @click.option(
     "--watt-ms",
     default=0.05,
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     help="For control limits: ms of mean response that a watt less is worth.",
 )
 @processes_option

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from orchestrator.cli.options import PATH, SHIPPED_PATH
+from orchestrator.cli.options import PATH, SHIPPED_PATH, FiniteRange
 from orchestrator.demo.baselines import BASELINES, check_baselines
 from orchestrator.demo.comparison import DemoSettings, run_demo
 from orchestrator.demo.report import check_report, comparison_tables, describe_run, write_demo
@@ -37,12 +37,12 @@ from orchestrator.loadgen.sample import load_sample
 @click.option(
     "--load",
     "load_ratio",
-    type=click.FloatRange(0.05, 10),
+    type=FiniteRange(0.05, 10),
     help="A constant load, over what the servers can answer at full width.  [default: from 0.5 to 2 and back]",
 )
 @click.option("--rounds", type=click.IntRange(1), default=2, help="How often each takes its turn.")
-@click.option("--seconds", type=click.FloatRange(1, 3600), default=5.0, help="How long each turn is.")
-@click.option("--deadline-ms", type=click.FloatRange(min=1), default=100.0, help="From when a request is due.")
+@click.option("--seconds", type=FiniteRange(1, 3600), default=5.0, help="How long each turn is.")
+@click.option("--deadline-ms", type=FiniteRange(min=1), default=100.0, help="From when a request is due.")
 @click.option("--seed", type=int, default=0, help="Of arrivals, the order of images and random choices.")
 @click.option("--out", type=PATH, default=Path("reports"), help="Where picture and page go.")
 def demo(

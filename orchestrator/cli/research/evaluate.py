@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 
 from orchestrator.cli.options import FOLDER, SHIPPED_FOLDER, dask_option
-from orchestrator.cli.research.output import counted_progress, wide_console
+from orchestrator.cli.research.output import counted_progress, told_how_to_go_on, wide_console
 from orchestrator.evaluation.campaign import Records, run_campaign
 from orchestrator.evaluation.cases import Extent, plan_cases
 from orchestrator.evaluation.document import describe_machine, make_document
@@ -83,7 +83,12 @@ def evaluate(
     cases = plan_cases(name, policies or suite.policies, root.absolute(), extent, without=without)
     records = Records(out / f"evaluation-{name}.partial", seeds=seeds, resume=resume)
     processes = jobs or len(os.sched_getaffinity(0))
-    with open_executor(processes=processes, dask=dask) as execute, records, counted_progress(name) as progress:
+    with (
+        open_executor(processes=processes, dask=dask) as execute,
+        records,
+        told_how_to_go_on(records.path, "--resume"),
+        counted_progress(name) as progress,
+    ):
         run_campaign(cases, records, seeds=seeds, execute=execute, progress=progress)
     scenarios = score_cases(cases, records.results)
     document = make_document(suite, extent, scenarios, describe_machine(time.monotonic() - began_s))

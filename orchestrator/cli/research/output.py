@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -38,3 +39,13 @@ def counted_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+@contextmanager
+def told_how_to_go_on(place: Path, option: str = "") -> Iterator[None]:
+    """Say, where the block is interrupted, from where the same command goes on, and with which option."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        how = " ".join(filter(None, ("the same command", option and f"with {option}")))
+        raise KeyboardInterrupt(f"{how} goes on from {place}") from None

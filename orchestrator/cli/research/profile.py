@@ -9,7 +9,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from orchestrator.cli.options import PATH, fleet_option
+from orchestrator.cli.options import FILE, PATH, FiniteRange, fleet_option
+from orchestrator.cli.research.output import told_how_to_go_on
 from orchestrator.config import FleetSettings, load_fleet
 from orchestrator.controller.status.client import has_controller
 from orchestrator.errors import ConfigError
@@ -26,7 +27,7 @@ DEFAULTS = Sampling()
 @click.command()
 @fleet_option
 @click.option("--server", "server_names", multiple=True, help="Only this one; may be given several times.")
-@click.option("--out", type=PATH, default=Path("profile.json"), help="Where to write.")
+@click.option("--out", type=FILE, default=Path("profile.json"), help="Where to write.")
 @click.option("--plot", "plot_path", type=PATH, help="Draw the curves into this .png too.")
 @click.option("--control", is_flag=True, help="Measure loads, reloads and memory too; changes the servers meanwhile.")
 @click.option("--force", is_flag=True, help="With --control: even where a controller runs.")
@@ -43,7 +44,7 @@ DEFAULTS = Sampling()
 @click.option(
     "--precision",
     "precision_ratio",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     default=DEFAULTS.precision_ratio,
     help="Half the 95 % interval of a mean over the mean, at which a batch size has enough.",
 )
@@ -144,8 +145,5 @@ def _take(console: Console, request: ProfileRequest) -> Profile:
             what = f"round {now.round_number}: {now.now}" if now.round_number else now.now
             bar.update(task, total=now.cells, completed=now.settled, description=what)
 
-        try:
+        with told_how_to_go_on(request.partial):
             return asyncio.run(take_profile(request, report=report, has_controller=has_controller))
-        except KeyboardInterrupt:
-            console.print(f"interrupted; the same command goes on from {request.partial}", soft_wrap=True)
-            raise

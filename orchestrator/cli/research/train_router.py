@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from orchestrator.cli.options import FILE, FOLDER, FiniteRange, ShippedPath, dask_option, seed_option
-from orchestrator.cli.research.output import figures_table, say_figure, wide_console
+from orchestrator.cli.research.output import figures_table, say_figure, told_how_to_go_on, wide_console
 from orchestrator.config.fleet import RouterSettings
 from orchestrator.errors import ConfigError
 from orchestrator.executors import Executor, open_executor
@@ -148,7 +148,7 @@ def _train_paper(
 
     check_folder(out.parent, _ELSEWHERE)
     with open_run(folder, identity(traffic, weights, seed), resume=resume) as run:
-        with _told_how_to_go_on(folder), fitting_progress() as report:
+        with told_how_to_go_on(folder, "--resume"), fitting_progress() as report:
             file = train_paper(traffic, weights, run, rules=PORTFOLIO, seconds=seconds, seed=seed, report=report)
         write_policy_file(out, file)
         run.end()
@@ -221,7 +221,7 @@ def fit_and_write(
 
     beside = report_path(out, inputs)
     with open_run(folder, fitting.identity(traffic, settings), resume=resume, restart=restart) as run:
-        with _told_how_to_go_on(folder), fitting_progress() as report:
+        with told_how_to_go_on(folder, "--resume"), fitting_progress() as report:
             fit = fitting.fit(traffic, settings, run, report=report, execute=execute)
         if fit.promoted is not None:
             fitting.write_promoted(out, fit.promoted)
@@ -244,15 +244,6 @@ def learning_installed() -> Iterator[None]:
         yield
     except ImportError as exc:
         raise ConfigError(f"'slimsched train-router' needs {exc.name}: {install_hint('learn')}") from exc
-
-
-@contextmanager
-def _told_how_to_go_on(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; the same command with --resume goes on from {folder}", err=True)
-        raise
 
 
 @contextmanager

@@ -9,7 +9,13 @@ import click
 from rich.table import Column
 
 from orchestrator.cli.options import FILE, SHIPPED_PATH, dask_option, processes_option
-from orchestrator.cli.research.output import counted_progress, figures_table, say_figure, wide_console
+from orchestrator.cli.research.output import (
+    counted_progress,
+    figures_table,
+    say_figure,
+    told_how_to_go_on,
+    wide_console,
+)
 from orchestrator.evaluation.campaign import Records
 from orchestrator.evaluation.tuning.campaign import (
     Extent,
@@ -76,7 +82,12 @@ def tune(
     if restart:
         partial.unlink(missing_ok=True)
     records = Records(partial, seeds=1, resume=True)
-    with open_executor(processes=processes, dask=dask) as execute, records, counted_progress("tuning") as progress:
+    with (
+        open_executor(processes=processes, dask=dask) as execute,
+        records,
+        told_how_to_go_on(partial),
+        counted_progress("tuning") as progress,
+    ):
         trials = try_all(paths, chosen, extent, records, execute=execute, progress=progress)
     took_s = time.monotonic() - began_s
     provenance = describe_tuning(

@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cli.options import FOLDER, PATH, SHIPPED_PATH
+from orchestrator.cli.options import FOLDER, PATH, SHIPPED_PATH, FiniteRange
 from orchestrator.embedded.emulation import parse_cpu_sets, parse_slowdowns
 from orchestrator.embedded.local_fleet import (
     FleetStatus,
@@ -58,7 +58,7 @@ def local() -> None:
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     default=60.0,
     help="Seconds to become ready, beside those in which models load.",
 )
