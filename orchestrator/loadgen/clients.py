@@ -44,6 +44,7 @@ Items = Sequence[NDArray[Any]]
 
 GRPC, HTTP, ROUTER = "grpc", "http", "router"
 DEADLINE: Final = "slim_deadline_ms"
+_SAID: Final = ("slim_server", "slim_decision_id", "slim_policy")
 _INFER: Final = f"/{SERVICE}/ModelInfer"
 _CONNECTIONS: Final = 8
 """Of a sender to each address, used in turn; a gateway takes a thousand calls at a time on each."""
@@ -71,6 +72,7 @@ class Reply(NamedTuple):
         server: Empty where it is not said.
         decision: The id of a router's decision; empty likewise.
         energy_j: What a router expects it to have cost, above idle; NaN where it is not said.
+        policy: Who decided; empty likewise.
     """
 
     outputs: Outputs
@@ -78,6 +80,7 @@ class Reply(NamedTuple):
     server: str
     decision: str
     energy_j: float = math.nan
+    policy: str = ""
 
 
 class Asked(NamedTuple):
@@ -197,9 +200,9 @@ class GrpcClient(Client):
         parameters = pb.ModelInferResponse.FromString(message).parameters
         if "slim_width" not in parameters:
             return Reply(outputs, 0, "", "")
-        server, decision = (parameters[key].string_param for key in ("slim_server", "slim_decision_id"))
+        server, decision, policy = (parameters[key].string_param for key in _SAID)
         energy_j = parameters["slim_energy_j"].double_param if "slim_energy_j" in parameters else math.nan
-        return Reply(outputs, parameters["slim_width"].int64_param, server, decision, energy_j)
+        return Reply(outputs, parameters["slim_width"].int64_param, server, decision, energy_j, policy)
 
     async def close(self) -> None:
         """Close the channels, whatever is under way."""
@@ -266,9 +269,9 @@ class HttpClient(Client):
             outputs[tensor["name"]] = decode_tensor(body[at:ends], tensor["datatype"], tuple(tensor["shape"]))
             at = ends
         parameters = said.get("parameters", {})
-        server, decision = (str(parameters.get(name, "")) for name in ("slim_server", "slim_decision_id"))
+        server, decision, policy = (str(parameters.get(name, "")) for name in _SAID)
         width, energy_j = int(parameters.get("slim_width", 0)), float(parameters.get("slim_energy_j", math.nan))
-        return Reply(self._asked.without_batch(outputs), width, server, decision, energy_j)
+        return Reply(self._asked.without_batch(outputs), width, server, decision, energy_j, policy)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -311,7 +314,8 @@ class RouterClient(Client):
     def read(self, answer: Answer) -> Reply:
         """Return what a router's answer says."""
         energy_j = math.nan if answer.energy_j is None else answer.energy_j
-        return Reply(answer.outputs, int(answer.width), str(answer.server), answer.decision_id, energy_j)
+        said = int(answer.width), str(answer.server), answer.decision_id
+        return Reply(answer.outputs, *said, energy_j, answer.policy)
 
     async def close(self) -> None:
         """Close the router, after it has answered."""

@@ -106,6 +106,7 @@ class SetUpScore:
     Attributes:
         right_in_time: Top-1 in time, or as of ``Summary``, with its interval; None where nobody judged.
         means: The means of further figures of ``Summary``, by name; None where there were no answers.
+        policies: The part of the answers that each policy decided; empty where answers don't say.
     """
 
     rate_rps: float
@@ -113,6 +114,7 @@ class SetUpScore:
     rounds: int
     right_in_time: Mean | None
     means: Mapping[str, float | None]
+    policies: Mapping[str, float]
 
 
 def set_up_scores(results: Sequence[Result], figures: Sequence[str]) -> list[SetUpScore]:
@@ -122,8 +124,14 @@ def set_up_scores(results: Sequence[Result], figures: Sequence[str]) -> list[Set
         own = [r.summary for r in results if (r.load.rate_rps, r.set_up) == (rate_rps, name)]
         right = [summary.right_in_time for summary in own if summary.right_in_time is not None]
         means = {figure: _mean([getattr(summary, figure) for summary in own]) for figure in figures}
-        found.append(SetUpScore(rate_rps, name, len(own), mean_of(right) if right else None, means))
+        policies = _mean_shares([summary.policies for summary in own])
+        found.append(SetUpScore(rate_rps, name, len(own), mean_of(right) if right else None, means, policies))
     return found
+
+
+def _mean_shares(shares: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    names = dict.fromkeys(name for each in shares for name in each)
+    return {name: sum(each.get(name, 0.0) for each in shares) / len(shares) for name in names}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Records:
         width: The width in percent that answered it; 0: nobody, or it isn't known; int64 [n].
         server: Who answered it; empty: nobody, or it isn't known; str [n].
         decision: The id of the router's decision, see ``slimsched why``; empty: it isn't known; str [n].
+        policy: Which policy decided, or a rule in its place; empty: it isn't known; str [n].
         quality: How good the answer is, by the metric of the run, float64 [n]: of top-1 1 where the class with the
             highest score is the true one, else 0. 0 without an answer; NaN: nobody can say.
         energy_j: What it is expected to have cost above idle, by the profile that its router has, float64 [n]; NaN: it
@@ -50,6 +51,7 @@ class Records:
     width: NDArray[np.int64]
     server: NDArray[np.str_]
     decision: NDArray[np.str_]
+    policy: NDArray[np.str_]
     quality: Floats
     energy_j: Floats
     details: Mapping[str, str]
@@ -75,7 +77,7 @@ class Records:
         return in_time
 
 
-_ARRAYS = ("due_s", "sent_s", "ended_s", "status", "width", "server", "decision", "quality", "energy_j")
+_ARRAYS = ("due_s", "sent_s", "ended_s", "status", "width", "server", "decision", "policy", "quality", "energy_j")
 
 
 def save_records(records: Records, path: Path) -> None:
@@ -131,6 +133,8 @@ class Summary:
         sender_late_s: The 99th percentile of how long after it was due a request was sent.
         std_s: The standard deviation of latency.
         energy_j: Mean joules of an answer above idle, as its router expects them; None where they aren't known of all.
+        policies: The part of the answers that each policy decided; another than the one that was asked for is what a
+            router's guard put in its place. Empty where answers don't say.
     """
 
     requests: int
@@ -148,6 +152,7 @@ class Summary:
     sender_late_s: float
     std_s: float | None = None
     energy_j: float | None = None
+    policies: Mapping[str, float] = field(default_factory=dict)
 
 
 def summarize(records: Records, deadline_s: float) -> Summary:
@@ -180,6 +185,7 @@ def summarize(records: Records, deadline_s: float) -> Summary:
         sender_late_s=_late_s(records),
         std_s=float(latency_s.std()) if answered.any() else None,
         energy_j=_mean_j(records.energy_j[answered]),
+        policies={name: part for name, part in _shares(records.policy[answered]).items() if name},
     )
 
 

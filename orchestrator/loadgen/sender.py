@@ -152,7 +152,7 @@ def read_outcomes(
     """Return the records of what was sent."""
     count = outcomes.sent
     status, server = np.full(count, UNANSWERED, dtype="U24"), np.full(count, "", dtype="U64")
-    decision = np.full(count, "", dtype="U32")
+    decision, policy = np.full(count, "", dtype="U32"), np.full(count, "", dtype="U128")
     width, quality = np.zeros(count, np.int64), np.full(count, math.nan if judge is None else 0.0)
     energy_j = np.full(count, math.nan)
     details: dict[str, str] = {}
@@ -164,11 +164,12 @@ def read_outcomes(
         elif (answer := outcomes.answers[number]) is not None:
             reply = client.read(answer)
             status[number], width[number], server[number] = OK, reply.width, reply.server
-            decision[number], energy_j[number] = reply.decision, reply.energy_j
+            decision[number], policy[number], energy_j[number] = reply.decision, reply.policy, reply.energy_j
             if judge is not None:
                 quality[number] = judge(reply.outputs, order[number])
     sent_s, ended_s = outcomes.sent_s[:count], outcomes.ended_s[:count]
-    return Records(due_s[:count], sent_s, ended_s, status, width, server, decision, quality, energy_j, details)
+    decided = decision, policy
+    return Records(due_s[:count], sent_s, ended_s, status, width, server, *decided, quality, energy_j, details)
 
 
 async def _run(folder: Path) -> None:

@@ -42,6 +42,7 @@ def make_records(
         np.array(width),
         np.array(server),
         np.array([f"{name}-1" if name else "" for name in server]),
+        np.array([f"of {name}" if name else "" for name in server]),
         np.array(is_right),
         np.where(np.array(status) == OK, energy_j, math.nan),
         {"RESOURCE_EXHAUSTED": "the queue is full"},
@@ -55,6 +56,7 @@ def test_every_request_is_in_time_refused_or_late_by_when_it_was_due() -> None:
     assert summary.accuracy == 2 / 3
     assert summary.widths == {25: 2 / 3, 100: 1 / 3}
     assert summary.servers == {"a": 2 / 3, "b": 1 / 3}
+    assert summary.policies == {"of a": 2 / 3, "of b": 1 / 3}
     assert summary.statuses == {OK: 3, "RESOURCE_EXHAUSTED": 1, "DEADLINE_EXCEEDED": 1, UNANSWERED: 1}
     assert summary.p50_s == pytest.approx(0.05)
     assert summary.sender_late_s == pytest.approx(0.095, abs=0.01)

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.loadgen.clients import router_options
 from orchestrator.loadgen.judge import TOP_1
@@ -57,6 +58,7 @@ async def test_every_request_of_all_senders_is_sent_and_judged_by_its_label(worl
     assert (summary.requests, summary.statuses) == (59, {OK: 59})  # the sixtieth is due when all is over
     assert summary.right_in_time == pytest.approx(2 / 3, abs=0.02)
     assert set(summary.servers) <= {"a", "b"}
+    assert summary.policies == {RouterSettings().policy: 1}
     assert sum(summary.widths.values()) == pytest.approx(1)
     assert run.records.due_s.tolist() == sorted(run.records.due_s)
     assert (run.records.sent_s >= run.records.due_s).all()

@@ -275,6 +275,14 @@ def _say_metric(console: Console, metric: str | None) -> None:
         console.print(f"accuracy is {metric}, of each answer alone, on average", markup=False)
 
 
+def _say_policies(console: Console, decided: Iterable[tuple[str, Mapping[str, float]]]) -> None:
+    """Say who decided: where it is not the policy that was asked for, its guard has put another in its place."""
+    for where, policies in decided:
+        parts = ", ".join(f"{name} {part:.1%}" for name, part in sorted(policies.items(), key=lambda one: -one[1]))
+        if parts:
+            console.print(f"{where}decided by {parts}", highlight=False, markup=False)
+
+
 def _cell(value: float | None, scale: float, form: str) -> str:
     return say_figure(None if value is None else scale * value, form)
 
@@ -292,6 +300,7 @@ def _show(summary: Summary, senders_cores: float, *, as_json: bool) -> None:
     )
     console = wide_console()
     console.print(table)
+    _say_policies(console, [("", summary.policies)])
     for status, count in summary.statuses.items():
         if status != "OK":
             console.print(f"{status}: {count:,}", highlight=False)
@@ -325,7 +334,8 @@ def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
         click.echo(json.dumps([asdict(result) for result in results]))
         return
     table = Table("rate", "set-up", "rounds", "right in time", "95 %", *(heading for heading, *_ in _MEANS))
-    for score in set_up_scores(results, [name for _, name, *_ in _MEANS]):
+    scores = set_up_scores(results, [name for _, name, *_ in _MEANS])
+    for score in scores:
         right = score.right_in_time
         interval = f"{right.least:.1%} to {right.most:.1%}" if right is not None and score.rounds > 1 else "-"
         cells = [_cell(score.means[name], scale, form) for _, name, scale, form in _MEANS]
@@ -333,6 +343,7 @@ def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
         table.add_row(*names, _cell(None if right is None else right.value, 1.0, ".1%"), interval, *cells)
     console = wide_console()
     console.print(table)
+    _say_policies(console, ((f"{score.set_up} at {score.rate_rps:g}/s ", score.policies) for score in scores))
     if results:
         console.print(f"senders took {max(r.senders_cores for r in results):.2f} cores at the most", highlight=False)
 

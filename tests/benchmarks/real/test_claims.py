@@ -145,7 +145,7 @@ def records(rows: list[tuple[float, float, str, int]]) -> Records:
     """Records of requests that were due and sent at a time, ended at another, with a status and a width."""
     due_s, ended_s, status, width = (np.array(column) for column in zip(*rows, strict=True))
     none = np.full(len(rows), "")
-    return Records(due_s, due_s, ended_s, status, width, none, none, np.ones(len(rows)), np.zeros(len(rows)), {})
+    return Records(due_s, due_s, ended_s, status, width, none, none, none, np.ones(len(rows)), np.zeros(len(rows)), {})
 
 
 def test_what_was_refused_was_not_sent_and_what_was_given_up_was() -> None:

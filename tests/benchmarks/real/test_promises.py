@@ -39,6 +39,7 @@ def records(latencies_s: list[float], decisions: list[str]) -> Records:
         np.full(count, 25),
         np.full(count, "a"),
         names,
+        np.full(count, ""),
         np.full(count, True),
         np.full(count, np.nan),
         {},
