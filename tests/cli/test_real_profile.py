@@ -159,7 +159,7 @@ def test_an_interrupted_run_is_taken_up_again(fleet_path: Path, tmp_path: Path) 
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=START_S)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "goes on from" in output.decode().replace("\n", " ")
     assert not out.exists()
     kept = partial.read_text().count("\n") - 1
