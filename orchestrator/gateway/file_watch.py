@@ -41,9 +41,9 @@ class WatchedFiles:
         try:
             self._take()
         except ConfigError as exc:
-            log.warning("%s are kept as they were: %s", self._what, exc)
+            log.warning("%s: kept as before: %s", self._what, exc)
         else:
-            log.info("%s were read again", self._what)
+            log.info("%s: read again", self._what)
 
     def _read_stamps(self) -> tuple[Stamp, ...]:
         return tuple(stamp_of(path) for path in self._paths)

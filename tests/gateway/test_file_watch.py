@@ -42,7 +42,7 @@ async def test_what_nobody_expected_of_one_file_ends_the_watching_of_none(
     assert metrics.snapshot().values["slim_background_failures"] == {("watching files",): [1.0]}
     tokens.write_text("bad")
     await asyncio.sleep(1.5)
-    assert "tokens.yaml are kept as they were: it is bad" in caplog.text
+    assert "tokens.yaml: kept as before: it is bad" in caplog.text
     tokens.write_text("0100")
     await asyncio.sleep(1.5)
     assert taken == ["fleet.yaml 2", "tokens.yaml 1"]

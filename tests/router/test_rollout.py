@@ -178,6 +178,24 @@ async def test_a_broken_file_never_enters_neither_now_nor_after_a_restart(file: 
     assert policies == {"lert:reserve"}
 
 
+async def test_a_policy_file_that_is_gone_for_longer_than_it_takes_to_write_it_is_told_once(
+    file: Path, caplog: Any
+) -> None:
+    gone = f"lert:reserve is kept in force: there is no policy file {file} any more"
+    async with opened(settings_of(file)) as router:
+        content = file.read_bytes()
+        for _ in range(3):  # as by who writes it anew, slowly
+            file.unlink()
+            await asyncio.sleep(1.5)
+            file.write_bytes(content)
+            await asyncio.sleep(1.5)
+        assert gone not in caplog.text
+        file.unlink()
+        await asyncio.sleep(20)
+        assert caplog.text.count(gone) == 1
+        assert router.inspect().standing.policy == "lert:reserve"
+
+
 async def test_a_lost_copy_of_the_policy_in_force_leaves_the_fallback_and_not_what_was_given_up(file: Path) -> None:
     settings = settings_of(file, rollout=RolloutSettings(shadow_decisions=0, answers=50))
     async with opened(settings) as router:

@@ -125,7 +125,7 @@ class PeerLink:
                 f"refuses what this gateway says of itself ({exc}); it may be of a version that does not understand it"
             )
         else:
-            text = f"does not answer: {exc or f'nothing within {ANSWER_S:g} s'}"
+            text = f"does not answer: {str(exc) or f'nothing within {ANSWER_S:g} s'}"
         if text != self._told and (self.is_answering or isinstance(exc, PermanentError)):
             log.warning("peer %s %s", self.address, text)
             self._told = text

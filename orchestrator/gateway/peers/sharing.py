@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.1
 SILENT_S: Final = 1.0
 """How long a peer that does not answer still counts as living: five looks."""
+_REPLACED_S: Final = 5.0
+"""For which one that is replaced may not have said yet that it ends."""
 _LATELY_S: Final = 1.0
 """Over which what callers send is averaged: chance evens out, and it is no longer than a move takes patience."""
 _CAPACITY_S: Final = 2.0  # between two looks at the servers' capacities, which take long where there are many models
@@ -82,7 +84,7 @@ class Sharing:
     _living: dict[GatewayName, PeerLink] = field(default_factory=dict)
     _ticked_s: float | None = None
     _lenient_until_s: float = 0.0
-    _has_twin: bool = False
+    _twin_since_s: float | None = None
     _has_drained: bool = False
     _told: Hashable = None
     _told_versions: set[tuple[GatewayName, str]] = field(default_factory=set)
@@ -290,15 +292,23 @@ class Sharing:
             if report is None or (now_s - link.heard_s > SILENT_S and link not in known):
                 continue
             if report.name == self.name:
-                has_twin |= report.instance != self._instance
+                has_twin |= report.instance != self._instance and not report.is_ending
             if report.name == self.name and not (self.is_ending() and report.instance != self._instance):
                 continue
             if report.name not in living or living[report.name].heard_s < link.heard_s:
                 living[report.name] = link
-        if has_twin and not self._has_twin and not self.is_ending():
-            log.error("another gateway is called %s too; give each its own gateway.peers.name", self.name)
-        self._has_twin = has_twin
+        self._note_twin(has_twin and not self.is_ending(), now_s)
         return living
+
+    def _note_twin(self, is_there: bool, now_s: float) -> None:
+        """Tell of another gateway of this name once it has stayed: one that this one replaces ends by itself."""
+        if not is_there:
+            self._twin_since_s = None
+        elif self._twin_since_s is None:
+            self._twin_since_s = now_s
+        elif now_s - self._twin_since_s >= _REPLACED_S:
+            self._twin_since_s = math.inf  # told
+            log.error("another gateway is called %s too; give each its own gateway.peers.name", self.name)
 
     def _tell_versions(self, others: Mapping[GatewayName, GatewayReport]) -> None:
         for name, report in others.items():

@@ -145,7 +145,7 @@ class FollowedFleet:
             try:
                 self._take(self.settings, take)
             except ConfigError as exc:
-                log.warning("the fleet's servers are kept as they were: %s", exc)
+                log.warning("the fleet's servers: kept as before: %s", exc)
 
     def _take(self, settings: FleetSettings, take: Callable[[ServerChanges], None]) -> None:
         servers = self._names.expand(settings.servers)

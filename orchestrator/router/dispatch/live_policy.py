@@ -38,6 +38,8 @@ from orchestrator.snapshot import Family
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
+_LOOKS_OF_A_WRITER: Final = 3
+"""For so many it may not be there, as while it is written anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class LivePolicy:
     rollout: stages.Rollout | None
     _candidate: _Loaded | None
     _stamp: Stamp
+    _looks_without_file: int = 0
     _record_stamp: Stamp
 
     def __init__(
@@ -111,7 +114,11 @@ class LivePolicy:
         path, settings = self._settings.policy_file, self._settings.rollout
         if path is None or settings is None or not _is_rolled_out(self._settings):
             return
-        if (stamp := stamp_of(path)) not in (self._stamp, None):
+        stamp = stamp_of(path)
+        self._looks_without_file = 0 if stamp is not None else self._looks_without_file + 1
+        if self._looks_without_file == _LOOKS_OF_A_WRITER:
+            log.warning("%s is kept in force: there is no policy file %s any more", self._in_force.policy.name, path)
+        if stamp not in (self._stamp, None):
             self._stamp = stamp
             self._take_file(path)
         if self.rollout is None:
