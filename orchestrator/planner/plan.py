@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from orchestrator.planner.actions import ActionReason, NoticeKind, Numbers, Plan
 from orchestrator.planner.conditions import track
-from orchestrator.planner.host import HostSnapshot, Limits
+from orchestrator.planner.host import HostSnapshot, Limits, ModelSnapshot
 from orchestrator.planner.ledgers.rivalry import RIVAL_AFTER
 from orchestrator.planner.scaling import changes
 from orchestrator.planner.scaling.growth import grow
@@ -96,8 +96,8 @@ def _shed(builder: PlanBuilder) -> bool:
     """Take one thing away when memory has grown over the budget by itself; return whether something is.
 
     In this order: an instance that would not be missed, a width that is not kept and longest idle, an instance of the
-    width with the most, a width that is not kept and waited for least. One at a time, because each gives back what
-    only a reading can show.
+    width with the most, a width that is not kept and waited for least; of widths those last that are wanted. One at a
+    time, because each gives back what only a reading can show.
     """
     used, budget = builder.snapshot.memory_used_bytes, builder.limits.memory_budget_bytes
     if used is None or used <= budget:
@@ -108,6 +108,10 @@ def _shed(builder: PlanBuilder) -> bool:
     idle = [(since_s, seen) for seen in loose if (since_s := builder.memory(seen).idle_since_s) is not None]
     crowded = [seen for seen in ready if seen.loaded.instances > 1 and seen.loaded.is_canonical]
     reason = ActionReason.OVER_BUDGET
+
+    def is_wanted(seen: ModelSnapshot) -> bool:
+        return seen.name in builder.limits.wanted
+
     one_fewer = [
         (seen, changes.scale(builder, seen, reason, seen.loaded.instances - 1, numbers))
         for seen in sorted(crowded, key=lambda s: (-s.loaded.instances, *changes.widest_first(s)))
@@ -116,12 +120,14 @@ def _shed(builder: PlanBuilder) -> bool:
         *(action for seen, action in one_fewer if builder.memory(seen).slack_since_s is not None),
         *(
             changes.unload(seen, reason, numbers)
-            for _, seen in sorted(idle, key=lambda p: (p[0], *changes.widest_first(p[1])))
+            for _, seen in sorted(idle, key=lambda p: (is_wanted(p[1]), p[0], *changes.widest_first(p[1])))
         ),
         *(action for _, action in one_fewer),
         *(
             changes.unload(seen, reason, numbers)
-            for seen in sorted(loose, key=lambda s: (changes.weighted_waiting(builder, s), *changes.widest_first(s)))
+            for seen in sorted(
+                loose, key=lambda s: (is_wanted(s), changes.weighted_waiting(builder, s), *changes.widest_first(s))
+            )
         ),
     ]
     if any(builder.add(action) for action in actions):  # the first that is not in quarantine

@@ -389,6 +389,14 @@ def test_over_budget_the_idle_go_first_then_instances_then_the_rest_one_at_a_tim
     assert [(n.kind, dict(n.numbers)["used_bytes"]) for n in last.notices] == [(NoticeKind.OVER_BUDGET, 200 * MIB)]
 
 
+def test_over_budget_what_is_wanted_goes_after_what_is_not() -> None:
+    over = dataclasses.replace(LIMITS, memory_budget_bytes=100 * MIB, wanted=(W100,))
+    made = run(host(model(25, 1, BUSY), model(50), model(75), model(100), used_mib=200), over)
+    assert brief(made) == [("unload", W75, "over-budget", 0)]
+    made = run(host(model(25, 1, BUSY), model(100), used_mib=200), over)
+    assert brief(made) == [("unload", W100, "over-budget", 0)]
+
+
 # --- repair ---
 
 
