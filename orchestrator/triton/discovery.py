@@ -104,6 +104,7 @@ class ServerModels(Generic[S]):
         self._known: set[str] = set()  # ready models whose config was read
         self._unreadable: dict[str, str] = {}  # misfits among them by their own config
         self._ready: frozenset[str] = frozenset()  # widths among them
+        self._unlisted: set[str] = set()  # ready models that its repository does not show
         self._reading: asyncio.Task[None] | None = None
 
     @property
@@ -180,10 +181,41 @@ class ServerModels(Generic[S]):
         finally:
             self.asked_s, self._reading = asyncio.get_running_loop().time(), None
 
+    async def _list(self) -> tuple[IndexEntry, ...]:
+        """Return what the repository holds, and what is served all the same of what it no longer shows.
+
+        A Triton answers from memory: that its folder was moved, or can't be read for a while, ends no model.
+        """
+        try:
+            answer = await self.server.call("RepositoryIndex", pb.RepositoryIndexRequest().SerializeToString())
+            entries, why = read_index(parse_answer(pb.RepositoryIndexResponse, answer)), "it is not there"
+        except RefusedCallError as exc:
+            if exc.is_gone or exc.status == "UNAVAILABLE" or not self.has_any_ready:
+                raise
+            entries, why = (), str(exc)
+        listed = {entry.name for entry in entries}
+        unlisted = [entry for entry in self.entries if entry.state == READY and entry.name not in listed]
+        served = await asyncio.gather(*(self._is_ready(entry) for entry in unlisted))
+        kept = [entry for entry, is_served in zip(unlisted, served, strict=True) if is_served]
+        if not entries and not kept and unlisted:
+            log.warning("server %s has no model ready any more; its repository: %s", self.name, why)
+        for name in sorted({entry.name for entry in kept} - self._unlisted):
+            log.warning("model %s on %s is served, and its repository does not show it: %s", name, self.name, why)
+        self._unlisted = {entry.name for entry in kept}
+        return (*entries, *kept)
+
+    async def _is_ready(self, entry: IndexEntry) -> bool:
+        request = pb.ModelReadyRequest(name=entry.name, version=entry.version).SerializeToString()
+        try:
+            answer = await self.server.call("ModelReady", request)
+        except RefusedCallError as exc:
+            if exc.is_gone or exc.status == "UNAVAILABLE":
+                raise
+            return False
+        return bool(parse_answer(pb.ModelReadyResponse, answer).ready)
+
     async def _read(self) -> None:
-        request = pb.RepositoryIndexRequest().SerializeToString()
-        answer = await self.server.call("RepositoryIndex", request)
-        entries = read_index(parse_answer(pb.RepositoryIndexResponse, answer))
+        entries = await self._list()
         ready = {entry.name for entry in entries if entry.state == READY}
         asked = sorted((ready - self._known) | (ready & self.found.keys()))
         models = dict(zip(asked, await asyncio.gather(*map(self._read_config, asked)), strict=True))

@@ -36,6 +36,8 @@ class FakeTriton:
         self.datatypes: dict[str, str] = {}
         self.scripts: dict[str, str] = {}
         self.unready: dict[str, str] = {}
+        self.hidden: set[str] = set()
+        self.index_failure: RefusedCallError | None = None
         self.is_up = True
         self.in_flight = 0
         self.refusals: list[RefusedCallError] = []
@@ -47,6 +49,7 @@ class FakeTriton:
         self.streams: list[FakeStream] = []
         self._methods = {
             "RepositoryIndex": self.answer_index,
+            "ModelReady": self.answer_ready,
             "ModelConfig": self.answer_config,
             "ModelMetadata": self.answer_metadata,
             "ModelStatistics": self.answer_statistics,
@@ -75,12 +78,18 @@ class FakeTriton:
             raise RefusedCallError("UNAVAILABLE", "failed to connect", executed=False, is_gone=True)
 
     def answer_index(self, message: bytes) -> Any:
+        if self.index_failure is not None:
+            raise self.index_failure
         answer = pb.RepositoryIndexResponse()
-        for name in sorted({*self.widths, *self.others}):
+        for name in sorted({*self.widths, *self.others} - self.hidden):
             answer.models.add(name=name, version="1", state="READY")
         for name, reason in self.unready.items():
             answer.models.add(name=name, version="1", state="UNAVAILABLE", reason=reason)
         return answer
+
+    def answer_ready(self, message: bytes) -> Any:
+        name = pb.ModelReadyRequest.FromString(message).name
+        return pb.ModelReadyResponse(ready=name in self.widths or name in self.others)
 
     def answer_config(self, message: bytes) -> Any:
         name = pb.ModelConfigRequest.FromString(message).name

@@ -15,6 +15,7 @@ from orchestrator.errors import ServerUnavailableError
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import ServedModel, ServerName
 from orchestrator.triton.discovery import ModelDiscovery
+from orchestrator.triton.errors import RefusedCallError
 from tests.fakes.servers import served_model
 from tests.gateway.fakes import FakeTriton
 
@@ -181,6 +182,43 @@ async def test_a_model_that_goes_between_index_and_config_is_passed_over() -> No
     a = Forgetful(WIDTHS)
     async with watched(a=a) as discovery:
         assert [model.width for model in await discovery.served_models(A)] == [25]
+
+
+@pytest.mark.parametrize("how", ["the_index_fails", "the_index_is_empty", "one_is_not_shown"])
+async def test_what_a_server_serves_is_served_while_its_repository_does_not_show_it(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    a = Triton(WIDTHS, ["echo"])
+    async with watched(a=a) as discovery:
+        await discovery.refresh()
+        (server,) = discovery.servers
+        if how == "the_index_fails":
+            a.index_failure = RefusedCallError("INTERNAL", "failed to open directory /models")
+        else:
+            a.hidden = {"fashion_w025", "fashion_w100", "echo"} if how == "the_index_is_empty" else {"fashion_w025"}
+        for _ in range(2):
+            await discovery.refresh()
+            assert (server.problem, [model.width for model in server.served]) == (None, [25, 100])
+            assert server.has_ready("echo")
+        assert caplog.text.count("model fashion_w025 on a is served, and its repository does not show it: ") == 1
+        del a.widths["fashion_w025"]  # and now it is unloaded
+        await discovery.refresh()
+        assert [model.width for model in server.served] == [100]
+        a.index_failure, a.hidden = None, set()
+        await discovery.refresh()
+        assert [model.width for model in server.served] == [100]
+
+
+async def test_a_server_that_serves_nothing_and_can_not_say_what_it_holds_is_gone() -> None:
+    a = Triton(WIDTHS)
+    async with watched(a=a) as discovery:
+        await discovery.refresh()
+        a.index_failure = RefusedCallError("INTERNAL", "failed to open directory /models")
+        a.widths.clear()
+        await discovery.refresh()
+        await discovery.refresh()
+        (server,) = discovery.servers
+        assert (server.served, server.problem) == ((), "failed to open directory /models")
 
 
 async def test_who_listens_is_called_after_each_reading_and_when_servers_change() -> None:
