@@ -3,7 +3,8 @@
 Processes start in stages, Tritons before their controllers before the gateway, and end the other way round. When
 another fleet is taken, what is the same goes on: new servers are started before the gateway hears of them, and servers
 that go are ended after it has let go of them, so no request is lost on the way. A server that has changed goes first
-and comes again, because it may want the same port, and one that takes a port of one that goes waits for that.
+and comes again, because it may want the same port, one after another, and one that takes a port of one that goes waits
+for that. What a running controller takes of its server's entry, and what is the gateway's alone, changes no server.
 
 A fleet is complete when it has all that embedded servers on this machine need, addresses and repositories among it.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -146,14 +147,17 @@ class LocalStack:
         """Go on with another complete fleet; a server that does not start is missing until the next one is taken."""
         wanted = {server.name: server for server in fleet.servers}
         known = {server.name: server for server in self._fleet.servers}
-        leaving = [name for name, server in known.items() if wanted.get(name) != server]
+        leaving = [name for name, server in known.items() if name not in wanted or _restarts(server, wanted[name])]
         freed = frozenset[int]().union(*(_ports(known[name]) for name in leaving))
         coming = [server for name, server in wanted.items() if name not in known]
         await self._join([server for server in coming if not _ports(server) & freed])
         staying = [name for name in known if name not in leaving]
-        self._fleet = fleet.model_copy(update={"servers": tuple(s for s in self._fleet.servers if s.name in wanted)})
-        await self._leave(leaving)
-        await self._join([wanted[name] for name in leaving if name in wanted])
+        kept = (wanted[s.name] if s.name in staying else s for s in self._fleet.servers)
+        self._fleet = fleet.model_copy(update={"servers": tuple(kept)})
+        await self._leave([name for name in leaving if name not in wanted])
+        for names in _in_turn([name for name in leaving if name in wanted], known, wanted):
+            await self._leave(names)
+            await self._join([wanted[name] for name in names])
         await self._join([server for server in coming if _ports(server) & freed])
         self._write()
         for process in (self._gateway, *(self._controllers[name] for name in staying)):
@@ -185,13 +189,29 @@ class LocalStack:
             kept = tuple(server for server in self._fleet.servers if server.name not in names)
             self._fleet = self._fleet.model_copy(update={"servers": kept})
             self._write()
-            await asyncio.sleep(RELEASE_S)
+            if kept:
+                await asyncio.sleep(RELEASE_S)
             log.info("ending %s", ", ".join(names))
             await asyncio.gather(*(self._controllers.pop(name).stop() for name in names))
             await asyncio.gather(*(self._tritons.pop(name).stop() for name in names))
 
     def _write(self) -> None:
-        write_atomically(self._path, render_fleet(self._fleet))
+        if self._fleet.servers:  # nobody takes a fleet without one
+            write_atomically(self._path, render_fleet(self._fleet))
+
+
+def _restarts(server: ServerSettings, changed: ServerSettings) -> bool:
+    """Return whether its processes have to start again for what has changed of a server's entry."""
+    rest = {"limits": server.limits, "device_class": server.device_class}
+    return changed.model_copy(update=rest) != server
+
+
+def _in_turn(
+    names: list[str], known: Mapping[str, ServerSettings], wanted: Mapping[str, ServerSettings]
+) -> list[list[str]]:
+    """Return which changed servers go and come together: each alone, unless one takes a port that another has."""
+    takes = any(_ports(wanted[name]) & _ports(known[other]) for name in names for other in names if name != other)
+    return [names] if takes else [[name] for name in names]
 
 
 def _keep_addresses(server: ServerSettings, known: ServerSettings | None) -> ServerSettings:

@@ -243,7 +243,7 @@ def test_it_follows_its_fleet_file(tmp_path: Path) -> None:
         up.wait_said("ending one")
         assert answers() == "two"
         up.path.write_text("servers: 1")
-        up.wait_said("the fleet file are kept as they were")
+        up.wait_said("the fleet file: kept as before")
         up.path.write_text(first)
         wait(lambda: answers() == "one", up.said)
         up.wait_said("ending two")

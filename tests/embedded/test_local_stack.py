@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, load_fleet
+from orchestrator.config.fleet import LimitSettings
 from orchestrator.embedded.local_stack import RELEASE_S, LocalStack
 from orchestrator.processes.managed import ManagedProcess
 from tests.processes.test_managed import FakeRun, FakeRuns
@@ -128,6 +129,56 @@ async def test_who_has_changed_goes_first_and_comes_again(tmp_path: Path) -> Non
     await stack.take(fleet(A, ("b", 3.0)))
     assert processes.take()[:4] == ["controller b ended", "b ended", "b started", "controller b started"]
     assert {server.name: server.emulated_slowdown for server in load_fleet(path).servers} == {"a": None, "b": 3.0}
+    await stack.stop()
+
+
+def changed(given: FleetSettings, name: str, **update: object) -> FleetSettings:
+    servers = (s.model_copy(update=update) if s.name == name else s for s in given.servers)
+    return given.model_copy(update={"servers": tuple(servers)})
+
+
+@pytest.mark.parametrize("update", [{"limits": LimitSettings(utilisation_ceiling=0.8)}, {"device_class": "small"}])
+async def test_what_a_running_controller_and_the_gateway_take_restarts_no_server(
+    update: dict[str, object], tmp_path: Path
+) -> None:
+    processes = FakeProcesses()
+    stack, path = await begun(tmp_path, processes, A, B)
+    await stack.take(changed(fleet(A, B), "b", **update))
+    had = [f"{name} had {signal.SIGHUP.name}" for name in ("gateway", "controller a", "controller b")]
+    assert processes.take() == had
+    assert load_fleet(path) == changed(fleet(A, B), "b", **update)
+    await stack.stop()
+
+
+async def test_servers_that_have_changed_go_and_come_one_after_another(tmp_path: Path) -> None:
+    processes = FakeProcesses()
+    stack, _ = await begun(tmp_path, processes, A, B)
+    await stack.take(fleet(("a", 2.0), ("b", 3.0)))
+    events = [event for event in processes.take() if not event.startswith("controller")]
+    assert events[:4] == ["a ended", "a started", "b ended", "b started"]
+    await stack.stop()
+
+
+async def test_servers_that_take_each_others_ports_go_before_one_comes(tmp_path: Path) -> None:
+    processes = FakeProcesses()
+    stack, path = await begun(tmp_path, processes, A, B)
+    a, b = fleet(A, B).servers
+    swapped = changed(changed(fleet(A, B), "a", grpc=b.grpc), "b", grpc=a.grpc)
+    await stack.take(swapped)
+    events = [event for event in processes.take() if not event.startswith("controller")]
+    assert (set(events[:2]), set(events[2:4])) == ({"a ended", "b ended"}, {"a started", "b started"})
+    assert load_fleet(path) == swapped
+    await stack.stop()
+
+
+async def test_the_fleet_file_has_a_server_while_the_only_one_is_started_again(tmp_path: Path) -> None:
+    processes = FakeProcesses()
+    stack, path = await begun(tmp_path, processes, A)
+    taking = asyncio.create_task(stack.take(fleet(("a", 2.0))))
+    while not taking.done():
+        assert names(path) == ["a"]
+        await asyncio.sleep(0.1)
+    assert load_fleet(path).servers[0].emulated_slowdown == 2.0
     await stack.stop()
 
 

@@ -14,7 +14,6 @@ from orchestrator.config import FleetSettings
 from orchestrator.config.effective import effective_settings
 from orchestrator.config.fleet import read_fleet
 from orchestrator.config.schema import SHIPPED, settings_schema
-from orchestrator.config.section import PolicyChecks
 from orchestrator.config.tenants import TenantsSettings
 from orchestrator.errors import SettingsError
 
@@ -44,19 +43,11 @@ def check(fleet_path: Path) -> None:
     Example:
       slimsched config check --fleet fleet.yaml
     """
-    from orchestrator.policies.learned.policy import FITTED
-    from orchestrator.policies.parsing import parse_policy  # takes a second to import, as does the router
-    from orchestrator.router import RouterObserver
-    from orchestrator.router.dispatch.deciders import make_deciders
+    from orchestrator.router.dispatch.deciders import policy_checks  # takes a second to import
     from orchestrator.telemetry.host import PLUGINS
 
     try:
-        # What ``fitted`` is stands in router.policy_file, which is opened with the rest of its section.
-        policies = PolicyChecks(
-            of_name=lambda name: None if name == FITTED else parse_policy(name),
-            of_router=lambda router: make_deciders(router, RouterObserver()),
-        )
-        fleet, _ = read_fleet(fleet_path, os.environ, policies)
+        fleet, _ = read_fleet(fleet_path, os.environ, policy_checks())
     except SettingsError as exc:
         _say(fleet_path, exc.problems)
         raise click.exceptions.Exit(1) from exc

@@ -24,6 +24,7 @@ from orchestrator.cli.options import FOLDER, PATH, SHIPPED_PATH
 from orchestrator.cli.signals import watch_for_stop
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, load_fleet
 from orchestrator.config.environment import without_overrides
+from orchestrator.config.fleet import read_fleet
 from orchestrator.embedded.emulation import parse_slowdowns
 from orchestrator.embedded.first_request import describe_request
 from orchestrator.embedded.local_stack import LocalStack, complete_fleet, default_fleet, options_of
@@ -168,7 +169,15 @@ async def _run(
 async def _follow(path: Path, repository: Path, stack: LocalStack) -> None:
     """Have the stack take the fleet file whenever it has changed."""
     changed: list[FleetSettings] = []
-    files = WatchedFiles("the fleet file", [path], lambda: changed.append(stack.complete(load_fleet(path), repository)))
+    from orchestrator.router.dispatch.deciders import policy_checks  # takes a second to import
+
+    policies = policy_checks()
+
+    def read() -> None:
+        fleet, _ = read_fleet(path, os.environ, policies)  # the gateway would keep what it has, and not start anew
+        changed.append(stack.complete(fleet, repository))
+
+    files = WatchedFiles("the fleet file", [path], read)
     while True:
         await asyncio.sleep(PERIOD_S)
         files.refresh()

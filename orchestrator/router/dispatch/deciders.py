@@ -12,10 +12,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from orchestrator.config import RouterSettings
+from orchestrator.config.section import PolicyChecks
 from orchestrator.decision import Decision, Hold
 from orchestrator.errors import ConfigError, PermanentError
 from orchestrator.policies.fleet.candidate_set import CandidateSet
-from orchestrator.policies.learned.policy import LearnedPolicy, is_fitted, is_learned, parse_fitted, parse_learned
+from orchestrator.policies.learned.policy import (
+    FITTED,
+    LearnedPolicy,
+    is_fitted,
+    is_learned,
+    parse_fitted,
+    parse_learned,
+)
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.preferred import PreferredPolicy
 from orchestrator.policies.protocol import Binding, ObservingPolicy, Policy, rebind
@@ -133,6 +141,15 @@ class Deciders:
             )
             record |= self.standing
         return Decided(decision, name, policy.binding, record, situation.now_s)
+
+
+def policy_checks() -> PolicyChecks:
+    """Return what is known here of policies, for who reads a fleet file before a router does."""
+    return PolicyChecks(
+        # What ``fitted`` is stands in router.policy_file, which is opened with the rest of its section.
+        of_name=lambda name: None if name == FITTED else parse_policy(name),
+        of_router=lambda router: make_deciders(router, RouterObserver()),
+    )
 
 
 def make_deciders(settings: RouterSettings, observer: RouterObserver, in_force: Policy | None = None) -> Deciders:
