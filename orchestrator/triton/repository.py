@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -40,6 +41,8 @@ from orchestrator.triton.families import (
     read_identity,
 )
 from orchestrator.triton.messages import ModelConfig
+
+log = logging.getLogger(__name__)
 
 NONCE = "slim.nonce"
 CONFIG_FILE = "config.pbtxt"
@@ -83,6 +86,7 @@ class Repository:
         self.misfits: Mapping[str, str] = {}
         self._family = family
         self._described = described or {}
+        self._last: set[str] = set()  # names that it had when it was last looked at
         self._parsed: dict[str, _Parsed] = {}
         self._digests: dict[str, tuple[tuple[Path, int, int, int, int, int], str]] = {}
 
@@ -124,7 +128,17 @@ class Repository:
         known = [parsed for name in folders if (parsed := self._parsed.get(name)) is not None]
         misfits |= _find_odd(known)
         self.misfits = dict(sorted(misfits.items()))
+        self._tell_gone({entry.model.name for entry in entries} | misfits.keys())
         return [entry for entry in entries if entry.model.name not in misfits]
+
+    def _tell_gone(self, now: set[str]) -> None:
+        for name in sorted(self._last - now):
+            log.warning(
+                "model %s is not in repository %s any more and is not looked after; if it should be, put it back",
+                name,
+                self.path,
+            )
+        self._last = now
 
     def _folders(self) -> list[str]:
         try:

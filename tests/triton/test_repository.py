@@ -169,6 +169,22 @@ def test_one_bad_model_leaves_the_others_in_charge_and_is_told(tmp_path: Path) -
     assert repository.misfits.keys() == {"toy_w075"}
 
 
+def test_a_model_that_has_gone_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("toy_w050", "toy_w100"):
+        write(tmp_path, name, CONFIG.replace('"50"', f'"{int(name[-3:])}"'))
+    repository, gone = Repository(tmp_path), "is not in repository"
+    assert len(repository.entries()) == 2
+    (tmp_path / "toy_w100" / "config.pbtxt").rename(tmp_path / "aside")
+    for _ in range(2):
+        assert [entry.model.name for entry in repository.entries()] == ["toy_w050"]
+        assert caplog.text.count(f"model toy_w100 {gone} {tmp_path} any more") == 1
+    (tmp_path / "aside").rename(tmp_path / "toy_w100" / "config.pbtxt")
+    assert len(repository.entries()) == 2
+    shutil.rmtree(tmp_path / "toy_w100")
+    assert len(repository.entries()) == 1
+    assert caplog.text.count(gone) == 2
+
+
 def test_what_the_fleet_file_describes_is_looked_after_without_a_word_in_its_config(tmp_path: Path) -> None:
     identity = Identity(Family("plates"), Width(30), 0.61)
     described = dict.fromkeys(("small", "many", "bare", "joint", "elsewhere"), identity)
