@@ -160,8 +160,9 @@ class HttpRoutes:
         try:
             response, raws = await infer(asked.request, asked.raws, target.caller, is_decoupled=is_decoupled)
         except RefusedCallError as exc:
-            has_failed = exc.status == "UNKNOWN" or (exc.status == "INTERNAL" and not is_decoupled)
-            raise (FailedModelError(str(exc)) if has_failed else exc) from exc
+            if exc.status == "UNKNOWN" or (exc.status == "INTERNAL" and not is_decoupled):
+                raise FailedModelError(str(exc)) from exc
+            raise
         return _json_response(await self._render_generate(response, raws))
 
     async def _generate_stream(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
