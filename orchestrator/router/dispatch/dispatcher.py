@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import math
 import random
 import secrets
@@ -28,7 +29,7 @@ from orchestrator.errors import PermanentError
 from orchestrator.policies.family_turns import FairShare
 from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.policies.fleet.fleet_tables import FleetTables
-from orchestrator.policies.protocol import Binding, Outcome, Situation
+from orchestrator.policies.protocol import Binding, Outcome, Policy, Situation
 from orchestrator.policies.queue_rules import slack_used
 from orchestrator.profile.fit import EnergyTable, LatencyFit, LatencyTable
 from orchestrator.router.dispatch.batch import Batch, part_of
@@ -44,6 +45,8 @@ from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.outages import describe_stale
 from orchestrator.snapshot import BatchInFlight, Family, ModelName, ServerName, ServerState, Width
+
+log = logging.getLogger(__name__)
 
 _EARLY_S = 1e-5  # timers may fire a little early, and a policy asked too early would hold again
 
@@ -146,6 +149,7 @@ class Dispatcher:
             shedder.on_shed = partial(self._note_shed, self._log)
         self.unread_bytes: Callable[[], int] = lambda: 0
         self._changes = 0  # of anything but what waits
+        self._deaf: set[str] = set()  # policies that failed to observe
         self._is_scheduled = False
         self._is_closing = False
         # When a policy that holds wants to be asked again; its time beside, because uvloop's handle of a timer that is
@@ -367,7 +371,7 @@ class Dispatcher:
         for policy in self.deciders.observing:
             for family, tables in self._tables.all():
                 if missed in (None, family) or self._fair_share(family).has_more:
-                    policy.observe_miss(tables.memory, now_s)
+                    self._tell(policy, partial(policy.observe_miss, tables.memory, now_s))
 
     def _fair_share(self, family: Family) -> FairShare:
         now_s = asyncio.get_running_loop().time()
@@ -401,4 +405,13 @@ class Dispatcher:
             now_s=now_s,
         )
         for policy in observing:
-            policy.observe(tables.memory, outcome)
+            self._tell(policy, partial(policy.observe, tables.memory, outcome))
+
+    def _tell(self, policy: Policy, tell: Callable[[], None]) -> None:
+        """Let a policy observe; one that can't holds up nobody, and is told once."""
+        try:
+            tell()
+        except Exception:
+            if policy.name not in self._deaf:
+                log.exception("policy %s can't observe what becomes of requests; this is told once", policy.name)
+            self._deaf.add(policy.name)
