@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.profile.document import write_profile
 from orchestrator.router import Answer, Router
 from orchestrator.router.servers.membership import ResolvedNames, addresses_to_use
 from orchestrator.snapshot import ServerName
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
 from tests.fakes.troubled import TroubledServer
+from tests.profile.profiles import SHA256, model_profile, profile_of, server_profile
 from tests.router.test_router import right
 
 pytestmark = pytest.mark.virtual_time
@@ -362,3 +366,34 @@ async def test_a_name_that_stands_for_nothing_yet_is_soon_looked_up_again(known:
     await names.look_up(servers, lambda name: False)
     assert names.pause_s(servers, 10.0) == pause_s, "an answer that shrinks to nothing changes nothing"
     assert [server.grpc for server in names.expand(servers)] == ["10.0.0.1:1" if pause_s > 1 else "fleet.test:1"]
+
+
+async def test_a_pod_that_comes_back_at_another_address_starts_from_its_profile_again(tmp_path: Path) -> None:
+    def server() -> FakeServer:
+        fake = FakeServer((25, 100), per_item_s=0.01, fixed_s=0.002)
+        fake.models = tuple(replace(model, sha256=SHA256) for model in fake.models)
+        return fake
+
+    path = tmp_path / "profile.json"
+    write_profile(profile_of(server_profile("t", model_profile(25), model_profile(100))), path)
+    fakes, names = {f"10.0.0.{n}:8001": server() for n in (1, 2)}, Names("10.0.0.1")
+    names.identifiers = {"10.0.0.1:8001": "t-node-a", "10.0.0.2:8001": "t-node-a"}
+    fleet = FleetSettings(
+        servers=(ServerSettings(name="t", grpc="tritons.svc:8001"),),
+        router=RouterSettings.model_validate(
+            {"policy": "lert", "probes": None, "guard": NO_TIME_BUDGET, "resolve_period_s": 1, "profile": path}
+        ),
+    )
+    async with resolved(fleet, fakes, names) as router:
+        name = ServerName("t-node-a")
+        assert set(router.served_by()) == {name}
+        narrow, wide = router.models()
+        assert router.inspect().latency.line(name, wide, (narrow, wide)) == pytest.approx((0.01, 0.002))
+        fakes["10.0.0.1:8001"].is_up = False
+        names.addresses = ("10.0.0.2",)
+        await asyncio.sleep(10.0)
+        assert set(router.served_by()) == {name}
+        assert [server.grpc for server in router.membership.servers] == ["10.0.0.2:8001"]
+        known = router.inspect().latency.line(name, wide, (narrow, wide))
+        was_warmed_up = bool(fakes["10.0.0.2:8001"].batches)
+        assert was_warmed_up or known == pytest.approx((0.01, 0.002)), known

@@ -77,7 +77,7 @@ class ProfileStarts:
         found = self._find(server, model)
         if found is None:
             return latency, energy.start(server, model.name, None), False
-        if self._begun.get(key) == model.sha256:
+        if self._begun.get(key) == model.sha256 and key in latency.fits:  # else another machine goes by that name
             return latency, energy, True
         self._begun[key] = model.sha256
         return latency.start(server, model.name, found.latency), energy.start(server, model.name, found.energy), True
