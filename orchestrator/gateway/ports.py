@@ -30,6 +30,9 @@ class ServerStream(Protocol):
     def abandon(self) -> None:
         """Let the stream end by itself."""
 
+    def when_ended(self, call: Callable[[], object]) -> None:
+        """Call back once the server has ended it; at once when it has."""
+
 
 class Server(DiscoveredServer, Protocol):
     """A server that calls are passed through to; TritonClient is the real one."""

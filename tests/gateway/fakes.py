@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -185,6 +185,9 @@ class FakeStream:
 
     def abandon(self) -> None:
         self.is_abandoned = True
+
+    def when_ended(self, call: Callable[[], object]) -> None:
+        call()
 
 
 class World:

@@ -152,7 +152,7 @@ class Passthrough:
                 yield parse_answer(pb.ModelStreamInferResponse, answer)
         finally:
             stream.abandon()
-            give_back()
+            stream.when_ended(give_back)  # the server has it until then
 
     def _find(self, address: Address) -> ServerModels[Server]:
         check_version(address.version)

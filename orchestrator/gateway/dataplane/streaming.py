@@ -38,7 +38,7 @@ class StreamSession:
         self._send = send
         self._caller = caller
         self._tickets: dict[str, Ticket] = {}
-        self._places: list[Callable[[], None]] = []
+        self._places: dict[str, Callable[[], None]] = {}
         self._window = asyncio.Semaphore(window)
         self._sending = asyncio.Lock()  # a stream takes one message at a time
         self._streams: dict[ServerName, ServerStream] = {}
@@ -63,8 +63,8 @@ class StreamSession:
                 stream.abandon()
             for ticket in self._tickets.values():
                 ticket.close()
-            for give_back in self._places:
-                give_back()
+            for model, give_back in self._places.items():
+                self._streams[self._pinned[model].name].when_ended(give_back)
 
     async def _take(self, message: bytes, tasks: asyncio.TaskGroup) -> None:
         address = read_address(message)
@@ -79,13 +79,15 @@ class StreamSession:
             server = self._pinned.get(address.model) or self._data_plane.model_index.find(address)[0]
             await self._data_plane.passthrough.require_scores(server, address, classified)
             if address.model not in self._pinned:
-                self._places.append(self._data_plane.passthrough.calls.take(address.model))
+                self._places[address.model] = self._data_plane.passthrough.calls.take(address.model)
+                self._pinned[address.model] = server
             stream = self._streams.get(server.name) or self._open(server, tasks)
         except SlimError as exc:
+            if address.model not in self._pinned and address.model in self._tickets:
+                self._tickets.pop(address.model).close()
             self._data_plane.metrics.count("", outcome_of(exc), tenant=self._caller.tenant)
             await self._fail(message, exc)
             return
-        self._pinned[address.model] = server
         self._data_plane.metrics.count(address.model, "streamed", tenant=self._caller.tenant)
         await stream.send(message)
 

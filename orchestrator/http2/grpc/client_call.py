@@ -230,6 +230,13 @@ class ClientStream(ClientCall):
         elif not self._has_ended:
             self._end(None)
 
+    def when_ended(self, call: Callable[[], object]) -> None:
+        """Call back once nothing more comes; at once when that is so."""
+        if self._has_ended:
+            call()
+        else:
+            self.ended().add_done_callback(lambda _: call())
+
     def _ask_for_more(self) -> None:
         """Let the server send more on this stream, unless there is a message that its reader has not taken."""
         stream = self.stream
