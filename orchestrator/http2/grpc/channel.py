@@ -129,7 +129,13 @@ class Connector:
                 raise RpcError("UNAVAILABLE", self._problem)
             self._connecting = asyncio.ensure_future(self._open())
             self._connecting.add_done_callback(self._note_connected)
-        return await asyncio.shield(self._connecting)
+        try:
+            return await asyncio.shield(self._connecting)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self.is_closed or (task is not None and task.cancelling()):
+                raise
+            raise RpcError("UNAVAILABLE", "failed to connect: the connection is closed") from None
 
     def _note_connected(self, task: asyncio.Task[Any]) -> None:
         self._connecting = None

@@ -327,3 +327,16 @@ async def test_answers_that_are_none_are_errors(reply: Any, status: str) -> None
         async with asyncio.timeout(5):
             assert (await refused(channel))[0] == status
         assert channel.in_flight == 0
+
+
+async def test_who_waits_for_a_connection_as_it_is_closed_is_told_and_not_cancelled() -> None:
+    async def dial(host: str, port: int) -> socket.socket:
+        await asyncio.sleep(60)
+        raise OSError
+
+    channel = GrpcChannel("nowhere:1", dial=dial)
+    call = asyncio.create_task(channel.call("/s/Echo", b""))
+    await asyncio.sleep(0.05)
+    await channel.close(drain_s=0.1)
+    with pytest.raises(RpcError):
+        await call
