@@ -224,7 +224,7 @@ class Body:
         """Give back what is held of it, and refuse it to its client, because too much is held of all."""
         self._give(self._held_bytes)
         self._is_lost = True
-        if self._waiting is not None:
+        if self._waiting is not None and not self._waiting.expired():  # else its time is over just now
             self._waiting.reschedule(0.0)
 
     def _require_kept(self) -> None:

@@ -9,6 +9,7 @@ import json
 import random
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -18,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import ClientLimitSettings
-from orchestrator.errors import ConfigError
-from orchestrator.gateway.http.body import MAX_VALUES, BodyReader, decompress
+from orchestrator.errors import CapacityError, ConfigError
+from orchestrator.gateway.http.body import MAX_VALUES, Body, BodyReader, decompress
 from orchestrator.gateway.http.codec import OutputForms, parse_infer, render_generate, render_infer
-from orchestrator.gateway.http.errors import TooLargeError
+from orchestrator.gateway.http.connection import HttpConnection
+from orchestrator.gateway.http.errors import StalledError, TooLargeError
 from orchestrator.gateway.http.json_text import QUICK_BYTES, count_values, dump_json, dump_texts, load_json
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.gateway.protocol.tensors import from_json
@@ -334,3 +336,54 @@ def test_bodies_are_unpacked_in_small_pieces() -> None:
         pieces = list(decompress(gzip.compress(data, 1), "gzip"))
         assert b"".join(pieces) == data
         assert all(0 < len(piece) <= 2**18 for piece in pieces)
+
+
+class Connection(HttpConnection):
+    """No connection, but its parts that a body looks at."""
+
+    def __init__(self) -> None:
+        self._now, self.peer = asyncio.get_running_loop().time, "1.2.3.4"
+
+
+class Silent:
+    """What comes of a body: one piece, and nothing more."""
+
+    def __init__(self, piece: bytes) -> None:
+        self.piece = piece
+
+    def is_eof(self) -> bool:
+        return False
+
+    async def readany(self) -> bytes:
+        if piece := self.piece:
+            self.piece = b""
+            return piece
+        await asyncio.sleep(60)
+        raise AssertionError
+
+
+def body_of(reader: BodyReader, piece: bytes) -> Body:
+    request: Any = SimpleNamespace(headers={}, content=Silent(piece), protocol=Connection(), content_length=None)
+    return Body(reader, request)
+
+
+async def test_a_body_that_stalls_as_another_needs_its_room_fails_nobody_else() -> None:
+    reader = BodyReader(ClientLimitSettings(stall_timeout_s=1.0, max_held_mib=1), max_bytes=2**30)
+    stalled = body_of(reader, b"x" * 900_000)
+    reading = asyncio.create_task(stalled.read())
+    while stalled._waiting is None or not stalled._held_bytes:
+        await asyncio.sleep(0.01)
+    other, raised = body_of(reader, b""), []
+
+    def hold() -> None:
+        try:
+            other._hold(500_000)
+        except Exception as exc:
+            raised.append(exc)
+
+    when_s = stalled._waiting.when()
+    assert when_s is not None
+    asyncio.get_running_loop().call_at(when_s, hold)  # in the turn in which the first one's time is over
+    with pytest.raises((CapacityError, StalledError)):
+        await reading
+    assert raised == []
