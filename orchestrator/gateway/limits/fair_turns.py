@@ -62,7 +62,7 @@ class FairTurns:
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._forget(who, turn)
-            else:  # it had come
+            elif turn.exception() is None:  # it had come
                 self._end(who)
             raise
 

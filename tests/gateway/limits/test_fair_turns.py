@@ -101,3 +101,15 @@ async def test_when_too_many_wait_the_last_of_who_has_the_most_is_refused() -> N
         order.append(name)
         await crowd.end(name)
     assert order == ["a0", "a1", "b1", "a2", "a3"]
+
+
+async def test_who_is_sent_away_and_leaves_at_once_gives_back_no_turn_of_its_own() -> None:
+    crowd = Crowd(FairTurns(at_a_time=1, of_one=1, most_waiting=2))
+    await crowd.ask("a1", "a2", "a3")
+    assert crowd.having == ["a1"]
+    crowd._go["b1"] = asyncio.Event()
+    crowd.asked["b1"] = asyncio.create_task(crowd._take("b1"))
+    await asyncio.sleep(0)  # b1 has taken the place of a3, which has not been told yet
+    crowd.asked["a3"].cancel()
+    await settle()
+    assert crowd.having == ["a1"], "one at a time"
