@@ -215,7 +215,7 @@ class ServerModels(Generic[S]):
         return bool(parse_answer(pb.ModelReadyResponse, answer).ready)
 
     async def _read(self) -> None:
-        entries = await self._list()
+        described, entries = self.described, await self._list()
         ready = {entry.name for entry in entries if entry.state == READY}
         asked = sorted((ready - self._known) | (ready & self.found.keys()))
         models = dict(zip(asked, await asyncio.gather(*map(self._read_config, asked)), strict=True))
@@ -227,7 +227,8 @@ class ServerModels(Generic[S]):
         unreadable |= {name: model.reason for name, model in found.items() if isinstance(model, Misfit)}
         self.entries, self.found, self._unreadable = entries, widths, unreadable
         self._ready = frozenset(widths.keys() & ready & found.keys())
-        self._known = (self._known & ready) | set(found)
+        # What was read before the fleet file said something else is read again.
+        self._known = (self._known & ready) | set(found) if described is self.described else set()
         self._select()
 
     def _select(self) -> None:

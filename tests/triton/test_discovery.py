@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config import FleetSettings
 from orchestrator.errors import ServerUnavailableError
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import ServedModel, ServerName
 from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.errors import RefusedCallError
+from orchestrator.triton.families import describe_models
+from orchestrator.triton.messages import pb
 from tests.fakes.servers import served_model
 from tests.gateway.fakes import FakeTriton
 
@@ -242,3 +245,26 @@ async def test_a_reading_is_given_up_when_all_is_closed() -> None:
     await asyncio.wait([asking], timeout=1)
     assert asking.cancelled()
     assert hanging.closed
+
+
+class Uneven(Triton):
+    async def call(self, method: str, message: bytes, metadata: Any = (), **rest: Any) -> bytes:
+        if method == "ModelConfig" and pb.ModelConfigRequest.FromString(message).name == "slow":
+            await asyncio.sleep(1.0)
+        return await super().call(method, message, metadata, **rest)
+
+
+async def test_what_is_described_while_a_server_is_being_asked_is_found() -> None:
+    a = Uneven([], ["echo", "slow"])
+    fleet = FleetSettings.model_validate(
+        {
+            "servers": [{"name": "a", "grpc": "127.0.0.1:1"}],
+            "families": [{"name": "texts", "variants": [{"width": 100, "model": "echo", "quality": 0.9}]}],
+        }
+    )
+    async with watched(1.0, a=a) as discovery:
+        await asyncio.sleep(0.5)  # the config of echo has been read, and that of slow is being
+        discovery.describe(describe_models(fleet.families))
+        await asyncio.sleep(60.0)
+        (server,) = discovery.servers
+        assert "echo" in server.found | server.misfits
