@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.ports import ModelControl
@@ -54,12 +54,16 @@ class Observation:
 
 
 def follow_energy(account: EnergyAccount, seen: Observation) -> EnergyAccount:
-    """Return an account with what was drawn until this look; where it says nothing, the next window spans it too."""
-    if seen.snapshot is None or seen.trouble is not None or seen.reading is None:
+    """Return an account with what was drawn until this look.
+
+    Where Triton was not looked at the next window spans it too. Where only the energy is not known that window is left
+    out, because its requests have been counted.
+    """
+    if seen.snapshot is None or seen.trouble is not None:
         return account
-    energy = seen.reading.energy_j
-    if energy.value is None:
-        return account
+    energy = None if seen.reading is None else seen.reading.energy_j
+    if energy is None or energy.value is None:
+        return replace(account, last=None)
     counter = CounterReading(energy.source, seen.at_s, energy.value)
     return account.follow(counter, {model.name: model.rates for model in seen.snapshot.models})
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from orchestrator.controller.demands import Demands
-from orchestrator.controller.observer import Observation, Observer
+from orchestrator.controller.observer import Observation, Observer, follow_energy
 from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.planner.energy import EnergyAccount
 from orchestrator.planner.host import Batching, ModelSnapshot, ModelStatus
 from orchestrator.planner.rates import Counters, Rates
 from orchestrator.snapshot import ModelName
+from orchestrator.telemetry.reading import Reading
+from tests.controller.status.reports import READING, full_report
 from tests.controller.worlds import MIB, W025, W050, W100, now_s, triton
 from tests.fakes.control import FakeTriton
 from tests.fakes.traffic import Traffic
@@ -238,3 +242,23 @@ async def test_a_series_that_outlives_its_model_and_begins_again_counts_what_cam
     await server.apply(W025, instances=1, batching=Batching(), nonce="")
     server.serve(W025, 28)
     assert (await watched.rates(W025)).requests_per_s == pytest.approx(28 / (now_s() - before_s))
+
+
+def test_a_look_without_an_energy_reading_takes_no_request_from_the_account() -> None:
+    seen = full_report().seen
+    assert seen.snapshot is not None
+    first, *rest = seen.snapshot.models
+    rates = Rates(window_s=1.0, requests_per_s=10.0, executions_per_s=10.0, service_s=0.05)
+    models = (replace(first, rates=rates), *(replace(m, rates=Rates()) for m in rest))
+    account = EnergyAccount()
+    for at_s, joules in ((0.0, 0.0), (1.0, 100.0), (2.0, None), (3.0, 300.0)):
+        energy = Reading.absent("busy") if joules is None else Reading(joules, "nvml")
+        look = replace(
+            seen,
+            at_s=at_s,
+            trouble=None,
+            reading=replace(READING, energy_j=energy),
+            snapshot=replace(seen.snapshot, models=models),
+        )
+        account = follow_energy(account, look)
+    assert account.of_request_j(first.name) == pytest.approx(10.0)
