@@ -39,6 +39,7 @@ def make_records(
         np.where(answered, width, 0),
         np.where(answered, server, ""),
         np.where(answered, "a-1", ""),
+        np.where(answered, "lert", ""),
         np.arange(count) < right,
         np.full(count, np.nan),
         {},
