@@ -28,7 +28,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from numpy.typing import NDArray
 
-from orchestrator.errors import CapacityError, ConnectionLostError, DeadlineError, TransientError
+from orchestrator.errors import CapacityError, ConfigError, ConnectionLostError, DeadlineError, TransientError
 from orchestrator.http2.grpc.channel import GrpcChannel
 from orchestrator.http2.grpc.wire import Metadata, RpcError
 from orchestrator.triton.errors import translate_status
@@ -193,8 +193,11 @@ class AsyncClient:
         Raises:
             CapacityError: The gateways refused it because of load, for as long as there was time.
             DeadlineError: There was no answer in time.
+            ConfigError: The deadline is below 0.
             SlimError: It can't be answered; whether it may have run is among it.
         """
+        if deadline_ms is not None and deadline_ms < 0:
+            raise ConfigError(f"deadline_ms is {deadline_ms:g}; give 0 or more")
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         timeout_s = self._timeout_s if deadline_ms is None else min(self._timeout_s, deadline_ms / 1e3)

@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 
 from orchestrator.client import AsyncClient, Client, Decided
-from orchestrator.errors import CapacityError, ConnectionLostError, DeadlineError, ServerUnavailableError, SlimError
+from orchestrator.errors import (
+    CapacityError,
+    ConfigError,
+    ConnectionLostError,
+    DeadlineError,
+    ServerUnavailableError,
+    SlimError,
+)
 from orchestrator.http2.grpc.wire import RpcError
 from tests.gateway.auth.test_tls import Authority
 from tests.gateway.fakes import World, open_world
@@ -100,6 +107,12 @@ async def test_what_can_not_be_served_is_told_once() -> None:
     async with open_world() as world, AsyncClient(world.grpc) as client:
         with pytest.raises(SlimError, match="33"):
             await client.infer("fashion", items(), width=33)
+
+
+async def test_a_deadline_that_can_not_be_is_refused_before_anybody_is_asked() -> None:
+    async with AsyncClient(f"127.0.0.1:{choose_free_port()}") as client:
+        with pytest.raises(ConfigError, match="deadline_ms is -1; give 0 or more"):
+            await client.infer("fashion", items(), deadline_ms=-1)
 
 
 async def test_a_gateway_that_is_away_costs_a_call_to_the_next_one() -> None:

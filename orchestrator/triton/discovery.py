@@ -128,7 +128,7 @@ class ServerModels(Generic[S]):
         foreign = frozenset(name for name, model in self.found.items() if model.sha256 != digests.get(name))
         for name in sorted(foreign - self.foreign):
             log.warning(
-                "model %s on %s is not used: its slim.sha256 is %s, and that of the family's on most servers is %s",
+                "model %s on %s is not used: its slim.sha256 is %s, and the one that is used is %s",
                 name,
                 self.name,
                 self.found[name].sha256,

@@ -86,6 +86,7 @@ _BY_STATUS: dict[str, _Make] = {
     "INVALID_ARGUMENT": PermanentError,
     "UNIMPLEMENTED": PermanentError,
     "UNAUTHENTICATED": PermanentError,
+    "PERMISSION_DENIED": PermanentError,
 }
 
 

@@ -145,8 +145,7 @@ async def test_a_width_of_other_weights_than_the_familys_is_not_used_and_that_is
             ["fashion_w100"],
         )
         assert [r.getMessage() for r in caplog.records] == [
-            "model fashion_w025 on b is not used: its slim.sha256 is other, and that of the family's on most servers "
-            "is sha-25"
+            "model fashion_w025 on b is not used: its slim.sha256 is other, and the one that is used is sha-25"
         ]
         tritons["a"].is_up = tritons["c"].is_up = False
         await discovery.refresh()

@@ -19,8 +19,10 @@ So a server that hangs, or a model that is dead on all servers, costs nobody mor
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -44,12 +46,13 @@ from orchestrator.router.dispatch.retry_rules import (
 )
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.deadline_timers import Deadlines
-from orchestrator.router.queue.request import Answer, BatchKey, PendingRequest
+from orchestrator.router.queue.request import Answer, BatchKey, PendingRequest, Suspicion
 from orchestrator.router.queue.request_queue import RequestQueues
 from orchestrator.router.queue.trace import Attempt, Trace, context_of
-from orchestrator.router.servers.connection import StalledServerError
+from orchestrator.router.servers.connection import StalledModelError, StalledServerError
 from orchestrator.router.servers.ejection_rules import latency_quantile
 from orchestrator.router.servers.fleet import Fleet
+from orchestrator.router.servers.incidents import is_of_model
 from orchestrator.triton.infer_wire import Tensors
 
 log = logging.getLogger(__name__)
@@ -87,6 +90,7 @@ class Sender:
         self._deadlines: Deadlines[Batch] = Deadlines(self._on_due)
         self._running: dict[asyncio.Future[Tensors], Batch] = {}
         self._given_up: set[asyncio.Future[Tensors]] = set()
+        self._alone = itertools.count(1)
         self._ended: list[tuple[Batch, float, str | None]] = []
         self._is_closing = False
         self.on_answer: Callable[[PendingRequest, Answer], None] = lambda request, answer: None
@@ -220,7 +224,7 @@ class Sender:
         limit = f"group_timeout_s = {self._fleet.settings.group_timeout_s}"
         error: SlimError = StalledServerError(f"{batch.server.name} left a batch unanswered, {limit}")
         if is_model_alone:
-            error = TransientError(f"{batch.model.name} on {batch.server.name} left a batch unanswered, {limit}")
+            error = StalledModelError(f"{batch.model.name} on {batch.server.name} left a batch unanswered, {limit}")
         self._retry(batch, error)
         self._wake()
 
@@ -270,6 +274,8 @@ class Sender:
                 continue
             answer = batch.answer(request, part, now_s=now_s)
             request.answer(answer)
+            if request.suspicion is not None:
+                request.suspicion.note_answer()
             self.on_answer(request, answer)
         self._budget = self._budget.answered(len(batch.requests), self._fleet.settings.retries)
 
@@ -294,12 +300,20 @@ class Sender:
     # --- once more ---
 
     def _retry(self, batch: Batch, error: SlimError) -> None:
-        """Send the requests of a batch that failed again, or fail them, and note what it says of the server."""
-        self._fleet.incidents.note_failure(batch.server, batch.model, batch.sent.sent_s, error)
+        """Send the requests of a batch that failed again, or fail them, and note what it says of the server.
+
+        Where one of them may be to blame each goes alone from then on, so that it takes no other with it.
+        """
+        failure = batch.server, batch.model, batch.sent.sent_s, error
+        self._fleet.incidents.note_failure(*failure)
+        suspicion = Suspicion(len(batch.requests), partial(self._fleet.incidents.blame, *failure))
         key = batch.key.elsewhere(batch.server.name)
         for request in batch.requests:
             if request.is_over:
                 continue
+            if is_of_model(error):
+                key = replace(key, alone=next(self._alone))
+                request.suspicion = suspicion
             verdict = self._judge(request, key, Cause.FAILED, repeatable=is_repeatable(error))
             if verdict is Verdict.SEND_AGAIN:
                 self._observer.on_retry(batch.server.name)

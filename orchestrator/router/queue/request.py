@@ -127,6 +127,20 @@ class WaitingPlace(Protocol):
         """Count a request no more, because it waits here no longer."""
 
 
+@dataclass(slots=True)
+class Suspicion:
+    """A model has failed at a batch: it is blamed once others have answered all ``requests`` of it, each alone."""
+
+    requests: int
+    blame: Callable[[], None]
+
+    def note_answer(self) -> None:
+        """Note that another model has answered one of the requests."""
+        self.requests -= 1
+        if self.requests == 0:
+            self.blame()
+
+
 @dataclass(frozen=True, slots=True)
 class BatchKey:
     """What requests have in common that may go in one batch.
@@ -139,6 +153,7 @@ class BatchKey:
         preference: What they prefer; None: what the policy does.
         bound_to: Server and width that early binding chose; None before binding and always with late binding.
         avoid: Servers on which an attempt failed or is overdue; others are taken while there are any.
+        alone: A number of its own, above 0, for a request that goes alone; 0: with others.
     """
 
     family: Family
@@ -149,6 +164,7 @@ class BatchKey:
     preference: Preference | None = None
     bound_to: tuple[ServerName, Width] | None = None
     avoid: frozenset[ServerName] = frozenset()
+    alone: int = 0
 
     def allows(self, model: ServedModel) -> bool:
         """Return whether a model of the family is one of those that may answer."""
@@ -188,6 +204,7 @@ class PendingRequest:
         has_own_deadline: Whether its caller named the deadline; the router's own is no reason to give a request up.
         attempts: How often it was sent.
         sent_to: Where it was sent last; None before.
+        suspicion: Of the model that failed last at a batch with it; None: none has.
         under_way: How many attempts have not ended.
         overdue: How many of these take far longer than was expected, so that little is hoped for.
         given_s: The deadline as its caller gave it, from when it came; infinite when it is not known.
@@ -212,6 +229,7 @@ class PendingRequest:
     has_own_deadline: bool = False
     attempts: int = 0
     sent_to: tuple[ServerName, Width] | None = None
+    suspicion: Suspicion | None = field(default=None, repr=False)
     under_way: int = 0
     overdue: int = 0
     given_s: float = math.inf

@@ -67,6 +67,10 @@ class ServerClient(Protocol):
         """Release the connection, after waiting at most so long for what is under way."""
 
 
+class StalledModelError(TransientError):
+    """A model has left a batch unanswered, and others of its server answer."""
+
+
 class StalledServerError(ServerUnavailableError):
     """A server left a batch unanswered for too long."""
 
@@ -313,7 +317,7 @@ class ServerConnection:
         elif isinstance(error, ModelNotFoundError):
             self.served = tuple(m for m in self.served if m.name != model.name)
         # The model itself failed; a full queue or a late answer is no such sign.
-        elif type(error) in (TransientError, WrongAnswerError):
+        elif type(error) in (TransientError, StalledModelError, WrongAnswerError):
             log.warning("model %s on %s is out: %s", model.name, self.name, error)
             self.health.back_off(model.name, now_s=now_s)
         self.check_soon.set()

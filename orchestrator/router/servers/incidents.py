@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,14 +17,20 @@ from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.ejection_rules import plan_ejections
 from orchestrator.router.servers.probing import Prober
 from orchestrator.router.servers.service_times import ServiceTimes
+from orchestrator.router.servers.watch import trial_sizes
 from orchestrator.snapshot import ModelName, ServedModel, ServerName
 from orchestrator.triton.infer_wire import Tensors
 from orchestrator.triton.trial_items import blank_batch
 
 log = logging.getLogger(__name__)
 
-_DOUBT_PAUSE_S = 1.0  # between two probes of a model that is doubted: clients can make it look wrong
+_DOUBT_PAUSE_S = 1.0  # between two looks at a model that is doubted: clients can make it look wrong, or fail
 _LIFE_S = 0.05  # between two models that are tried on a suspect server, unless one has answered
+
+
+def is_of_model(error: SlimError) -> bool:
+    """Return whether a model has run and failed by itself, for which it or what it was asked may be to blame."""
+    return type(error) is TransientError and error.executed
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +48,7 @@ class Incidents:
     background: BackgroundTasks
     observer: RouterObserver
     changed: Callable[[], None]
+    _proven_s: dict[tuple[ServerName, ModelName], float] = field(default_factory=dict)  # when it was last asked to be
     _doubts: dict[tuple[ServerName, ModelName], tuple[float, asyncio.Task[None]]] = field(default_factory=dict)
     _trials: dict[ServerName, asyncio.Task[None]] = field(default_factory=dict)
     _readmissions: dict[ServerName, asyncio.TimerHandle] = field(default_factory=dict)
@@ -53,7 +61,35 @@ class Incidents:
     # --- it fails, or is too slow ---
 
     def note_failure(self, server: ServerConnection, model: ServedModel, sent_s: float, error: SlimError) -> None:
-        """Note what a batch that was sent at ``sent_s`` and failed says of its server."""
+        """Note that a batch that was sent at ``sent_s`` has failed.
+
+        A model that has run and failed may have been asked for what no model can answer, such as an index beyond its
+        table. So it is asked for blank items, and blamed where it fails at them too; or one caller could take it out.
+        """
+        if is_of_model(error) and blank_batch(model, 1) is not None:
+            key, now_s = (server.name, model.name), asyncio.get_running_loop().time()
+            if now_s >= self._proven_s.get(key, -math.inf) + _DOUBT_PAUSE_S:
+                self._proven_s[key] = now_s
+                self.background.start("proving", lambda: self._prove(server, model, sent_s, error))
+        else:
+            self.blame(server, model, sent_s, error)
+
+    async def _prove(self, server: ServerConnection, model: ServedModel, sent_s: float, error: SlimError) -> None:
+        try:
+            for items in trial_sizes(model):
+                if (blank := blank_batch(model, items)) is not None:
+                    await server.infer(model, blank)
+        except ServerUnavailableError as exc:
+            self.blame(server, model, sent_s, exc)
+        except CapacityError:
+            return  # it has other work, so it answers
+        except (SlimError, TimeoutError):
+            self.blame(server, model, sent_s, error)
+        else:
+            log.debug("model %s on %s fails at a request and answers blank items: %s", model.name, server.name, error)
+
+    def blame(self, server: ServerConnection, model: ServedModel, sent_s: float, error: SlimError) -> None:
+        """Take for a failure of the server that a batch which was sent at ``sent_s`` has failed."""
         # Such errors blame the server, not its load.
         if isinstance(error, TransientError) and not isinstance(error, CapacityError | DeadlineError):
             now_s = asyncio.get_running_loop().time()

@@ -119,7 +119,7 @@ class ServerWatch:
                 log.warning("model %s on %s leaves blank items unanswered", model.name, server.name)
             except SlimError as exc:
                 health.back_off(model.name, now_s=clock())
-                log.warning("model %s on %s does not answer blank items: %s", model.name, server.name, exc)
+                log.warning("model %s on %s stays out, as a trial showed: %s", model.name, server.name, exc)
             else:
                 for items, took_s in blank_s.items():
                     self.observe(server, model.name, items, min(took_s, golden_s.get(items, took_s)))

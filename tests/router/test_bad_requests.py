@@ -1,0 +1,65 @@
+"""A request at which every model fails takes neither models nor other requests with it; a broken model is taken out."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from orchestrator.errors import TransientError
+from orchestrator.router import Router
+from orchestrator.snapshot import ServedModel
+from orchestrator.triton.infer_wire import Tensors
+from tests.fakes.servers import FakeServer, item
+from tests.router.test_router import routed
+
+pytestmark = pytest.mark.virtual_time
+
+BAD = 9
+
+
+class Picky(FakeServer):
+    """Fails at every batch that holds an item of some values."""
+
+    def __init__(self, *values: int) -> None:
+        super().__init__()
+        self.values = values
+
+    async def infer_batch(
+        self, model: ServedModel, batch: Tensors, *, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Tensors:
+        answer = await super().infer_batch(model, batch, metadata=metadata)
+        if any(pixels.flat[0] in self.values for pixels in batch[0]):
+            raise TransientError("index out of range")
+        return answer
+
+
+async def ask_beside(router: Router, bad: int, good: int) -> list[object]:
+    """Return what becomes of so many good requests that come with as many bad ones, a few at a time."""
+    outcomes: list[object] = []
+    for _ in range(good):
+        asked = [router.infer(item(value), deadline_ms=2000) for value in (*[BAD] * bad, 1, 2, 3)]
+        outcomes += (await asyncio.gather(*asked, return_exceptions=True))[bad:]
+        await asyncio.sleep(0.2)
+    return outcomes
+
+
+async def test_who_asks_for_what_no_model_can_answer_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async with routed({"a": Picky(BAD), "b": Picky(BAD)}) as router:
+        await asyncio.sleep(1.0)
+        with pytest.raises(TransientError, match="index out of range"):
+            await router.infer(item(BAD), deadline_ms=2000)
+        outcomes = await ask_beside(router, bad=1, good=30)
+        assert [outcome for outcome in outcomes if isinstance(outcome, Exception)] == []
+        assert "is out" not in caplog.text
+        assert {name: len(models) for name, models in router.served_by().items()} == {"a": 4, "b": 4}
+
+
+async def test_a_model_that_fails_at_all_but_blank_items_is_taken_out(caplog: pytest.LogCaptureFixture) -> None:
+    broken = Picky(1, 2, 3)
+    async with routed({"a": broken, "b": FakeServer()}) as router:
+        await asyncio.sleep(1.0)
+        outcomes = await ask_beside(router, bad=0, good=10)
+        assert [outcome for outcome in outcomes if isinstance(outcome, Exception)] == []
+        assert "on a is out: index out of range" in caplog.text
+        assert "on b is out" not in caplog.text
