@@ -26,7 +26,7 @@ from orchestrator.controller.status.holder import HolderKeeper
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError, TransientError
 from orchestrator.planner.host import Limits
-from orchestrator.snapshot import ServerName
+from orchestrator.snapshot import ModelName, ServerName
 from orchestrator.telemetry import HostReading, Telemetry, open_telemetry
 from orchestrator.triton.control import TritonControl, check_control, open_control
 from orchestrator.triton.protocol_key import read_protocol_key, render_headers
@@ -68,6 +68,7 @@ class ControllerDaemon:
         self._first_reading = first_reading
         name = ServerName(server.name)
         self._limits = _resolve(triton, server, fleet, first_reading)
+        self._widths = _names(triton)
         self._metrics = ControllerMetrics(name, failed_steps=lambda: self.controller.failed_steps)
         self._heartbeat = Heartbeat(_heartbeat_limit_s(fleet.controller), time.monotonic)
         budget_check = BudgetCheck(
@@ -177,6 +178,21 @@ class ControllerDaemon:
     def _observe(self, report: StepReport) -> None:
         self._metrics.observe(report)
         self._heartbeat.beat()
+        self._follow_repository()
+
+    def _follow_repository(self) -> None:
+        """Settle the limits anew once the repository holds other widths: which are wanted depends on them."""
+        try:
+            widths = _names(self._control)
+            if widths in (self._widths, ()):  # away, or without any, it says nothing of what is wanted
+                return
+            self._widths = widths
+            self._limits = self._resolve_again(self._server, self._fleet)
+        except SlimError as exc:
+            log.error("the repository holds other widths, and the old limits stay: %s", one_line(exc))
+            return
+        self.controller.replace_limits(self._limits)
+        log.info("the repository holds other widths; wanted are %s", ", ".join(self._limits.wanted))
 
     def _resolve_again(self, server: ServerSettings, fleet: FleetSettings) -> Limits:
         """Return the limits that settings lead to on this host, held against what it runs now."""
@@ -185,6 +201,7 @@ class ControllerDaemon:
         limits = _resolve(self._control, server, fleet, (seen and seen.reading) or self._first_reading)
         if seen is not None and seen.snapshot is not None:
             check_budget(limits, seen.snapshot, server=ServerName(server.name))
+        self._server, self._fleet = server, fleet
         return limits
 
 
@@ -244,6 +261,10 @@ def _resolve(
         deadline_ms=fleet.router.deadline_ms,
         family_weights=fleet.router.family_weights,
     )
+
+
+def _names(control: TritonControl | CheckedControl) -> tuple[ModelName, ...]:
+    return tuple(sorted(model.name for model in control.repository_models()))
 
 
 def _heartbeat_limit_s(settings: ControllerSettings) -> float:

@@ -47,7 +47,8 @@ def _track_model(
     seen: ModelSnapshot, old: ModelMemory, snapshot: HostSnapshot, limits: Limits, now_s: float
 ) -> ModelMemory:
     if old.files_stamp != seen.model.files_stamp:
-        old = replace(old, files_stamp=seen.model.files_stamp, drift_failures=0)
+        # What another export needs must not wait for what the last one has just changed.
+        old = replace(old, files_stamp=seen.model.files_stamp, drift_failures=0, batching_changed_s=None)
     moving_since_s = _since(old.moving_since_s, snapshot.is_moving(seen), now_s)
     # What a model that does not serve keeps is what was learned of it; its load and its timers begin anew.
     if not seen.is_ready:

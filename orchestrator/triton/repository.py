@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 NONCE = "slim.nonce"
 CONFIG_FILE = "config.pbtxt"
 DEFAULT_MODEL_FILE = "model.onnx"
-EXPORT_AGAIN = "run 'slimsched export' again"
+EXPORT_AGAIN = "run 'slimsched export', or 'import', again"
 _BATCHING_FIELDS = ("preferred_batch_size", "max_queue_delay_microseconds")
 
 

@@ -259,6 +259,18 @@ def test_sighup_takes_new_settings_and_refuses_bad_ones(host: Host) -> None:
         assert "Traceback" not in host.log.read_text()
 
 
+def test_what_a_repository_gets_under_a_running_daemon_is_loaded_as_what_was_there(host: Host, tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    shutil.copytree(REPOSITORY / WIDTHS[0], repository / WIDTHS[0])
+    shutil.copytree(REPOSITORY / WIDTHS[-1], tmp_path / WIDTHS[-1])
+    host.write(repository=repository)
+    with host.triton(repository=repository) as server, host.daemon():
+        wait(lambda: loaded(server) == WIDTHS[:1], lambda: loaded(server))
+        (tmp_path / WIDTHS[-1]).rename(repository / WIDTHS[-1])
+        wait(lambda: loaded(server) == [WIDTHS[0], WIDTHS[-1]], lambda: host.log.read_text())
+        host.wait_log("the repository holds other widths; wanted are fashion_w025, fashion_w100")
+
+
 def test_a_daemon_waits_for_its_triton(host: Host, tritons: Tritons) -> None:
     host.write(minimum_widths=[25], wanted_widths=[25])
     with host.daemon() as process:

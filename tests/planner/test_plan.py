@@ -491,6 +491,9 @@ def test_a_width_that_runs_with_something_else_than_its_files_is_reloaded_once_i
     state = state.record(Outcome(made.actions[0], 0.0, 1.0, instances_before=3), LIMITS)
     assert plan(snapshot, state, LIMITS, now_s=30.0)[0].actions == ()
     assert brief(plan(snapshot, state, LIMITS, now_s=61.0)[0]) == [("reload", W25, "drifted", 3)]
+    seen = snapshot.models[0]
+    exported = host(dataclasses.replace(seen, model=dataclasses.replace(seen.model, files_stamp="another")))
+    assert brief(plan(exported, state, LIMITS, now_s=30.0)[0]) == [("reload", W25, "drifted", 3)]
 
 
 def test_new_files_are_followed_on_a_full_host_too() -> None:

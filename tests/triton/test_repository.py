@@ -137,7 +137,7 @@ def test_an_empty_or_missing_repository_is_named(tmp_path: Path) -> None:
         ("instance_group [{ kind: KIND_CPU count: 2 }]", "", "has 0 instance groups; write exactly one"),
         ("count: 2 }", "count: 2 }, { kind: KIND_CPU count: 1 }", "has 2 instance groups"),
         ("count: 2", "", "an instance group without count"),
-        ('"slim.width"', '"slim.with"', "lacks slim.width; run 'slimsched export' again"),
+        ('"slim.width"', '"slim.with"', "lacks slim.width; run 'slimsched export', or 'import', again"),
         ('"50"', '"half"', "slim.width 'half' is no whole percentage"),
         ('"50"', '"101"', "slim.width '101' is no whole percentage"),
         ('"0.5"', '"nan"', "slim.accuracy 'nan' is not finite"),
