@@ -467,3 +467,17 @@ def test_a_policy_of_one_width_gives_up_what_that_width_cannot_answer_as_a_live_
     in_time = result.attainment_ratio * result.requests
     assert 0.8 / 3 < result.attainment_ratio < 1.05 / 3
     assert in_time + result.shed > 0.97 * result.requests
+
+
+def test_servers_report_for_as_long_as_a_queue_may_drain() -> None:
+    """Without a report nothing is known to be done, and nothing would be sent any more."""
+    settings = scenario(
+        requests=8_000,
+        load=2.0,
+        telemetry={"report_every_s": 0.05},
+        objectives={"request_timeout_s": 3000, "queue_limit": 100_000},
+    )
+    model = linear_model(100, per_item_s=0.05, max_batch_size=1)
+    simulation = run(settings, servers(2, model), "lert:narrowest")
+    assert simulation.world.state[sim.NOW_S] > simulation.trace.arrived_s[-1] + 90
+    assert (np.asarray(simulation.world.requests[sim.STATUS]) == sim.ANSWERED).all()

@@ -18,7 +18,13 @@ from orchestrator.simulation.bounds.batch_control import BatchServer
 from orchestrator.simulation.bounds.clairvoyant import Clairvoyant, plan_window
 from orchestrator.simulation.scenario.capacity import least_joules, most_accuracy
 from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings, TelemetrySettings, fullest_fleet
+from orchestrator.simulation.scenario.settings import (
+    FaultSettings,
+    ScenarioSettings,
+    SharingSettings,
+    TelemetrySettings,
+    fullest_fleet,
+)
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.utility import make_utility
@@ -139,7 +145,7 @@ def measure_window(
     if settings.families:
         raise ConfigError(f"{settings.name}: a clairvoyant plans for one family; leave out the others, or --windows 0")
     quiet = [replace(s, models=tuple(replace(m, sigma=0.0) for m in s.models)) for s in servers]
-    changed = {"faults": FaultSettings(), "telemetry": TelemetrySettings()}
+    changed = {"faults": FaultSettings(), "telemetry": TelemetrySettings(), "hosts": (), "sharing": SharingSettings()}
     settings = settings.with_workload(requests=requests, items=1).model_copy(update=changed)
     trace = draw_trace(settings, quiet, seed)
     # A burst before the first arrival is no one's time.

@@ -209,6 +209,11 @@ def parse_scenario(text: str, *, source: str, folder: Path) -> tuple[ScenarioSet
     known = qualities_of(fleet)
     if settings.families and settings.workload.deadlines_ms is not None:
         raise ConfigError(f"{source}: workload.deadlines_ms: there are families; give each its own deadline_ms")
+    if settings.workload.callers is not None and settings.telemetry.report_every_s is not None:
+        raise ConfigError(
+            f"{source}: telemetry.report_every_s: reports are drawn beforehand, and how long a run takes with "
+            "workload.callers is not known; leave one of them out"
+        )
     for name in settings.families:
         if name not in known:
             raise ConfigError(f"{source}: families: no server has widths of {name}; there are {', '.join(known)}")

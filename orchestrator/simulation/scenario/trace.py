@@ -76,7 +76,7 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
     stalls, commons, wakes = hosts.spawn(3)
     entries = [
         *_faults(settings.faults, len(servers), horizon_s, faults),
-        *_reports(settings.telemetry, len(servers), horizon_s, reports),
+        *_reports(settings.telemetry, len(servers), _reported_s(settings, servers, float(arrived_s[-1])), reports),
         *_shared(settings.sharing, len(servers), horizon_s, sharing),
         *_stalls(settings.hosts, horizon_s, stalls),
         *_competing(settings.hosts, horizon_s),
@@ -176,6 +176,16 @@ def _shared(settings: SharingSettings, servers: int, horizon_s: float, rng: np.r
             away.append(back_s)
             entries += [(at_s, server, sim.LEAVES, 0.0), (back_s, server, sim.COMES_BACK, 0.0)]
     return entries
+
+
+def _reported_s(settings: ScenarioSettings, servers: Sequence[SimulatedServer], last_s: float) -> float:
+    """Return until when servers report: without it nothing would be sent any more, so as long as a queue may drain.
+
+    That is no longer than one server needs for all requests, one after the other, at its slowest.
+    """
+    alone_s = max((max(model.service_s) for server in servers for model in server.models), default=0.0)
+    drains_s = settings.workload.requests * settings.workload.items * alone_s
+    return last_s + min(settings.objectives.request_timeout_s, max(_MOST_DRAIN_S, drains_s))
 
 
 def _reports(settings: TelemetrySettings, servers: int, horizon_s: float, rng: np.random.Generator) -> list[Entry]:

@@ -170,10 +170,14 @@ def _by_rate(rate: Callable[[Times], Times]) -> Shape:
 
 
 def _invert(arrivals: Times, times: Times, cumulative: Times) -> Times:
-    """Return when the cumulative rate reaches each of ``arrivals``; beyond its end it goes on at its last slope."""
+    """Return when the cumulative rate reaches each of ``arrivals``; beyond its end it goes on at its last slope.
+
+    But at least at a tenth of the mean: a rate that falls to nothing would let the last request come hours later.
+    """
     beyond = arrivals > cumulative[-1]
     found = np.interp(arrivals, cumulative, times)
     if beyond.any():  # else the last slope may be endless, as that of a state without requests
-        slope = (times[-1] - times[-2]) / (cumulative[-1] - cumulative[-2])
+        last_s = times[-1] - times[-2]
+        slope = last_s / max(cumulative[-1] - cumulative[-2], last_s / 10)
         found[beyond] = times[-1] + (arrivals[beyond] - cumulative[-1]) * slope
     return np.asarray(found)

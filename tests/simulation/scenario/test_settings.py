@@ -287,3 +287,9 @@ def test_reports_come_when_they_should_and_some_are_lost() -> None:
     assert (np.diff(schedule[0]) >= 0).all()
     horizon_s = draw_trace(settings, servers(4, single()), 0).arrived_s[-1] + 1
     assert schedule.shape[1] == pytest.approx(4 * 0.75 * horizon_s / 0.1, rel=0.1)
+
+
+def test_reports_are_drawn_beforehand_so_the_end_of_a_run_must_be_known(tmp_path: Path) -> None:
+    values = {**GOOD, "workload": {"callers": 4, "load_ratio": 1.0}, "telemetry": {"report_every_s": 1.0}}
+    with pytest.raises(ConfigError, match=r"telemetry\.report_every_s: reports are drawn beforehand"):
+        load_scenario(written(tmp_path, values))

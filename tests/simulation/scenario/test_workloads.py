@@ -109,3 +109,9 @@ def test_files_that_are_no_trace_are_refused(tmp_path: Path, text: str, problem:
         workloads.replay(path)
     with pytest.raises(ConfigError, match=r"can't read the timestamps in .*missing"):
         workloads.replay(tmp_path / "missing.txt")
+
+
+@pytest.mark.parametrize("shape", [workloads.ramp(2.0, 0.0), workloads.diurnal(1.0, 0.75)])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_rate_that_falls_to_nothing_lets_the_last_come_all_the_same(shape: Shape, seed: int) -> None:
+    assert drawn(shape, 10_000, seed)[-1] < 1.5 * 10_000 / 50.0
