@@ -54,9 +54,8 @@ class RunFolder:
             raise ConfigError(f"{path} holds a run already; resume it with --resume, or give another --run")
         other = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
         if other:
-            raise ConfigError(
-                f"the run in {path} was begun with other settings ({', '.join(other)}); give the same, or another --run"
-            )
+            remedy = "leave out --resume to begin anew" if restart else "give the same, or another --run"
+            raise ConfigError(f"the run in {path} was begun with other settings ({', '.join(other)}); {remedy}")
 
     def end(self) -> None:
         """Forget how far the run has come, so that another may begin here."""

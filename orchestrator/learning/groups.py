@@ -66,7 +66,7 @@ class Groups:
         per_world = self._pilot(base) * segment
         self._room = int(min(_MOST_CHOICES, max(16, _SPARE * per_world)))
         groups = choices / (replicas * min(self._room, max(1.0, per_world)))
-        own = int(min(_MOST_GROUPS, max(threads, groups)) / threads + 0.5)  # groups of a thread
+        own = max(1, int(min(_MOST_GROUPS, max(threads, groups)) / threads + 0.5))  # groups of a thread
         self._batches = [RolloutBatch(own * replicas, base=base, holds_on=True) for _ in range(threads)]
         self._rollouts = [new_rollout(own * replicas, self._room, lines=self.lines) for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rollout")

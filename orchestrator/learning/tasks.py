@@ -206,7 +206,7 @@ def profile_task(
     None: not.
 
     Raises:
-        ConfigError: when the profile can't be used, or knows none of the servers.
+        ConfigError: when the profile can't be used, or knows the family on none of the servers.
     """
     profile = read_profile(path)
     known = [str(server.name) for server in profile.servers]
@@ -214,7 +214,9 @@ def profile_task(
     if len(families) > 1 and family not in families:
         asked = "name one with --family" if family is None else f"there is no {family}"
         raise ConfigError(f"{path} knows the families {', '.join(families)}; {asked}")
-    entries = {name: entry for name, entry in (servers or {name: name for name in known}).items() if entry in known}
+    is_one = len(families) == 1
+    having = {str(s.name) for s in profile.servers if is_one or any(m.family == family for m in s.models)}
+    entries = {name: entry for name, entry in (servers or {name: name for name in known}).items() if entry in having}
     if not entries:
         raise ConfigError(
             f"{path} knows {', '.join(known) or 'no server'}, the fleet has {', '.join(servers or ()) or 'none'}; "

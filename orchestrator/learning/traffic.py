@@ -23,6 +23,7 @@ from orchestrator.learning.arrivals import Recorded
 from orchestrator.learning.objective import crowd
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.capacity import capacity_rps
+from orchestrator.simulation.scenario.settings import eligible_fleet
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
 
 WINDOWS: Final = 20
@@ -157,18 +158,23 @@ def surge(trace: Trace, *, every_s: float, lasts_s: float, factor: float) -> Tra
 
 def rate_of(task: Task) -> float:
     """Return how many requests a second a task has, on average."""
-    workload, least = task.settings.workload, task.settings.objectives.min_accuracy
-    most_rps = capacity_rps(task.servers, width=workload.load_of_width, min_accuracy=least)
-    return workload.load_ratio * most_rps / workload.items
+    workload = task.settings.workload
+    return workload.load_ratio * _most_rps(task) / workload.items
+
+
+def _most_rps(task: Task) -> float:
+    """Return what a load of 1 is, in items a second, as ``draw_trace`` reckons."""
+    settings = task.settings
+    fleet = eligible_fleet(settings, task.servers)
+    return capacity_rps(fleet, width=settings.workload.load_of_width, shares=settings.family_shares())
 
 
 def _at_recorded_rate(task: Task, recorded: Recorded) -> Task:
     times_s = recorded.times_s
     rate_rps = (len(times_s) - 1) / float(times_s[-1] - times_s[0]) * recorded.items
-    load_ratio = rate_rps / capacity_rps(task.servers, min_accuracy=task.settings.objectives.min_accuracy)
     changes = {"kind": "poisson", "file": None, "load_of_width": None, "items": recorded.items}
-    settings = task.settings.with_workload(load_ratio=load_ratio, **changes)
-    return replace(task, settings=settings)
+    task = replace(task, settings=task.settings.with_workload(**changes))
+    return replace(task, settings=task.settings.with_workload(load_ratio=rate_rps / _most_rps(task)))
 
 
 def check_fleet(recorded: Recorded, task: Task, entries: Mapping[str, str] = MappingProxyType({})) -> None:

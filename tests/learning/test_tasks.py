@@ -169,6 +169,18 @@ def test_of_several_families_one_is_named_and_has_its_own_widths_and_arrivals(tm
         given_traffic(None, profile, times)
 
 
+def test_servers_without_the_family_are_left_out(tmp_path: Path) -> None:
+    document = json.loads(PROFILE.read_text())
+    first = document["servers"][0]
+    first["models"].append({**first["models"][0], "family": "other", "name": "other_small"})
+    (tmp_path / "both.json").write_text(json.dumps(document))
+    names = {
+        family: [str(server.name) for server in profile_task(tmp_path / "both.json", {}, family=family).servers]
+        for family in ("fashion", "other")
+    }
+    assert names == {"fashion": SERVERS, "other": SERVERS[:1]}
+
+
 def test_batches_vary_as_a_log_says_that_has_enough_of_them_and_else_as_is_usual(tmp_path: Path) -> None:
     def factors_of(records: list[Any]) -> list[float]:
         log_of(tmp_path, records)

@@ -24,10 +24,12 @@ from orchestrator.learning.traffic import (
     surge,
 )
 from orchestrator.simulation.rewards import Task
-from orchestrator.simulation.scenario.trace import Trace
+from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from tests.fakes.servers import FakeServer, item
 from tests.router.test_router import routed
+from tests.simulation.test_several_families import two_servers
 from tests.simulation.test_world_batch import task
+from tests.simulation.worlds import scenario
 
 
 def fleet() -> Task:
@@ -281,3 +283,11 @@ def test_the_log_of_another_fleet_is_named_as_such(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another fleet: it decided about elsewhere, the profile knows s0, s1"):
         check_fleet(read_arrivals(log_of(tmp_path, unknown)), fleet())
     check_fleet(recorded(10), fleet())  # timestamps are of any fleet
+
+
+def test_a_recorded_rate_stays_what_it_is_where_families_share_the_servers() -> None:
+    families = {"plates": {"share": 1.0, "min_accuracy": 0.85}, "signs": {"share": 9.0}}
+    given = Task(scenario(requests=500, families=families), tuple(two_servers("plates", "signs")), NO_PREFERENCE)
+    traffic = Traffic(given, recorded(count=30_000, rate_rps=200.0))
+    rate_rps = draw_trace(traffic.task.settings, traffic.task.servers, 0).rate_rps
+    assert (rate_rps, traffic.rate_rps) == (pytest.approx(200.0, rel=0.05), pytest.approx(200.0, rel=0.05))

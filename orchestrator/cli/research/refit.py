@@ -22,7 +22,9 @@ from orchestrator.profiling.profiler import check_weights
 @seed_option
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Cores to use.")
 @click.option("--family", help="Of whose requests; needed where the log has several.")
-@click.option("--resume", is_flag=True, help="Go on where the last one was interrupted.")
+@click.option(
+    "--resume", is_flag=True, help="Go on where the last one was interrupted, if the log has not grown since."
+)
 def refit(
     fleet_path: Path, out: Path | None, minutes: float, seed: int, threads: int, family: str | None, resume: bool
 ) -> None:
