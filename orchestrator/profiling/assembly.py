@@ -192,7 +192,7 @@ def _batch_energy(
     windows = [visit.window for visit in visits if visit.window is not None]
     energy_j, duration_s, source = _pool(windows)
     if energy_j is not None and source is not None and idle.source is source and idle.power_w is not None:
-        batches = sum(len(visit.latencies_s) for visit in visits)
+        batches = sum(len(visit.latencies_s) for visit in visits if visit.window is not None)
         return max(0.0, energy_j - idle.power_w * duration_s) / batches, source, ""
     if server.power is not None:
         return (server.power.busy_w - server.power.idle_w) * mean_s, EnergySource.ESTIMATED, ""

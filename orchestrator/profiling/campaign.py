@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from orchestrator.errors import ConfigError
 from orchestrator.profile.document import batch_ladder
 from orchestrator.profiling.changes import Control, describe_before, measure_cycle, restore
 from orchestrator.profiling.probe import Clock, ProfiledServer, idle_window, visit_cell
@@ -62,6 +65,23 @@ async def restore_left(controls: Mapping[ServerName, Control], records: Records)
         if server in controls:
             await restore(controls[server], model, before)
             records.note_restored((server, model))
+
+
+async def forget_records(partial: Path, controls: Mapping[ServerName, Control]) -> None:
+    """Remove what was measured so far, after bringing back what a killed campaign has left changed.
+
+    Raises:
+        ConfigError: when something is left changed, and there is no control of its server.
+        SlimError: when Triton does not bring it back.
+    """
+    left: Records | None = None
+    with suppress(ConfigError):  # what can't be read may be why it is begun anew
+        left = Records(partial)
+    if left is not None:
+        with left:
+            await restore_left(controls, left)
+        left.require_restored()
+    partial.unlink(missing_ok=True)
 
 
 async def measure_changes(

@@ -22,7 +22,14 @@ from orchestrator.errors import ConfigError, PermanentError, TransientError
 from orchestrator.profile.document import Conditions, Profile, batch_ladder, read_profile
 from orchestrator.profile.start import find_start
 from orchestrator.profiling.assembly import ServerFacts, assemble_profile, check_binding
-from orchestrator.profiling.campaign import Progress, Subject, measure_batches, measure_changes, restore_left
+from orchestrator.profiling.campaign import (
+    Progress,
+    Subject,
+    forget_records,
+    measure_batches,
+    measure_changes,
+    restore_left,
+)
 from orchestrator.profiling.changes import Control
 from orchestrator.profiling.records import Records
 from orchestrator.profiling.sampling import Sampling
@@ -43,7 +50,7 @@ class ProfileRequest:
     """What to profile, with the file that keeps what was measured so far.
 
     With ``control`` loads, reloads and memory are measured, which changes the servers; with ``force`` also beside a
-    running controller.
+    running controller. With ``restart`` what was measured so far is forgotten.
     """
 
     fleet: FleetSettings
@@ -51,6 +58,7 @@ class ProfileRequest:
     sampling: Sampling
     control: bool = False
     force: bool = False
+    restart: bool = False
 
 
 async def take_profile(
@@ -61,10 +69,12 @@ async def take_profile(
     Raises:
         SlimError: when a server fails or may not be changed, or the partial profile is about other servers.
     """
-    records = Records(request.partial)
     async with _controls(request, has_controller) as controls, _subjects(request.fleet, controls) as opened:
-        with records:
+        if request.restart:
+            await forget_records(request.partial, controls)
+        with Records(request.partial) as records:
             await restore_left(controls, records)
+            records.require_restored()
             pairs = [await _describe(settings, subject) for settings, subject in opened]
             facts, subjects = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             records.bind(_binding(facts, request.sampling))

@@ -82,6 +82,14 @@ class Records(Journal):
         for key, found, wanted in differences(self.binding, binding):
             raise ConfigError(f"{self.path} was begun with {key} = {found!r}, now it is {wanted!r}; {self._remedy}")
 
+    def require_restored(self) -> None:
+        """Raise ConfigError when a killed campaign has left a model changed."""
+        for server, model in self.unrestored:
+            raise ConfigError(
+                f"{self.path}: a run that was killed has left {model} on {server} changed; profile it with --control, "
+                "which brings it back first, or remove that file where it runs as it should"
+            )
+
     def add_visit(self, cell: Cell, visit: Visit) -> None:
         """Note a visit."""
         self._note({"kind": "visit", **asdict(cell), **asdict(visit)})

@@ -22,6 +22,7 @@ from orchestrator.profiling.assembly import ServerFacts, assemble_profile
 from orchestrator.profiling.campaign import (
     Progress,
     Subject,
+    forget_records,
     list_cells,
     measure_batches,
     measure_changes,
@@ -176,12 +177,13 @@ async def test_changes_are_measured_and_undone(tmp_path: Path) -> None:
         assert model.changes.scale_up.n == QUICK.cycles
 
 
-async def test_what_a_killed_campaign_left_is_brought_back(tmp_path: Path) -> None:
+async def killed_campaign(path: Path) -> FakeTriton:
+    """Return a server whose model a campaign found with 3 instances, and was killed before it brought them back."""
     loop = asyncio.get_running_loop()
     triton = FakeTriton((repository_model(25),), clock=loop.time)
     (model,) = triton.repository_models()
     await triton.apply(model.name, instances=3, batching=model.batching, nonce="")
-    with Records(tmp_path / "p") as records:
+    with Records(path) as records:
         records.bind({})
         server = ProfiledFake((25,))
         measured = subject(A, server, control=triton, telemetry=triton.telemetry)
@@ -193,11 +195,43 @@ async def test_what_a_killed_campaign_left_is_brought_back(tmp_path: Path) -> No
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     await triton.unload(model.name)  # as a kill -9 in the middle leaves it
+    assert Records(path).unrestored == left
+    return triton
+
+
+async def test_what_a_killed_campaign_left_is_brought_back(tmp_path: Path) -> None:
+    triton = await killed_campaign(tmp_path / "p")
     with Records(tmp_path / "p") as records:
-        assert records.unrestored == left
+        with pytest.raises(ConfigError, match="profile it with --control, which brings it back first"):
+            records.require_restored()
         await restore_left({A: triton}, records)
-        assert records.unrestored == {}
+        records.require_restored()
     assert [loaded.instances for loaded in await triton.loaded_models()] == [3]
+
+
+async def test_what_is_begun_anew_brings_back_first_what_was_left(tmp_path: Path) -> None:
+    triton = await killed_campaign(tmp_path / "p")
+    with pytest.raises(ConfigError, match="--control"):
+        await forget_records(tmp_path / "p", {})
+    await forget_records(tmp_path / "p", {A: triton})
+    assert [loaded.instances for loaded in await triton.loaded_models()] == [3]
+    assert not (tmp_path / "p").exists()
+    (tmp_path / "p").write_text("damaged\n")
+    await forget_records(tmp_path / "p", {})
+    assert not (tmp_path / "p").exists()
+
+
+async def test_energy_is_of_the_batches_that_a_counter_has_seen(tmp_path: Path) -> None:
+    server = ProfiledFake((100,), max_batch_size=1, requests_left=6)
+    with pytest.raises(asyncio.CancelledError):
+        await campaign(tmp_path / "p", subject(A, server))  # ends after a visit, without a counter
+    server.requests_left = None
+    counter = FakeCounter(server, idle_w=20, busy_w=70)
+    records = await campaign(tmp_path / "p", subject(A, server, telemetry=counter, has_counter=True))
+    (visits,) = records.visits.values()
+    assert {visit.window is None for visit in visits} == {True, False}
+    (batch,) = assembled(records, facts(A, server)).servers[0].models[0].batches
+    assert batch.energy_j == pytest.approx(50 * server.service_s(100, 1))
 
 
 async def test_a_model_whose_input_is_open_can_not_be_profiled(tmp_path: Path) -> None:

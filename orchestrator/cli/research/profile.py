@@ -101,7 +101,7 @@ def profile(
     else:
         partial = _begin(console, out, restart=restart)
         sampling = choose_sampling(min_requests, precision_ratio, cycles=cycles, seed=seed, under_load=under_load)
-        taken = _take(console, ProfileRequest(fleet, partial, sampling, control=control, force=force))
+        taken = _take(console, ProfileRequest(fleet, partial, sampling, control=control, force=force, restart=restart))
         write_profile(taken, out)
         partial.unlink(missing_ok=True)
         console.print(f"profile: {out}", soft_wrap=True)
@@ -129,9 +129,7 @@ def _begin(console: Console, out: Path, *, restart: bool) -> Path:
     partial = out.with_name(f"{out.name}.partial")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it or name another")
-    if restart:
-        partial.unlink(missing_ok=True)
-    elif partial.exists():
+    if partial.exists() and not restart:
         console.print(f"going on from {partial}", soft_wrap=True)
     return partial
 
