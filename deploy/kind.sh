@@ -11,7 +11,8 @@ kind get clusters | grep -qx "$cluster" || kind create cluster --name "$cluster"
 for target in gateway controller embedded; do
   kind load docker-image --name "$cluster" "slim-scheduler/$target:0.1.0"
 done
-docker cp model_repository "$cluster-control-plane:/srv/models"
+docker exec "$cluster-control-plane" mkdir -p /srv/models
+docker cp model_repository/. "$cluster-control-plane:/srv/models"
 docker exec "$cluster-control-plane" chmod -R a+rX /srv/models
 helm upgrade --install demo deploy/helm/slim-scheduler --kube-context "kind-$cluster" --wait --timeout 10m \
   --values deploy/helm/slim-scheduler/ci/cpu.yaml

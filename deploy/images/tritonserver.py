@@ -6,6 +6,7 @@ beside, backends and libraries, is added here. This process becomes the server, 
 """
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -27,7 +28,9 @@ environment = build_environment(
     python_library_directory=find_python_library_directory(),
 )
 check_libraries(wheel.stub, environment)
-backends = Path(tempfile.mkdtemp()) / "backends"
+# A container's first process has the same number at each start, so what the last one left is replaced.
+backends = Path(tempfile.gettempdir()) / f"slimsched-backends-{os.getpid()}"
+shutil.rmtree(backends, ignore_errors=True)
 assemble_backends(wheel, backends)
 # Ahead of what is given: of a flag that is given twice Triton takes the later one.
 os.execve(wheel.server, ["tritonserver", f"--backend-directory={backends}", *sys.argv[1:]], environment)

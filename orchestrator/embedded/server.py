@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 from collections.abc import Collection, Mapping
@@ -64,6 +65,9 @@ TELL_LOADING_S = 10.0
 READY_AFTER_LOADING_S = 30.0
 """How long a server has to be ready from the last look that found a model loading. Longer than from one look to the
 next: models may have loaded just before a look, and the server is ready only some time after."""
+_SAYS_READY_S = 2.0
+_PLAIN = re.compile(r"[\w./+@=:,~-]+", re.ASCII)
+"""What a path may hold that a shell leaves as it is; a stub of Triton's Python backend is started by one."""
 KILL_MARGIN_S = 3.0  # tritonserver looks at its own exit timeout once a second, and stubs take about 1 s to leave
 
 
@@ -300,11 +304,21 @@ class EmbeddedServer:
         except OSError as exc:
             directory.remove()
             raise EmbeddedServerError(f"can't write backends into {directory.path}: {exc.strerror}") from exc
+        if not _PLAIN.fullmatch(str(directory.path)):
+            directory.remove()
+            raise EmbeddedServerError(
+                f"can't start tritonserver in {directory.path}: a shell starts its stubs, which reads that path as "
+                "several words; set TMPDIR to one without spaces or other special characters"
+            )
+        repository = self.repository
+        if not _PLAIN.fullmatch(str(repository)):
+            repository = directory.path / "models"
+            repository.symlink_to(self.repository)
         log_path = (self.options.log_path or directory.path / "server.log").absolute()
         device_lock = directory.path / "device.lock"
         environment[DEVICE_LOCK_VARIABLE] = str(device_lock)
         flags = ServerFlags(
-            repository=str(self.repository),
+            repository=str(repository),
             backend_directory=str(directory.path / "backends"),
             models=self.options.models,
             grpc_port=ports.grpc,
@@ -389,16 +403,13 @@ class EmbeddedServer:
 
 
 async def is_ready(http_port: int) -> bool:
-    """Return whether a tritonserver on this host says that it is ready."""
+    """Return whether a tritonserver on this host says that it is ready, soon: others on its port may be mute."""
     try:
-        reader, writer = await asyncio.open_connection(LOOPBACK, http_port)
-    except OSError:
+        async with asyncio.timeout(_SAYS_READY_S):
+            reader, writer = await asyncio.open_connection(LOOPBACK, http_port)
+            with contextlib.closing(writer):
+                writer.write(b"GET /v2/health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
+                status = await reader.readline()
+    except OSError:  # TimeoutError is one
         return False
-    try:
-        writer.write(b"GET /v2/health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
-        status = await reader.readline()
-        return status.split()[1:2] == [b"200"]
-    except OSError:
-        return False
-    finally:
-        writer.close()
+    return status.split()[1:2] == [b"200"]

@@ -1,3 +1,5 @@
+import asyncio
+import shutil
 import socket
 from pathlib import Path
 
@@ -9,8 +11,11 @@ from orchestrator.embedded.server import (
     check_repository,
     choose_free_ports,
     choose_ports,
+    is_ready,
 )
 from orchestrator.errors import ConfigError, EmbeddedServerError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_chosen_ports_differ_and_given_ones_are_kept() -> None:
@@ -89,3 +94,24 @@ def test_addresses_need_a_started_server(tmp_path: Path) -> None:
     for name in ("grpc_address", "http_address", "metrics_url", "pid", "log_path"):
         with pytest.raises(EmbeddedServerError, match="has not been started"):
             getattr(server, name)
+
+
+async def test_a_mute_listener_on_its_port_is_not_a_ready_server() -> None:
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the caller has had enough
+        writer.close()
+        await writer.wait_closed()
+        is_left.set()
+
+    is_left = asyncio.Event()
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as mute:
+        assert not await is_ready(mute.sockets[0].getsockname()[1])
+        await is_left.wait()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["sp ace", "m\u00f6dels", "a;exit 1;"])
+async def test_models_are_served_from_a_path_that_no_shell_would_take(name: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "model_repository" / "fashion_w025", tmp_path / name / "fashion_w025")
+    async with EmbeddedServer(tmp_path / name) as server:
+        assert server.is_running

@@ -195,7 +195,7 @@ class _StackProcesses:
 
     def triton(self, server: ServerSettings) -> ManagedProcess:
         assert server.repository is not None, "the fleet is complete"
-        options = options_of(server, log_path=self._open_log(server.name))
+        options = options_of(server, log_path=self._open_log(f"triton-{server.name}"))
         return ManagedProcess(server.name, partial(EmbeddedServer, server.repository, options), address=server.grpc)
 
     def controller(self, server: ServerSettings) -> ManagedProcess:
