@@ -10,7 +10,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -240,6 +240,18 @@ def make_all(what: str, models: Iterable[_T], count: int) -> list[_T]:
         return list(progress.track(models, count, description=what))
 
 
+def tell_others(repository: Path, family: str, names: Collection[str]) -> None:
+    """Warn of models of a family beside those that were just written: they may be of older weights."""
+    from export.repository.model_files import other_widths
+
+    if others := other_widths(repository, family, names):
+        click.echo(
+            f"Warning: {repository} holds {', '.join(others)} of family {family} from before, which are served too; "
+            "remove what is not of the same weights",
+            err=True,
+        )
+
+
 def right_align(table: Table) -> None:
     """Let all columns but the first end at the right, and none wrap."""
     for column in table.columns:
@@ -303,6 +315,7 @@ def export(
     for warning in describe_useless(models):
         click.echo(f"Warning: {warning}", err=True)
     changed = write_family(models, repository)
+    tell_others(repository, models[0].identity.family, changed)
     Console().print(_export_table(models, changed, f"{repository}: {len(images)} test images compared"))
 
 

@@ -18,8 +18,8 @@ from export.network.protocol import AtWidth
 from export.network.subnet import cut_subnet, flops_per_image
 from export.onnx.graph import check_graph, export_onnx
 from export.onnx.parity import ACCURACY_TOLERANCE, Parity, compare
-from export.repository.model_config import LABELS_FILE, Identity, Tuning, model_name, render_config
-from export.repository.model_files import CONFIG_FILE, MODEL_FILE, Files, write_models
+from export.repository.model_config import Identity, Tuning, model_name, render_config
+from export.repository.model_files import CONFIG_FILE, LABELS_FILE, MODEL_FILE, Files, write_models
 from export.repository.verification import Finding, Severity, Verification
 from export.training.checkpoint import Checkpoint
 from export.training.datasets import ImageSet

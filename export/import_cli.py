@@ -14,7 +14,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from export.cli import ExportCommand, find_modules_here, make_all, repository_option, right_align, tuning_options
+from export.cli import (
+    ExportCommand,
+    find_modules_here,
+    make_all,
+    repository_option,
+    right_align,
+    tell_others,
+    tuning_options,
+)
 from export.errors import VariantError
 from export.limits import MAX_BATCH_SIZE
 from export.width import Width, parse_percent, useless_widths
@@ -135,6 +143,7 @@ def import_(
     )
     models = make_all("running and measuring", prove_import(order), len(files))
     changed = write_import(models, repository)
+    tell_others(repository, family, changed)
     Console().print(_import_table(models, changed, f"{repository}"))
     made = {model.identity.width: model.identity for model in models}
     for width, better in useless_widths({width: identity.accuracy for width, identity in made.items()}).items():
@@ -210,7 +219,8 @@ def _labels(path: Path | None) -> tuple[str, ...]:
     if path is None:
         return ()
     try:
-        labels = tuple(path.read_text().splitlines())
+        # Of Windows too, with its mark in front; no other sign ends a line, as str.splitlines would have it.
+        labels = tuple(path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"))
     except (OSError, UnicodeDecodeError) as exc:
         raise VariantError(f"--labels {path}: can't read it ({exc}); give a text file with a line a class") from exc
     if not all(label.strip() for label in labels) or not labels:

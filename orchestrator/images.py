@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def read_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, NDArray[An
             found = {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         raise ConfigError(f"no file at {path}") from None
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as exc:
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as exc:
         raise ConfigError(f"{path} is no .npz file that can be read") from exc
     missing = [spec.name for spec in specs if spec.name not in found]
     if missing:

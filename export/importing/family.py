@@ -28,8 +28,8 @@ from export.importing.trial import (
 from export.importing.variant import Variant, read_variant
 from export.importing.work import count_flops
 from export.repository.imported_config import GIVEN, ImportedIdentity, render_imported
-from export.repository.model_config import LABELS_FILE, Tuning, model_name
-from export.repository.model_files import CONFIG_FILE, MODEL_FILE, Files, write_models
+from export.repository.model_config import Tuning, model_name
+from export.repository.model_files import CONFIG_FILE, LABELS_FILE, MODEL_FILE, Files, write_models
 from export.repository.signature import FREE, Signature
 from export.repository.trial_item import Fills
 from export.width import Width

@@ -8,6 +8,7 @@ whose batch is fixed to 1, with or without that 1.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def load_labelled(path: Path, inputs: tuple[Tensor, ...], *, batching: bool) -> 
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, TypeError, AttributeError) as exc:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, TypeError, AttributeError) as exc:
         raise VariantError(
             f"--data {path}: can't read it ({one_line(exc)}); give an .npz file of plain arrays"
         ) from exc

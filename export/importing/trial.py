@@ -200,6 +200,11 @@ def prove_answers(variant: Variant, feed: Feed, *, batching: bool) -> None:
 
 def _require_same(variant: Variant, index: int, together: Feed, alone: Feed) -> None:
     for name, batched in together.items():
+        if not alone[name].ndim:
+            raise VariantError(
+                f"{variant.label}: output {name} has no dims for one item, as after a squeeze of all dims; keep the "
+                "first, or serve it unbatched with --max-batch-size 0"
+            )
         mine, expected = batched[index], alone[name][0] if len(alone[name]) else alone[name]
         if mine.dtype.kind != "f":
             continue  # labels and counts may tip over for less than the tolerance

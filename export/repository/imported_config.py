@@ -18,13 +18,13 @@ from tritonclient.grpc import model_config_pb2
 
 from export.errors import RepositoryError
 from export.repository.model_config import (
-    LABELS_FILE,
     Tuning,
     add_warmup,
     model_name,
     new_config,
     render_text,
 )
+from export.repository.model_files import LABELS_FILE
 from export.repository.signature import FREE, Signature, Tensor, config_signature, fill
 from export.repository.trial_item import Fills, read_fills, render_fills, warmup_files
 from export.width import Width

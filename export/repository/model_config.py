@@ -35,11 +35,11 @@ from tritonclient.grpc import model_config_pb2
 
 from export.errors import RepositoryError
 from export.limits import MAX_BATCH_SIZE, MAX_INSTANCES, MAX_QUEUE_DELAY_US, MAX_THREADS
+from export.repository.model_files import LABELS_FILE
 from export.width import Width, width_key
 
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "logits"
-LABELS_FILE = "labels.txt"
 WARM_UP_RUNS = 2
 FAMILY_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,199}")
 """Of a length that leaves a file system's 255 bytes room for the width, and for what tools append."""

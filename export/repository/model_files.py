@@ -21,16 +21,19 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import glob
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from export.errors import RepositoryError
 
 CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "1/model.onnx"
+LABELS_FILE = "labels.txt"
 WARMUP_FILE = "warmup/item_{}"
 """Of an input, by its place, because its name may be none of a file; only some models have any."""
 
@@ -97,6 +100,8 @@ def _is_other(target: Path, files: Files) -> bool:
     found = read_model(target)
     empty = [str(p.relative_to(target)) for p in target.rglob("*") if p.is_dir() and not any(p.iterdir())]
     older = {WARMUP_FILE.format(place) for place in range(len(found))}  # that another import may have written
+    if b"slim.labels" in found.get(CONFIG_FILE, b""):
+        older.add(LABELS_FILE)
     foreign = sorted((found.keys() | set(empty)) - files.keys() - older)
     if foreign:
         raise RepositoryError(
@@ -116,7 +121,26 @@ def read_model(folder: Path) -> dict[str, bytes]:
 
 def leftovers(repository: Path) -> list[Path]:
     """Return the staging folders beside and in ``repository``, left by a crashed export unless one is running."""
-    return [path for home in _homes(repository) for path in sorted(home.glob(f"{_prefix(repository)}*"))]
+    pattern = f"{glob.escape(_prefix(repository))}*"
+    return [path for home in _homes(repository) for path in sorted(home.glob(pattern))]
+
+
+def is_being_written(repository: Path) -> bool:
+    """Return whether an export is writing it just now, as far as its file system knows of locks."""
+    handle = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as exc:
+        return exc.errno == errno.EWOULDBLOCK
+    finally:
+        os.close(handle)
+    return False
+
+
+def other_widths(repository: Path, family: str, names: Collection[str]) -> list[str]:
+    """Return the models of a family that are in a repository beside those of these names."""
+    found = repository.glob(f"{glob.escape(family)}_w[0-9][0-9][0-9]/{CONFIG_FILE}")
+    return sorted(path.parent.name for path in found if path.parent.name not in names)
 
 
 def exchange(first: Path, second: Path) -> None:
@@ -173,6 +197,7 @@ def _replace_all(repository: Path, models: Mapping[str, Files], swap: Swap) -> N
             stage = Path(tempfile.mkdtemp(prefix=_prefix(repository), dir=home))
             for name, files in models.items():
                 _write_files(stage / name, files)
+                _inherit_group(stage / name, repository)
             _put_all(stage, repository, list(models), swap)
             return
         except OSError as exc:
@@ -232,6 +257,19 @@ def _write_files(folder: Path, files: Files) -> None:
             os.fsync(sink.fileno())
     for directory in {(folder / name).parent for name in files} | {folder, folder.parent}:
         _sync(directory)
+
+
+def _inherit_group(folder: Path, repository: Path) -> None:
+    """Give a staged model the group that it would have had, had it been made in a repository with the setgid bit."""
+    wanted = repository.stat()
+    if not wanted.st_mode & stat.S_ISGID:
+        return
+    for path in (folder, *folder.rglob("*")):
+        found = path.stat()
+        if found.st_gid != wanted.st_gid:
+            os.chown(path, -1, wanted.st_gid)
+        if path.is_dir() and not found.st_mode & stat.S_ISGID:
+            path.chmod(stat.S_IMODE(found.st_mode) | stat.S_ISGID)
 
 
 def _sync(directory: Path) -> None:

@@ -29,8 +29,8 @@ from export.repository.described import Origin, judge_origin, verify_described
 from export.repository.edits import find_edits
 from export.repository.graph_check import run_model
 from export.repository.imported_config import ImportedIdentity, read_imported
-from export.repository.model_config import LABELS_FILE, Identity, Tuning, parse_config, read_identity, to_protobuf
-from export.repository.model_files import CONFIG_FILE, MODEL_FILE, leftovers, read_model
+from export.repository.model_config import Identity, Tuning, parse_config, read_identity, to_protobuf
+from export.repository.model_files import CONFIG_FILE, LABELS_FILE, MODEL_FILE, is_being_written, leftovers, read_model
 from export.repository.routing import DescribedFleet, DescribedModel, Routed, judge_siblings, read_routed
 from export.width import Width, useless_widths
 
@@ -94,10 +94,10 @@ def verify_repository(repository: Path, fleet: DescribedFleet = _NO_FLEET) -> Ve
     except OSError as exc:
         raise RepositoryError(f"can't read {repository} ({exc.strerror}); give a model repository") from exc
     models: list[VerifiedModel] = []
-    findings = [
-        Finding(path.name, Severity.NOTE, "left by a crashed export; the next export removes it")
-        for path in leftovers(repository)
-    ]
+    left = leftovers(repository)
+    is_running = bool(left) and is_being_written(repository)
+    why = "an export is running" if is_running else "left by a crashed export; the next export removes it"
+    findings = [Finding(path.name, Severity.NOTE, why) for path in left]
     for name, missing in fleet.missing(repository).items():
         message = f"is not here, and the fleet file describes it as width {missing.width} of family {missing.family}"
         findings.append(Finding(name, Severity.ERROR, f"{message}; add it, or correct 'families' there"))

@@ -86,7 +86,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Put what is written in place of a file, whole or not at all; raises CheckpointError."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # another process may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as sink:

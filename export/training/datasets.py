@@ -156,8 +156,8 @@ def load_images(name: str, data_dir: Path, *, train: bool, image_size: int = 224
     raise DataUnavailableError(f"unknown data set {name!r}; known are {', '.join(DATASET_NAMES)}")
 
 
-def _read(dataset: Callable[..., Any], name: str, data_dir: Path, *, train: bool, hint: str) -> Any:
-    """Open a torchvision set from disk, else download it."""
+def _read(dataset: Callable[..., Any], name: str, data_dir: Path, *, train: bool, hint: str, folder: str) -> Any:
+    """Open a torchvision set from disk, where it is in a folder of that name, else download it."""
     try:
         return dataset(str(data_dir), train=train, download=False)
     except (RuntimeError, OSError, EOFError, ValueError, AssertionError):
@@ -165,6 +165,11 @@ def _read(dataset: Callable[..., Any], name: str, data_dir: Path, *, train: bool
     try:
         return dataset(str(data_dir), train=train, download=True)
     except Exception as exc:  # urllib, ssl, tarfile and torchvision each raise their own
+        if any(path.is_file() for path in (data_dir / folder).rglob("*")):
+            raise DataUnavailableError(
+                f"{name} in {data_dir / folder} is damaged or incomplete ({type(exc).__name__}: {_first_line(exc)}); "
+                f"remove that folder and run this again, or {hint}"
+            ) from exc
         raise DataUnavailableError(
             f"{name} is not in {data_dir} and can't be downloaded ({type(exc).__name__}: {_first_line(exc)}); {hint}"
         ) from exc
@@ -181,7 +186,7 @@ def _load_fashion_mnist(data_dir: Path, *, train: bool) -> InMemoryImages:
         "connect to a network, or 'apt-get install dataset-fashion-mnist', "
         "or put torchvision's FashionMNIST folder into --data-dir"
     )
-    raw = _read(tv.FashionMNIST, "fashion-mnist", data_dir, train=train, hint=hint)
+    raw = _read(tv.FashionMNIST, "fashion-mnist", data_dir, train=train, hint=hint, folder="FashionMNIST")
     # Mean and standard deviation of the 60,000 training images, pixels in 0..1.
     spec = ImageSpec("fashion-mnist", 1, 28, 28, (0.2860,), (0.3530,), tuple(raw.classes))
     return InMemoryImages(spec, raw.data.unsqueeze(1), raw.targets.long())
@@ -204,9 +209,9 @@ def _unpack_debian_fashion_mnist(package: Path, data_dir: Path) -> None:
             raise DataUnavailableError(f"can't write {target} ({exc.strerror}); give a writable --data-dir") from exc
 
 
-def _load_cifar(dataset: Callable[..., Any], name: str, data_dir: Path, *, train: bool) -> InMemoryImages:
+def _load_cifar(dataset: type[tv.CIFAR10], name: str, data_dir: Path, *, train: bool) -> InMemoryImages:
     hint = "connect to a network, or put torchvision's copy (cifar-*-batches-py or cifar-100-python) into --data-dir"
-    raw = _read(dataset, name, data_dir, train=train, hint=hint)
+    raw = _read(dataset, name, data_dir, train=train, hint=hint, folder=dataset.base_folder)
     # Mean and standard deviation of the 50,000 training images, pixels in 0..1.
     mean, std = {
         "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),

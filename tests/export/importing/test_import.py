@@ -581,3 +581,42 @@ def test_verify_finds_an_imported_model_that_was_edited(files: tuple[Path, Path]
     assert "note: a_w030: config.pbtxt was edited by hand: max_batch_size is 8, imported was 64" in (
         CliRunner().invoke(verify, [str(repository)]).output
     )
+
+
+def test_a_network_that_squeezes_the_dims_of_one_item_away_is_refused(tmp_path: Path) -> None:
+    squeezed = build_model(
+        [helper.make_node("Squeeze", ["x"], ["y"])],
+        [("x", TensorProto.FLOAT, ["batch", 1])],
+        [("y", TensorProto.FLOAT, ["batch"])],
+        {},
+    )
+    asked = ("--family", "a", "--variant", f"100={save(squeezed, tmp_path / 'a.onnx')}", "--quality", "100=1")
+    result = slimsched_import(*asked, "--repository", tmp_path / "models")
+    assert_refused(result, "output y has no dims for one item, as after a squeeze", tmp_path / "models")
+
+
+def test_names_of_classes_are_lines_as_windows_writes_them_too(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\nf\x0cox\r\ncow\r\n")
+    asked = ("--family", "a", "--variant", f"100={files[1]}", "--quality", "100=1", "--repository", tmp_path)
+    assert slimsched_import(*asked, "--labels", tmp_path / "names.txt").exit_code == 0
+    assert (tmp_path / "a_w100" / "labels.txt").read_text() == "cat\ndog\nf ox\ncow\n"
+    assert slimsched_import(*asked).exit_code == 0
+    assert not (tmp_path / "a_w100" / "labels.txt").exists()
+
+
+def test_widths_of_an_earlier_import_are_told(files: tuple[Path, Path], tmp_path: Path) -> None:
+    asked = ("--family", "a", "--repository", tmp_path)
+    both = ("--variant", f"30={files[0]}", "--variant", f"100={files[1]}", "--quality", "30=1,100=2")
+    assert "Warning" not in slimsched_import(*asked, *both).output
+    result = slimsched_import(*asked, "--variant", f"100={files[1]}", "--quality", "100=2")
+    assert "holds a_w030 of family a from before, which are served too" in result.output
+
+
+def test_compressed_data_that_is_damaged_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    items = np.random.default_rng(0).standard_normal((400, 4)).astype(np.float32)
+    np.savez_compressed(tmp_path / "test.npz", x=items, labels=np.zeros(400, int))
+    damaged = bytearray((tmp_path / "test.npz").read_bytes())
+    damaged[100:140] = bytes(40)
+    (tmp_path / "test.npz").write_bytes(damaged)
+    asked = ("--family", "a", "--variant", f"100={files[1]}", "--metric", "top-1", "--data", tmp_path / "test.npz")
+    assert_refused(slimsched_import(*asked, "--repository", tmp_path / "models"), "can't read it", tmp_path / "models")

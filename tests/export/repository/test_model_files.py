@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -12,9 +13,13 @@ import pytest
 
 from export.errors import RepositoryError
 from export.repository.model_files import (
+    CONFIG_FILE,
+    LABELS_FILE,
     Swap,
     exchange,
+    is_being_written,
     leftovers,
+    other_widths,
     read_model,
     require_writable,
     swap_by_renames,
@@ -231,3 +236,53 @@ def test_a_place_that_plainly_cant_be_written_is_refused_before_the_work(tmp_pat
             require_writable(place)
     require_writable(tmp_path / "new" / "models")
     assert not (tmp_path / "new").exists()
+
+
+def test_models_have_the_group_of_a_repository_that_hands_it_down(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root may give a folder to a group that is not its own")
+    repository = tmp_path / "models"
+    repository.mkdir()
+    os.chown(repository, -1, 12345)
+    repository.chmod(0o2750)
+    write_model(repository, NAME, OLD)
+    write_model(repository, NAME, NEW)
+    made = [repository / NAME, *(repository / NAME).rglob("*")]
+    assert {path.stat().st_gid for path in made} == {12345}
+    assert all(path.stat().st_mode & stat.S_ISGID for path in made if path.is_dir())
+
+
+def test_a_name_is_no_pattern(tmp_path: Path) -> None:
+    for name in (".mine.partial-live", ".models[1].partial-abc"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in leftovers(tmp_path / "models[1]")] == [".models[1].partial-abc"]
+    assert leftovers(tmp_path / "m*") == []
+
+
+def test_labels_that_an_export_wrote_give_way_and_other_ones_stay(tmp_path: Path) -> None:
+    labelled = {CONFIG_FILE: b'parameters { key: "slim.labels" }', LABELS_FILE: b"a\n"}
+    write_models(tmp_path / "models", {NAME: labelled})
+    write_models(tmp_path / "models", {NAME: {CONFIG_FILE: b""}})
+    assert read_model(tmp_path / "models" / NAME) == {CONFIG_FILE: b""}
+    (tmp_path / "models" / NAME / LABELS_FILE).write_text("mine")
+    with pytest.raises(RepositoryError, match=r"holds labels\.txt, which no export wrote"):
+        write_models(tmp_path / "models", {NAME: {CONFIG_FILE: b"new"}})
+
+
+def test_who_looks_while_an_export_writes_is_told_so(tmp_path: Path) -> None:
+    repository, seen = tmp_path / "models", []
+    write_model(repository, NAME, OLD)
+
+    def look(first: Path, second: Path) -> None:
+        seen.append(is_being_written(repository))
+        exchange(first, second)
+
+    write_model(repository, NAME, NEW, swap=look)
+    assert (seen, is_being_written(repository)) == ([True], False)
+
+
+def test_other_widths_of_a_family_are_found(tmp_path: Path) -> None:
+    for name in ("toys_w025", "toys_w050", "toys_w2_w100", "cars_w100"):
+        write_model(tmp_path, name, NEW)
+    (tmp_path / "toys_w075").mkdir()
+    assert other_widths(tmp_path, "toys", ["toys_w050"]) == ["toys_w025"]

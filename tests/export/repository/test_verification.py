@@ -11,8 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from export.errors import RepositoryError
-from export.repository.model_config import LABELS_FILE
-from export.repository.model_files import CONFIG_FILE, MODEL_FILE
+from export.repository.model_files import CONFIG_FILE, LABELS_FILE, MODEL_FILE
 from export.repository.verification import Finding, Severity, verify_repository
 
 NAME = "toys_w025"

@@ -82,3 +82,12 @@ def test_an_image_folder_without_splits_or_images_says_how_to_lay_it_out(tmp_pat
 def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(DataUnavailableError, match="fashion-mnist, cifar10"):
         load_images("mnist", tmp_path, train=True)
+
+
+def test_a_file_that_is_damaged_is_named_with_what_to_do(tmp_path: Path) -> None:
+    fabricate_package(tmp_path / "package")
+    _unpack_debian_fashion_mnist(tmp_path / "package", tmp_path / "data")
+    images = tmp_path / "data" / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-100])
+    with pytest.raises(DataUnavailableError, match=r"FashionMNIST is damaged or incomplete .*; remove that folder"):
+        load_images("fashion-mnist", tmp_path / "data", train=True)
