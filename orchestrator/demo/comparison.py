@@ -117,7 +117,8 @@ async def _open_testbed(settings: DemoSettings, say: Say) -> AsyncIterator[_Test
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slimsched-demo-")))
         tritons = [await stack.enter_async_context(TritonClient(server.grpc)) for server in fleet.servers]
         family, models = only_family(await tritons[0].served_models())
-        baselines = [make_baseline(spec, models) for spec in settings.baselines]
+        # By name: of a family of one width the narrowest and the widest are the same.
+        baselines = list({each.name: each for each in (make_baseline(s, models) for s in settings.baselines)}.values())
         full_width = make_baseline(WIDEST, models)
         started = [*baselines, *([] if full_width in baselines else [full_width])]
         say(f"starting {sum(baseline.model is None for baseline in started)} gateways")

@@ -91,7 +91,9 @@ def _load_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON."),
         click.option("--out", type=FILE, help="Save every figure as JSON."),
         click.option("--senders", type=click.IntRange(1, 64), default=1, help="Processes that send."),
-        click.option("--seed", type=int, default=0, help="Of arrivals and the order of items."),
+        click.option(
+            "--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of arrivals and the order of items."
+        ),
         click.option("--warm-up-s", type=FiniteRange(min=0), default=1.0, help="First part that isn't counted."),
         click.option("--seconds", type=FiniteRange(min=0, min_open=True), default=10.0, help="How long to send."),
         click.option("--deadline-ms", type=FiniteRange(min=1), default=100.0, help="From when a request is due."),

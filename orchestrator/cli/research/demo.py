@@ -43,7 +43,9 @@ from orchestrator.loadgen.sample import load_sample
 @click.option("--rounds", type=click.IntRange(1), default=2, help="How often each takes its turn.")
 @click.option("--seconds", type=FiniteRange(1, 3600), default=5.0, help="How long each turn is.")
 @click.option("--deadline-ms", type=FiniteRange(min=1), default=100.0, help="From when a request is due.")
-@click.option("--seed", type=int, default=0, help="Of arrivals, the order of images and random choices.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of arrivals, the order of images and random choices."
+)
 @click.option("--out", type=PATH, default=Path("reports"), help="Where picture and page go.")
 def demo(
     repository: Path,
