@@ -365,3 +365,12 @@ def test_a_window_of_traffic_spans_many_looks_of_a_controller() -> None:
     settings, fleet = with_controllers(made.settings, made.servers, period_s=1.0)
     controlled = Traffic(Task(settings, fleet, made.preference), None)
     assert controlled.requests >= 20 * controlled.rate_rps > 4 * Traffic(made, None).requests
+
+
+def test_there_is_a_group_for_each_of_many_threads() -> None:
+    traffic = costly_traffic()
+    groups = Groups(traffic.task, traffic.fit, base=WASTEFUL, replicas=2, segment=4.0, choices=64, threads=130)
+    groups.start(untrained(), 1.0)
+    rollouts, _ = groups.finish()
+    assert [rollout.counts.any() for rollout in rollouts] == [True] * 130
+    groups.close()

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import ConfigError
+from orchestrator.policies.parsing import parse_policy
 from orchestrator.simulation.bounds.clairvoyant import plan_window
+from orchestrator.simulation.bounds.overview import measure_window
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName
-from tests.simulation.worlds import run, scenario, servers
+from tests.simulation.worlds import on_hosts, run, scenario, servers
 
 
 def brute_force(fleet: Sequence[SimulatedServer], arrived: Sequence[int], due: int, exchange: float) -> float:
@@ -135,3 +137,16 @@ def test_what_is_too_much_or_too_fine_is_refused() -> None:
 def test_nothing_can_be_earned_where_nothing_is_in_time() -> None:
     found = plan_window(servers(1, linear_model(100, per_item_s=1.0)), [0.0, 1.0], 0.5, exchange=0.0, step_s=0.5)
     assert (found.most, found.earned, found.plan) == (0.0, 0.0, ())
+
+
+def test_hosts_are_left_out_of_a_window_for_policies_too() -> None:
+    """Their residual factors let batches take less than the profile says, of which a clairvoyant knows nothing."""
+    narrow = linear_model(50, per_item_s=0.006, fixed_s=0.004, accuracy=0.5)
+    wide = linear_model(100, per_item_s=0.012, fixed_s=0.004, accuracy=1.0)
+    fleet = servers(1, narrow, wide)
+    residuals = {"factors": [0.75, 0.75, 0.75, 1.75]}
+    hosts = [{"name": "h", "cores": 1, "servers": {str(fleet[0].name): 0}, "residuals": residuals}]
+    given = on_hosts(scenario(objectives={"deadline_ms": 15}), fleet, hosts)
+    for seed in range(8):
+        window = measure_window(given, fleet, [parse_policy("lert:100")], requests=1, seed=seed)
+        assert window.earned[0] <= window.bound.most + 1e-9
