@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -21,15 +22,17 @@ BAD = 9
 class Picky(FakeServer):
     """Fails at every batch that holds an item of some values."""
 
-    def __init__(self, *values: int) -> None:
-        super().__init__()
+    def __init__(self, *values: int, widths: Sequence[int] = (25, 50, 75, 100)) -> None:
+        super().__init__(widths)
         self.values = values
+        self.failed = 0
 
     async def infer_batch(
         self, model: ServedModel, batch: Tensors, *, metadata: tuple[tuple[str, str], ...] = ()
     ) -> Tensors:
         answer = await super().infer_batch(model, batch, metadata=metadata)
         if any(pixels.flat[0] in self.values for pixels in batch[0]):
+            self.failed += 1
             raise TransientError("index out of range")
         return answer
 
@@ -63,3 +66,16 @@ async def test_a_model_that_fails_at_all_but_blank_items_is_taken_out(caplog: py
         assert [outcome for outcome in outcomes if isinstance(outcome, Exception)] == []
         assert "on a is out: index out of range" in caplog.text
         assert "on b is out" not in caplog.text
+
+
+async def test_the_only_model_that_fails_once_and_answers_then_stays(caplog: pytest.LogCaptureFixture) -> None:
+    server = Picky(widths=(100,))
+    async with routed({"a": server}) as router:
+        await asyncio.sleep(1.0)
+        server.values = (1,)
+        asked = asyncio.create_task(router.infer(item(1), deadline_ms=2000))
+        await asyncio.sleep(0.001)  # it is under way
+        asyncio.get_running_loop().call_later(0.012, setattr, server, "values", ())
+        assert (await asked).width == 100
+        assert server.failed == 1
+        assert "is out" not in caplog.text

@@ -275,7 +275,7 @@ class Sender:
             answer = batch.answer(request, part, now_s=now_s)
             request.answer(answer)
             if request.suspicion is not None:
-                request.suspicion.note_answer()
+                request.suspicion.note_answer(batch.server.name, batch.model)
             self.on_answer(request, answer)
         self._budget = self._budget.answered(len(batch.requests), self._fleet.settings.retries)
 
@@ -306,7 +306,8 @@ class Sender:
         """
         failure = batch.server, batch.model, batch.sent.sent_s, error
         self._fleet.incidents.note_failure(*failure)
-        suspicion = Suspicion(len(batch.requests), partial(self._fleet.incidents.blame, *failure))
+        blame = partial(self._fleet.incidents.blame, *failure)
+        suspicion = Suspicion(batch.server.name, batch.model, len(batch.requests), blame)
         key = batch.key.elsewhere(batch.server.name)
         for request in batch.requests:
             if request.is_over:

@@ -129,16 +129,19 @@ class WaitingPlace(Protocol):
 
 @dataclass(slots=True)
 class Suspicion:
-    """A model has failed at a batch: it is blamed once others have answered all ``requests`` of it, each alone."""
+    """A model of a server has failed at a batch: it is blamed once others have answered all ``requests`` of it."""
 
+    server: ServerName
+    model: ServedModel
     requests: int
     blame: Callable[[], None]
 
-    def note_answer(self) -> None:
-        """Note that another model has answered one of the requests."""
-        self.requests -= 1
-        if self.requests == 0:
-            self.blame()
+    def note_answer(self, server: ServerName, model: ServedModel) -> None:
+        """Note who has answered one of the requests; the model itself shows that it was no more than an accident."""
+        if (server, model.name) != (self.server, self.model.name):
+            self.requests -= 1
+            if self.requests == 0:
+                self.blame()
 
 
 @dataclass(frozen=True, slots=True)
