@@ -141,6 +141,15 @@ def read_scores(values: Iterable[float], expected: int) -> Scores | None:
     return scores if len(scores) == expected and all(map(math.isfinite, scores)) else None
 
 
+async def _serves_another(server: ServerConnection, model: ServedModel) -> bool:
+    """Ask a server whether it serves a model no more, or another export of it."""
+    try:
+        served = await server.client.served_models()
+    except (SlimError, TimeoutError):
+        return False
+    return not any((other.name, other.sha256) == (model.name, model.sha256) for other in served)
+
+
 class Prober:
     """Asks golden probes, and keeps what the servers, which ``servers`` returns as they are now, have answered.
 
@@ -205,7 +214,7 @@ class Prober:
             server.release(probe)
             self._changed()
         server.health.probed_s[model.name] = probe.sent_s
-        self._check(server, model, answer, settings)
+        await self._check(server, model, answer, settings)
 
     async def verify(self, server: ServerConnection, model: ServedModel) -> dict[int, float]:
         """Ask a model that is tried the golden probe, alone and in a batch; return the seconds that it took by items.
@@ -222,25 +231,32 @@ class Prober:
             began_s = clock()
             answer = await server.infer(model, golden)
             took_s[items] = clock() - began_s
-            problem = self._check(server, model, answer, settings)
+            problem = await self._check(server, model, answer, settings)
             if problem is not None:
                 raise WrongAnswerError(problem)
         return took_s
 
-    def _check(
+    async def _check(
         self, server: ServerConnection, model: ServedModel, answer: Tensors, settings: ProbeSettings
     ) -> str | None:
         """Take in an answer to the golden probe; return what is wrong with it, None when nothing is known to be.
 
-        By it any server, the one that answered included, may turn out to be wrong, and is taken out.
+        By it any server, the one that answered included, may turn out to be wrong, and is taken out. One that serves
+        another export by now than was known is right, and its answer is of no use.
         """
         if not answer:
             answer = tuple(np.empty((0, 0), np.float32) for _ in model.outputs)
-        problems = [
-            self._check_output(server, model, spec, read_answer(output, spec), settings)
+        read = [
+            (spec, read_answer(output, spec))
             for spec, output in zip(model.outputs, answer, strict=True)
             if output.dtype.kind == "f"
         ]
+        judged = [self._judge(server, model, spec, scores, settings) for spec, scores in read]
+        is_wrong = any(server.name in each.wrong(settings.tolerance) for each in judged)
+        if is_wrong and await _serves_another(server, model):
+            server.check_soon.set()
+            return None
+        problems = [self._check_output(server, model, spec, scores, settings) for spec, scores in read]
         return next((problem for problem in problems if problem is not None), None)
 
     def _check_output(
@@ -251,23 +267,8 @@ class Prober:
         scores: Scores | None,
         settings: ProbeSettings,
     ) -> str | None:
-        question = _question_of(server, model)
-        key = question, spec.name
-
-        def is_asked(other: ServerConnection, models: Iterable[ServedModel]) -> bool:
-            return any(m.sha256 == model.sha256 and _question_of(other, m) == question for m in models)
-
-        serving = {other.name for other in self._servers() if is_asked(other, other.served)}
-        consensus = self._consensus.get(key, ReferenceConsensus())
-        consensus = consensus.without(consensus.answers.keys() - serving)
-        is_alone = not any(
-            other is not server and other.health.is_healthy and is_asked(other, other.models)
-            for other in self._servers()
-        )
-        consensus = consensus.after_answer(server.name, scores, settings.tolerance, is_alone=is_alone)
-        if model.sha256 is None:
-            consensus = ReferenceConsensus(consensus.answers)
-        self._consensus[key] = consensus
+        question, consensus = _question_of(server, model), self._judge(server, model, spec, scores, settings)
+        self._consensus[question, spec.name] = consensus
         self._log_dispute(question, consensus, model)
         wrong = consensus.wrong(settings.tolerance)
         for other in [server for server in self._servers() if server.name in wrong]:
@@ -276,12 +277,36 @@ class Prober:
             return None
         return "wrong answer to the golden probe" if scores is not None else "an answer that no network gives"
 
+    def _judge(
+        self,
+        server: ServerConnection,
+        model: ServedModel,
+        spec: TensorSpec,
+        scores: Scores | None,
+        settings: ProbeSettings,
+    ) -> ReferenceConsensus:
+        """Return what is known of an output's answers after another one."""
+        question = _question_of(server, model)
+
+        def is_asked(other: ServerConnection, models: Iterable[ServedModel]) -> bool:
+            return any(m.sha256 == model.sha256 and _question_of(other, m) == question for m in models)
+
+        serving = {other.name for other in self._servers() if is_asked(other, other.served)}
+        consensus = self._consensus.get((question, spec.name), ReferenceConsensus())
+        consensus = consensus.without(consensus.answers.keys() - serving)
+        is_alone = not any(
+            other is not server and other.health.is_healthy and is_asked(other, other.models)
+            for other in self._servers()
+        )
+        consensus = consensus.after_answer(server.name, scores, settings.tolerance, is_alone=is_alone)
+        return ReferenceConsensus(consensus.answers) if model.sha256 is None else consensus
+
     def _take_out(self, server: ServerConnection, question: _Question) -> None:
         for model in server.models:
             if _question_of(server, model) == question:
                 log.warning(
                     "model %s on %s answers the golden probe wrong and is out until it answers right; compare the "
-                    "file with its slim.sha256",
+                    "file with its slim.sha256, and restart that Triton where they agree",
                     model.name,
                     server.name,
                 )

@@ -107,6 +107,20 @@ async def test_other_weights_are_no_wrong_answer() -> None:
     assert observer.events == []
 
 
+async def test_another_export_is_no_wrong_answer_before_it_is_known_of_either() -> None:
+    observer, exported = RecordingObserver(), TroubledServer(per_item_s=0.001)
+    servers = {"a": exported, "b": FakeServer(), "c": FakeServer()}
+    async with router_over(observer, servers, probes={"period_s": 2}, discovery_period_s=600) as router:
+        for second in range(120):
+            if second == 30:
+                exported.is_wrong = True  # which is to say: another network
+                exported.models = tuple(dataclasses.replace(m, sha256=f"new-{m.width}") for m in exported.models)
+            await router.infer(item(3))
+            await asyncio.sleep(1)
+        assert len(router.served_by()[ServerName("a")]) == 4
+    assert observer.events == []
+
+
 async def test_two_that_contradict_each_other_from_the_beginning_both_stay_and_it_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
