@@ -54,9 +54,11 @@ class Incidents:
     _readmissions: dict[ServerName, asyncio.TimerHandle] = field(default_factory=dict)
 
     def forget(self, name: ServerName) -> None:
-        """Readmit a server no more that has gone."""
+        """Readmit a server no more that has gone, and remember nothing of it."""
         if (timer := self._readmissions.pop(name, None)) is not None:
             timer.cancel()
+        self._doubts = {key: doubt for key, doubt in self._doubts.items() if key[0] != name}
+        self._proven_s = {key: at_s for key, at_s in self._proven_s.items() if key[0] != name}
 
     # --- it fails, or is too slow ---
 
