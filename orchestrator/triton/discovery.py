@@ -370,7 +370,7 @@ class ModelDiscovery(Generic[S]):
 
     async def _watch(self, server: ServerModels[S], period_s: float) -> None:
         clock = asyncio.get_running_loop().time
-        while True:
+        while not self._is_closed:  # then it would ask nobody, without end and without a pause
             pause_s = period_s if server.problem is None and server.has_any_ready else min(period_s, _RECHECK_S)
             early_s = server.asked_s + pause_s - clock()
             if early_s > _EARLY_S:

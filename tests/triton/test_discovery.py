@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -267,3 +268,23 @@ async def test_what_is_described_while_a_server_is_being_asked_is_found() -> Non
         await asyncio.sleep(60.0)
         (server,) = discovery.servers
         assert "echo" in server.found | server.misfits
+
+
+async def test_nobody_is_watched_any_more_when_all_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, looks = asyncio.get_running_loop(), itertools.count()
+    time = loop.time
+
+    def limited_time() -> float:
+        assert next(looks) < 10_000, "it goes round without a pause"
+        return time()
+
+    monkeypatch.setattr(loop, "time", limited_time)
+    a = Triton(WIDTHS)
+    async with watched(a=a) as discovery:
+        await asyncio.sleep(1.0)
+        await discovery.close()
+        asked, beginning_s = a.asked, time()
+        await asyncio.sleep(60.0)
+        assert next(looks) < 1_000
+        assert time() - beginning_s >= 60.0
+    assert a.asked == asked
