@@ -41,7 +41,7 @@ MEMORY_PATIENCE_S = 5.0
 
 
 class ControllerDaemon:
-    """A controller and what it is made of; only its limits change, when the fleet file is read again.
+    """A controller and what it is made of; only its limits change, with the fleet file and the repository's widths.
 
     Args:
         triton: The connections to its Triton; closed by whoever opened them, as the telemetry is.
@@ -68,7 +68,7 @@ class ControllerDaemon:
         self._first_reading = first_reading
         name = ServerName(server.name)
         self._limits = _resolve(triton, server, fleet, first_reading)
-        self._widths = _names(triton)
+        self._widths = frozenset(model.name for model in triton.repository_models())
         self._metrics = ControllerMetrics(name, failed_steps=lambda: self.controller.failed_steps)
         self._heartbeat = Heartbeat(_heartbeat_limit_s(fleet.controller), time.monotonic)
         budget_check = BudgetCheck(
@@ -178,15 +178,15 @@ class ControllerDaemon:
     def _observe(self, report: StepReport) -> None:
         self._metrics.observe(report)
         self._heartbeat.beat()
-        self._follow_repository()
+        if report.seen.snapshot is not None:
+            self._follow_repository(frozenset(seen.name for seen in report.seen.snapshot.models))
 
-    def _follow_repository(self) -> None:
+    def _follow_repository(self, widths: frozenset[ModelName]) -> None:
         """Settle the limits anew once the repository holds other widths: which are wanted depends on them."""
+        if widths in (self._widths, frozenset()):  # away, or without any, it says nothing of what is wanted
+            return
+        self._widths = widths
         try:
-            widths = _names(self._control)
-            if widths in (self._widths, ()):  # away, or without any, it says nothing of what is wanted
-                return
-            self._widths = widths
             self._limits = self._resolve_again(self._server, self._fleet)
         except SlimError as exc:
             log.error("the repository holds other widths, and the old limits stay: %s", one_line(exc))
@@ -261,10 +261,6 @@ def _resolve(
         deadline_ms=fleet.router.deadline_ms,
         family_weights=fleet.router.family_weights,
     )
-
-
-def _names(control: TritonControl | CheckedControl) -> tuple[ModelName, ...]:
-    return tuple(sorted(model.name for model in control.repository_models()))
 
 
 def _heartbeat_limit_s(settings: ControllerSettings) -> float:

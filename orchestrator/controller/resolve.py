@@ -1,11 +1,11 @@
 """From what fleet.yaml says, and what it leaves to the host, to the limits of one host's plans.
 
-Everything that depends on the host (its memory, its CPUs) or on the repository (its widths) is settled here, once, so
-that a plan has nothing left to assume. What can't be settled is refused with the key that settles it.
+Everything that depends on the host (its memory, its CPUs) or on the repository (its widths) is settled here, so that a
+plan has nothing left to assume. What can't be settled is refused with the key that settles it.
 
-When the file is read again, limits and timings take effect with the next step and nothing that was learned is lost.
-What the connections were opened with does not: an address that moved under a running controller would leave two of them
-on one Triton.
+When the file is read again, or the repository holds other widths, limits and timings take effect with the next step
+and nothing that was learned is lost. What the connections were opened with does not: an address that moved under a
+running controller would leave two of them on one Triton.
 """
 
 from __future__ import annotations

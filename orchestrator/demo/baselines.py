@@ -46,6 +46,11 @@ def check_baselines(specs: Sequence[str]) -> None:
             raise ConfigError(f"{spec!r} is named twice; name each once")
 
 
+def make_baselines(specs: Sequence[str], models: Sequence[ServedModel]) -> list[Baseline]:
+    """Return who is meant by each of some specs, once: of one width the narrowest is the widest."""
+    return list({each.name: each for each in (make_baseline(spec, models) for spec in specs)}.values())
+
+
 def make_baseline(spec: str, models: Sequence[ServedModel]) -> Baseline:
     """Return who is meant by one of ours or a policy, over a family's models, ascending."""
     narrowest, widest = models[0], models[-1]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.config import FleetSettings, ServerSettings
-from orchestrator.demo.baselines import BASELINES, WIDEST, Baseline, make_baseline, only_family
+from orchestrator.demo.baselines import BASELINES, WIDEST, Baseline, make_baseline, make_baselines, only_family
 from orchestrator.demo.results import Comparison, Turn, fill_in_width
 from orchestrator.demo.testbed import embedded_fleet, open_set_ups
 from orchestrator.errors import TransientError
@@ -117,8 +117,7 @@ async def _open_testbed(settings: DemoSettings, say: Say) -> AsyncIterator[_Test
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slimsched-demo-")))
         tritons = [await stack.enter_async_context(TritonClient(server.grpc)) for server in fleet.servers]
         family, models = only_family(await tritons[0].served_models())
-        # By name: of a family of one width the narrowest and the widest are the same.
-        baselines = list({each.name: each for each in (make_baseline(s, models) for s in settings.baselines)}.values())
+        baselines = make_baselines(settings.baselines, models)
         full_width = make_baseline(WIDEST, models)
         started = [*baselines, *([] if full_width in baselines else [full_width])]
         say(f"starting {sum(baseline.model is None for baseline in started)} gateways")

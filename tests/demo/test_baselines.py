@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.config import RouterSettings
-from orchestrator.demo.baselines import BASELINES, check_baselines, make_baseline, only_family
+from orchestrator.demo.baselines import BASELINES, check_baselines, make_baseline, make_baselines, only_family
 from orchestrator.errors import ConfigError
 from orchestrator.snapshot import Family
 from tests.fakes.servers import served_model
@@ -36,6 +36,11 @@ def test_what_is_no_policy_and_what_is_named_twice_is_refused() -> None:
         check_baselines(["fastest"])
     with pytest.raises(ConfigError, match="'triton' is named twice"):
         check_baselines(["triton", "lert", "triton"])
+
+
+def test_the_only_width_of_a_family_is_compared_once() -> None:
+    names = [baseline.name for baseline in make_baselines(BASELINES, MODELS[:1])]
+    assert names == ["default", "always 25 %", "lert:slack", "plain Triton"]
 
 
 def test_models_are_of_one_family_and_ascend() -> None:

@@ -306,13 +306,15 @@ class Sender:
         """
         failure = batch.server, batch.model, batch.sent.sent_s, error
         self._fleet.incidents.note_failure(*failure)
-        blame = partial(self._fleet.incidents.blame, *failure)
-        suspicion = Suspicion(batch.server.name, batch.model, len(batch.requests), blame)
+        suspicion: Suspicion | None = None
+        if is_of_model(error):
+            blame = partial(self._fleet.incidents.blame, *failure)
+            suspicion = Suspicion(batch.server.name, batch.model, len(batch.requests), blame)
         key = batch.key.elsewhere(batch.server.name)
         for request in batch.requests:
             if request.is_over:
                 continue
-            if is_of_model(error):
+            if suspicion is not None:
                 key = replace(key, alone=next(self._alone))
                 request.suspicion = suspicion
             verdict = self._judge(request, key, Cause.FAILED, repeatable=is_repeatable(error))

@@ -47,6 +47,8 @@ from orchestrator.triton.trial_items import golden_batch
 
 log = logging.getLogger(__name__)
 
+_WRONG = "wrong answer to the golden probe"
+_UNLIKE_ANY = "an answer that no network gives"
 _UNREADABLE: Tensors = ()
 """What stands for an answer that can't be read; it has no outputs."""
 
@@ -256,26 +258,17 @@ class Prober:
         if is_wrong and await _serves_another(server, model):
             server.check_soon.set()
             return None
-        problems = [self._check_output(server, model, spec, scores, settings) for spec, scores in read]
-        return next((problem for problem in problems if problem is not None), None)
-
-    def _check_output(
-        self,
-        server: ServerConnection,
-        model: ServedModel,
-        spec: TensorSpec,
-        scores: Scores | None,
-        settings: ProbeSettings,
-    ) -> str | None:
-        question, consensus = _question_of(server, model), self._judge(server, model, spec, scores, settings)
-        self._consensus[question, spec.name] = consensus
-        self._log_dispute(question, consensus, model)
-        wrong = consensus.wrong(settings.tolerance)
-        for other in [server for server in self._servers() if server.name in wrong]:
-            self._take_out(other, question)
-        if server.name not in wrong:
-            return None
-        return "wrong answer to the golden probe" if scores is not None else "an answer that no network gives"
+        question, problems = _question_of(server, model), list[str]()
+        for spec, scores in read:
+            consensus = self._judge(server, model, spec, scores, settings)  # anew: others may have answered meanwhile
+            self._consensus[question, spec.name] = consensus
+            self._log_dispute(question, consensus, model)
+            wrong = consensus.wrong(settings.tolerance)
+            for other in [server for server in self._servers() if server.name in wrong]:
+                self._take_out(other, question)
+            if server.name in wrong:
+                problems.append(_WRONG if scores is not None else _UNLIKE_ANY)
+        return problems[0] if problems else None
 
     def _judge(
         self,
