@@ -1,4 +1,6 @@
-"""What a tritonserver leaves behind when it is killed; for its guardian, so only the standard library.
+"""What a tritonserver leaves behind, and waits for in vain; for its guardian, so only the standard library.
+
+A tritonserver that is killed leaves
 
 - Python stubs, one a model instance, which are in its session and go with that.
 - A shared memory region for each stub. A stub's arguments name it, and so do the mappings of both: only what is
@@ -6,11 +8,20 @@
   unmaps them when the model is reloaded, and unlinks none. What it had mapped, and no process of its session has any
   more, is unlinked then.
 - An empty /tmp/python_env_*, which the Python backend makes for each server and only an orderly exit removes.
+
+A stub that stalls just as it loads is taken for dead and told to end, though it may never read that; Triton 2.51 waits
+for its end without a limit, and its model stays unserved, or the whole server unready. So the guardian ends a stub that
+a thread of tritonserver has waited for, in wait4 as ``/proc`` shows it, for ``LONGEST_WAIT_S``. Then Triton goes on,
+and the model can be loaded again. Where the kernel does not show that, nothing is done.
 """
 
 import contextlib
 import os
 import re
+import signal
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.processes.guardian import Leftovers as NoLeftovers
@@ -18,20 +29,33 @@ from orchestrator.processes.process_table import list_processes, list_session, r
 
 SHM_REGION = re.compile(r"triton_\w+_shm_region_[0-9a-f-]{36}")
 STUB_NAME = "triton_python_backend_stub"
+LONGEST_WAIT_S = 10.0
+"""A stub that ends by itself takes about a second."""
+_LOOK_S = 3.0
+"""From one look at what is waited for to the next: a server has a hundred threads."""
+_WAIT_CALL = {"x86_64": "61", "aarch64": "260"}.get(os.uname().machine)
+"""The number of wait4; None on what no tritonserver is built for."""
 
 
 class Leftovers(NoLeftovers):
-    """The shared memory regions of one tritonserver, and the empty directories of all that have gone."""
+    """The shared memory regions of one tritonserver, stubs that never end, and empty directories of all that have gone.
 
-    def __init__(self) -> None:
+    ``clock`` returns seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._regions: set[str] = set()
+        self._clock = clock
+        self._look_at_s = 0.0
+        self._waited_for: dict[int, float] = {}  # stubs, and since when
 
     def note(self, pid: int) -> None:
         """Remember the regions that a server or a stub of it has mapped or names in its arguments."""
         self._regions |= _read_regions(pid)
 
     def sweep(self, pid: int) -> None:
-        """Remember the regions that a server has, and unlink those that it had and nobody of its session has."""
+        """Unlink the regions that a server had and nobody of its session has; end stubs that it waits for in vain."""
+        self._end_waited_for(pid)
         held = _read_regions(pid)
         left = self._regions - held
         self._regions |= held
@@ -39,6 +63,24 @@ class Leftovers(NoLeftovers):
             left -= set().union(*map(_read_regions, list_session(pid)))
             _unlink(left)
             self._regions -= left
+
+    def _end_waited_for(self, pid: int) -> None:
+        now_s = self._clock()
+        if now_s < self._look_at_s:
+            return
+        self._look_at_s = now_s + _LOOK_S
+        waited_for = _read_waited_for(pid)
+        stubs = waited_for.intersection(list_stubs(pid)) if waited_for else ()
+        self._waited_for = {stub: self._waited_for.get(stub, now_s) for stub in stubs}
+        for stub, since_s in self._waited_for.items():
+            if now_s - since_s >= LONGEST_WAIT_S:
+                print(
+                    f"slimsched: stub {stub} is ended, for whose end tritonserver waits since {now_s - since_s:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(stub, signal.SIGKILL)
 
     def remove(self) -> None:
         """Unlink the regions, and remove the directories of this user when no tritonserver lives at all.
@@ -57,6 +99,18 @@ class Leftovers(NoLeftovers):
 def list_stubs(session_id: int) -> list[int]:
     """Return the process ids of the Python stubs in a tritonserver's session."""
     return [pid for pid in list_session(session_id) if (read_command_line(pid) or [""])[0].endswith(STUB_NAME)]
+
+
+def _read_waited_for(pid: int) -> set[int]:
+    """Return the processes for whose end a thread of a process waits."""
+    found = set()
+    with contextlib.suppress(OSError):  # it is gone
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):  # it is gone, or not shown
+                call = Path(f"/proc/{pid}/task/{thread}/syscall").read_text().split()
+                if call[0] == _WAIT_CALL:
+                    found.add(int(call[1], 16))
+    return found
 
 
 def _read_regions(pid: int) -> set[str]:

@@ -77,13 +77,13 @@ def decode_task(line: bytes) -> Task:
 
 
 class Leftovers:
-    """What a program may leave behind outside of its directory when it is killed; here, nothing."""
+    """What a program may leave behind outside of its directory, and whom it may wait for in vain; here, nothing."""
 
     def note(self, pid: int) -> None:
         """Look at a process of the program that is about to go."""
 
     def sweep(self, pid: int) -> None:
-        """Remove what children of the running program have left; once a second."""
+        """Remove what children of the running program have left, and end those that never would; once a second."""
 
     def remove(self) -> None:
         """Remove what the noted processes have left, once they are gone."""

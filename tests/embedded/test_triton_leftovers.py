@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from orchestrator.embedded import triton_leftovers
-from orchestrator.embedded.triton_leftovers import Leftovers, list_stubs
+from orchestrator.embedded.triton_leftovers import STUB_NAME, Leftovers, list_stubs
 from orchestrator.processes.guarded import GuardedProcess, create_private_directory
 from orchestrator.processes.guardian import Task, load_leftovers
 from orchestrator.processes.process_table import list_session
@@ -99,6 +99,65 @@ os.wait()
     finally:
         for region in (released, kept, of_child, foreign):
             region.unlink(missing_ok=True)
+
+
+class Waiting:
+    """A program one of whose threads waits for the end of a child, a stub or another, that sleeps."""
+
+    SCRIPT = """
+import os, sys, threading
+child = os.fork()
+if child == 0:
+    os.execv(sys.executable, [sys.argv[1], "-c", "import time; print('up', flush=True); time.sleep(600)"])
+threading.Thread(target=os.waitpid, args=(child, 0)).start()
+sys.stdin.read()
+try:
+    os.kill(child, 9)
+except ProcessLookupError:
+    pass
+"""
+
+    def __init__(self, child: str) -> None:
+        command = [sys.executable, "-c", self.SCRIPT, child]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "up\n"
+
+    def waits(self) -> bool:
+        """Return whether a thread is in wait4, whose number is 61, and 260 on ARM."""
+        calls = [path.read_text().split()[0] for path in Path(f"/proc/{self.process.pid}/task").glob("*/syscall")]
+        return bool({"61", "260"}.intersection(calls))
+
+    def end(self) -> None:
+        self.process.communicate()
+
+    def children(self) -> list[int]:
+        return [child.pid for child in psutil.Process(self.process.pid).children()]
+
+
+@pytest.mark.parametrize(
+    ("child", "is_ended"), [(f"/tmp/{STUB_NAME}", True), ("/bin/other", False)], ids=["a stub", "another child"]
+)
+def test_a_stub_that_a_server_waits_for_in_vain_is_ended_and_no_other_child(
+    child: str, is_ended: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    looks_s = iter((100.0, 105.0, 105.1, 109.9, 113.0))
+    leftovers, waiting = Leftovers(lambda: next(looks_s)), Waiting(child)
+    pid = waiting.process.pid
+    try:
+        while not waiting.waits():
+            pass
+        for _ in range(4):
+            leftovers.sweep(pid)
+            assert len(waiting.children()) == 1
+        leftovers.sweep(pid)
+        if is_ended:
+            psutil.wait_procs(psutil.Process(pid).children(), timeout=20)
+        assert len(waiting.children()) == (0 if is_ended else 1)
+    finally:
+        waiting.end()
+    assert ("is ended, for whose end tritonserver waits since 13 s" in capfd.readouterr().err) == is_ended
 
 
 @pytest.mark.parametrize("victim", ["nobody", "program", "guardian"])
