@@ -59,5 +59,7 @@ def unserved_models(index: list[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _one_line(reason: str) -> str:
-    # A Python backend's message ends with where in its code it was raised; that is of no use to the reader.
-    return " ".join(reason.partition("\n\nAt:")[0].removeprefix("Internal: TritonModelException: ").split())
+    # A Python backend's message ends with where in its code it was raised; that is of no use to the reader. Of a failed
+    # warm-up the same is said for each request.
+    line = " ".join(reason.partition("\n\nAt:")[0].removeprefix("Internal: TritonModelException: ").split())
+    return "; ".join(dict.fromkeys(part.strip() for part in line.split(";") if part.strip()))
