@@ -9,7 +9,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 WORKERS ?= 2
 # Tests on real servers wait for them a third of the time.
 REAL_WORKERS ?= 3
-TESTS := $(BIN)/pytest -q --dist loadfile --no-loadscope-reorder -n
+# A test that ends its process, as one that hangs does in the end, would be run again in the next one.
+TESTS := $(BIN)/pytest -q --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -n
 SOURCES := export orchestrator benchmarks tools tests examples deploy
 # Where the environment forbids to keep what Python compiles, each of the programs that tests start compiles all of its
 # imports anew: 1.5 s of a processor for a gateway.
