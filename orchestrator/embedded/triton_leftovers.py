@@ -75,7 +75,7 @@ class Leftovers(NoLeftovers):
         for stub, since_s in self._waited_for.items():
             if now_s - since_s >= LONGEST_WAIT_S:
                 print(
-                    f"slimsched: stub {stub} is ended, for whose end tritonserver waits since {now_s - since_s:.0f} s",
+                    f"slimsched: ended stub {stub}, as tritonserver had waited for its end for {now_s - since_s:.0f} s",
                     file=sys.stderr,
                     flush=True,
                 )

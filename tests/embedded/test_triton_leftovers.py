@@ -136,6 +136,7 @@ except ProcessLookupError:
         return [child.pid for child in psutil.Process(self.process.pid).children()]
 
 
+@pytest.mark.skipif(not Path("/proc/self/syscall").exists(), reason="this kernel does not show what a thread waits for")
 @pytest.mark.parametrize(
     ("child", "is_ended"), [(f"/tmp/{STUB_NAME}", True), ("/bin/other", False)], ids=["a stub", "another child"]
 )
@@ -157,7 +158,7 @@ def test_a_stub_that_a_server_waits_for_in_vain_is_ended_and_no_other_child(
         assert len(waiting.children()) == (0 if is_ended else 1)
     finally:
         waiting.end()
-    assert ("is ended, for whose end tritonserver waits since 13 s" in capfd.readouterr().err) == is_ended
+    assert ("as tritonserver had waited for its end for 13 s" in capfd.readouterr().err) == is_ended
 
 
 @pytest.mark.parametrize("victim", ["nobody", "program", "guardian"])
