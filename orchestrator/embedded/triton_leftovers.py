@@ -25,16 +25,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.processes.guardian import Leftovers as NoLeftovers
-from orchestrator.processes.process_table import list_processes, list_session, read_command_line, read_identity
+from orchestrator.processes.process_table import (
+    list_awaited,
+    list_processes,
+    list_session,
+    read_command_line,
+    read_identity,
+)
 
 SHM_REGION = re.compile(r"triton_\w+_shm_region_[0-9a-f-]{36}")
 STUB_NAME = "triton_python_backend_stub"
 LONGEST_WAIT_S = 10.0
-"""A stub that ends by itself takes about a second."""
+"""A stub that ends by itself takes about a second; a Python model whose ``finalize`` takes longer is ended as well."""
 _LOOK_S = 3.0
 """From one look at what is waited for to the next: a server has a hundred threads."""
-_WAIT_CALL = {"x86_64": "61", "aarch64": "260"}.get(os.uname().machine)
-"""The number of wait4; None on what no tritonserver is built for."""
 
 
 class Leftovers(NoLeftovers):
@@ -47,7 +51,7 @@ class Leftovers(NoLeftovers):
         self._regions: set[str] = set()
         self._clock = clock
         self._look_at_s = 0.0
-        self._waited_for: dict[int, float] = {}  # stubs, and since when
+        self._awaited: dict[int, float] = {}  # stubs, and since when
 
     def note(self, pid: int) -> None:
         """Remember the regions that a server or a stub of it has mapped or names in its arguments."""
@@ -55,7 +59,7 @@ class Leftovers(NoLeftovers):
 
     def sweep(self, pid: int) -> None:
         """Unlink the regions that a server had and nobody of its session has; end stubs that it waits for in vain."""
-        self._end_waited_for(pid)
+        self._end_awaited(pid)
         held = _read_regions(pid)
         left = self._regions - held
         self._regions |= held
@@ -64,15 +68,15 @@ class Leftovers(NoLeftovers):
             _unlink(left)
             self._regions -= left
 
-    def _end_waited_for(self, pid: int) -> None:
+    def _end_awaited(self, pid: int) -> None:
         now_s = self._clock()
         if now_s < self._look_at_s:
             return
         self._look_at_s = now_s + _LOOK_S
-        waited_for = _read_waited_for(pid)
-        stubs = waited_for.intersection(list_stubs(pid)) if waited_for else ()
-        self._waited_for = {stub: self._waited_for.get(stub, now_s) for stub in stubs}
-        for stub, since_s in self._waited_for.items():
+        awaited = list_awaited(pid)
+        stubs = awaited.intersection(list_stubs(pid)) if awaited else ()
+        self._awaited = {stub: self._awaited.get(stub, now_s) for stub in stubs}
+        for stub, since_s in self._awaited.items():
             if now_s - since_s >= LONGEST_WAIT_S:
                 print(
                     f"slimsched: ended stub {stub}, as tritonserver had waited for its end for {now_s - since_s:.0f} s",
@@ -99,18 +103,6 @@ class Leftovers(NoLeftovers):
 def list_stubs(session_id: int) -> list[int]:
     """Return the process ids of the Python stubs in a tritonserver's session."""
     return [pid for pid in list_session(session_id) if (read_command_line(pid) or [""])[0].endswith(STUB_NAME)]
-
-
-def _read_waited_for(pid: int) -> set[int]:
-    """Return the processes for whose end a thread of a process waits."""
-    found = set()
-    with contextlib.suppress(OSError):  # it is gone
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):  # it is gone, or not shown
-                call = Path(f"/proc/{pid}/task/{thread}/syscall").read_text().split()
-                if call[0] == _WAIT_CALL:
-                    found.add(int(call[1], 16))
-    return found
 
 
 def _read_regions(pid: int) -> set[str]:

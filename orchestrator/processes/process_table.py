@@ -6,6 +6,7 @@ time: what survived a crash or a reboot must never make us signal a stranger. Zo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 
 POLL_S = 0.05
 _SESSION, _START_TICKS = 3, 19  # fields of /proc/PID/stat, counted from the state
+_WAIT_CALL = {"x86_64": "61", "aarch64": "260"}.get(os.uname().machine)
+"""The number of the system call wait4; None where it is not known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,18 @@ def list_session(session_id: int) -> list[int]:
 def list_processes() -> list[int]:
     """Return the ids of all processes, zombies too."""
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def list_awaited(pid: int) -> set[int]:
+    """Return the ids of the children for whose end a thread of a process waits, as far as the kernel shows it."""
+    found = set()
+    with contextlib.suppress(OSError):  # it is gone
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):  # it is gone, or not shown
+                call = Path(f"/proc/{pid}/task/{thread}/syscall").read_text().split()
+                if call[0] == _WAIT_CALL:
+                    found.add(int(call[1], 16))
+    return found
 
 
 def is_stopped(pid: int) -> bool:

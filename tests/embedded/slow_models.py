@@ -33,6 +33,10 @@ class TritonPythonModel:
         x = [pb.get_input_tensor_by_name(each, "x").as_numpy() for each in requests]
         return [pb.InferenceResponse([pb.Tensor("y", each)]) for each in x]
 
+    def finalize(self):
+        if os.path.exists(os.path.join(self.folder, "stays")):
+            self.wait_for("go away", self.folder)
+
     @staticmethod
     def wait_for(name, folder):
         open(os.path.join(folder, "waits for " + name), "w").close()
@@ -46,7 +50,8 @@ def write_slow_model(
 ) -> Path:
     """Return the folder of a model that loads until that has a file ``go``, and then fails if it has one ``fail``.
 
-    Where it has a file ``holds`` it answers once there is a file ``go on``.
+    Where it has a file ``holds`` it answers once there is a file ``go on``; where it has one ``stays`` its stub ends
+    once there is a file ``go away``.
     What it waits for is told by a file, such as ``waits for go``.
     """
     folder = repository / name
