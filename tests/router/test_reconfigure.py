@@ -278,6 +278,30 @@ async def test_a_triton_that_comes_back_under_another_name_is_called_by_it() -> 
         assert set(router.served_by()) == {"t-node-c"}
 
 
+async def test_a_pod_whose_key_file_is_away_is_used_once_it_is_back_and_the_log_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fakes = {f"10.0.0.{n}:8001": FakeServer(per_item_s=0.004) for n in (1, 2)}
+    names, is_away = Names("10.0.0.1"), False
+    fleet = fleet_of({"t": "tritons.svc:8001"}, policy="lert", resolve_period_s=1)
+
+    def connect(server: ServerSettings, settings: RouterSettings) -> FakeServer:
+        if is_away:
+            raise ConfigError("protocol_key_file key: there is no such file")
+        return fakes[server.grpc]
+
+    resolved_names = ResolvedNames(names.resolve, names.name_of, names.identify)
+    async with Router.from_fleet(fleet, connect=connect, names=resolved_names) as router:
+        is_away, names.addresses = True, ("10.0.0.1", "10.0.0.2")
+        await asyncio.sleep(5.0)
+        assert set(router.served_by()) == {"t"}
+        assert "kept as before: protocol_key_file key: there is no such file" in caplog.text
+        assert "unexpectedly" not in caplog.text
+        is_away = False
+        await asyncio.sleep(5.0)
+        assert len(router.served_by()) == 2
+
+
 async def test_a_triton_that_says_nothing_at_all_is_asked_often_for_a_minute_only() -> None:
     fakes, names = {"10.0.0.1:8001": FakeServer(per_item_s=0.004)}, Names("10.0.0.1")
     fleet = fleet_of({"t": "tritons.svc:8001"}, policy="lert", resolve_period_s=100)

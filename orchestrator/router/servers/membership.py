@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Se
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, find_changes
 from orchestrator.config.names import Assigned, at_address, expand_servers, host_of, is_name, pod_of
-from orchestrator.errors import SlimError
+from orchestrator.errors import ConfigError, SlimError
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.profile_priors import ProfileStarts
@@ -223,7 +223,11 @@ class Membership:
         self._has_changed.set()
 
     async def resolve(self, fleet: Fleet) -> None:
-        """Look all names up, and take what has changed; never raises."""
+        """Look all names up, and take what has changed.
+
+        Raises:
+            ConfigError: when a key file can't be used; then nothing has changed.
+        """
         await self._names.look_up(self._settings.servers, fleet.answers)
         if self._names.knows(self._settings.servers):  # else they have changed meanwhile
             self._take(self._settings, self.starts, fleet)
@@ -236,7 +240,10 @@ class Membership:
                 async with asyncio.timeout(self._names.pause_s(self._settings.servers, period_s)):
                     await self._has_changed.wait()
             self._has_changed.clear()
-            await self.resolve(fleet)
+            try:
+                await self.resolve(fleet)
+            except ConfigError as exc:
+                log.warning("the fleet's servers: kept as before: %s", exc)
 
     def _take(self, settings: FleetSettings, starts: ProfileStarts, fleet: Fleet) -> None:
         servers = self._names.expand(settings.servers)
