@@ -8,8 +8,10 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from orchestrator.errors import ConfigError
 from orchestrator.installed.extras import check_extra
 
 Draw = Callable[[Any], None]
@@ -29,11 +31,25 @@ def check_matplotlib(what: str = "the picture") -> None:
     check_extra(what, "plot", "matplotlib")
 
 
+def picture_kind(path: Path) -> str:
+    """Return the format in which a picture is written to a path: the name's ending, and PNG where it has none.
+
+    Raises:
+        ConfigError: where pictures can't be drawn, or matplotlib writes none of that ending.
+    """
+    check_matplotlib(f"the picture {path}")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kind, kinds = path.suffix.removeprefix(".").lower() or "png", sorted(FigureCanvasBase.get_supported_filetypes())
+    if kind not in kinds:
+        raise ConfigError(f"can't write the picture {path}: its name must end in one of {', '.join(kinds)}")
+    return kind
+
+
 def draw_image(draw: Draw, size_in: tuple[float, float], *, dpi: int = 100, kind: str = "png") -> bytes:
     """Return a picture as the content of a file.
 
-    The size is width and height in inches, ``kind`` the ending of any format that matplotlib writes, else ValueError is
-    raised.
+    The size is width and height in inches, ``kind`` the ending of any format that matplotlib writes, see picture_kind.
     """
     from matplotlib.figure import Figure
 

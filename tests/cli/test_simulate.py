@@ -51,6 +51,7 @@ def test_of_callers_who_wait_it_is_said_that_the_load_is_the_most_there_is(tmp_p
 def test_what_can_not_be_used_is_reported_in_one_line(tmp_path: Path) -> None:
     for more, problem in (
         (["--policy", "best"], "unknown policy 'best'"),
+        (["--policy", "best", "--plot", "p.txt"], "can't write the picture p.txt: its name must end in one of "),
         (["--requests", "10", "--out", f"{SCENARIO}/x.json"], "can't write"),
     ):
         run = CliRunner().invoke(main, ["simulate", "--scenario", SCENARIO, *more])

@@ -15,7 +15,6 @@ from rich.table import Column
 from orchestrator.cli.options import FILE, SHIPPED_FILE, FiniteRange, dask_option, processes_option
 from orchestrator.cli.research.output import figures_table, say_figure, wide_console
 from orchestrator.config import RouterSettings
-from orchestrator.errors import ConfigError
 from orchestrator.evaluation.cases import identities
 from orchestrator.evaluation.kept import keep_results
 from orchestrator.executors import open_executor
@@ -23,7 +22,7 @@ from orchestrator.installed.extras import check_extra
 from orchestrator.loadgen.comparison import mean_of
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.outputs import write_file
-from orchestrator.reporting.pictures import check_matplotlib, draw_image
+from orchestrator.reporting.pictures import draw_image, picture_kind
 from orchestrator.simulation.results import Comparison, Result, change_workload, compare_policies
 from orchestrator.simulation.scenario.digest import digest_scenario
 from orchestrator.simulation.scenario.settings import load_scenario
@@ -85,8 +84,7 @@ def simulate(
       slimsched simulate --scenario scenarios/two-unlike.yaml --policy random --policy lert:slack --plot frontier.png
     """
     check_extra("'slimsched simulate'", "sim", "scipy")
-    if plot is not None:
-        check_matplotlib("--plot")
+    kind = None if plot is None else picture_kind(plot)
     settings, servers = load_scenario(path)
     settings = change_workload(settings, load_ratio=load_ratio, requests=requests)
     names = list(dict.fromkeys(policies or _DEFAULT_POLICIES))
@@ -108,8 +106,9 @@ def simulate(
             write_file(out, json.dumps(values, indent=1) + "\n")
     _print(found, settings.name)
     _print_families(found)
-    if plot is not None:
-        _save_plot(found, settings.objectives.deadline_ms, plot)
+    if plot is not None and kind is not None:
+        draw = partial(_draw, found, settings.objectives.deadline_ms)
+        write_file(plot, draw_image(draw, (7, 4.5), kind=kind), "the picture ")
 
 
 def _print(found: Comparison, name: str) -> None:
@@ -150,14 +149,6 @@ def _print_families(found: Comparison) -> None:
             policy, family, *(say_figure(None if mean is None else scale * mean, form) for mean, scale, form in scaled)
         )
     wide_console(_MIN_COLUMNS).print(table)
-
-
-def _save_plot(found: Comparison, deadline_ms: float, path: Path) -> None:
-    try:
-        picture = draw_image(partial(_draw, found, deadline_ms), (7, 4.5), kind=path.suffix.removeprefix(".") or "png")
-    except ValueError as exc:
-        raise ConfigError(f"can't write the picture {path} ({exc})") from exc
-    write_file(path, picture, "the picture ")
 
 
 def _draw(found: Comparison, deadline_ms: float, figure: Any) -> None:
