@@ -108,14 +108,14 @@ class Candidate:
         service_s = self.per_item_s * self.max_batch_size + self.fixed_s
         return self.instances * self.max_batch_size / service_s if service_s > 0 else math.inf
 
+    def completion_s_of(self, items: int) -> float:
+        """Return when another batch, from the head on, would be answered, in seconds from now."""
+        return self.wait_s + self.per_item_s * items + self.fixed_s
+
     def with_items(self, items: int) -> Candidate:
         """Return the same candidate with another batch, from the head on."""
-        return replace(
-            self,
-            items=items,
-            service_s=self.per_item_s * items + self.fixed_s,
-            completion_s=self.wait_s + self.per_item_s * items + self.fixed_s,
-        )
+        service_s = self.per_item_s * items + self.fixed_s
+        return replace(self, items=items, service_s=service_s, completion_s=self.completion_s_of(items))
 
 
 @dataclass(frozen=True, slots=True)

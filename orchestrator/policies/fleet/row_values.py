@@ -45,9 +45,16 @@ def write_query(query: Column, situation: Situation) -> None:
     query[col.ONLY_WIDTH] = math.nan if situation.only_width is None else situation.only_width
 
 
-def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candidate:
-    """Return a row as a value; ``names`` are those of the servers by index."""
+def read_candidate(rows: Table, row: int, names: Sequence[ServerName], items: int | None = None) -> Candidate:
+    """Return a row as a value, with a batch of so many items where that is said, as ``Candidate.with_items`` does.
+
+    ``names`` are those of the servers by index.
+    """
     values = rows[:, row].tolist()  # much quicker than one by one
+    if items is not None and items != values[col.ROW_ITEMS]:
+        wait_s, own_s, fixed_s = values[col.ROW_WAIT_S], values[col.ROW_PER_ITEM_S] * items, values[col.ROW_FIXED_S]
+        values[col.ROW_ITEMS], values[col.ROW_SERVICE_S] = items, own_s + fixed_s
+        values[col.ROW_COMPLETION_S] = wait_s + own_s + fixed_s
     return Candidate(
         server=names[int(values[col.ROW_SERVER])],
         width=Width(int(values[col.ROW_WIDTH])),
@@ -124,6 +131,4 @@ def read_decision(choice: Choice, rows: Table, count: int, names: Sequence[Serve
         return Reject(reason), 0
     if not 0 <= row < count:
         raise IndexError(f"row {row} of {count}")
-    candidate = read_candidate(rows, row, names)
-    most = candidate.items
-    return Dispatch(candidate if items == most else candidate.with_items(int(items)), reason), most
+    return Dispatch(read_candidate(rows, row, names, int(items)), reason), int(rows[col.ROW_ITEMS, row])

@@ -357,7 +357,7 @@ class Dispatcher:
         if decided is not None and isinstance(decided.decision, Dispatch):
             believed = decided.decision.candidate
             if believed.margin is not None:
-                batch.expected_s, batch.margin = believed.with_items(sent.items).completion_s, believed.margin
+                batch.expected_s, batch.margin = believed.completion_s_of(sent.items), believed.margin
                 batch.decided_s = decided.now_s
         self.sender.send(batch)
         return True
