@@ -220,7 +220,8 @@ class Conditions:
         host: CPU model of the machine that measured, and its CPUs.
         onnxruntime: The version on that machine, which embedded servers there run; None when there is none.
         seed: The seed of the order of measurements.
-        assumptions: What was not measured, one sentence each: power models, and all of a synthetic profile.
+        assumptions: What was not measured, or not then and there, one sentence each: power models, servers that an
+            earlier run measured, and all of a synthetic profile.
     """
 
     date: Name

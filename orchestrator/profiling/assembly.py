@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.config import PowerSettings
@@ -82,6 +82,26 @@ def assemble_profile(
             _server(server, visits, find_idle(server, idles.get(server.name, ())), cycles)
             for server in sorted(servers, key=lambda each: each.name)
         ),
+    )
+
+
+def keep_others(taken: Profile, earlier: Profile) -> Profile:
+    """Return a profile with the servers of an earlier one that it lacks.
+
+    Its conditions say of each when and where it was measured.
+    """
+    again = {server.name for server in taken.servers}
+    kept = [server for server in earlier.servers if server.name not in again]
+    then = earlier.conditions
+    about = [text for text in then.assumptions if text.split(" ", 1)[0] not in again]
+    for server in kept:
+        begins = f"{server.name} was measured"
+        if not any(text.startswith(f"{begins} ") for text in about):
+            about.append(f"{begins} until {then.date} by {then.host}")
+    return replace(
+        taken,
+        conditions=replace(taken.conditions, assumptions=(*taken.conditions.assumptions, *about)),
+        servers=tuple(sorted((*taken.servers, *kept), key=lambda each: each.name)),
     )
 
 

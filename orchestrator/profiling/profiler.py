@@ -21,7 +21,7 @@ from orchestrator.config.names import profile_entry
 from orchestrator.errors import ConfigError, PermanentError, TransientError
 from orchestrator.profile.document import Conditions, Profile, batch_ladder, read_profile
 from orchestrator.profile.start import find_start
-from orchestrator.profiling.assembly import ServerFacts, assemble_profile, check_binding
+from orchestrator.profiling.assembly import ServerFacts, assemble_profile, check_binding, keep_others
 from orchestrator.profiling.campaign import (
     Progress,
     Subject,
@@ -50,7 +50,8 @@ class ProfileRequest:
     """What to profile, with the file that keeps what was measured so far.
 
     With ``control`` loads, reloads and memory are measured, which changes the servers; with ``force`` also beside a
-    running controller. With ``restart`` what was measured so far is forgotten.
+    running controller. With ``restart`` what was measured so far is forgotten. The profile keeps the servers of an
+    ``earlier`` one that are not measured.
     """
 
     fleet: FleetSettings
@@ -59,6 +60,7 @@ class ProfileRequest:
     control: bool = False
     force: bool = False
     restart: bool = False
+    earlier: Profile | None = None
 
 
 async def take_profile(
@@ -81,9 +83,10 @@ async def take_profile(
             if request.control:
                 await measure_changes(subjects, records, request.sampling, report=report, clock=time.perf_counter)
             await measure_batches(subjects, records, request.sampling, report=report, clock=time.perf_counter)
-    return assemble_profile(
+    taken = assemble_profile(
         facts, _conditions(request.sampling, facts), visits=records.visits, idles=records.idles, cycles=records.cycles
     )
+    return taken if request.earlier is None else keep_others(taken, request.earlier)
 
 
 async def check_profile(fleet: FleetSettings, path: Path) -> Profile:

@@ -20,7 +20,7 @@ from orchestrator.embedded.server import EmbeddedOptions, choose_free_ports
 from orchestrator.profile.document import EnergySource, Origin, batch_ladder, read_profile, write_profile
 from orchestrator.profiling.profiler import check_weights
 from orchestrator.router import Router
-from tests.profile.profiles import profile_of
+from tests.profile.profiles import profile_of, server_profile
 from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
@@ -140,6 +140,16 @@ def test_the_router_starts_from_it(taken: Path, fleet_path: Path) -> None:
 
     expected = [(model.line.per_item_s, model.line.fixed_s) for model in server.models]
     assert [pytest.approx(line, rel=1e-3, abs=1e-9) for line in expected] == asyncio.run(lines())
+
+
+def test_what_a_profile_has_of_other_servers_stays_where_some_are_named(taken: Path, fleet_path: Path) -> None:
+    out = taken.with_name("both.json")
+    write_profile(profile_of(server_profile("elsewhere"), server_profile("here")), out)
+    code, output = profile(fleet_path, "--out", out, "--server", "here", *SMALL)
+    assert code == 0, output
+    elsewhere, here = read_profile(out).servers
+    assert elsewhere == server_profile("elsewhere")
+    assert [model.name for model in here.models] == list(MODELS)
 
 
 def test_an_interrupted_run_is_taken_up_again(fleet_path: Path, tmp_path: Path) -> None:

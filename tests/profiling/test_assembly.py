@@ -7,11 +7,11 @@ import pytest
 
 from orchestrator.config import PowerSettings
 from orchestrator.errors import ConfigError
-from orchestrator.profile.document import Conditions, EnergySource
-from orchestrator.profiling.assembly import ServerFacts, assemble_profile, check_binding, find_idle
+from orchestrator.profile.document import Conditions, EnergySource, Profile, parse_profile, render_profile
+from orchestrator.profiling.assembly import ServerFacts, assemble_profile, check_binding, find_idle, keep_others
 from orchestrator.profiling.sampling import Cell, Visit, Window
 from orchestrator.snapshot import ServerName
-from tests.profile.profiles import profile_of, served
+from tests.profile.profiles import profile_of, served, server_profile
 from tests.profiling.worlds import A
 
 PROFILE = profile_of()
@@ -74,6 +74,31 @@ def test_a_counter_of_another_package_is_told_apart() -> None:
 def test_the_reason_is_the_counters_own() -> None:
     assert find_idle(facts(no_counter="no RAPL"), []).reason.startswith("no RAPL; ")
     assert find_idle(facts(), [Window(None, 1.0, "none", "gone")]).reason.startswith("gone; ")
+
+
+def test_servers_that_are_not_measured_again_stay_with_when_and_where_they_were() -> None:
+    def taken(host: str, *names: str, idle_w: int = 10) -> Profile:
+        said = tuple(f"{name} draws {idle_w} W idle, 30 W busy: stated in fleet.yaml" for name in names)
+        conditions = Conditions(f"2026-01-0{idle_w % 10}", host, None, 0, said)
+        return Profile(1, conditions, tuple(server_profile(name, triton_version=host) for name in names))
+
+    both = taken("first", "a", "b", idle_w=11)
+    again = keep_others(taken("second", "b", idle_w=12), both)
+    assert [(server.name, server.triton_version) for server in again.servers] == [("a", "first"), ("b", "second")]
+    assert again.conditions.host == "second"
+    assert again.conditions.assumptions == (
+        "b draws 12 W idle, 30 W busy: stated in fleet.yaml",
+        "a draws 11 W idle, 30 W busy: stated in fleet.yaml",
+        "a was measured until 2026-01-01 by first",
+    )
+    third = keep_others(taken("third", "c", idle_w=13), again)
+    assert [server.name for server in third.servers] == ["a", "b", "c"]
+    assert third.conditions.assumptions[-2:] == (
+        "a was measured until 2026-01-01 by first",
+        "b was measured until 2026-01-02 by second",
+    )
+    assert keep_others(taken("all", "a", "b", "c"), third) == taken("all", "a", "b", "c")
+    assert parse_profile(render_profile(third), source="p") == third
 
 
 def test_a_profile_is_bound_to_servers_weights_and_triton() -> None:

@@ -101,7 +101,11 @@ def profile(
     else:
         partial = _begin(console, out, restart=restart)
         sampling = choose_sampling(min_requests, precision_ratio, cycles=cycles, seed=seed, under_load=under_load)
-        taken = _take(console, ProfileRequest(fleet, partial, sampling, control=control, force=force, restart=restart))
+        earlier = read_profile(out) if server_names and out.exists() else None
+        request = ProfileRequest(
+            fleet, partial, sampling, control=control, force=force, restart=restart, earlier=earlier
+        )
+        taken = _take(console, request)
         write_profile(taken, out)
         partial.unlink(missing_ok=True)
         console.print(f"profile: {out}", soft_wrap=True)
