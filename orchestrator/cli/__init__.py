@@ -10,7 +10,11 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import click
@@ -20,7 +24,7 @@ from orchestrator.errors import SlimError
 from orchestrator.installed.plugins import PluginGroup
 
 _INTERRUPTED = 130
-"""The exit status of what SIGINT has ended, as shells have it."""
+"""The exit status of what SIGINT, or a SIGTERM in its place, has ended, as shells have it."""
 
 
 class _Entry(NamedTuple):
@@ -116,10 +120,12 @@ class RootGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; expected errors and bugs alike end in one line and exit status 1, an interruption with 130.
 
-        A command that can go on later says how as the KeyboardInterrupt's text.
+        A SIGTERM interrupts as Ctrl-C does what does nothing else about it. A command that can go on later says how as
+        the KeyboardInterrupt's text.
         """
         try:
-            return super().invoke(ctx)
+            with _interrupted_by_sigterm():
+                return super().invoke(ctx)
         except KeyboardInterrupt as exc:
             click.echo("; ".join(filter(None, ("interrupted", str(exc)))), err=True)
             ctx.exit(_INTERRUPTED)
@@ -137,6 +143,30 @@ class RootGroup(click.Group):
             raise click.ClickException(
                 f"unexpected {type(exc).__name__}: {' '.join(str(exc).split())}; 'slimsched --debug ...' shows where"
             ) from exc
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let a SIGTERM do what Ctrl-C does, where it would end the process and leave to others what that began.
+
+    Who stops a Kubernetes job, a timer of systemd or a ``timeout`` sends no other signal first.
+    """
+    is_default = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if is_default:
+        signal.signal(signal.SIGTERM, lambda number, frame: _interrupt())
+    try:
+        yield
+    finally:
+        if is_default:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a script runs in the background
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def _show_trace(error: Exception, *, is_wanted: bool) -> None:

@@ -204,9 +204,19 @@ def marked_processes(mark: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("moment", ["tritonservers", "gateways", "measuring", "round 1", "round 2"])
-def test_an_interrupted_demo_leaves_no_process_and_a_report_of_what_there_was(moment: str, tmp_path: Path) -> None:
-    mark = uuid.uuid4().hex
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        *((moment, signal.SIGINT) for moment in ("tritonservers", "gateways", "measuring", "round 1", "round 2")),
+        ("round 2", signal.SIGTERM),
+    ],
+)
+def test_an_interrupted_demo_leaves_nothing_but_a_report_of_what_there_was(
+    moment: str, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, temporary = uuid.uuid4().hex, tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     lines = []
     with demo(mark, "demo", "--policy", "lert:slack", "--seconds", "1", "--out", str(tmp_path)) as process:
         assert process.stdout is not None
@@ -216,7 +226,7 @@ def test_an_interrupted_demo_leaves_no_process_and_a_report_of_what_there_was(mo
                 break
         else:
             pytest.fail(f"the demo never said {moment!r}: {''.join(lines)}")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said, _ = process.communicate(timeout=GONE_S)
     assert process.returncode != 0
     assert ("interrupted after 1 of 2 turns" in said) == (moment == "round 2")
@@ -225,3 +235,4 @@ def test_an_interrupted_demo_leaves_no_process_and_a_report_of_what_there_was(mo
     while marked_processes(mark):
         assert time.monotonic() < deadline_s, f"still there: {marked_processes(mark)}"
         time.sleep(0.1)
+    assert {left.name for left in temporary.iterdir()} <= {f"slimsched-{os.getuid()}"}  # for sockets, of this user

@@ -1,9 +1,11 @@
-"""A first and a second signal to stop, sent to a process of its own."""
+"""Signals to stop, sent to a process of its own."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -31,3 +33,48 @@ def test_a_signal_kills_what_is_already_told_to_stop(is_stopping: bool, said: li
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert ended.stdout.split() == said, ended.stderr
     assert ended.returncode != 0
+
+
+COMMAND = """
+import asyncio, time
+import click
+from orchestrator.cli import RootGroup
+
+async def wait():
+    try:
+        print("waits", flush=True)
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0.01)
+        print("puts away", flush=True)
+
+def wait_here():
+    try:
+        print("waits", flush=True)
+        time.sleep(60)
+    finally:
+        print("puts away", flush=True)
+
+class Root(RootGroup):
+    def get_command(self, ctx, name):
+        return click.Command(name, callback={"wait": lambda: asyncio.run(wait()), "wait-here": wait_here}[name])
+
+Root()()
+"""
+
+
+@pytest.mark.parametrize("command", ["wait", "wait-here"])
+@pytest.mark.parametrize("sigint", [signal.SIG_DFL, signal.SIG_IGN], ids=["SIGINT kills", "SIGINT is ignored"])
+def test_a_sigterm_interrupts_a_command_as_ctrl_c_does(command: str, sigint: signal.Handlers) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, sigint),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waits\n"
+        process.send_signal(signal.SIGTERM)
+        said, complained = process.communicate(timeout=60)
+    assert (said, complained, process.returncode) == ("puts away\n", "interrupted\n", 130)
