@@ -153,7 +153,7 @@ class ServerModels(Generic[S]):
     def note_problem(self, problem: str) -> None:
         """Take it for gone until it has answered again."""
         if self.problem is None:
-            log.warning("server %s is gone: %s", self.name, problem)
+            log.debug("server %s is gone: %s", self.name, problem)  # who sends to it says so, once
         self.problem = problem
 
     async def refresh(self, timeout_s: float) -> None:

@@ -252,19 +252,26 @@ class Shedder:
         self._deadlines.close()
 
     def shed(self, request: PendingRequest, reason: Shed, text: str) -> None:
-        """Take a request out of the queue and say to its caller when to come again, unless it has been sent as well."""
-        error = CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._queues))
+        """Take a request out of the queue and say to its caller what to do, unless it has been sent as well."""
+        if reason in (Shed.LATE, Shed.EXPIRED) and not self._was_possible(request):
+            error = CapacityError(f"{text}; allow more time, an idle server takes as long")
+        else:
+            error = CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._queues))
         self._note_miss(request, is_refused=True)
         if request.give_up(error):
             self._tell(request, reason)
 
     def _note_miss(self, request: PendingRequest, *, is_refused: bool = False) -> None:
-        allowed_s = request.deadline_s - request.arrived_s
+        if not self._was_possible(request):
+            return
+        if is_refused and request.family is not None:
+            allowed_s = request.deadline_s - request.arrived_s
+            self._queues.turns.charge(request.family, 0.0, allowed_s, now_s=asyncio.get_running_loop().time())
+        self.on_missed(request.family)
+
+    def _was_possible(self, request: PendingRequest) -> bool:
         fastest_s = self._queues.fastest_s(request.queue, request.family)
-        if not request.has_own_deadline or was_possible(allowed_s, fastest_s):
-            if is_refused and request.family is not None:
-                self._queues.turns.charge(request.family, 0.0, allowed_s, now_s=asyncio.get_running_loop().time())
-            self.on_missed(request.family)
+        return not request.has_own_deadline or was_possible(request.deadline_s - request.arrived_s, fastest_s)
 
     def refuse_in_outage(self, key: BatchKey, head: PendingRequest) -> bool:
         """Refuse the head of a queue at once that nobody is expected to answer in time; return whether it was."""

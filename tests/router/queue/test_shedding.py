@@ -171,6 +171,23 @@ async def test_a_refusal_says_whether_a_request_could_not_be_answered_or_gives_w
         assert all(float(left_ms) <= float(takes_ms) for left_ms, takes_ms in found)
 
 
+async def test_a_refusal_tells_to_come_again_unless_an_idle_server_takes_as_long() -> None:
+    async with routed({"a": FakeServer(per_item_s=0.05, fixed_s=0.01)}, policy="lert:slack") as router:
+        await router.infer(item(0))
+        before = asyncio.create_task(router.infer(item(0)))
+        await asyncio.sleep(0.001)
+        with pytest.raises(CapacityError, match=r"allow more time, an idle server takes as long$") as hopeless:
+            await router.infer(item(0), deadline_ms=5)
+        assert hopeless.value.retry_after_s is None
+        await before
+        calls = [router.infer(item(0), deadline_ms=900) for _ in range(300)]
+        crowd = [
+            error for error in await asyncio.gather(*calls, return_exceptions=True) if isinstance(error, CapacityError)
+        ]
+    assert crowd
+    assert all(str(error).endswith("; retry later") and error.retry_after_s is not None for error in crowd), crowd
+
+
 async def test_what_a_server_that_hangs_holds_up_is_no_reason_to_refuse_what_the_other_can_answer() -> None:
     servers = {"a": FakeServer(per_item_s=0.02), "b": FakeServer(per_item_s=0.02)}
     async with routed(servers, policy="lert:slack") as router:
