@@ -17,7 +17,7 @@ from concurrent.futures import Executor as Pool
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from threading import Thread
 from typing import Any, Final, Protocol, TypeVar
 
@@ -66,7 +66,12 @@ def open_executor(*, processes: int = 1, dask: str | None = None) -> Iterator[Ex
         yield run_here
     else:
         with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_starter) as pool:
-            yield run_on(pool, lambda: processes)
+            try:
+                yield run_on(pool, lambda: processes)
+            except KeyboardInterrupt:  # nobody takes what they would still find
+                for worker in active_children():
+                    worker.terminate()
+                raise
 
 
 def run_on(pool: Pool, width: Callable[[], int]) -> Executor:

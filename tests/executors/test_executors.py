@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -72,7 +73,8 @@ def test_who_stops_asking_is_done_soon(execute: Executor) -> None:
         break
 
 
-def test_no_worker_outlives_who_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_no_worker_outlives_who_is_killed_or_interrupted(number: signal.Signals, tmp_path: Path) -> None:
     asks = (
         "import sys; from pathlib import Path\n"
         "from orchestrator.executors import open_executor\n"
@@ -85,6 +87,8 @@ def test_no_worker_outlives_who_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment) as asking:
         try:
             wait_until((tmp_path / "first").exists, "the job")
+            asking.send_signal(number)
+            wait_until(lambda: asking.poll() is not None, "the end of who asked")
         finally:
             asking.kill()
     worker = int((tmp_path / "first").read_text())
