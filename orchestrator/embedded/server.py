@@ -68,6 +68,7 @@ next: models may have loaded just before a look, and the server is ready only so
 _SAYS_READY_S = 2.0
 _PLAIN = re.compile(r"[\w./+@=:,~-]+", re.ASCII)
 """What a path may hold that a shell leaves as it is; a stub of Triton's Python backend is started by one."""
+_PLAIN_NAME = re.compile(r"[\w.+@=:,~-]+")
 KILL_MARGIN_S = 3.0  # tritonserver looks at its own exit timeout once a second, and stubs take about 1 s to leave
 
 
@@ -138,7 +139,10 @@ def _bind_all(wanted: tuple[int | None, ...]) -> tuple[int, ...]:
 
 
 def check_repository(repository: Path, models: tuple[str, ...] | None) -> None:
-    """Raise ConfigError when a model repository is no directory, holds no model, or lacks one that was named."""
+    """Raise ConfigError when a model repository is no directory, holds no model, or lacks one that was named.
+
+    Also when a name is none that a shell takes for one word: Triton ends its stub then, and waits for it for ever.
+    """
     if not repository.is_dir():
         raise ConfigError(f"model repository {repository} is not a directory; export models to it first")
     present = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
@@ -147,6 +151,12 @@ def check_repository(repository: Path, models: tuple[str, ...] | None) -> None:
     for name in models or ():
         if name not in present:
             raise ConfigError(f"model repository {repository} has no model '{name}'; it has: {', '.join(present)}")
+    for name in present if models is None else models:
+        if not _PLAIN_NAME.fullmatch(name):
+            raise ConfigError(
+                f"model repository {repository} holds a model {name!r}: a shell starts its stub, which reads that name "
+                "as several words; rename it, or move it away"
+            )
 
 
 @dataclass(frozen=True, slots=True)

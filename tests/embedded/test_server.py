@@ -69,6 +69,11 @@ def test_a_repository_has_to_exist_and_to_hold_what_is_to_be_loaded(tmp_path: Pa
     check_repository(tmp_path, ("m",))
     with pytest.raises(ConfigError, match="no model 'x'; it has: m"):
         check_repository(tmp_path, ("m", "x"))
+    (tmp_path / "two words").mkdir()
+    (tmp_path / "two words" / "config.pbtxt").touch()
+    with pytest.raises(ConfigError, match="holds a model 'two words': a shell starts its stub"):
+        check_repository(tmp_path, None)
+    check_repository(tmp_path, ("m",))
 
 
 @pytest.mark.parametrize(
@@ -114,4 +119,14 @@ async def test_a_mute_listener_on_its_port_is_not_a_ready_server() -> None:
 async def test_models_are_served_from_a_path_that_no_shell_would_take(name: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "model_repository" / "fashion_w025", tmp_path / name / "fashion_w025")
     async with EmbeddedServer(tmp_path / name) as server:
+        assert server.is_running
+
+
+@pytest.mark.integration
+async def test_a_model_whose_name_is_no_ascii_is_served(tmp_path: Path) -> None:
+    model = tmp_path / "m\u00f6del"
+    shutil.copytree(ROOT / "model_repository" / "fashion_w025", model)
+    config = model / "config.pbtxt"
+    config.write_text(config.read_text().replace('name: "fashion_w025"', f'name: "{model.name}"', 1))
+    async with EmbeddedServer(tmp_path, EmbeddedOptions(models=(model.name,))) as server:
         assert server.is_running

@@ -141,9 +141,10 @@ def _is_shape_supported(model: tuple[int, ...], config: tuple[int, ...], *, exac
 def find_model_file(version_directory: Path, default_model_filename: str) -> Path:
     """Return a version's ONNX file, or `model.onnx` in a directory of that name; raises LoadError for no such file."""
     path = version_directory / (default_model_filename or "model.onnx")
-    if path.is_dir():
+    # As bytes: Python in a stub takes names of files for ASCII, whatever the environment says.
+    if os.path.isdir(str(path).encode()):
         path = path / "model.onnx"
-    if not path.is_file():
+    if not os.path.isfile(str(path).encode()):
         raise LoadError(f"unable to find '{path}'")
     return path
 
