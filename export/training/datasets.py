@@ -123,9 +123,12 @@ class FolderImages:
 
     def _decode(self, path: str) -> torch.Tensor:
         try:
-            image = tv.folder.default_loader(path)
+            with Image.open(path) as opened:
+                own, image = opened.mode, opened.convert("RGB")
         except (OSError, ValueError, Image.DecompressionBombError) as exc:
             raise DataUnavailableError(f"{path} is no image that can be read; remove or replace it") from exc
+        if own.startswith(("I", "F")):  # Pillow would clip them to 8 bits instead of scaling
+            raise DataUnavailableError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")
         image = pixels.resize(image, shorter_side(self.spec.height))
         cropped: torch.Tensor = pixels.pil_to_tensor(pixels.center_crop(image, self.spec.height))
         return cropped
@@ -234,6 +237,9 @@ def _load_folder(data_dir: Path, *, train: bool, image_size: int) -> FolderImage
         found = tv.ImageFolder(str(folder))
     except (OSError, RuntimeError) as exc:
         raise DataUnavailableError(f"{folder} holds no <class>/<image> files: {_first_line(exc)}") from exc
+    foreign = next((name for name in found.classes if name != name.encode(errors="replace").decode()), None)
+    if foreign is not None:  # as os.fsdecode has it; labels are written as UTF-8
+        raise DataUnavailableError(f"{folder}: the name of the class {foreign!r} is not UTF-8; rename its folder")
     # The usual ImageNet constants (torchvision's models), pixels in 0..1.
     spec = ImageSpec(
         "imagefolder",

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from export.errors import DataUnavailableError
 from export.training.datasets import InMemoryImages, _unpack_debian_fashion_mnist, load_images
@@ -91,3 +93,21 @@ def test_a_file_that_is_damaged_is_named_with_what_to_do(tmp_path: Path) -> None
     images.write_bytes(images.read_bytes()[:-100])
     with pytest.raises(DataUnavailableError, match=r"FashionMNIST is damaged or incomplete .*; remove that folder"):
         load_images("fashion-mnist", tmp_path / "data", train=True)
+
+
+def test_more_than_8_bits_a_channel_are_refused_and_not_clipped(tmp_path: Path) -> None:
+    write_image_folder(tmp_path, {"train": 1})
+    deep = next((tmp_path / "train").rglob("*.png"))
+    Image.fromarray(np.full((32, 32), 4000, np.uint16)).save(deep)
+    images = load_images("imagefolder", tmp_path, train=True, image_size=16)
+    with pytest.raises(DataUnavailableError, match="more than 8 bits a channel; convert it to 8 bits first"):
+        images.batch(torch.arange(len(images)))
+
+
+def test_a_class_whose_name_is_no_text_is_refused_before_the_training(tmp_path: Path) -> None:
+    write_image_folder(tmp_path, {"train": 1})
+    os.rename(tmp_path / "train" / "dark", os.fsencode(tmp_path / "train") + b"/d\xe4rk")
+    with pytest.raises(
+        DataUnavailableError, match=r"the name of the class 'd\\udce4rk' is not UTF-8; rename its folder"
+    ):
+        load_images("imagefolder", tmp_path, train=True, image_size=16)
