@@ -6,6 +6,7 @@ to, because two halves of different things make no whole. A last line that was c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -61,13 +62,20 @@ class Journal:
 
     def __exit__(self, *exc: object) -> None:
         assert self._file is not None
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a line that could not be written, which was told already
+            self._file.close()
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Append a line; it is with the kernel when this returns."""
+        """Append a line; it is with the kernel when this returns. Raises ConfigError when it can't be written."""
         assert self._file is not None
-        self._file.write(json.dumps(values, allow_nan=False, separators=(",", ":")) + "\n")
-        self._file.flush()
+        line = json.dumps(values, allow_nan=False, separators=(",", ":")) + "\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as exc:
+            raise ConfigError(
+                f"can't write {self.path} ({exc.strerror}); free space and give the command again"
+            ) from exc
 
     def _read(self, remedy: str) -> str:
         try:

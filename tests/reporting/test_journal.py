@@ -41,3 +41,10 @@ def test_differences_are_named_by_the_path_of_their_leaf() -> None:
     found, wanted = {"a": {"b": [1, 2]}, "c": 3}, {"a": {"b": [1, 4]}, "d": 5}
     assert list(differences(found, wanted)) == [("a.b[1]", 2, 4), ("c", 3, None), ("d", None, 5)]
     assert not list(differences(wanted, wanted))
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", lambda number, values: None, remedy="")
+    journal.path.symlink_to("/dev/full")
+    with pytest.raises(ConfigError, match=r"can't write .*journal \(No space left on device\); free space"), journal:
+        journal.write({"x": 1})
