@@ -20,7 +20,7 @@ from onnx.external_data_helper import uses_external_data
 
 from export.errors import RepositoryError, VariantError, one_line
 from export.repository.signature import Signature, graph_signature
-from export.repository.verification import MAX_IR, MAX_OPSET
+from export.repository.verification import MAX_IR, MAX_OPSET, ONNX_DOMAINS
 from export.width import Width
 
 MAX_MODEL_BYTES = 2**31 - 1
@@ -92,7 +92,7 @@ def is_too_new(proto: onnx.ModelProto) -> bool:
 
 
 def _opset(proto: onnx.ModelProto) -> int:
-    return max((entry.version for entry in proto.opset_import if not entry.domain), default=0)
+    return max((entry.version for entry in proto.opset_import if entry.domain in ONNX_DOMAINS), default=0)
 
 
 def _as_it_is(label: str, raw: bytes, proto: onnx.ModelProto) -> onnxruntime.InferenceSession:

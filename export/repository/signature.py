@@ -97,9 +97,12 @@ class Signature:
 def graph_signature(session: Any) -> Signature:
     """Return what a session of ONNX Runtime takes and gives, all dims included.
 
-    Raises RepositoryError when there is a type that Triton's backend does not take.
+    Raises RepositoryError when there is a type or a dim that Triton's backend does not take, or no input.
     """
-    return Signature(*(tuple(map(_graph_tensor, found)) for found in (session.get_inputs(), session.get_outputs())))
+    inputs, outputs = (tuple(map(_graph_tensor, found)) for found in (session.get_inputs(), session.get_outputs()))
+    if not inputs:
+        raise RepositoryError("the graph has no input, and so nothing to answer; export the model with one")
+    return Signature(inputs, outputs)
 
 
 def _graph_tensor(found: Any) -> Tensor:
@@ -109,7 +112,10 @@ def _graph_tensor(found: Any) -> Tensor:
             "export the model with plain tensors, as float32"
         )
     dims = tuple(dim if isinstance(dim, int) else FREE for dim in found.shape or ())
-    return Tensor(found.name, DATA_TYPES[found.type][0], dims)
+    tensor = Tensor(found.name, DATA_TYPES[found.type][0], dims)
+    if 0 in dims:
+        raise RepositoryError(f"{tensor} has a dim of 0, which Triton refuses; export the model with dims above 0")
+    return tensor
 
 
 def config_signature(config: model_config_pb2.ModelConfig) -> Signature:

@@ -36,6 +36,8 @@ from export.width import Width, useless_widths
 
 MAX_IR = 10
 MAX_OPSET = 20
+ONNX_DOMAINS = ("", "ai.onnx")
+"""Both name ONNX's own operators."""
 _EXPORT_ANEW = "export it anew"
 _IMPORT_ANEW = "import it anew"
 
@@ -89,12 +91,13 @@ def verify_repository(repository: Path, fleet: DescribedFleet = _NO_FLEET) -> Ve
 
     Raises RepositoryError when there is no repository to check.
     """
+    left = leftovers(repository)
+    staging = {path.name for path in left}
     try:
-        folders = sorted(path for path in repository.iterdir() if path.is_dir() and path not in leftovers(repository))
+        folders = sorted(path for path in repository.iterdir() if path.is_dir() and path.name not in staging)
     except OSError as exc:
         raise RepositoryError(f"can't read {repository} ({exc.strerror}); give a model repository") from exc
     models: list[VerifiedModel] = []
-    left = leftovers(repository)
     is_running = bool(left) and is_being_written(repository)
     why = "an export is running" if is_running else "left by a crashed export; the next export removes it"
     findings = [Finding(path.name, Severity.NOTE, why) for path in left]
@@ -106,6 +109,9 @@ def verify_repository(repository: Path, fleet: DescribedFleet = _NO_FLEET) -> Ve
             model, found = _verify_model(folder, fleet.models.get(folder.name))
         except RepositoryError as exc:
             model, found = VerifiedModel(folder.name), [Finding(folder.name, Severity.ERROR, str(exc))]
+        except OSError as exc:  # another user's, say
+            message = f"can't read {exc.filename} ({exc.strerror}); let this user read it"
+            model, found = VerifiedModel(folder.name), [Finding(folder.name, Severity.ERROR, message)]
         models.append(model)
         findings += found
     if not any(model.identity for model in models) and not findings:
@@ -234,7 +240,7 @@ def _check_versions(model: bytes) -> list[str] | None:
         proto = onnx.load_model_from_string(model)
     except Exception:
         return []  # ONNX Runtime has said so already
-    opset = max((entry.version for entry in proto.opset_import if not entry.domain), default=0)
+    opset = max((entry.version for entry in proto.opset_import if entry.domain in ONNX_DOMAINS), default=0)
     if proto.ir_version > MAX_IR or opset > MAX_OPSET:
         return [
             f"{MODEL_FILE} has IR {proto.ir_version} and opset {opset}, above {MAX_IR} and {MAX_OPSET}; "

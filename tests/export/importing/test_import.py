@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from google.protobuf import text_format
 from onnx import TensorProto, helper
 from tritonclient.grpc import model_config_pb2
@@ -620,3 +620,40 @@ def test_compressed_data_that_is_damaged_is_refused(files: tuple[Path, Path], tm
     (tmp_path / "test.npz").write_bytes(damaged)
     asked = ("--family", "a", "--variant", f"100={files[1]}", "--metric", "top-1", "--data", tmp_path / "test.npz")
     assert_refused(slimsched_import(*asked, "--repository", tmp_path / "models"), "can't read it", tmp_path / "models")
+
+
+def _import_one(file: Path, repository: Path) -> Result:
+    arguments = ("--family", "toys", "--variant", f"100={file}", "--quality", "100=0.5", "--repository", repository)
+    return slimsched_import(*arguments)
+
+
+def test_what_no_triton_or_router_would_serve_is_refused(tmp_path: Path) -> None:
+    empty = save(
+        build_model(
+            [helper.make_node("Identity", ["x"], ["y"])],
+            [("x", TensorProto.FLOAT, ["batch", 0])],
+            [("y", TensorProto.FLOAT, ["batch", 0])],
+        ),
+        tmp_path / "empty.onnx",
+    )
+    repository = tmp_path / "models"
+    assert_refused(_import_one(empty, repository), "has a dim of 0, which Triton refuses", repository)
+    constant = save(
+        build_model(
+            [helper.make_node("Identity", ["one"], ["y"])],
+            [],
+            [("y", TensorProto.FLOAT, [1])],
+            {"one": np.ones(1, "f")},
+        ),
+        tmp_path / "constant.onnx",
+    )
+    assert_refused(_import_one(constant, repository), "the graph has no input", repository)
+
+
+def test_the_long_name_of_the_usual_operators_is_no_way_past_the_limit(tmp_path: Path) -> None:
+    model = classifier((0, 0, 0, 0))
+    model.opset_import[0].domain, model.opset_import[0].version = "ai.onnx", 22
+    new = save(model, tmp_path / "new.onnx")
+    assert _import_one(new, tmp_path / "models").exit_code == 0
+    written = onnx.load(tmp_path / "models" / "toys_w100" / "1" / "model.onnx")
+    assert max(entry.version for entry in written.opset_import) == 20

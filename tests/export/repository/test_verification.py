@@ -206,6 +206,30 @@ def test_what_a_crashed_export_left_is_a_note(repository: Path) -> None:
     assert len(findings_of(repository, Severity.NOTE)) == 2
 
 
+def test_what_a_crashed_export_left_is_no_model_either_where_the_path_is_relative(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / f".{repository.name}.partial-2").mkdir()
+    monkeypatch.chdir(repository.parent)
+    relative = Path(repository.name)
+    assert findings_of(relative, Severity.ERROR) == []
+    assert len(findings_of(relative, Severity.NOTE)) == 1
+
+
+def test_a_file_of_another_user_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "model.onnx" and NAME in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # the superuser, who may run this, could read it
+    (error,) = findings_of(repository, Severity.ERROR)
+    assert error.startswith("can't read ")
+    assert f"{NAME}/1/model.onnx (Permission denied); " in error
+
+
 def test_an_empty_folder_or_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="holds no models"):
         verify_repository(tmp_path)
