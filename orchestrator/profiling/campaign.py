@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from orchestrator.errors import ConfigError
@@ -92,7 +93,7 @@ async def measure_changes(
     report: Callable[[Progress], None],
     clock: Clock,
 ) -> None:
-    """Measure what changes of every model cost, some cycles of each in turn.
+    """Measure what changes of every model that may be changed cost, some cycles of each in turn.
 
     Raises:
         SlimError: when a server fails; what was measured is in the records.
@@ -107,13 +108,22 @@ async def measure_changes(
                 continue
             assert subject.control is not None
             assert subject.telemetry is not None
-            report(Progress(0, len(list_cells(subjects)), 0, f"changes of {model} on {server}"))
             loaded = {each.name: each for each in await subject.control.loaded_models()}
+            if model not in loaded:  # of a family that no controller there looks after, or of another repository
+                continue
+            report(Progress(0, len(list_cells(subjects)), 0, f"changes of {model} on {server}"))
             before = describe_before(loaded[model], server=server)
             records.add_before((server, model), before)
             tag = f"profile-{sampling.seed}-{cycle}-{len(records.cycles.get((server, model), ()))}"
-            measured = await measure_cycle(subject.control, subject.telemetry, model, before, tag=tag, clock=clock)
-            records.note_restored((server, model))
+            measured = await measure_cycle(
+                subject.control,
+                subject.telemetry,
+                model,
+                before,
+                tag=tag,
+                clock=clock,
+                on_restored=partial(records.note_restored, (server, model)),
+            )
             records.add_cycle((server, model), measured)
 
 

@@ -7,7 +7,7 @@ change, so that the next campaign brings back what a killed one has left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from orchestrator.errors import ConfigError, SlimError
@@ -42,12 +42,19 @@ def describe_before(model: LoadedModel, *, server: str) -> Before:
 
 
 async def measure_cycle(
-    control: Control, telemetry: Telemetry, name: ModelName, before: Before, *, tag: str, clock: Clock
+    control: Control,
+    telemetry: Telemetry,
+    name: ModelName,
+    before: Before,
+    *,
+    tag: str,
+    clock: Clock,
+    on_restored: Callable[[], None],
 ) -> Cycle:
     """Take a model through every change and back; return what each took.
 
-    It runs as ``before`` again in the end, also when this fails. The ``tag`` is a text unlike those of other cycles,
-    because only a config that differs is a reload.
+    It runs as ``before`` again in the end, also when this fails; then ``on_restored`` is called. The ``tag`` is a text
+    unlike those of other cycles, because only a config that differs is a reload.
 
     Raises:
         SlimError: when Triton fails a change.
@@ -67,6 +74,7 @@ async def measure_cycle(
         reload_s = await _timed(apply(1, f"{tag}-b"), clock)
     finally:
         await restore(control, name, before)
+        on_restored()
     return Cycle(load_s, unload_s, reload_s, scale_up_s, scale_down_s, *_instance_memory(name, one, two))
 
 

@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli import main
+from orchestrator.cli.research.profile import _choose
+from orchestrator.config import load_fleet
 from orchestrator.profile.document import write_profile
 from tests.profile.profiles import profile_of
 
@@ -121,3 +123,9 @@ def test_a_damaged_partial_profile_is_refused_and_can_be_forgotten(tmp_path: Pat
     code, output = run(tmp_path, "--out", out, "--restart")
     assert code == 1  # the server is absent all the same
     assert "damaged" not in output
+
+
+def test_a_server_that_is_named_twice_is_measured_once(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(FLEET)
+    assert [server.name for server in _choose(load_fleet(path), ("a", "a")).servers] == ["a"]

@@ -177,6 +177,35 @@ async def test_changes_are_measured_and_undone(tmp_path: Path) -> None:
         assert model.changes.scale_up.n == QUICK.cycles
 
 
+async def test_what_is_interrupted_is_undone_and_says_so(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    triton = FakeTriton((repository_model(25),), clock=loop.time)
+    (model,) = triton.repository_models()
+    await triton.apply(model.name, instances=3, batching=model.batching, nonce="")
+    measured = subject(A, ProfiledFake((25,)), control=triton, telemetry=triton.telemetry)
+    with Records(tmp_path / "p") as records:
+        records.bind({})
+        task = asyncio.ensure_future(measure_changes([measured], records, QUICK, report=silent, clock=loop.time))
+        while not records.unrestored:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert [loaded.instances for loaded in await triton.loaded_models()] == [3]
+    Records(tmp_path / "p").require_restored()
+
+
+async def test_changes_are_not_measured_of_what_no_controller_looks_after(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    triton = FakeTriton((repository_model(25),), clock=loop.time)
+    (model,) = triton.repository_models()
+    await triton.apply(model.name, instances=1, batching=model.batching, nonce="")
+    measured = subject(A, ProfiledFake((25, 100)), control=triton, telemetry=triton.telemetry)
+    with Records(tmp_path / "p") as records:
+        records.bind({})
+        await measure_changes([measured], records, QUICK, report=silent, clock=loop.time)
+    assert [name for _, name in records.cycles] == [model.name]
+
+
 async def killed_campaign(path: Path) -> FakeTriton:
     """Return a server whose model a campaign found with 3 instances, and was killed before it brought them back."""
     loop = asyncio.get_running_loop()
@@ -191,10 +220,11 @@ async def killed_campaign(path: Path) -> FakeTriton:
         while not records.unrestored:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.01)
-        left = dict(records.unrestored)
+        left, kept = dict(records.unrestored), path.read_bytes()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    await triton.unload(model.name)  # as a kill -9 in the middle leaves it
+    path.write_bytes(kept)  # as a kill -9 in the middle leaves it
+    await triton.unload(model.name)
     assert Records(path).unrestored == left
     return triton
 

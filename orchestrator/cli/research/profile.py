@@ -125,7 +125,8 @@ def _check_options(*, is_check: bool, is_show: bool, control: bool, force: bool,
 
 
 def _choose(fleet: FleetSettings, names: tuple[str, ...]) -> FleetSettings:
-    return fleet.model_copy(update={"servers": tuple(map(fleet.server, names))}) if names else fleet
+    chosen = tuple(map(fleet.server, dict.fromkeys(names)))
+    return fleet.model_copy(update={"servers": chosen}) if names else fleet
 
 
 def _begin(console: Console, out: Path, *, restart: bool) -> Path:
