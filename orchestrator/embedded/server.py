@@ -143,9 +143,12 @@ def check_repository(repository: Path, models: tuple[str, ...] | None) -> None:
 
     Also when a name is none that a shell takes for one word: Triton ends its stub then, and waits for it for ever.
     """
-    if not repository.is_dir():
-        raise ConfigError(f"model repository {repository} is not a directory; export models to it first")
-    present = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+    try:
+        if not repository.is_dir():
+            raise ConfigError(f"model repository {repository} is not a directory; export models to it first")
+        present = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+    except OSError as exc:
+        raise ConfigError(f"can't read model repository {repository} ({exc.strerror}); let this user read it") from exc
     if models is None and not present:
         raise ConfigError(f"model repository {repository} holds no */config.pbtxt; export models to it first")
     for name in models or ():

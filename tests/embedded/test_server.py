@@ -76,6 +76,15 @@ def test_a_repository_has_to_exist_and_to_hold_what_is_to_be_loaded(tmp_path: Pa
     check_repository(tmp_path, ("m",))
 
 
+def test_a_repository_of_another_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)  # the superuser, who may run this, could look into it
+    with pytest.raises(ConfigError, match=f"can't read model repository {tmp_path} .Permission denied.; let this user"):
+        check_repository(tmp_path, None)
+
+
 @pytest.mark.parametrize(
     "options", [EmbeddedOptions(models=(), slowdown=0.5), EmbeddedOptions(models=(), cpus=frozenset({9999}))]
 )
