@@ -2,4 +2,5 @@
 
 import os
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as the serving side does: that package's docstring says why
+if not os.environ.get("ORT_DISABLE_TELEMETRY"):  # as the serving side does: that package's docstring says why
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -2,9 +2,10 @@
 
 onnxruntime from 1.29 on sends names and hashes of models, and a lasting id of the machine, to its maker, unless a
 variable says otherwise before it is loaded. Here it does, also for processes that this one starts, such as an embedded
-Triton's, unless the user has set it: 0 allows it.
+Triton's, unless the user has set it: 0 allows it. An empty one, as of a Compose file's missing variable, says nothing.
 """
 
 import os
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+if not os.environ.get("ORT_DISABLE_TELEMETRY"):
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
