@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,23 @@ def test_who_answers_has_the_niceness_of_the_settings(tmp_path: Path, workers: i
 
 async def test_it_goes_on_when_all_is_compiled() -> None:
     assert await _is_compiled(asyncio.Event())
+
+
+def test_a_second_signal_while_workers_start_leaves_none_of_them(tmp_path: Path) -> None:
+    grpc, http, metrics = (f"127.0.0.1:{port}" for port in choose_free_ports(3))
+    gateway = {"grpc": grpc, "http": http, "metrics": metrics, "workers": 2}
+    path = tmp_path / "fleet.yaml"
+    path.write_text(yaml.safe_dump({"servers": [{"name": "a", "grpc": "127.0.0.1:1"}], "gateway": gateway}))
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "gateway", "--fleet", str(path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while len(workers := children.read_text().split()) < 2:
+            time.sleep(0.01)
+        ends = [os.pidfd_open(int(worker)) for worker in workers]
+        for _ in range(2):
+            process.terminate()
+            time.sleep(0.1)  # two that come at once count as one
+        process.wait()
+    assert all(select.select([end], [], [], 5)[0] for end in ends)  # they would drain for twice as long
+    for end in ends:
+        os.close(end)

@@ -41,7 +41,7 @@ from orchestrator.router import compile_ahead, load_ahead
 
 log = logging.getLogger(__name__)
 
-_Opening = Callable[[Sockets, AdminEndpoint | None], AbstractAsyncContextManager[Gateway | Supervisor]]
+_Opening = Callable[[Sockets, AdminEndpoint | None, asyncio.Event], AbstractAsyncContextManager[Gateway | Supervisor]]
 
 _WORKER = f"""
 import gc, sys
@@ -120,7 +120,7 @@ async def _serve(
     async with _open_admin(settings, sockets, is_takeover=succession.is_takeover) as admin:
         if not await _is_compiled(stop):  # here once, and not in each worker
             return
-        async with opening(sockets, admin) as opened:
+        async with opening(sockets, admin, stop) as opened:
             await _serve_opened(opened, stop, succession, announcement, settings)
     log.info("the gateway has ended")
 
@@ -132,8 +132,6 @@ async def _serve_opened(
     announcement: Announcement,
     settings: GatewaySettings,
 ) -> None:
-    if isinstance(opened, Supervisor):  # its workers would else go on until they have drained
-        watch_for_stop(stop.set, then=opened.kill, is_stopping=stop.is_set)
     for what, address in opened.addresses:
         log.info("%s on %s", what, address)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
@@ -164,7 +162,12 @@ async def _open_admin(
 
 @asynccontextmanager
 async def _open_alone(
-    fleet: FleetSettings, path: Path, succession: Succession, sockets: Sockets, admin: AdminEndpoint | None
+    fleet: FleetSettings,
+    path: Path,
+    succession: Succession,
+    sockets: Sockets,
+    admin: AdminEndpoint | None,
+    _stop: asyncio.Event,
 ) -> AsyncIterator[Gateway]:
     """Answer in this process."""
     await load_ahead()
@@ -184,8 +187,9 @@ async def _open_workers(
     succession: Succession,
     sockets: Sockets,
     admin: AdminEndpoint | None,
+    stop: asyncio.Event,
 ) -> AsyncIterator[Supervisor]:
-    """Answer in several processes."""
+    """Answer in several processes, which a second signal to stop ends at once, also while they start."""
     fleet = FollowedFleet(settings, path.absolute())
     await fleet.resolve()
     directory = TemporaryDirectory(prefix="slimsched-", ignore_cleanup_errors=True)
@@ -202,7 +206,9 @@ async def _open_workers(
         },
     )
     with directory:
-        async with Supervisor(fleet, launch, sockets, admin) as supervisor:
+        supervisor = Supervisor(fleet, launch, sockets, admin)
+        watch_for_stop(stop.set, then=supervisor.kill, is_stopping=stop.is_set)  # they would go on until they drained
+        async with supervisor:
             yield supervisor
 
 
