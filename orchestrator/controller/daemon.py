@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 MISSED_PERIODS = 5
 """Periods without a step, besides one action and its memory that take as long as they may, before a controller calls
 itself unhealthy."""
+_MOST_KEY_BYTES = 108
+"""Longest name of a socket on Linux."""
 MEMORY_PATIENCE_S = 5.0
 """How long a daemon waits for the memory of a Triton that has just started; telemetry looks every two seconds."""
 
@@ -221,9 +223,12 @@ def hold_lease(server: ServerSettings) -> Iterator[None]:
         host = sorted((family, str(target[0])) for family, _, _, _, target in found)[0][1]
     except OSError:
         pass  # a name that can't be resolved now is as good a key
+    key = f"\0slimsched-controller-{host}-{port}"
+    if len(key.encode()) > _MOST_KEY_BYTES:
+        key = f"\0slimsched-controller-{server.digest}"
     with socket.socket(socket.AF_UNIX) as lease:
         try:
-            lease.bind(f"\0slimsched-controller-{host}-{port}")
+            lease.bind(key)
         except OSError as exc:
             raise ConfigError(
                 f"another controller of this host acts on the Triton of server {server.name!r} at {server.grpc}; end "

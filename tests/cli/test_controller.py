@@ -25,6 +25,7 @@ from orchestrator.controller.daemon import hold_lease
 from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
 from orchestrator.controller.status.holder import HolderKeeper
 from orchestrator.controller.status.metrics import ControllerMetrics
+from orchestrator.errors import ConfigError
 from orchestrator.snapshot import ServerName
 from tests.controller.status.reports import NOW_S, full_report, repository_model
 from tests.gateway.fakes import open_world
@@ -207,6 +208,12 @@ def test_a_second_controller_of_one_triton_is_refused_whatever_its_own_address(
     )
     with hold_lease(first):
         pass  # it went with its holder
+
+
+def test_a_name_that_is_long_and_not_known_yet_is_a_lease_too() -> None:
+    first, second = (ServerSettings(name="a", grpc=f"{'a.' * 60}invalid:{port}") for port in (1, 2))
+    with hold_lease(first), hold_lease(second), pytest.raises(ConfigError, match="another controller"):
+        hold_lease(first).__enter__()
 
 
 def test_dry_run_and_once_exclude_each_other(tmp_path: Path) -> None:
