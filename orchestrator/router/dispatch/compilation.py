@@ -36,6 +36,8 @@ _SCRIPT = "from orchestrator.policies.preparation import prepare; prepare()"
 
 async def prepare_decisions() -> None:
     """Return when decisions can be made at once, by whatever policy."""
+    if CACHE_DIR is None and prepare.cache_info().currsize:
+        return  # this process has compiled it, and has said why that took long
     await compile_ahead()
     if is_prepared():
         prepare()

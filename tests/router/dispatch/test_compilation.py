@@ -123,6 +123,7 @@ async def test_without_a_place_to_keep_it_the_remedy_is_logged(
 ) -> None:
     for module in (preparation, compilation):
         monkeypatch.setattr(module, "CACHE_DIR", None)
+    preparation.prepare.cache_clear()
     await prepare_decisions()
     assert (
         "at each start, because there is no directory to keep it in; give one that can be written by XDG_CACHE_HOME"
@@ -139,3 +140,15 @@ async def test_the_loop_goes_on_while_what_is_compiled_is_loaded(monkeypatch: py
     was_asked.set()
     await loading
     assert asked == [True]
+
+
+async def test_who_has_compiled_for_himself_and_can_keep_nothing_is_told_why_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for module in (preparation, compilation):
+        monkeypatch.setattr(module, "CACHE_DIR", None)
+    preparation.prepare.cache_clear()
+    await compile_ahead()
+    await load_ahead()
+    await prepare_decisions()
+    assert [record.getMessage()[:29] for record in caplog.records] == ["compiling what decides, which"]
