@@ -222,6 +222,8 @@ def quote_value(value: object) -> str:
         return "a list"
     if isinstance(value, int) and value.bit_length() > _MOST_QUOTED:
         return "a number of many digits"
+    if isinstance(value, dict):  # which may hold itself, by an alias
+        return "keys"
     text = hide_credentials(repr(value) if isinstance(value, str) else json.dumps(value, default=str))
     return text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}…"
 

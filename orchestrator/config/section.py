@@ -70,10 +70,16 @@ class Section(BaseModel):
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def _check_port(address: str) -> str:
-    port = address.rpartition(":")[2]
+def _check_address(address: str) -> str:
+    host, _, port = address.rpartition(":")
     if not 1 <= int(port) <= 65535:
         raise ValueError(f"port {port} is outside 1 to 65535")
+    try:
+        host.encode("idna")  # as looking it up does
+    except UnicodeError:
+        raise ValueError(
+            "the host is no name: between its dots there must be 1 to 63 characters that names may have; correct it"
+        ) from None
     return address
 
 
@@ -109,7 +115,7 @@ Address = Annotated[
     Spelling(
         r"^([^:/\s]+|\[[0-9a-fA-F:]+\]):\d{1,5}$", "host:port, such as 127.0.0.1:8001 or [::1]:8001 or triton-a:8001"
     ),
-    AfterValidator(_check_port),
+    AfterValidator(_check_address),
     Field(json_schema_extra={"format": "host-port"}),
 ]
 """``host:port``, with the host in brackets when it is an IPv6 address, and a port that can be one."""

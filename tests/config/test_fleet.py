@@ -37,6 +37,12 @@ def test_rendering_and_reading_are_inverse() -> None:
     ("text", "problem"),
     [
         ("servers: [{name: a, grpc: 'h:99999'}]", "port 99999 is outside 1 to 65535"),
+        ("servers: [{name: a, grpc: 'a..b:1'}]", r"grpc: the host is no name: .* correct it, got 'a\.\.b:1'$"),
+        (f"servers: [{{name: a, grpc: '{'x' * 64}:1'}}]", "the host is no name: .* 1 to 63 characters"),
+        (
+            "servers: [{name: a, grpc: 'h:1', limits: &l {memory_budget_mib: *l}}]",
+            r"limits\.memory_budget_mib: must be a number$",
+        ),
         (
             "servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline_ms: .inf}",
             r"router\.deadline_ms: must be a finite number",
