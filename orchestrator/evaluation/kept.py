@@ -61,4 +61,4 @@ def keep_results(out: Path | None, about: Mapping[str, Any], kind: Any, execute:
             yield execute_missing
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the same command goes on from {path}") from None
-    path.unlink()
+    path.unlink(missing_ok=True)

@@ -23,13 +23,15 @@ def report_path(out: Path, inputs: Sequence[Path | None], *, has_policy: bool = 
     """Return where the report of a policy file goes, or of a judgement that writes none, before the long work.
 
     Raises:
-        ConfigError: when it would replace the policy or one of the inputs, or nothing can be written there.
+        ConfigError: when it or the policy would replace an input, or each other, or nothing can be written there.
     """
     if out.is_dir():
         raise ConfigError(f"{out} is a folder; {_ELSEWHERE}")
     path = out.with_suffix(".json")
-    taken = [*inputs, out] if has_policy else inputs
-    if any(each is not None and path.resolve() == each.resolve() for each in taken):
+    given = {each.resolve() for each in inputs if each is not None}
+    if has_policy and out.resolve() in given:
+        raise ConfigError(f"the policy {out} would replace what it is made of; {_ELSEWHERE}")
+    if path.resolve() in ({*given, out.resolve()} if has_policy else given):
         raise ConfigError(f"the report of {out} would be {path}, which is something else; {_ELSEWHERE}")
     check_folder(out.parent, _ELSEWHERE)
     return path

@@ -66,13 +66,16 @@ def given_traffic(
     ``family`` says whose widths and arrivals they are, where a profile or a log has several.
 
     Raises:
-        ConfigError: when both are given or neither, something is missing, can't be used, or is of another fleet.
+        ConfigError: when both are given or neither, something is missing, counts for nothing, can't be used, or is of
+            another fleet.
     """
     recorded = None if arrivals is None else read_arrivals(arrivals, family=family)
     if scenario is not None and profile is None:
         for key in objectives:
             option = f"--{key.replace('_', '-')}"
             raise ConfigError(f"{option} goes with --profile; a scenario says its own in objectives.{key}")
+        if family is not None and arrivals is None:
+            raise ConfigError("--family goes with --profile or --arrivals; a scenario says its own families")
         task, own = scenario_task(scenario)
         return _checked(task, recorded or own)
     if profile is None or scenario is not None:
@@ -211,8 +214,8 @@ def profile_task(
     profile = read_profile(path)
     known = [str(server.name) for server in profile.servers]
     families = sorted({model.family for server in profile.servers for model in server.models})
-    if len(families) > 1 and family not in families:
-        asked = "name one with --family" if family is None else f"there is no {family}"
+    if family not in families and (family is not None or len(families) > 1):
+        asked = "name one with --family" if family is None else f"there is no {family}; profile the servers with it"
         raise ConfigError(f"{path} knows the families {', '.join(families)}; {asked}")
     is_one = len(families) == 1
     having = {str(s.name) for s in profile.servers if is_one or any(m.family == family for m in s.models)}

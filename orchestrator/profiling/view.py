@@ -22,7 +22,7 @@ _PANELS = 3
 
 
 def render_profile_table(profile: Profile) -> Table:
-    """Return a row a model, for a terminal of 80 columns.
+    """Return a row a model, for a terminal of 80 columns; behind its server the family, where there are several.
 
     Latencies of the smallest and the largest batch and the line a·n + b are in milliseconds, ``error`` is the line's
     on held-out batches, J a batch of one above idle, MiB an instance, ``load`` in seconds.
@@ -33,10 +33,12 @@ def render_profile_table(profile: Profile) -> Table:
         table.caption = "(3×): the machine is emulated, so many times slower than this one"
     for column in table.columns[1:]:
         column.justify = "right"
+    has_several = len({model.family for server in profile.servers for model in server.models}) > 1
     for server in profile.servers:
         for model in server.models:
+            whose = f"{server.name} {model.family}" if has_several else server.name
             slowdown = f" ({server.slowdown:g}×)" if server.origin is Origin.EMULATED else ""
-            table.add_row(f"{server.name}{slowdown}", f"{model.width} %", *_figures(model))
+            table.add_row(f"{whose}{slowdown}", f"{model.width} %", *_figures(model))
     return table
 
 

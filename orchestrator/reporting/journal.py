@@ -1,12 +1,14 @@
 """What a long run has done so far, a line of JSON each, so that an interruption loses at most what was under way.
 
 The first line says what the run is about; whoever goes on about something else is refused by whom the journal belongs
-to, because two halves of different things make no whole. A last line that was cut off by a crash is dropped.
+to, because two halves of different things make no whole. A last line that was cut off by a crash is dropped. One alone
+writes it: of two that did, the first to end would remove what the other still needs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +32,7 @@ class Journal:
         is_new: Whether nothing was in it.
 
     Raises:
-        ConfigError: when the file can't be read, or a line is damaged.
+        ConfigError: when the file can't be read, a line is damaged, or, on entering, somebody else writes it.
     """
 
     def __init__(
@@ -58,6 +60,15 @@ class Journal:
             self._file = self.path.open("a")
         except OSError as exc:
             raise ConfigError(f"can't write {self.path} ({exc.strerror}); choose another place with --out") from exc
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ConfigError(
+                f"another run writes {self.path}; wait until it has ended, or choose another place with --out"
+            ) from None
+        except OSError:
+            pass  # where files can't be locked
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,12 @@ def check_folder(folder: Path, remedy: str) -> None:
         pass
     for each in made:
         each.rmdir()
+
+
+def check_not_read(out: Path | None, inputs: Iterable[Path]) -> None:
+    """Raise ConfigError, before the long work, if what is written would replace what is read; None: nothing is."""
+    if out is not None and out.resolve() in {each.resolve() for each in inputs}:
+        raise ConfigError(f"--out {out} would replace what the command reads; choose another place with --out")
 
 
 def write_report(folder: Path, contents: Mapping[str, str | bytes], remedy: str) -> list[Path]:

@@ -60,6 +60,17 @@ def test_what_can_not_be_used_is_reported_in_one_line(tmp_path: Path) -> None:
         assert len(run.output.strip().splitlines()[-1:]) == 1
 
 
+def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = "name: mine\nservers: [{name: a, widths: {100: {item_ms: 1}}}]\nworkload: {requests: 20}\n"
+    path.write_text(text)
+    for command in (["simulate", "--seeds", "1"], ["bounds", "--windows", "0"], ["tune", "--budget", "1"]):
+        run = CliRunner().invoke(main, [*command, "--scenario", str(path), "--out", str(path)])
+        assert (run.exit_code, "would replace what the command reads" in run.output) == (1, True), run.output
+    assert path.read_text() == text
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_learned_policy_is_simulated_from_its_file_and_falls_back_where_it_must(tmp_path: Path) -> None:
     out, path = tmp_path / "out.json", put(tmp_path / "policy.npz", out_of_range())
     command = [

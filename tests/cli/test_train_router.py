@@ -55,6 +55,8 @@ def test_a_report_replaces_nothing_that_was_given_nor_the_policy_itself(tmp_path
     for name in ("mine.npz", "other.json"):
         run = CliRunner().invoke(main, [*command, "--out", str(tmp_path / name)])
         assert (run.exit_code, "which is something else" in run.output) == (1, True), run.output
+    run = CliRunner().invoke(main, [*command, "--out", str(arrivals)])
+    assert (run.exit_code, "would replace what it is made of" in run.output) == (1, True), run.output
     (tmp_path / "folder").mkdir()
     run = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "folder")])
     assert run.exit_code == 2

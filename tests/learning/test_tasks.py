@@ -102,7 +102,7 @@ def test_a_router_that_wrote_down_every_decision_can_be_fitted_to(tmp_path: Path
     log_of(folder, records)
     router = f"  profile: {PROFILE}\n  deadline_ms: 40\n  decision_log: {{directory: {folder}, sample_ratio: 1}}\n"
     router += "  energy_weight: 0.01\n"
-    logged = logged_traffic(load_fleet(fleet_file(tmp_path, router)), source="fleet.yaml", family="f")
+    logged = logged_traffic(load_fleet(fleet_file(tmp_path, router)), source="fleet.yaml", family=None)
     assert logged.rate_rps == pytest.approx(40, rel=0.01)  # two requests in each of twenty batches a second
     asked = {"deadline_ms": 40, "energy_weight": 0.01}
     assert {key: getattr(logged.task.settings.objectives, key) for key in asked} == asked
@@ -167,6 +167,11 @@ def test_of_several_families_one_is_named_and_has_its_own_widths_and_arrivals(tm
     times.write_text("".join(f"{at / 50}\n" for at in range(20_000)))
     with pytest.raises(ConfigError, match="knows the families fashion, other; name one with --family"):
         given_traffic(None, profile, times)
+    for arrivals in (folder, times):
+        with pytest.raises(ConfigError, match="knows the families fashion; there is no other"):
+            given_traffic(None, PROFILE, arrivals, family="other")
+    with pytest.raises(ConfigError, match="--family goes with --profile or --arrivals"):
+        given_traffic(ROOT / "scenarios" / "two-unlike.yaml", None, None, family="other")
 
 
 def test_servers_without_the_family_are_left_out(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from rich.console import Console
 from orchestrator.errors import ConfigError
 from orchestrator.profile.document import Origin
 from orchestrator.profiling.view import check_picture, draw_picture, render_profile_table
+from orchestrator.snapshot import Family
 from tests.profile.profiles import model_profile, profile_of, server_profile
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -43,3 +45,11 @@ def test_the_table_fits_a_terminal_and_says_what_is_emulated_and_unknown() -> No
     assert slow.split()[:3] == ["b", "(3×)", "50"]
     assert any("the machine is emulated" in line for line in lines)
     assert slow.split()[-3:] == ["-", "-", "-"]
+
+
+def test_of_several_families_each_row_says_whose_it_is() -> None:
+    models = [replace(model_profile(25), family=Family(family)) for family in ("plates", "signs")]
+    console = Console(width=80, record=True, force_terminal=False)
+    console.print(render_profile_table(profile_of(server_profile("a", *models))))
+    rows = [line.split()[:3] for line in console.export_text().splitlines() if " 25 %" in line]
+    assert rows == [["a", "plates", "25"], ["a", "signs", "25"]]

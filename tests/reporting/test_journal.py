@@ -29,6 +29,19 @@ def test_lines_are_there_again_and_one_that_was_cut_off_is_written_over(tmp_path
     assert read(path) == [(1, 0), (2, 1), (3, 7)]
 
 
+def test_one_alone_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Journal(path, lambda number, values: None, remedy="") as journal:
+        journal.write({"x": 1})
+        with (
+            pytest.raises(ConfigError, match=r"another run writes .*journal; wait until it has ended"),
+            Journal(path, lambda number, values: None, remedy=""),
+        ):
+            pytest.fail("it was opened twice")
+        journal.write({"x": 2})
+    assert read(path) == [(1, 1), (2, 2)]
+
+
 def test_a_damaged_line_is_named_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     for text in ('{"x": 1}\nno json\n', '{"x": 1}\n{}\n', '{"x": 1}\n[]\n'):

@@ -19,7 +19,7 @@ from orchestrator.evaluation.kept import keep_results
 from orchestrator.executors import open_executor
 from orchestrator.installed.extras import check_extra
 from orchestrator.policies.parsing import parse_policy
-from orchestrator.reporting.outputs import write_file
+from orchestrator.reporting.outputs import check_not_read, write_file
 from orchestrator.simulation.bounds.overview import (
     FluidBounds,
     Window,
@@ -67,6 +67,7 @@ def bounds(
       slimsched bounds --scenario scenarios/two-unlike.yaml --policy lert:slack
     """
     check_extra("'slimsched bounds'", "sim", "scipy")
+    check_not_read(out, [path])
     settings, servers = load_scenario(path)
     names = policies or _DEFAULT_POLICIES
     parsed = [parse_policy(name) for name in names]

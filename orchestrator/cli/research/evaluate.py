@@ -94,7 +94,7 @@ def evaluate(
     document = make_document(suite, extent, scenarios, describe_machine(time.monotonic() - began_s))
     written = write_outputs(suite, document, suite.draw_pictures(scenarios), out)
     if not keep:
-        records.path.unlink()
+        records.path.unlink(missing_ok=True)
     _print(suite, document)
     for path in written:
         click.echo(str(path))

@@ -21,7 +21,7 @@ from orchestrator.executors import open_executor
 from orchestrator.installed.extras import check_extra
 from orchestrator.loadgen.comparison import mean_of
 from orchestrator.policies.parsing import parse_policy
-from orchestrator.reporting.outputs import write_file
+from orchestrator.reporting.outputs import check_not_read, write_file
 from orchestrator.reporting.pictures import draw_image, picture_kind
 from orchestrator.simulation.results import Comparison, Result, change_workload, compare_policies
 from orchestrator.simulation.scenario.digest import digest_scenario
@@ -85,6 +85,7 @@ def simulate(
     """
     check_extra("'slimsched simulate'", "sim", "scipy")
     kind = None if plot is None else picture_kind(plot)
+    check_not_read(out, [path])
     settings, servers = load_scenario(path)
     settings = change_workload(settings, load_ratio=load_ratio, requests=requests)
     names = list(dict.fromkeys(policies or _DEFAULT_POLICIES))

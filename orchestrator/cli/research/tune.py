@@ -29,6 +29,7 @@ from orchestrator.evaluation.tuning.campaign import (
 from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
 from orchestrator.executors import open_executor
 from orchestrator.installed.extras import check_extra
+from orchestrator.reporting.outputs import check_not_read
 
 _DEFAULTS = Extent()
 
@@ -77,6 +78,7 @@ def tune(
     paths = [path.absolute() for path in find_scenarios(scenarios)]
     chosen = policies or tuned_policies()
     check_tuned(chosen)
+    check_not_read(out, paths)
     extent = Extent(budget, traces, requests, seed)
     partial = out.with_name(out.name + ".partial")
     if restart:
@@ -94,7 +96,7 @@ def tune(
         scenarios, policies, extent, out, duration_s=took_s, processes=None if dask else processes
     )
     write_tuned(out, trials, provenance)
-    partial.unlink()
+    partial.unlink(missing_ok=True)
     _print(trials)
 
 
