@@ -130,6 +130,9 @@ def _run_on(
                 return
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 yield waiting.pop(future), future.result()
+    except KeyboardInterrupt:
+        waiting.clear()  # the pool ends as a whole; in Python 3.11 it fails at what is cancelled meanwhile
+        raise
     finally:
         for future in waiting:
             future.cancel()
