@@ -110,7 +110,7 @@ def verify_repository(repository: Path, fleet: DescribedFleet = _NO_FLEET) -> Ve
         except RepositoryError as exc:
             model, found = VerifiedModel(folder.name), [Finding(folder.name, Severity.ERROR, str(exc))]
         except OSError as exc:  # another user's, say
-            message = f"can't read {exc.filename} ({exc.strerror}); let this user read it"
+            message = f"can't read {exc.filename or folder} ({exc.strerror or exc}); let this user read it"
             model, found = VerifiedModel(folder.name), [Finding(folder.name, Severity.ERROR, message)]
         models.append(model)
         findings += found

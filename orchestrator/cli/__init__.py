@@ -24,7 +24,8 @@ from orchestrator.errors import SlimError
 from orchestrator.installed.plugins import PluginGroup
 
 _INTERRUPTED = 130
-"""The exit status of what SIGINT, or a SIGTERM in its place, has ended, as shells have it."""
+"""The exit status of what SIGINT, or another signal in its place, has ended, as shells have it."""
+_LIKE_SIGINT = (signal.SIGTERM, signal.SIGHUP)
 
 
 class _Entry(NamedTuple):
@@ -120,11 +121,11 @@ class RootGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; expected errors and bugs alike end in one line and exit status 1, an interruption with 130.
 
-        A SIGTERM interrupts as Ctrl-C does what does nothing else about it. A command that can go on later says how as
-        the KeyboardInterrupt's text.
+        SIGTERM and SIGHUP interrupt as Ctrl-C does what does nothing else about them. A command that can go on later
+        says how as the KeyboardInterrupt's text.
         """
         try:
-            with _interrupted_by_sigterm():
+            with _interrupted_by_other_signals():
                 return super().invoke(ctx)
         except KeyboardInterrupt as exc:
             click.echo("; ".join(filter(None, ("interrupted", str(exc)))), err=True)
@@ -146,24 +147,26 @@ class RootGroup(click.Group):
 
 
 @contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let a SIGTERM do what Ctrl-C does, where it would end the process and leave to others what that began.
+def _interrupted_by_other_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does, where they would end the process and leave to others what that began.
 
-    Who stops a Kubernetes job, a timer of systemd or a ``timeout`` sends no other signal first.
+    Who stops a Kubernetes job, a timer of systemd or a ``timeout`` sends no other signal than the first, and a terminal
+    that closes none than the second. Where one is ignored, as with ``nohup``, it stays so.
     """
-    is_default = threading.current_thread() is threading.main_thread() and (
-        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if is_default:
-        signal.signal(signal.SIGTERM, lambda number, frame: _interrupt())
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = [number for number in _LIKE_SIGINT if is_main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, lambda number, frame: _interrupt(number))
     try:
         yield
     finally:
-        if is_default:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _interrupt() -> None:
+def _interrupt(number: int) -> None:
+    if number == signal.SIGHUP:  # a shell sends one and then the kernel, of which the second would interrupt the end
+        signal.signal(number, signal.SIG_IGN)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a script runs in the background
         raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)

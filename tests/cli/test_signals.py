@@ -65,7 +65,10 @@ Root()()
 
 @pytest.mark.parametrize("command", ["wait", "wait-here"])
 @pytest.mark.parametrize("sigint", [signal.SIG_DFL, signal.SIG_IGN], ids=["SIGINT kills", "SIGINT is ignored"])
-def test_a_sigterm_interrupts_a_command_as_ctrl_c_does(command: str, sigint: signal.Handlers) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_another_signal_interrupts_a_command_as_ctrl_c_does(
+    command: str, sigint: signal.Handlers, number: signal.Signals
+) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", COMMAND, command],
         stdout=subprocess.PIPE,
@@ -75,6 +78,6 @@ def test_a_sigterm_interrupts_a_command_as_ctrl_c_does(command: str, sigint: sig
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "waits\n"
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         said, complained = process.communicate(timeout=60)
     assert (said, complained, process.returncode) == ("puts away\n", "interrupted\n", 130)
