@@ -16,6 +16,7 @@ instead, after a while, would double the load just when there is too much.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import errno
 import math
 import os
@@ -151,6 +152,9 @@ class AsyncClient:
     ) -> None:
         if not gateways:
             raise ValueError("no gateway; give the address of one as host:port")
+        for address in gateways:
+            if not address.rpartition(":")[2].isdecimal():
+                raise ValueError(f"gateway {address!r} has no port; give its address as host:port")
         if attempts < 1:
             raise ValueError(f"attempts is {attempts}, so that nothing would be sent; give 1 or more")
         if tls is not None:
@@ -193,7 +197,7 @@ class AsyncClient:
         Raises:
             CapacityError: The gateways refused it because of load, for as long as there was time.
             DeadlineError: There was no answer in time.
-            ConfigError: The deadline is below 0.
+            ConfigError: The deadline is below 0, or no model takes an array's type.
             SlimError: It can't be answered; whether it may have run is among it.
         """
         if deadline_ms is not None and deadline_ms < 0:
@@ -304,6 +308,8 @@ class Client:
     ) -> None:
         self._client = AsyncClient(*gateways, token=token, tls=tls, attempts=attempts, timeout_s=timeout_s)
         self._loop = asyncio.new_event_loop()
+        self._is_closed = False
+        self._entry = threading.Lock()  # so that closing knows of every call
         self._thread = threading.Thread(target=self._loop.run_forever, name="slim client", daemon=True)
         self._thread.start()
 
@@ -316,15 +322,33 @@ class Client:
     infer = _waiting(AsyncClient.infer)
 
     def close(self) -> None:
-        """Let go of the connections and end the thread."""
-        if not self._loop.is_closed():
-            self._run(self._client.close())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        """Let go of the connections and end the thread; calls of other threads that wait end as lost."""
+        with self._entry:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        waiting = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await self._client.close()
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+        with self._entry:
+            if self._is_closed:
+                call.close()
+                raise RuntimeError("the client is closed; make another one")
+            answer = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return answer.result()
+        except concurrent.futures.CancelledError:
+            raise ConnectionLostError("the client was closed before the answer came") from None
 
 
 def _read(message: bytes, model: str) -> Decided:

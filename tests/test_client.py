@@ -7,6 +7,7 @@ import inspect
 import socket
 import ssl
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,37 @@ def test_without_an_event_loop_it_is_the_same() -> None:
     asyncio.run(serve(asyncio.Event()))
 
 
+@pytest.mark.parametrize("calls", [0, 3])
+def test_closing_ends_the_calls_of_other_threads_and_refuses_later_ones(calls: int) -> None:
+    ended: list[Exception] = []
+
+    def ask() -> None:
+        with pytest.raises(ConnectionLostError, match="the client was closed") as caught:
+            client.infer("fashion", items())
+        ended.append(caught.value)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = Client(f"127.0.0.1:{silent.getsockname()[1]}")
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(calls)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        client.close()
+        for thread in threads:
+            thread.join(5.0)
+    assert len(ended) == calls
+    client.close()
+    with pytest.raises(RuntimeError, match="the client is closed; make another one"):
+        client.infer("fashion", items())
+
+
+@pytest.mark.parametrize("kind", [">f4", "c16", "M8[D]"])
+async def test_arrays_that_no_model_takes_are_refused_by_their_name(kind: str) -> None:
+    async with AsyncClient("127.0.0.1:1") as client:
+        with pytest.raises(ConfigError, match=r"input 'pixels' is an array of .*, which no model takes; convert it"):
+            await client.infer("fashion", {"pixels": np.zeros((1, 1, 2, 2), kind)})
+
+
 def test_both_clients_take_the_same_arguments() -> None:
     for name in ("__init__", "infer"):
         ours, theirs = (inspect.signature(getattr(kind, name)) for kind in (Client, AsyncClient))
@@ -152,7 +184,12 @@ def test_both_clients_take_the_same_arguments() -> None:
 
 @pytest.mark.parametrize(
     ("gateways", "options", "kind"),
-    [((), {}, ValueError), (("h:1",), {"attempts": 0}, ValueError), (("h:1",), {"tokn": "x"}, TypeError)],
+    [
+        ((), {}, ValueError),
+        (("h",), {}, ValueError),
+        (("h:1",), {"attempts": 0}, ValueError),
+        (("h:1",), {"tokn": "x"}, TypeError),
+    ],
 )
 def test_wrong_arguments_leave_no_thread_behind(
     gateways: tuple[str, ...], options: dict[str, Any], kind: type[Exception]

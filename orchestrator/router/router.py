@@ -170,6 +170,8 @@ class Router:
         self._dispatcher.wake()
 
     async def __aenter__(self) -> Self:
+        if self._closing:
+            raise RuntimeError("the router is closed; make another one")
         await prepare_decisions()
         try:
             if self.membership is not None:

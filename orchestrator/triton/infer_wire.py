@@ -15,7 +15,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from orchestrator.errors import WrongAnswerError
+from orchestrator.errors import ConfigError, WrongAnswerError
 from orchestrator.http2.flow import Buffer
 from orchestrator.snapshot import ServedModel, TensorSpec
 from orchestrator.triton.messages import pb
@@ -66,9 +66,12 @@ class InferRequests:
         """Return a serialised ModelInferRequest in parts: a large array stays where it is.
 
         ``datatypes`` are those of the inputs; None: what the arrays' types stand for.
+
+        Raises:
+            ConfigError: An array is of a type that stands for none.
         """
         if datatypes is None:
-            datatypes = [_datatype_of(array) for array in inputs.values()]
+            datatypes = [_datatype_of(name, array) for name, array in inputs.items()]
         forms = zip(inputs.items(), datatypes, strict=True)
         key = (model, tuple((name, array.shape, datatype) for (name, array), datatype in forms), tuple(outputs))
         head = self._heads.get(key)
@@ -83,8 +86,11 @@ class InferRequests:
         return tuple(parts)
 
 
-def _datatype_of(array: Array) -> str:
-    return "BYTES" if array.dtype.kind in "OSU" else _DATATYPES[array.dtype]
+def _datatype_of(name: str, array: Array) -> str:
+    datatype = "BYTES" if array.dtype.kind in "OSU" else _DATATYPES.get(array.dtype)
+    if datatype is None:
+        raise ConfigError(f"input {name!r} is an array of {array.dtype}, which no model takes; convert it")
+    return datatype
 
 
 def encode_tensor(array: Array, datatype: str) -> Buffer:

@@ -87,6 +87,12 @@ def test_bad_requests_get_the_status_that_triton_gives(gateway: Addresses, direc
         assert our_detail == their_detail.replace(b"fashion_w025", b"fashion")
 
 
+def test_a_timeout_below_0_says_nothing_over_grpc(gateway: Addresses, direct: Addresses) -> None:
+    for addresses, model in ((gateway, "fashion"), (direct, "fashion_w025")):
+        status, detail = call(addresses.grpc, "ModelInfer", raw_request(model, timeout=-1).SerializeToString())
+        assert status == "OK", detail
+
+
 @pytest.mark.parametrize("message", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x07fashion\x2a\x01\xff"])
 def test_bytes_that_are_no_message_get_the_status_that_triton_gives(
     gateway: Addresses, direct: Addresses, message: bytes

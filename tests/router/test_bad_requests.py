@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from orchestrator.errors import TransientError
-from orchestrator.router import Router
-from orchestrator.snapshot import ServedModel
-from orchestrator.triton.infer_wire import Tensors
-from tests.fakes.servers import FakeServer, item
+from orchestrator.errors import ConfigError, TransientError
+from orchestrator.router import Answer, Router
+from orchestrator.snapshot import ServedModel, TensorSpec
+from orchestrator.triton.infer_wire import Tensors, encode_tensor
+from tests.fakes.servers import CLASSES, FakeServer, item
 from tests.router.test_router import routed
 
 pytestmark = pytest.mark.virtual_time
@@ -35,6 +38,25 @@ class Picky(FakeServer):
             self.failed += 1
             raise TransientError("index out of range")
         return answer
+
+
+class Reader(FakeServer):
+    """Takes a text, and sends it as a client of a Triton does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models = tuple(replace(model, inputs=(TensorSpec("text", "BYTES", (1,)),)) for model in self.models)
+
+    async def infer_batch(
+        self, model: ServedModel, batch: Tensors, *, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Tensors:
+        encode_tensor(batch[0], "BYTES")
+        await asyncio.sleep(0.001)
+        return (np.zeros((len(batch[0]), CLASSES), np.float32),)
+
+
+def text(value: object) -> Any:
+    return np.array([value], object)
 
 
 async def ask_beside(router: Router, bad: int, good: int) -> list[object]:
@@ -79,3 +101,23 @@ async def test_the_only_model_that_fails_once_and_answers_then_stays(caplog: pyt
         assert (await asked).width == 100
         assert server.failed == 1
         assert "is out" not in caplog.text
+
+
+@pytest.mark.parametrize("value", ["\ud800", None, 3, bytearray(b"a")])
+async def test_what_is_no_text_is_refused_as_it_comes_and_no_neighbour_fails_by_it(value: object) -> None:
+    async with routed({"a": Reader()}) as router:
+        asked = [router.infer(text(each)) for each in ("good", value, b"\xff", "\u00e9")]
+        good, bad, raw, other = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(bad, ConfigError)
+        assert "an input of text holds" in str(bad)
+        assert all(isinstance(answer, Answer) for answer in (good, raw, other)), (good, raw, other)
+
+
+async def test_a_preference_that_is_none_is_refused_and_stops_nobody() -> None:
+    preference: Any = "energy"  # as clients of a gateway write it
+    async with routed({"a": FakeServer()}) as router:
+        asked = (router.infer(item(1), preference=preference), router.infer(item(2), deadline_ms=1000))
+        bad, good = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(bad, ConfigError)
+        assert "give what parse_preference makes" in str(bad)
+        assert isinstance(good, Answer)

@@ -329,6 +329,14 @@ async def test_closing_answers_what_is_under_way_and_refuses_the_rest() -> None:
         await router.infer(item(3))
 
 
+async def test_a_router_that_was_closed_is_not_opened_again() -> None:
+    async with routed({"a": FakeServer()}) as router:
+        pass
+    with pytest.raises(RuntimeError, match="the router is closed; make another one"):
+        async with router:
+            pass
+
+
 async def test_an_unexpected_exception_reaches_the_caller_as_ours(caplog: pytest.LogCaptureFixture) -> None:
     server = FakeServer()
     async with routed({"a": server}) as router:

@@ -241,7 +241,7 @@ def _read_shape(request: Message, tensor: Message, spec: TensorSpec, family: Fam
             f"{_who(request)}unexpected shape for input '{tensor.name}' for model '{model}'. Expected [{expected}], "
             f"got [{got}].{note}"
         )
-    if min(shape, default=1) < 1:
+    if min(shape, default=1) < 0 or (family.is_batching and shape[0] < 1):
         raise ConfigError(
             f"{_who(request)}input '{tensor.name}' for model '{model}' has shape {list(shape)}; nothing is in it"
         )

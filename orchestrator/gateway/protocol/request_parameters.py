@@ -39,9 +39,11 @@ def parse_options(parameters: Any, family: str) -> RequestOptions:
                 f"starting with 'triton_' are allowed: {_TRITON_KNOWN}"
             )
         elif name == "timeout":
-            _read_count(name, parameter, "int64_param")
+            _read_number(name, parameter, "int64_param")  # below 0 too
         elif name == "priority":
-            priority = _read_count(name, parameter, "int64_param", "uint64_param")
+            priority = _read_number(name, parameter, "int64_param", "uint64_param")
+            if priority < 0:
+                raise ConfigError(f"invalid value for '{name}', expected value >= 0.")
     return RequestOptions(
         deadline_ms=_number(found, "slim_deadline_ms"),
         min_accuracy=_number(found, "slim_min_accuracy", least=-math.inf),
@@ -53,15 +55,13 @@ def parse_options(parameters: Any, family: str) -> RequestOptions:
     )
 
 
-def _read_count(name: str, parameter: Any, *allowed: str) -> int:
+def _read_number(name: str, parameter: Any, *allowed: str) -> int:
     """Return a parameter that schedules, which has to be of one of the allowed fields."""
     which = parameter.WhichOneof("parameter_choice")
     if which not in allowed:
         raise ConfigError(f"invalid value type for '{name}' parameter, expected {' or '.join(allowed)}.")
-    count: int = getattr(parameter, which)
-    if count < 0:
-        raise ConfigError(f"invalid value for '{name}', expected value >= 0.")
-    return count
+    number: int = getattr(parameter, which)
+    return number
 
 
 def _number(found: dict[str, Value | None], name: str, *, least: float = 0.0, most: float = math.inf) -> float | None:

@@ -196,9 +196,12 @@ def from_contents(name: str, datatype: str, contents: Any) -> bytes:
 
 def topk_strings(scores: Array, count: int, labels: Sequence[str]) -> list[bytes]:
     """Return the ``count`` highest of a row of scores as Triton writes them, ``value:index[:label]``, highest first."""
-    order = np.argsort(-scores.astype(np.float64), kind="stable")[:count]
+    is_whole = scores.dtype.kind in "iu"
+    # Of whole numbers the complement, because what negates them overflows, and doubles have not all of 64 bits.
+    order = np.argsort(~scores if is_whole else -scores.astype(np.float64), kind="stable")[:count]
+    form = "%d:%d" if is_whole else "%f:%d"
     return [
-        (f"{scores[i]:f}:{i}" + (f":{labels[i]}" if i < len(labels) else "")).encode() for i in (int(o) for o in order)
+        (form % (scores[i], i) + (f":{labels[i]}" if i < len(labels) else "")).encode() for i in (int(o) for o in order)
     ]
 
 

@@ -16,7 +16,7 @@ from orchestrator.policies.fleet.qualities import is_ratio
 from orchestrator.profile.fit import EnergyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.queue.request import BatchKey, Items, as_batch, as_tensors
-from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.snapshot import Preference, ServedModel, ServerName
 from orchestrator.triton.infer_wire import Tensors
 
 _MOST_KEPT = 256
@@ -79,6 +79,10 @@ def judge_eligibility(
     Raises:
         ConfigError: Nothing that is offered meets the options, or takes the items.
     """
+    if not isinstance(options.preference, Preference | None):  # else it would stop the decisions on all requests
+        raise ConfigError(
+            f"preference = {options.preference!r} is no Preference; give what parse_preference makes of such a text"
+        )
     min_accuracy = -math.inf if options.min_accuracy is None else options.min_accuracy
     batch, is_single = as_batch(items, offered[0][1])
     count = len(batch[0])

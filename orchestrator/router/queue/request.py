@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
@@ -285,9 +286,24 @@ class PendingRequest:
 
 
 def _size_bytes(array: Array) -> int:
+    """Return what an input takes; raises ConfigError unless texts can be sent: later they would fail a whole batch."""
     if array.dtype.kind != "O":
         return array.nbytes
-    return sum(len(element) + _BYTES_OVERHEAD for element in array.flat)
+    size_bytes = array.size * _BYTES_OVERHEAD
+    for element in array.flat:
+        if type(element) is not bytes:
+            _require_text(element)
+        size_bytes += len(element)
+    return size_bytes
+
+
+def _require_text(element: object) -> None:
+    if not isinstance(element, str | bytes):
+        raise ConfigError(f"an input of text holds {reprlib.repr(element)}; give str or bytes")
+    try:
+        _ = element.encode() if isinstance(element, str) else element
+    except UnicodeEncodeError as exc:  # half of a pair, as in what is no text of a file's name
+        raise ConfigError(f"an input of text holds {reprlib.repr(element)}, which is no UTF-8; give bytes") from exc
 
 
 def as_tensors(items: Items, names: Sequence[str]) -> Tensors:
@@ -308,13 +324,17 @@ def as_batch(items: Items, model: ServedModel) -> tuple[Tensors, bool]:
         ConfigError: when names, types or shapes are not what the model takes.
     """
     arrays = as_tensors(items, [spec.name for spec in model.inputs])
-    is_single = all(spec.takes(a.shape) for a, spec in zip(arrays, model.inputs, strict=True))
-    for array, spec in zip(arrays, model.inputs, strict=True):
+    are_single = [spec.takes(a.shape) for a, spec in zip(arrays, model.inputs, strict=True)]
+    is_single = all(are_single)
+    for array, spec, is_item in zip(arrays, model.inputs, are_single, strict=True):
         if array.dtype != np.dtype(NUMPY_TYPES[spec.datatype]):
             raise ConfigError(f"input {spec.name!r} takes {spec.datatype}, got {array.dtype}; convert the array")
-        if not is_single and not (array.ndim and len(array) > 0 and spec.takes(array.shape[1:])):
+        if not is_item and not (array.ndim and len(array) > 0 and spec.takes(array.shape[1:])):
             shape = ", ".join(map(str, spec.shape))
             raise ConfigError(f"input {spec.name!r} takes [{shape}] or [n, {shape}], got {list(array.shape)}")
+    for array, spec, is_item in zip(arrays, model.inputs, are_single, strict=True):
+        if is_item and not is_single:
+            raise ConfigError(f"input {spec.name!r} is one item, and others are batches; give all or none as batches")
         if not is_single and len(array) != len(arrays[0]):
             raise ConfigError(
                 f"input {spec.name!r} has {len(array)} items, {model.inputs[0].name!r} has {len(arrays[0])}; "

@@ -57,6 +57,20 @@ def test_what_is_written_otherwise_means_what_the_generated_code_says(twist: str
     assert (found.id, found.options.family, found.inputs["pixels"].tolist()) == ("a", "fashion", [[[[1.0] * 2] * 2]])
 
 
+def test_an_item_may_have_a_side_of_nothing_where_sides_are_free_as_of_triton() -> None:
+    model = replace(served_model(25), inputs=(TensorSpec("pixels", "FP32", (-1, 2)),))
+    request = pb.ModelInferRequest(model_name="fashion", raw_input_contents=[b""])
+    request.inputs.add(name="pixels", datatype="FP32", shape=[3, 0, 2])
+    messages, family = FamilyMessages(), merge_widths([model])
+    for _ in range(2):  # the second is read as the first was
+        found = messages.read(parse(pb.ModelInferRequest, serialise(request)), family)
+        assert (found.inputs["pixels"].shape, found.items) == ((3, 0, 2), 3)
+    for shape in ([0, 1, 2], [3, -1, 2]):
+        request.inputs[0].shape[:] = shape
+        with pytest.raises(ConfigError, match="nothing is in it"):
+            read_request(request, family)
+
+
 @pytest.mark.parametrize(("version", "error"), [("2", ModelNotFoundError), ("x", ConfigError)])
 def test_versions_that_there_are_not_are_refused(version: str, error: type[Exception]) -> None:
     with pytest.raises(error):

@@ -32,6 +32,7 @@ def read(**values: object) -> RequestOptions:
 def test_nothing_said_is_nothing_asked_for() -> None:
     assert read() == options()
     assert read(timeout=5, custom="x", sequence_id=7) == options()
+    assert read(timeout=-1) == options()
 
 
 @pytest.mark.parametrize(

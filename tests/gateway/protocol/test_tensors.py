@@ -110,6 +110,14 @@ def test_the_best_classes_are_written_as_triton_does() -> None:
     assert len(topk_strings(scores, 99, ())) == 4
 
 
+@pytest.mark.parametrize("kind", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
+def test_whole_numbers_are_ranked_exactly_and_written_whole_as_triton_does(kind: str) -> None:
+    limits = np.iinfo(kind)
+    scores = np.array([limits.min, limits.max - 1, limits.max, limits.min], kind)
+    best = [f"{limits.max}:2", f"{limits.max - 1}:1", f"{limits.min}:0", f"{limits.min}:3"]
+    assert topk_strings(scores, 4, ()) == [text.encode() for text in best]
+
+
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20), st.integers(1, 30))
 def test_the_best_classes_are_the_best(scores: list[float], count: int) -> None:
     found = [text.decode().split(":") for text in topk_strings(np.array(scores, np.float32), count, ())]
