@@ -291,9 +291,9 @@ def export(
 ) -> None:
     """Cut each width out of CHECKPOINT, prove that its ONNX graph computes the same, and write the models."""
     parsed = parse_widths(widths)
-    from export.family import default_family, describe_useless, prove_family, write_family
+    from export.family import default_family, describe_useless, prove_family
     from export.repository.model_config import Device, Tuning, model_name
-    from export.repository.model_files import require_writable
+    from export.repository.model_files import require_writable, write_models
     from export.training.checkpoint import load_checkpoint
     from export.training.datasets import load_images
     from export.training.pretrained import trained_elsewhere
@@ -314,7 +314,7 @@ def export(
     models = make_all("exporting and comparing", proven, len(parsed))
     for warning in describe_useless(models):
         click.echo(f"Warning: {warning}", err=True)
-    changed = write_family(models, repository)
+    changed = write_models(repository, {model.identity.name: model.files for model in models})
     tell_others(repository, models[0].identity.family, changed)
     Console().print(_export_table(models, changed, f"{repository}: {len(images)} test images compared"))
 

@@ -19,7 +19,7 @@ from export.network.subnet import cut_subnet, flops_per_image
 from export.onnx.graph import check_graph, export_onnx
 from export.onnx.parity import ACCURACY_TOLERANCE, Parity, compare
 from export.repository.model_config import Identity, Tuning, model_name, render_config
-from export.repository.model_files import CONFIG_FILE, LABELS_FILE, MODEL_FILE, Files, write_models
+from export.repository.model_files import CONFIG_FILE, LABELS_FILE, MODEL_FILE, Files, render_labels
 from export.repository.verification import Finding, Severity, Verification
 from export.training.checkpoint import Checkpoint
 from export.training.datasets import ImageSet
@@ -98,16 +98,6 @@ def describe_useless(models: list[ProvenModel]) -> list[str]:
         for narrow, wide in pairwise(by_width)
         if narrow.flops >= wide.flops
     ]
-
-
-def write_family(models: list[ProvenModel], repository: Path) -> dict[str, bool]:
-    """Write proven models, all or none, and return which differ from what was there; raises RepositoryError."""
-    return write_models(repository, {model.identity.name: model.files for model in models})
-
-
-def render_labels(labels: tuple[str, ...]) -> str:
-    """Return ``labels.txt``: a label a line, as Triton's classification extension reads it."""
-    return "".join(f"{' '.join(label.split())}\n" for label in labels)
 
 
 def require_same_images(checkpoint: Checkpoint, images: ImageSet) -> None:

@@ -120,11 +120,11 @@ def import_(
     Nothing is written unless every variant loads, takes and gives the same, and has a quality.
     """
     files = {width: Path(path) for width, path in _by_width("--variant", variants).items()}
-    from export.importing.family import Order, prove_import, write_import
+    from export.importing.family import Order, prove_import
     from export.importing.preprocessing import parse_preprocessing
     from export.importing.trial import read_fill
     from export.repository.model_config import Device, Tuning
-    from export.repository.model_files import require_writable
+    from export.repository.model_files import require_writable, write_models
 
     require_writable(repository)
     filled = {name: read_fill(name, text) for name, text in _pairs("--fill", fills).items()}
@@ -142,7 +142,7 @@ def import_(
         preprocessing="" if preprocessing is None else parse_preprocessing(preprocessing),
     )
     models = make_all("running and measuring", prove_import(order), len(files))
-    changed = write_import(models, repository)
+    changed = write_models(repository, {model.identity.name: model.files for model in models})
     tell_others(repository, family, changed)
     Console().print(_import_table(models, changed, f"{repository}"))
     made = {model.identity.width: model.identity for model in models}

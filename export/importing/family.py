@@ -29,7 +29,7 @@ from export.importing.variant import Variant, read_variant
 from export.importing.work import count_flops
 from export.repository.imported_config import GIVEN, ImportedIdentity, render_imported
 from export.repository.model_config import Tuning, model_name
-from export.repository.model_files import CONFIG_FILE, LABELS_FILE, MODEL_FILE, Files, write_models
+from export.repository.model_files import CONFIG_FILE, LABELS_FILE, MODEL_FILE, Files, render_labels
 from export.repository.signature import FREE, Signature
 from export.repository.trial_item import Fills
 from export.width import Width
@@ -131,11 +131,6 @@ def prove_import(order: Order) -> Iterator[ImportedModel]:
         yield ImportedModel(identity, tuning, _files(identity, tuning, variant))
 
 
-def write_import(models: Sequence[ImportedModel], repository: Path) -> dict[str, bool]:
-    """Write proven variants, all or none, and return which differ from what was there; raises RepositoryError."""
-    return write_models(repository, {model.identity.name: model.files for model in models})
-
-
 def _require_used(order: Order, variants: Sequence[Variant]) -> None:
     """Raise VariantError for a name that no variant had to be renamed: it was a slip."""
     names = {t.name for v in variants for t in (*v.signature.inputs, *v.signature.outputs)}
@@ -189,5 +184,5 @@ def _files(identity: ImportedIdentity, tuning: Tuning, variant: Variant) -> File
     files = {CONFIG_FILE: render_imported(identity, tuning).encode(), MODEL_FILE: variant.model}
     files |= identity.warmup_files().values()
     if identity.labels:
-        files[LABELS_FILE] = "".join(f"{' '.join(label.split())}\n" for label in identity.labels).encode()
+        files[LABELS_FILE] = render_labels(identity.labels).encode()
     return files

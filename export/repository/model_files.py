@@ -50,6 +50,11 @@ _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM
 _NOT_HERE = frozenset({errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS})
 
 
+def render_labels(labels: tuple[str, ...]) -> str:
+    """Return ``labels.txt``: a label a line, as Triton's classification extension reads it."""
+    return "".join(f"{' '.join(label.split())}\n" for label in labels)
+
+
 def write_models(repository: Path, models: Mapping[str, Files], *, swap: Swap | None = None) -> dict[str, bool]:
     """Make the repository hold exactly these models, all or none; return which of them had to be written.
 

@@ -181,11 +181,6 @@ async def parse_set_up(text: str) -> SetUp:
     return SetUp(name, target, (*((key, _number_or_text(value)) for key, _, value in pairs), *own))
 
 
-async def parse_set_ups(texts: Sequence[str]) -> list[SetUp]:
-    """Return what several texts name; raises as ``parse_set_up``."""
-    return [await parse_set_up(text) for text in texts]
-
-
 def _number_or_text(value: str) -> str | int | float:
     for kind in (int, float):
         try:

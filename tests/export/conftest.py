@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.family import ProvenModel, prove_family, write_family
+from export.family import ProvenModel, prove_family
 from export.repository.model_config import Tuning
+from export.repository.model_files import write_models
 from export.training.checkpoint import Checkpoint
 from export.training.datasets import InMemoryImages
 from export.width import Width
@@ -40,5 +41,5 @@ def proven(checkpoint: Checkpoint, unseen_images: InMemoryImages) -> list[Proven
 
 @pytest.fixture
 def repository(proven: list[ProvenModel], tmp_path: Path) -> Path:
-    write_family(proven, tmp_path / "models")
+    write_models(tmp_path / "models", {model.identity.name: model.files for model in proven})
     return tmp_path / "models"

@@ -11,12 +11,10 @@ from export.family import (
     default_family,
     describe_useless,
     prove_family,
-    render_labels,
     verify_against,
-    write_family,
 )
 from export.repository.model_config import Tuning, parse_config, read_identity
-from export.repository.model_files import CONFIG_FILE, MODEL_FILE, write_models
+from export.repository.model_files import CONFIG_FILE, MODEL_FILE, render_labels, write_models
 from export.repository.verification import verify_repository
 from export.training.checkpoint import Checkpoint
 from export.training.datasets import InMemoryImages
@@ -37,7 +35,7 @@ def export_family(
 ) -> dict[str, bool]:
     """Prove all widths, then write them, as the command does."""
     proven = list(prove_family(checkpoint, widths, images, family=family, tuning=tuning or Tuning()))
-    return write_family(proven, repository)
+    return write_models(repository, {model.identity.name: model.files for model in proven})
 
 
 def test_every_width_describes_itself(proven: list[ProvenModel]) -> None:

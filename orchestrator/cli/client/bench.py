@@ -34,7 +34,7 @@ from orchestrator.loadgen.target import (
     find_target,
     only_place,
     parse_families,
-    parse_set_ups,
+    parse_set_up,
 )
 from orchestrator.reporting.outputs import write_file
 
@@ -234,7 +234,7 @@ def compare_command(named: tuple[str, ...], rates: tuple[float, ...], rounds: in
             return await measure(set_up.target, load, sample, senders=options.senders, progress=progress)
 
     async def run() -> None:
-        set_ups = await parse_set_ups(named)
+        set_ups = [await parse_set_up(text) for text in named]
         samples.update({set_up.name: options.sample(set_up.target) for set_up in set_ups})
         await compare(set_ups, loads, rounds, measure_one, results.append)
 
@@ -285,10 +285,6 @@ def _say_policies(console: Console, decided: Iterable[tuple[str, Mapping[str, fl
             console.print(f"{where}decided by {parts}", highlight=False, markup=False)
 
 
-def _cell(value: float | None, scale: float, form: str) -> str:
-    return say_figure(None if value is None else scale * value, form)
-
-
 def _show(summary: Summary, senders_cores: float, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**asdict(summary), "senders_cores": senders_cores}))
@@ -297,7 +293,7 @@ def _show(summary: Summary, senders_cores: float, *, as_json: bool) -> None:
     widths = ", ".join(f"{width} %: {part:.0%}" for width, part in summary.widths.items() if width)
     table.add_row(
         f"{summary.requests:,}",
-        *(_cell(getattr(summary, name), scale, form) for _, name, scale, form in _COLUMNS),
+        *(say_figure(getattr(summary, name), form, scale) for _, name, scale, form in _COLUMNS),
         widths or "-",
     )
     console = wide_console()
@@ -322,7 +318,7 @@ def _show_families(found: Mapping[str, Measured], *, as_json: bool) -> None:
     table = Table("family", "requests", *(heading for heading, *_ in _COLUMNS))
     for name, measured in found.items():
         summary = measured.summary
-        cells = [_cell(getattr(summary, column), scale, form) for _, column, scale, form in _COLUMNS]
+        cells = [say_figure(getattr(summary, column), form, scale) for _, column, scale, form in _COLUMNS]
         table.add_row(name, f"{summary.requests:,}", *cells)
     wide_console().print(table)
 
@@ -340,9 +336,9 @@ def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
     for score in scores:
         right = score.right_in_time
         interval = f"{right.least:.1%} to {right.most:.1%}" if right is not None and score.rounds > 1 else "-"
-        cells = [_cell(score.means[name], scale, form) for _, name, scale, form in _MEANS]
+        cells = [say_figure(score.means[name], form, scale) for _, name, scale, form in _MEANS]
         names = (f"{score.rate_rps:g}/s", score.set_up, str(score.rounds))
-        table.add_row(*names, _cell(None if right is None else right.value, 1.0, ".1%"), interval, *cells)
+        table.add_row(*names, say_figure(None if right is None else right.value, ".1%"), interval, *cells)
     console = wide_console()
     console.print(table)
     _say_policies(console, ((f"{score.set_up} at {score.rate_rps:g}/s ", score.policies) for score in scores))

@@ -27,9 +27,9 @@ def figures_table(title: str, figures: Iterable[str], *, names: Iterable[Column 
     return table
 
 
-def say_figure(value: float | None, form: str) -> str:
-    """Return a figure in a format, a dash where there is none."""
-    return "-" if value is None else format(value, form)
+def say_figure(value: float | None, form: str, scale: float = 1.0) -> str:
+    """Return a figure in another unit and a format, a dash where there is none."""
+    return "-" if value is None else format(scale * value, form)
 
 
 @contextmanager

@@ -126,8 +126,7 @@ def _print(found: Comparison, name: str) -> None:
         f"{name}: {found.rate_rps:.0f} items/s, {above}", headings, names=(Column("policy", no_wrap=True),)
     )
     for policy, means in found.averages().items():
-        scaled = ((means[name], scale, form) for _, name, scale, form in _COLUMNS)
-        cells = [say_figure(None if mean is None else scale * mean, form) for mean, scale, form in scaled]
+        cells = [say_figure(means[name], form, scale) for _, name, scale, form in _COLUMNS]
         right = mean_of([result.effective_accuracy for result in found.by_policy()[policy]])
         cells.insert(1, f"{right.most - right.value:.4f}" if math.isfinite(right.most) else "-")
         table.add_row(policy, *cells)
@@ -145,10 +144,8 @@ def _print_families(found: Comparison) -> None:
         names=(Column("policy", no_wrap=True),),
     )
     for (policy, family), means in families.items():
-        scaled = ((means[name], scale, form) for _, name, scale, form in _FAMILY_COLUMNS)
-        table.add_row(
-            policy, family, *(say_figure(None if mean is None else scale * mean, form) for mean, scale, form in scaled)
-        )
+        cells = [say_figure(means[name], form, scale) for _, name, scale, form in _FAMILY_COLUMNS]
+        table.add_row(policy, family, *cells)
     wide_console(_MIN_COLUMNS).print(table)
 
 

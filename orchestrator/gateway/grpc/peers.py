@@ -7,31 +7,25 @@ on. It has to be reached by gateways alone, as Tritons have. Between workers of 
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from operator import attrgetter
 from typing import Final
 
 from orchestrator.config import GatewaySettings
 from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.dataplane.dataplane import DataPlane
-from orchestrator.gateway.grpc.server import explain
+from orchestrator.gateway.grpc.server import MOST_OPEN_CALLS, explain, make_listener
 from orchestrator.gateway.listening import Endpoint
 from orchestrator.gateway.peers.clients import REPORT
 from orchestrator.http2.budget import HeldBudget
-from orchestrator.http2.connection import Connection
 from orchestrator.http2.flow import Limits
 from orchestrator.http2.grpc.open_calls import OpenCalls
 from orchestrator.http2.grpc.service import Service, UnaryHandler
-from orchestrator.http2.grpc.wire import Metadata, RequestHead, read_request_head
-from orchestrator.http2.headers import HeaderDecoder
-from orchestrator.http2.protocol import Http2Listener
+from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.triton.messages import SERVICE
 
 _MIB: Final = 2**20
 _MOST_STREAMS: Final = 2**16
-_MOST_OPEN_CALLS: Final = 8192
 _HEADER_BYTES: Final = 2**14
 _TOLD: Final = ("traceparent", "tracestate")
 """The metadata that gateways tell each other."""
@@ -52,41 +46,32 @@ class PeerEndpoint(Endpoint):
         given: Sequence[socket.socket] | None = None,
     ) -> None:
         clients = settings.limits
-        self._limits = limits = Limits(
+        limits = Limits(
             max_streams=_MOST_STREAMS,
             header_list_bytes=_HEADER_BYTES,
             handshake_s=clients.header_timeout_s,
             stall_s=clients.stall_timeout_s,
         )
-        self._send_budget = HeldBudget(int(clients.max_held_mib * _MIB), spares_one=True)
 
         async def answer_report(message: bytes, caller: Caller) -> bytes:
             return exchange_reports(message)
 
         infer = f"/{SERVICE}/ModelInfer"
         unary: dict[str, UnaryHandler[Caller]] = {REPORT: answer_report, infer: data_plane.inference.call}
-        self._service = Service(
+        service = Service(
             unary=unary,
             streaming={},
             explain=explain,
             max_message_bytes=int(settings.max_message_mib * _MIB) + _HEADER_BYTES,
             limits=limits,
             receive_budget=HeldBudget(int(clients.max_held_mib * _MIB)),
-            open_calls=OpenCalls(_MOST_OPEN_CALLS),
+            open_calls=OpenCalls(MOST_OPEN_CALLS),
             identify=_identify,
             owner_of=attrgetter("address"),
             quick={infer: data_plane.inference.begin},
         )
-        listener = Http2Listener(
-            self._make_connection, limits, max_connections=clients.max_connections, lag=data_plane.inference.lag
-        )
+        listener = make_listener(service, clients, data_plane.inference.lag)
         super().__init__("gateway.peers.listen", address, listener, ssl=None, listens=True, given=given)
-
-    def _make_connection(self, wake: Callable[[], None]) -> Connection[RequestHead]:
-        decoder = HeaderDecoder(partial(read_request_head, max_list_bytes=_HEADER_BYTES), max_list_bytes=_HEADER_BYTES)
-        return Connection(
-            decoder, self._service.accept, self._limits, clock=time.monotonic, wake=wake, send_budget=self._send_budget
-        )
 
 
 def _identify(path: str, metadata: Metadata, address: str) -> Caller:

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from operator import attrgetter
 
-from orchestrator.config import GatewaySettings
+from orchestrator.config import ClientLimitSettings, GatewaySettings
 from orchestrator.errors import CapacityError, SlimError
 from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.dataplane.dataplane import DataPlane
@@ -32,13 +32,14 @@ from orchestrator.http2.grpc.open_calls import OpenCalls
 from orchestrator.http2.grpc.service import Send, Service, UnaryHandler
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
+from orchestrator.http2.loop_lag import LoopLag
 from orchestrator.http2.protocol import Http2Listener
 from orchestrator.triton.messages import SERVICE
 
 log = logging.getLogger(__name__)
 
 _MIB = 2**20
-_MOST_OPEN_CALLS = 8192
+MOST_OPEN_CALLS = 8192
 """Most calls that have not come whole, some 25 MB; idle streams are among them."""
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
@@ -65,44 +66,29 @@ class GrpcServer(Endpoint):
             handshake_s=clients.header_timeout_s,
             stall_s=clients.stall_timeout_s,
         )
-        self._send_budget = HeldBudget(int(clients.max_held_mib * _MIB), spares_one=True)
         unary: dict[str, UnaryHandler[Caller]] = {
             f"/{SERVICE}/{name}": partial(data_plane.call, name) for name in data_plane.methods
         }
-        self._service = Service(
+        service = Service(
             unary={**unary, HEALTH_METHOD: self._check_health},
             streaming={f"/{SERVICE}/{STREAM_METHOD}": self._stream},
             explain=explain,
             max_message_bytes=int(settings.max_message_mib * _MIB),
             limits=self._limits,
             receive_budget=HeldBudget(int(clients.max_held_mib * _MIB)),
-            open_calls=OpenCalls(_MOST_OPEN_CALLS),
+            open_calls=OpenCalls(MOST_OPEN_CALLS),
             identify=self._identify,
             owner_of=attrgetter("owner"),
             quick={f"/{SERVICE}/ModelInfer": data_plane.inference.begin},
             limit_s=self._limit_stranger_s if data_plane.guard.is_on else None,
         )
-        self._http2 = listener = Http2Listener(
-            self._make_connection, self._limits, max_connections=clients.max_connections, lag=data_plane.inference.lag
-        )
-        super().__init__("gateway.grpc", settings.grpc or "", listener, ssl=ssl, listens=listens, given=given)
+        self._http2 = make_listener(service, clients, data_plane.inference.lag)
+        super().__init__("gateway.grpc", settings.grpc or "", self._http2, ssl=ssl, listens=listens, given=given)
 
     @property
     def unread_bytes(self) -> int:
         """About how many bytes of requests have come that were not read yet."""
         return self._http2.backlog.unread_bytes
-
-    def _make_connection(self, wake: Callable[[], None]) -> Connection[RequestHead]:
-        most_bytes = self._limits.header_list_bytes
-        decoder = HeaderDecoder(partial(read_request_head, max_list_bytes=most_bytes), max_list_bytes=most_bytes)
-        return Connection(
-            decoder,
-            self._service.accept,
-            self._limits,
-            clock=time.monotonic,
-            wake=wake,
-            send_budget=self._send_budget,
-        )
 
     def _identify(self, path: str, metadata: Metadata, address: str) -> Caller:
         method = "ServerReady" if path == HEALTH_METHOD else path.rpartition("/")[2]
@@ -117,6 +103,18 @@ class GrpcServer(Endpoint):
 
     async def _check_health(self, message: bytes, caller: Caller) -> bytes:
         return _SERVING if self._data_plane.health.is_ready() else _NOT_SERVING
+
+
+def make_listener(service: Service[Caller], clients: ClientLimitSettings, lag: LoopLag) -> Http2Listener:
+    """Return what accepts the connections of a service and answers them."""
+    limits, most_bytes = service.limits, service.limits.header_list_bytes
+    send_budget = HeldBudget(int(clients.max_held_mib * _MIB), spares_one=True)
+
+    def connect(wake: Callable[[], None]) -> Connection[RequestHead]:
+        decoder = HeaderDecoder(partial(read_request_head, max_list_bytes=most_bytes), max_list_bytes=most_bytes)
+        return Connection(decoder, service.accept, limits, clock=time.monotonic, wake=wake, send_budget=send_budget)
+
+    return Http2Listener(connect, limits, max_connections=clients.max_connections, lag=lag)
 
 
 def explain(error: Exception) -> RpcError:
