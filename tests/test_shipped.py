@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,22 @@ def test_what_the_working_directory_has_goes_first(elsewhere: Path) -> None:
     (elsewhere / "scenarios").mkdir()
     (elsewhere / SCENARIO).touch()
     assert find_shipped(SCENARIO) == SCENARIO
+
+
+def test_a_working_directory_that_this_user_may_not_look_into_has_nothing(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere / "scenarios").mkdir()
+    (elsewhere / SCENARIO).touch()
+    look = os.stat
+
+    def refuse(path: Path, **options: bool) -> os.stat_result:
+        if not Path(path).is_absolute():
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert find_shipped(SCENARIO) == ROOT / SCENARIO
 
 
 def test_what_is_nowhere_and_what_ships_nothing_stay_as_they_are(elsewhere: Path) -> None:

@@ -91,9 +91,9 @@ def verify_repository(repository: Path, fleet: DescribedFleet = _NO_FLEET) -> Ve
 
     Raises RepositoryError when there is no repository to check.
     """
-    left = leftovers(repository)
-    staging = {path.name for path in left}
     try:
+        left = leftovers(repository)
+        staging = {path.name for path in left}
         folders = sorted(path for path in repository.iterdir() if path.is_dir() and path.name not in staging)
     except OSError as exc:
         raise RepositoryError(f"can't read {repository} ({exc.strerror}); give a model repository") from exc

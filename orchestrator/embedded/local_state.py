@@ -26,6 +26,7 @@ FLEET_FILE = "fleet.yaml"
 FLEET_MARK = "# written by 'slimsched local up'"
 
 _MOST_LINKS = 8
+_REMEDY = "give another with --state-dir"
 
 State = TypeVar("State")
 
@@ -82,23 +83,21 @@ def default_state_directory() -> Path:
     return choose_state_directory(os.environ, temporary, os.getuid())
 
 
-def prepare_directory(directory: Path) -> None:
+def prepare_directory(directory: Path, *, remedy: str = _REMEDY) -> None:
     """Create the state directory, for its owner only; raises ConfigError when it can't be used, as check_directory."""
-    check_directory(directory)
+    check_directory(directory, remedy=remedy)
     try:
         for path in (*reversed(directory.absolute().parents), directory):
             if not path.exists():
                 path.mkdir(mode=0o700, exist_ok=True)
-        check_directory(directory)  # somebody may have been quicker
+        check_directory(directory, remedy=remedy)  # somebody may have been quicker
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it is not writable")
     except OSError as exc:
-        raise ConfigError(
-            f"can't use state directory {directory}: {exc.strerror}; give another with --state-dir"
-        ) from exc
+        raise ConfigError(f"can't use state directory {directory}: {exc.strerror}; {remedy}") from exc
 
 
-def check_directory(directory: Path) -> None:
+def check_directory(directory: Path, *, remedy: str = _REMEDY) -> None:
     """Check that nobody else can put anything into a state directory, as far as it exists, or in its place.
 
     Whoever could would choose what we write to and whom we signal. So it must be a directory of this user that only
@@ -112,7 +111,7 @@ def check_directory(directory: Path) -> None:
     if problem is not None:
         raise ConfigError(
             f"can't use state directory {directory}: {problem}, so others may steer what is written and ended by it; "
-            "give another with --state-dir"
+            f"{remedy}"
         )
 
 

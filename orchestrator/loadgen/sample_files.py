@@ -6,6 +6,7 @@ sent, so of a large folder some are taken, spread over all of it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -45,7 +46,7 @@ def read_sample(
     Raises:
         ConfigError: It can't be read, the target takes something else, or a metric is asked for without labels.
     """
-    if path.is_dir() or path.suffix == ".txt":
+    if os.path.isdir(path) or path.suffix == ".txt":
         inputs, labels = _read_images(path, target, most_images, resize=resize)
     else:
         inputs, labels = _read_npz(path, target)
@@ -119,7 +120,7 @@ def _read_images(
 
 def _list_images(path: Path) -> list[tuple[Path, str | None]]:
     """Return image files with their classes, None where nobody says one."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         try:
             lines = [line.split("\t") for line in path.read_text().splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as exc:

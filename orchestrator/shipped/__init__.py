@@ -7,6 +7,7 @@ under that name goes first.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -20,4 +21,5 @@ def find_shipped(path: Path, folder: Path = Path()) -> Path:
     """Return a path relative to a folder, or, where nothing is there, what ships under the path, if anything does."""
     beside = folder / path
     is_name = not path.is_absolute() and path.parts[:1] and path.parts[0] in _FOLDERS
-    return ROOT / path if is_name and not beside.exists() and (ROOT / path).exists() else beside
+    is_beside = os.path.exists(beside)  # not in a working directory that this user may not look into
+    return ROOT / path if is_name and not is_beside and (ROOT / path).exists() else beside

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.charts import VALUE_SETS, find, pods, render
+from tests.deploy.charts import VALUE_SETS, container, find, pods, render
 from tools.kustomize import BASE, CHART, render_base, render_chart
 
 KUBERNETES_VERSIONS = ("1.27", "1.31", "1.35")  # the oldest that the chart takes, and two since
@@ -230,6 +230,49 @@ def test_nothing_runs_with_rights_or_writes_into_its_image(name: str) -> None:
             assert security["readOnlyRootFilesystem"]
             assert not security["allowPrivilegeEscalation"]
             assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize("word", ["2024", "on"])
+def test_names_that_yaml_reads_as_something_else_stay_names(word: str) -> None:
+    values = {
+        "imagePullSecrets": [word],
+        "triton": {
+            "autoscaling": {"kind": "hpa"},
+            "priorityClassName": word,
+            "restrictedProtocol": {"existingSecret": word},
+            "runtimeClassName": word,
+        },
+        "models": {"subPath": word},
+        "gateway": {
+            "priorityClassName": word,
+            "tls": {"kind": "secret", "secretName": word},
+            "tokens": {"existingSecret": word},
+        },
+    }
+    for each in render_chart(values, release=word, namespace=word):
+        kubernetes_validate.validate(each, KUBERNETES_VERSIONS[-1], strict=True)
+
+
+def test_every_pod_may_pull_its_images() -> None:
+    found = {part: pod["spec"].get("imagePullSecrets") for part, pod in pods(render_chart({"imagePullSecrets": ["a"]}))}
+    assert found == {part: [{"name": "a"}] for part in ("triton", "gateway", "test")}
+
+
+def test_a_certificate_may_be_for_all_names_of_a_domain() -> None:
+    tls = {"kind": "cert-manager", "issuerName": "2024", "dnsNames": ["*.example.org"]}
+    spec = find(render_chart({"gateway": {"tls": tls}}), "Certificate")["spec"]
+    assert (spec["issuerRef"]["name"], spec["dnsNames"][-1]) == ("2024", "*.example.org")
+
+
+def test_the_models_folder_may_have_any_name() -> None:
+    [mount, _, _] = container(render_chart({"models": {"subPath": "all, 2024: new"}}), "triton")["volumeMounts"]
+    assert mount == {"name": "models", "mountPath": "/models", "readOnly": True, "subPath": "all, 2024: new"}
+
+
+def test_each_of_several_gpus_has_the_limit_of_memory() -> None:
+    flags = container(render_chart({"triton": {"gpus": 2, "gpuLoadLimit": 0.8}}), "triton")["args"]
+    limits = [each for each in flags if each.startswith("--model-load-gpu-limit")]
+    assert limits == ["--model-load-gpu-limit=0:0.8", "--model-load-gpu-limit=1:0.8"]
 
 
 def test_only_gateways_reach_tritons() -> None:

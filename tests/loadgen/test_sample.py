@@ -14,6 +14,7 @@ from orchestrator.loadgen.sample import load_sample
 from orchestrator.loadgen.sample_files import read_sample
 from orchestrator.loadgen.target import Target
 from orchestrator.snapshot import Preprocessing, TensorSpec
+from tests.closed import closed
 
 SHIPPED = Path(__file__).parents[2] / "examples" / "fashion-mnist" / "test_1000.npz"
 PAIR = Target(
@@ -147,3 +148,9 @@ def test_a_list_names_images_with_classes_or_without(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("")
     with pytest.raises(ConfigError, match="names no images"):
         read_sample(tmp_path / "list.txt", PHOTOS)
+
+
+@pytest.mark.parametrize("name", ["sample.npz", "list.txt"])
+def test_a_sample_that_this_user_may_not_look_into_is_named(name: str, tmp_path: Path) -> None:
+    with closed(tmp_path), pytest.raises(ConfigError, match=f"{name} .*can be read|can't read .*{name}"):
+        read_sample(tmp_path / name, PHOTOS)

@@ -34,6 +34,8 @@ _MOST_DESCRIPTORS = 64
 _CREDENTIALS = struct.Struct("3i")
 _ANSWER_S = 5.0
 _FIRST_DESCRIPTOR = 3  # of those that systemd gives
+_LONGEST_PATH_BYTES = 104  # the kernel takes 107, and a process' number may be longer than the suffix
+_REMEDY = "set XDG_RUNTIME_DIR to a folder of this user"
 
 
 def offer_path(directory: Path, addresses: Mapping[str, str]) -> Path:
@@ -210,14 +212,12 @@ class Succession:
         if self._inherited or any(address.endswith(":0") for address in self._addresses.values()):
             return self._inherited
         try:
-            directory = default_state_directory()
-            prepare_directory(directory)
+            self._path = _prepare_path(self._addresses)
         except ConfigError as exc:
             if self._replaces:
                 raise
             log.warning("can't be replaced by another gateway: %s", exc)
             return {}
-        self._path = offer_path(directory, self._addresses)
         taken = take_over(self._path, self._addresses) if self._replaces else None
         if self._replaces:
             log.info("no gateway answers there yet" if taken is None else "taking over from another gateway")
@@ -251,6 +251,20 @@ class Succession:
             return
         async with Offer(self._path, self._addresses, sockets, leave):
             yield
+
+
+def _prepare_path(addresses: Mapping[str, str]) -> Path:
+    """Return where to offer, in a directory that is there then; raises ConfigError when none can be used for that."""
+    directory = default_state_directory()
+    prepare_directory(directory, remedy=_REMEDY)
+    path = offer_path(directory, addresses)
+    length = len(os.fsencode(path))
+    if length > _LONGEST_PATH_BYTES:
+        raise ConfigError(
+            f"{path} has {length} bytes, but a socket's path may have {_LONGEST_PATH_BYTES}; {_REMEDY} with a shorter "
+            "path"
+        )
+    return path
 
 
 def _check_inherited(inherited: Sockets, addresses: Mapping[str, str]) -> None:

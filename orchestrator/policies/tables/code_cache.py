@@ -99,7 +99,7 @@ def find_complete(
     for place in places:
         for processor in (own, ANY_PROCESSOR) if place == named else (own,):
             folder = place / folder_name(makes, processor)
-            if (folder / COMPLETE).exists():
+            if os.path.exists(folder / COMPLETE):  # not one that another user has closed
                 return folder, processor
     return None
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -252,7 +253,17 @@ def is_shed(record: Record) -> bool:
 
 
 def files_in(directory: Path) -> list[Path]:
-    """Return the files that routers have written there, of a router the older one first."""
+    """Return the files that routers have written there, of a router the older one first.
+
+    Raises:
+        ConfigError: This user may not look there, where a search would find nothing.
+    """
+    try:
+        os.scandir(directory).close()
+    except PermissionError as exc:
+        raise ConfigError(f"can't read {directory} ({exc.strerror}); let this user read it") from exc
+    except OSError:  # what is not there has none
+        return []
     return sorted(directory.glob("decisions-*.jsonl*"), reverse=True)
 
 

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from export.errors import RepositoryError
 from export.repository.model_files import CONFIG_FILE, LABELS_FILE, MODEL_FILE
 from export.repository.verification import Finding, Severity, verify_repository
+from tests.closed import closed
 
 NAME = "toys_w025"
 
@@ -235,6 +236,13 @@ def test_an_empty_folder_or_none_is_refused(tmp_path: Path) -> None:
         verify_repository(tmp_path)
     with pytest.raises(RepositoryError, match="can't read"):
         verify_repository(tmp_path / "none")
+
+
+def test_a_repository_that_this_user_may_not_look_into_is_named(tmp_path: Path) -> None:
+    repository = tmp_path / "theirs" / "models"
+    repository.mkdir(parents=True)
+    with closed(repository.parent), pytest.raises(RepositoryError, match=r"can't read .*models \(Permission denied\)"):
+        verify_repository(repository)
 
 
 BASE_INSTALL = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -203,4 +204,22 @@ def test_where_nothing_can_be_written_it_starts_and_says_that_it_can_not_be_repl
     assert Succession(GatewaySettings(), {}, replaces=False).take() == {}
     assert "can't be replaced by another gateway: there is no temporary directory that can be written" in caplog.text
     with pytest.raises(ConfigError, match="set TMPDIR to one"):
+        Succession(GatewaySettings(), {}, replaces=True).take()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "problem"),
+    [
+        ("file/below", "can't use state directory .*/slimsched: Not a directory; set XDG_RUNTIME_DIR to a folder of"),
+        ("x" * 99, "has [0-9]+ bytes, but a socket's path may have 104; set XDG_RUNTIME_DIR to .* with a shorter path"),
+    ],
+)
+def test_a_folder_that_is_no_place_for_sockets_is_told_with_what_a_gateway_is_given(
+    runtime: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / runtime))
+    assert Succession(GatewaySettings(), {}, replaces=False).take() == {}
+    assert re.search(f"can't be replaced by another gateway: .*{problem}", caplog.text)
+    with pytest.raises(ConfigError, match=problem):
         Succession(GatewaySettings(), {}, replaces=True).take()

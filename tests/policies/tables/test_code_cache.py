@@ -22,6 +22,7 @@ from orchestrator.policies.tables.code_cache import (
     this_processor,
 )
 from orchestrator.policies.tables.compiled import compiled
+from tests.closed import closed
 
 OWN = Processor("zen", "+avx2")
 MAKES = ("sources", "numba", "python")
@@ -80,6 +81,16 @@ def test_the_first_place_that_can_be_written_is_taken(tmp_path: Path) -> None:
     assert found.is_dir()
     assert not (tmp_path / "c").exists()
     assert choose_cache([tmp_path / "file"], "compiled-1") is None
+
+
+def test_code_that_another_user_has_closed_is_not_there(tmp_path: Path) -> None:
+    theirs, own = (tmp_path / place / folder_name(MAKES, OWN) for place in ("theirs", "own"))
+    for folder in (theirs, own):
+        folder.mkdir(parents=True)
+    (theirs / COMPLETE).touch()
+    with closed(theirs):
+        assert find_complete([tmp_path / "theirs", tmp_path / "own"], MAKES, OWN, None) is None
+    assert find_complete([tmp_path / "theirs"], MAKES, OWN, None) == (theirs, OWN)
 
 
 def test_code_for_this_processor_goes_before_code_for_any_which_only_the_named_place_has(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from orchestrator.config import DecisionLogSettings
 from orchestrator.decision import Dispatch, Hold
 from orchestrator.errors import ConfigError, TransientError
 from orchestrator.policies.parsing import parse_policy
-from orchestrator.router.dispatch.decision_log import DecisionLog, find_decision
+from orchestrator.router.dispatch.decision_log import DecisionLog, find_decision, read_all
+from tests.closed import closed
 from tests.fakes.servers import FakeServer, item
 from tests.router.dispatch.test_guarded_policy import Scripted, install
 from tests.router.test_router import right, routed
@@ -161,6 +162,16 @@ def test_a_record_that_is_no_json_is_left_out_and_the_log_goes_on(
     log.close()
     assert [record["id"] for record in written(tmp_path)] == ["abc-2"]
     assert "decision abc-1 is not written: object is no JSON value" in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["", "log"])
+def test_decisions_that_this_user_may_not_look_into_are_not_told_as_none(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    with (
+        closed(tmp_path / folder),
+        pytest.raises(ConfigError, match=r"can't read .*log \(Permission denied\); let this"),
+    ):
+        list(read_all(tmp_path / "log"))
 
 
 async def test_a_directory_that_cannot_be_is_refused(tmp_path: Path) -> None:

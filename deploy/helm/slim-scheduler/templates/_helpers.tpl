@@ -9,7 +9,7 @@
 {{- /* Labels that select the pods of one part: (dict "root" $ "part" "triton"), or of one "group" of Tritons. */ -}}
 {{- define "slim.selector" -}}
 app.kubernetes.io/name: slim-scheduler
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .part }}
 {{- with .group }}
 slim-scheduler/group: {{ . | quote }}
@@ -43,16 +43,20 @@ fsGroup: 1000
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{- /* What places pods: (dict "root" $ "part" "gateway" "values" .Values.gateway). */ -}}
-{{- define "slim.placement" -}}
-{{- with .root.Values.imagePullSecrets }}
+{{- define "slim.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
 imagePullSecrets:
 {{- range . }}
-- name: {{ . }}
+- name: {{ . | quote }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- /* What places pods: (dict "root" $ "part" "gateway" "values" .Values.gateway). */ -}}
+{{- define "slim.placement" -}}
+{{- include "slim.pullSecrets" .root }}
 {{- with .values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
