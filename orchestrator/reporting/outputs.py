@@ -16,16 +16,18 @@ def check_folder(folder: Path, remedy: str) -> None:
 
     What has to be made of it to find out is removed again.
     """
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    with _one_line_errors(folder, remedy), tempfile.TemporaryFile(dir=folder):
-        pass
-    for each in made:
-        each.rmdir()
+    _try_folder(folder, remedy)
 
 
-def check_not_read(out: Path | None, inputs: Iterable[Path]) -> None:
+def check_file(path: Path | None, what: str = "", *, remedy: str = "choose another place") -> None:
+    """Raise ConfigError as ``write_file``, before the long work, if no file can be written there; None: none is."""
+    if path is not None:
+        _try_folder(path.parent, remedy, f"{what}{path}")
+
+
+def check_not_read(out: Path | None, inputs: Iterable[Path | None]) -> None:
     """Raise ConfigError, before the long work, if what is written would replace what is read; None: nothing is."""
-    if out is not None and out.resolve() in {each.resolve() for each in inputs}:
+    if out is not None and out.resolve() in {each.resolve() for each in inputs if each is not None}:
         raise ConfigError(f"--out {out} would replace what the command reads; choose another place with --out")
 
 
@@ -63,6 +65,14 @@ def write_new_folder(folder: Path, contents: Mapping[str, str | bytes], what: st
         for name, content in contents.items():
             write_atomically(whole / name, content)
         whole.replace(folder)
+
+
+def _try_folder(folder: Path, remedy: str, what: str = "") -> None:
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    with _one_line_errors(folder, remedy, what), tempfile.TemporaryFile(dir=folder):
+        pass
+    for each in made:
+        each.rmdir()
 
 
 @contextmanager

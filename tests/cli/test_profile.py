@@ -113,6 +113,14 @@ def test_a_profile_is_shown_and_drawn_without_asking_anybody(tmp_path: Path) -> 
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_profile_replaces_no_fleet_file_and_a_place_for_its_picture_is_sought_first(tmp_path: Path) -> None:
+    code, output = run(tmp_path, "--out", tmp_path / "fleet.yaml")
+    assert (code, "would replace what the command reads" in output) == (1, True), output
+    closed = Path("/proc/p.png")  # a folder in which nobody writes, root included
+    code, output = run(tmp_path, "--out", tmp_path / "p.json", "--plot", closed)
+    assert (code, f"can't write the picture {closed}" in output) == (1, True), output
+
+
 def test_a_damaged_partial_profile_is_refused_and_can_be_forgotten(tmp_path: Path) -> None:
     out, partial = tmp_path / "profile.json", tmp_path / "profile.json.partial"
     partial.write_text("no journal\n")

@@ -71,6 +71,14 @@ def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_picture_that_can_not_be_written_costs_no_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    plot = tmp_path / "file" / "p.png"
+    run = CliRunner().invoke(main, ["simulate", "--scenario", SCENARIO, "--policy", "lert", "--plot", str(plot)])
+    assert (run.exit_code, f"can't write the picture {plot}" in run.output) == (1, True), run.output
+    assert "in time" not in run.output
+
+
 def test_a_learned_policy_is_simulated_from_its_file_and_falls_back_where_it_must(tmp_path: Path) -> None:
     out, path = tmp_path / "out.json", put(tmp_path / "policy.npz", out_of_range())
     command = [

@@ -30,6 +30,8 @@ SCENARIO = ROOT / "scenarios" / "two-unlike.yaml"
         (["--policy", "ppo-paper", "--weights", "nan", "1", "1"], "nan is not a finite number"),
         (["--policy", "ppo-paper", "--learner", "ppo"], "--learner counts for nothing with --policy ppo-paper"),
         (["--policy", "ppo-paper", "--threads", "2"], "--threads counts for nothing with --policy ppo-paper"),
+        (["--validate", str(SCENARIO), "--seed", "2"], "--seed counts for nothing with --validate"),
+        (["--validate", str(SCENARIO), "--learner", "ppo"], "--learner counts for nothing with --validate"),
     ],
 )
 def test_options_that_say_nothing_or_count_for_nothing_are_refused(
@@ -62,6 +64,15 @@ def test_a_report_replaces_nothing_that_was_given_nor_the_policy_itself(tmp_path
     assert run.exit_code == 2
     assert profile.read_bytes() == before
     assert {each.name for each in tmp_path.iterdir()} == {"mine.json", "times.txt", "folder"}
+
+
+def test_a_policy_as_the_paper_has_it_replaces_no_scenario(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(SCENARIO.read_bytes())
+    command = ["train-router", "--policy", "ppo-paper", "--minutes", "0", "--scenario", str(path), "--out", str(path)]
+    run = CliRunner().invoke(main, command)
+    assert (run.exit_code, "would replace what the command reads" in run.output) == (1, True), run.output
+    assert path.read_bytes() == SCENARIO.read_bytes()
 
 
 def test_a_policy_that_can_not_be_written_costs_nothing_that_was_learned(

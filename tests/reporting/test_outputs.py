@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.reporting.outputs import check_folder, write_file, write_report
+from orchestrator.reporting.outputs import check_file, check_folder, write_file, write_report
 from orchestrator.reporting.pictures import draw_image, draw_svg
 
 
@@ -34,6 +34,15 @@ def test_a_single_file_is_written_into_a_folder_that_is_made_or_named_with_what_
     for path in (tmp_path / "new" / "a.png" / "b", tmp_path / "new"):
         with pytest.raises(ConfigError, match=rf"^can't write the picture {path} \(.*\); choose another place$"):
             write_file(path, b"", "the picture ")
+
+
+def test_whether_a_single_file_can_be_written_is_found_out_without_leaving_anything(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    check_file(tmp_path / "new" / "a.png")
+    check_file(None)
+    with pytest.raises(ConfigError, match=r"^can't write the picture .*b\.png \(.*\); choose another place$"):
+        check_file(tmp_path / "file" / "b.png", "the picture ")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_the_same_picture_is_the_same_text_and_of_the_size_that_was_asked_for() -> None:

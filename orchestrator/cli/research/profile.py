@@ -19,7 +19,7 @@ from orchestrator.profiling.campaign import Progress as CampaignProgress
 from orchestrator.profiling.profiler import ProfileRequest, check_profile, take_profile
 from orchestrator.profiling.sampling import Sampling, choose_sampling
 from orchestrator.profiling.view import check_picture, draw_picture, render_profile_table
-from orchestrator.reporting.outputs import write_file
+from orchestrator.reporting.outputs import check_file, check_not_read, write_file
 
 DEFAULTS = Sampling()
 
@@ -99,6 +99,8 @@ def profile(
         taken = asyncio.run(check_profile(fleet, out))
         console.print(f"{out} is about these servers as they are", soft_wrap=True)
     else:
+        check_not_read(out, [fleet_path])
+        check_file(plot_path, "the picture ")
         partial = _begin(console, out, restart=restart)
         sampling = choose_sampling(min_requests, precision_ratio, cycles=cycles, seed=seed, under_load=under_load)
         earlier = read_profile(out) if server_names and out.exists() else None
@@ -111,7 +113,7 @@ def profile(
         console.print(f"profile: {out}", soft_wrap=True)
     console.print(render_profile_table(taken))
     if plot_path is not None:
-        write_file(plot_path, draw_picture(taken))
+        write_file(plot_path, draw_picture(taken), "the picture ")
         console.print(f"picture: {plot_path}", soft_wrap=True)
 
 

@@ -21,7 +21,7 @@ from orchestrator.executors import open_executor
 from orchestrator.installed.extras import check_extra
 from orchestrator.loadgen.comparison import mean_of
 from orchestrator.policies.parsing import parse_policy
-from orchestrator.reporting.outputs import check_not_read, write_file
+from orchestrator.reporting.outputs import check_file, check_not_read, write_file
 from orchestrator.reporting.pictures import draw_image, picture_kind
 from orchestrator.simulation.results import Comparison, Result, change_workload, compare_policies
 from orchestrator.simulation.scenario.digest import digest_scenario
@@ -38,6 +38,7 @@ _FAMILY_COLUMNS = (
     ("p99 ms", "p99_s", 1e3, ".2f"),
 )
 _MIN_COLUMNS = 135
+_PICTURE = "the picture "
 _COLUMNS = (
     ("right in time", "effective_accuracy", 1.0, ".4f"),
     ("in time", "attainment_ratio", 1.0, ".2%"),
@@ -86,6 +87,7 @@ def simulate(
     check_extra("'slimsched simulate'", "sim", "scipy")
     kind = None if plot is None else picture_kind(plot)
     check_not_read(out, [path])
+    check_file(plot, _PICTURE)
     settings, servers = load_scenario(path)
     settings = change_workload(settings, load_ratio=load_ratio, requests=requests)
     names = list(dict.fromkeys(policies or _DEFAULT_POLICIES))
@@ -109,7 +111,7 @@ def simulate(
     _print_families(found)
     if plot is not None and kind is not None:
         draw = partial(_draw, found, settings.objectives.deadline_ms)
-        write_file(plot, draw_image(draw, (7, 4.5), kind=kind), "the picture ")
+        write_file(plot, draw_image(draw, (7, 4.5), kind=kind), _PICTURE)
 
 
 def _print(found: Comparison, name: str) -> None:

@@ -18,7 +18,7 @@ from orchestrator.config.fleet import RouterSettings
 from orchestrator.errors import ConfigError
 from orchestrator.executors import Executor, open_executor
 from orchestrator.installed.extras import install_hint
-from orchestrator.reporting.outputs import check_folder, write_file
+from orchestrator.reporting.outputs import check_folder, check_not_read, write_file
 
 if TYPE_CHECKING:
     from orchestrator.learning.judging import Candidate
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 _PATH = ShippedPath(path_type=Path, exists=True)
 _ELSEWHERE = "choose another place with --out"
 _OF_ANOTHER = {
-    "fitted": ("weights",),
-    "ppo-paper": ("profile", "arrivals", "family", "present", "learners", "threads", "dask"),
+    "--policy fitted": ("weights",),
+    "--policy ppo-paper": ("profile", "arrivals", "family", "present", "learners", "threads", "dask"),
+    "--validate": ("kind", "minutes", "weights", "learners", "seed", "folder", "resume"),
 }
+"""The options that count for nothing with each."""
 
 
 @click.command("train-router")
@@ -106,7 +108,7 @@ def train_router(
         from orchestrator.learning import fitting, tasks
     given_objectives = {"deadline_ms": deadline_ms, "energy_weight": energy_weight}
     objectives = {key: value for key, value in given_objectives.items() if value is not None}
-    _refuse_others(kind, click.get_current_context())
+    _refuse_others("--validate" if given else f"--policy {kind}", click.get_current_context())
     inputs = [scenario, profile, arrivals, *given]
     run_folder = folder or out.with_name(out.name + ".run")
     traffic = tasks.given_traffic(scenario, profile, arrivals, objectives, family=family)
@@ -114,6 +116,7 @@ def train_router(
         validate(traffic, present, given, out, inputs, dask=dask, threads=threads)
         return
     if kind == "ppo-paper":
+        check_not_read(out, inputs)
         _train_paper(traffic, weights, run_folder, out, seconds=60 * minutes, seed=seed, resume=resume)
         return
     learners = learners or ("evolution", "ppo")
@@ -122,12 +125,12 @@ def train_router(
         fit_and_write(traffic, settings, run_folder, out, inputs, resume=resume, execute=execute if dask else None)
 
 
-def _refuse_others(kind: str, context: click.Context) -> None:
-    """Refuse options that the kind of policy takes no notice of; raises UsageError."""
-    for name in _OF_ANOTHER[kind]:
+def _refuse_others(what: str, context: click.Context) -> None:
+    """Refuse options that what is done takes no notice of; raises UsageError."""
+    for name in _OF_ANOTHER[what]:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = next(each.opts[0] for each in context.command.params if each.name == name)
-            raise click.UsageError(f"{option} counts for nothing with --policy {kind}; leave it out")
+            raise click.UsageError(f"{option} counts for nothing with {what}; leave it out")
 
 
 def _train_paper(
