@@ -7,7 +7,6 @@ import inspect
 import socket
 import ssl
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -145,24 +144,37 @@ def test_without_an_event_loop_it_is_the_same() -> None:
     asyncio.run(serve(asyncio.Event()))
 
 
+class Told(dict[str, Any]):
+    """Inputs that tell when a call has begun to send them."""
+
+    def __init__(self) -> None:
+        super().__init__(items())
+        self.are_asked_for = threading.Event()
+
+    def items(self) -> Any:
+        self.are_asked_for.set()
+        return super().items()
+
+
 @pytest.mark.parametrize("calls", [0, 3])
 def test_closing_ends_the_calls_of_other_threads_and_refuses_later_ones(calls: int) -> None:
     ended: list[Exception] = []
+    given = [Told() for _ in range(calls)]
 
-    def ask() -> None:
+    def ask(inputs: Told) -> None:
         with pytest.raises(ConnectionLostError, match="the client was closed") as caught:
-            client.infer("fashion", items())
+            client.infer("fashion", inputs)
         ended.append(caught.value)
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         client = Client(f"127.0.0.1:{silent.getsockname()[1]}")
-        threads = [threading.Thread(target=ask, daemon=True) for _ in range(calls)]
+        threads = [threading.Thread(target=ask, args=(inputs,), daemon=True) for inputs in given]
         for thread in threads:
             thread.start()
-        time.sleep(0.2)
+        assert all(inputs.are_asked_for.wait(30.0) for inputs in given)
         client.close()
         for thread in threads:
-            thread.join(5.0)
+            thread.join(30.0)
     assert len(ended) == calls
     client.close()
     with pytest.raises(RuntimeError, match="the client is closed; make another one"):

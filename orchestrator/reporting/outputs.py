@@ -10,19 +10,25 @@ from pathlib import Path
 from orchestrator.errors import ConfigError
 from orchestrator.files import write_atomically
 
+_ELSEWHERE = "choose another place"
 
-def check_folder(folder: Path, remedy: str) -> None:
-    """Raise ConfigError with the remedy, before the long work, if no report can be written to a folder.
 
-    What has to be made of it to find out is removed again.
+def check_folder(folder: Path, remedy: str, what: str = "") -> None:
+    """Raise ConfigError, before the long work, if nothing can be written into a folder: ``remedy`` says what then.
+
+    What has to be made of it to find out is removed again. ``what`` is told in place of the folder.
     """
-    _try_folder(folder, remedy)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    with _one_line_errors(folder, remedy, what), tempfile.TemporaryFile(dir=folder):
+        pass
+    for each in made:
+        each.rmdir()
 
 
-def check_file(path: Path | None, what: str = "", *, remedy: str = "choose another place") -> None:
+def check_file(path: Path | None, what: str = "") -> None:
     """Raise ConfigError as ``write_file``, before the long work, if no file can be written there; None: none is."""
     if path is not None:
-        _try_folder(path.parent, remedy, f"{what}{path}")
+        check_folder(path.parent, _ELSEWHERE, f"{what}{path}")
 
 
 def check_not_read(out: Path | None, inputs: Iterable[Path | None]) -> None:
@@ -42,7 +48,7 @@ def write_report(folder: Path, contents: Mapping[str, str | bytes], remedy: str)
     return [folder / name for name in contents]
 
 
-def write_file(path: Path, content: str | bytes, what: str = "", *, remedy: str = "choose another place") -> None:
+def write_file(path: Path, content: str | bytes, what: str = "", *, remedy: str = _ELSEWHERE) -> None:
     """Write a file as a whole or not at all, to a folder made if need be.
 
     Raises ConfigError, in which ``what`` stands before the path and the remedy at the end, when it can't be written.
@@ -65,14 +71,6 @@ def write_new_folder(folder: Path, contents: Mapping[str, str | bytes], what: st
         for name, content in contents.items():
             write_atomically(whole / name, content)
         whole.replace(folder)
-
-
-def _try_folder(folder: Path, remedy: str, what: str = "") -> None:
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    with _one_line_errors(folder, remedy, what), tempfile.TemporaryFile(dir=folder):
-        pass
-    for each in made:
-        each.rmdir()
 
 
 @contextmanager

@@ -149,6 +149,12 @@ class _FolderCache(_caching.FunctionCache):  # type: ignore[misc]
         except OSError:
             if not self._is_complete():  # else what has to last is there
                 raise
+        except RuntimeError as exc:
+            if "no compiled object" not in str(exc):
+                raise
+            # LLVM hands its code over by a call in which Python first gets a signal that came meanwhile. What that
+            # raises goes no further than the call, and the code is lost with it.
+            raise KeyboardInterrupt from exc
 
 
 class _FolderCacheFiles(_caching.CompileResultCacheImpl):  # type: ignore[misc]

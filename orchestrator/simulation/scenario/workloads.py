@@ -124,7 +124,7 @@ def read_times(path: Path) -> Times:
         if not np.isfinite(times[at]):
             raise ConfigError(f"{path}, line {number}: {line} is no time; it must be finite")
         if at and times[at] < times[at - 1]:
-            raise ConfigError(f"{path}, line {number}: {line} is before {times[at - 1]:g} above it; sort the file")
+            raise ConfigError(f"{path}, line {number}: {line} is before {numbered[at - 1][1]} above it; sort the file")
     if len(times) < 2 or times[-1] == times[0]:
         raise ConfigError(f"{path} holds {len(times)} timestamps; two different ones at least make a rate")
     return times

@@ -35,6 +35,19 @@ with event.install_recorder("numba:compile") as recorder:
 print(CACHE_DIR, len(recorder.buffer))
 """
 
+INTERRUPTED_PROGRAM = """
+import signal
+from numba.core.registry import cpu_target
+from orchestrator.policies.tables.compiled import compiled
+from tests.policies.tables.test_code_cache import doubled
+engine = cpu_target.target_context.codegen()._engine._ee
+engine._object_cache_notify = lambda *_: signal.raise_signal(signal.SIGINT)  # where Python gets it while LLVM compiles
+try:
+    compiled(doubled)(2.0)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
 LOADING_PROGRAM = """
 import sys, numba
 from orchestrator.policies.tables.compiled import compiled_apart
@@ -133,6 +146,10 @@ def test_what_was_compiled_for_any_processor_is_loaded_by_a_process_that_is_give
     assert run(SMALL_PROGRAM, tmp_path) == [folder, "0"]
     own, _ = run(SMALL_PROGRAM, tmp_path, NUMBA_CPU_NAME=this_processor().name)  # as one who compiles for it does
     assert own != folder
+
+
+def test_an_interruption_while_something_compiles_is_one(tmp_path: Path) -> None:
+    assert run(INTERRUPTED_PROGRAM, tmp_path, NUMBA_CPU_NAME="generic") == ["interrupted"]
 
 
 def test_what_only_a_compiler_needs_is_loaded_once_one_compiles(tmp_path: Path) -> None:

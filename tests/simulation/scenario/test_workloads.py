@@ -96,6 +96,7 @@ def test_a_file_of_timestamps_is_replayed_at_another_rate_and_from_the_beginning
     ("text", "problem"),
     [
         ("1\n3\n2\n", "line 3: 2 is before 3 above it; sort the file"),
+        ("1700000018.5\n1700000018.25\n", r"line 2: 1700000018\.25 is before 1700000018\.5 above it"),
         ("1\nsoon\n", "line 2: 'soon' is no time in seconds; one number a line"),
         ("1\nnan\n", "line 2: nan is no time; it must be finite"),
         ("1\n", "holds 1 timestamps; two different ones at least make a rate"),
