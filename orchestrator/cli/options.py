@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,11 @@ processes_option = click.option("--processes", default=1, type=click.IntRange(1)
 seed_option = click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of everything.")
 until_stdin_ends_option = click.option("--until-stdin-ends", is_flag=True, hidden=True)
 """For a command that another starts; see ``signals.watch_stdin``."""
+
+
+def refuse_given(context: click.Context, names: Iterable[str], what: str) -> None:
+    """Raise UsageError for the first option of these parameters that the user gave: with ``what`` none counts."""
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = next(each.opts[0] for each in context.command.params if each.name == name)
+            raise click.UsageError(f"{option} counts for nothing with {what}; leave it out")

@@ -64,8 +64,13 @@ class Load:
 
 
 def check_load(load: Load) -> Load:
-    """Return a load that has arrivals; raises ConfigError as ``arrivals_s``."""
-    arrivals_s(load)
+    """Return a load of which something counts; raises ConfigError, also as ``arrivals_s``."""
+    due_s = arrivals_s(load)
+    if not load.is_burst and not (due_s >= load.warm_up_s).any():
+        raise ConfigError(
+            f"all {len(due_s)} requests of {load.seconds:g} s come within the warm-up of {load.warm_up_s:g} s, "
+            "which no figure counts; send for longer, or warm up for less"
+        )
     return load
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,10 +143,8 @@ class FamilyShare:
 def parse_families(texts: Sequence[str]) -> list[FamilyShare]:
     """Return what several ``NAME[:SHARE][=SAMPLE]`` say; raises ConfigError when one is none, or names one again."""
     found = [_parse_family(text) for text in texts]
-    names = [family.name for family in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"--family {name} is given {names.count(name)} times; give it once, with its whole share")
+    for name, times in _repeated([family.name for family in found]):
+        raise ConfigError(f"--family {name} is given {times} times; give it once, with its whole share")
     return found
 
 
@@ -159,6 +158,16 @@ def _parse_family(text: str) -> FamilyShare:
     if not name or not 0 < number < math.inf or (has_sample and not sample):
         raise ConfigError(f"--family {text!r} is no NAME[:SHARE][=SAMPLE] with a share above 0")
     return FamilyShare(name, number, Path(sample) if has_sample else None)
+
+
+def check_names(texts: Sequence[str]) -> None:
+    """Raise ConfigError if two set-ups have one name, because their figures would be taken together."""
+    for name, times in _repeated([text.partition("=")[0] for text in texts]):
+        raise ConfigError(f"{times} set-ups are named {name!r}; give each a name of its own")
+
+
+def _repeated(names: Sequence[str]) -> list[tuple[str, int]]:
+    return [(name, times) for name, times in Counter(names).items() if times > 1]
 
 
 async def parse_set_up(text: str) -> SetUp:

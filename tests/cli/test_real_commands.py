@@ -119,7 +119,7 @@ def test_bench_lets_a_policy_of_another_package_decide_by_its_name(
     }
     refused = CliRunner().invoke(main, ["bench", "--grpc", "127.0.0.1:1", "--policy", "only"])
     assert (refused.exit_code, "--policy goes with --fleet" in refused.output) == (1, True)
-    unknown = CliRunner().invoke(main, ["bench", "--fleet", str(fleet_path), "--policy", "nobodys", "--seconds", "1"])
+    unknown = CliRunner().invoke(main, ["bench", "--fleet", str(fleet_path), "--policy", "nobodys", "--seconds", "2"])
     assert unknown.exit_code == 1
     assert "unknown policy 'nobodys'" in unknown.output
 

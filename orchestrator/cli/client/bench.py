@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from orchestrator.cli.options import FILE, PATH, FiniteRange
+from orchestrator.cli.options import FILE, PATH, FiniteRange, refuse_given
 from orchestrator.cli.research.output import say_figure, wide_console
 from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
 from orchestrator.loadgen.comparison import Result, compare, set_up_scores
@@ -30,13 +30,14 @@ from orchestrator.loadgen.target import (
     FamilyShare,
     SetUp,
     Target,
+    check_names,
     decided_by,
     find_target,
     only_place,
     parse_families,
     parse_set_up,
 )
-from orchestrator.reporting.outputs import write_file
+from orchestrator.reporting.outputs import check_file, check_not_read, write_file
 
 _COLUMNS = (
     ("right in time", "right_in_time", 1.0, ".1%"),
@@ -73,6 +74,12 @@ class _Options:
         return check_load(
             Load(self.workload, rate_rps, self.seconds, deadline_s, warm_up_s=self.warm_up_s, seed=self.seed)
         )
+
+    def check_out(self, *others: Path | None) -> None:
+        """Raise ConfigError if the figures can't be saved, or would replace what is sent or one of these files."""
+        kind, _, recorded = self.workload.partition(":")
+        check_not_read(self.out, [self.sample_path, Path(recorded) if kind == "replay" else None, *others])
+        check_file(self.out)
 
     def sample(self, target: Target, path: Path | None = None) -> Sample:
         """Return what is sent to a target, from a file of its own or that of all; raises ConfigError as read_sample."""
@@ -174,12 +181,16 @@ def bench(
       slimsched bench --grpc 127.0.0.1:8081 --family cats=cats.npz --family dogs:2=dogs.npz --drift 2
     """
     if context.invoked_subcommand is not None:
+        refuse_given(context, context.params, f"'{context.invoked_subcommand}' after it")
         return
+    refuse_given(context, ["model"] if families else [], "--family")
+    refuse_given(context, ["drift", "drift_periods"] if len(families) < 2 else [], "fewer than two --family")
     kind, place = only_place({GRPC: grpc_address, HTTP: http_address, ROUTER: fleet})
     load = decided_by(policy, options.load(rate), kind)
     console = Console(stderr=True)
 
     asked = parse_families(families) or [FamilyShare(model)]
+    options.check_out(fleet, *(family.sample for family in asked))
     shares = [family.share for family in asked]
 
     async def run() -> tuple[list[Measured], list[Sample]]:
@@ -224,6 +235,8 @@ def compare_command(named: tuple[str, ...], rates: tuple[float, ...], rounds: in
         --set-up narrowest=grpc:127.0.0.1:8081:fashion,slim_width=25
     """
     loads = [options.load(rate) for rate in rates]
+    check_names(named)
+    options.check_out()
     console = Console(stderr=True)
     samples: dict[str, Sample] = {}
     results: list[Result] = []
@@ -242,9 +255,16 @@ def compare_command(named: tuple[str, ...], rates: tuple[float, ...], rounds: in
         asyncio.run(run())
     except KeyboardInterrupt:
         console.print("interrupted; these are the figures so far")
-    _say_metrics(console, samples.values())
-    _show_results(results, as_json=options.as_json)
-    _save(options.out, [asdict(result) for result in results])
+    finally:  # what was measured before a failure counts too
+        _end_comparison(console, results, samples.values(), options)
+
+
+def _end_comparison(console: Console, results: Sequence[Result], samples: Iterable[Sample], options: _Options) -> None:
+    """Show and save what was measured, if anything was."""
+    if results:
+        _say_metrics(console, samples)
+        _show_results(results, as_json=options.as_json)
+        _save(options.out, [asdict(result) for result in results])
 
 
 @contextmanager
@@ -342,8 +362,7 @@ def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
     console = wide_console()
     console.print(table)
     _say_policies(console, ((f"{score.set_up} at {score.rate_rps:g}/s ", score.policies) for score in scores))
-    if results:
-        console.print(f"senders took {max(r.senders_cores for r in results):.2f} cores at the most", highlight=False)
+    console.print(f"senders took {max(r.senders_cores for r in results):.2f} cores at the most", highlight=False)
 
 
 def _save(out: Path | None, content: Any) -> None:

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from orchestrator.cli.options import FILE, FOLDER, FiniteRange, ShippedPath, dask_option, seed_option
+from orchestrator.cli.options import FILE, FOLDER, FiniteRange, ShippedPath, dask_option, refuse_given, seed_option
 from orchestrator.cli.research.output import figures_table, say_figure, told_how_to_go_on, wide_console
 from orchestrator.config.fleet import RouterSettings
 from orchestrator.errors import ConfigError
@@ -108,7 +108,8 @@ def train_router(
         from orchestrator.learning import fitting, tasks
     given_objectives = {"deadline_ms": deadline_ms, "energy_weight": energy_weight}
     objectives = {key: value for key, value in given_objectives.items() if value is not None}
-    _refuse_others("--validate" if given else f"--policy {kind}", click.get_current_context())
+    what = "--validate" if given else f"--policy {kind}"
+    refuse_given(click.get_current_context(), _OF_ANOTHER[what], what)
     inputs = [scenario, profile, arrivals, *given]
     run_folder = folder or out.with_name(out.name + ".run")
     traffic = tasks.given_traffic(scenario, profile, arrivals, objectives, family=family)
@@ -123,14 +124,6 @@ def train_router(
     settings = fitting.FitSettings(present, seconds=60 * minutes, seed=seed, threads=threads, learners=learners)
     with open_executor(dask=dask) as execute:
         fit_and_write(traffic, settings, run_folder, out, inputs, resume=resume, execute=execute if dask else None)
-
-
-def _refuse_others(what: str, context: click.Context) -> None:
-    """Refuse options that what is done takes no notice of; raises UsageError."""
-    for name in _OF_ANOTHER[what]:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            option = next(each.opts[0] for each in context.command.params if each.name == name)
-            raise click.UsageError(f"{option} counts for nothing with {what}; leave it out")
 
 
 def _train_paper(
