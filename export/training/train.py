@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +31,7 @@ from export.network.protocol import SlimmableNetwork
 from export.training.calibration import accuracy_of, calibrate, memory_order, to_unit
 from export.training.checkpoint import Checkpoint, load_checkpoint, replace_file, save_checkpoint
 from export.training.datasets import ImageSet
+from export.training.folder import held_alone
 from export.training.pretrained import start_from
 from export.width import Width
 
@@ -161,8 +161,8 @@ def train(
     to save within an epoch.
 
     Raises:
-        CheckpointError: when ``out`` can't be written, or holds a training that these settings do not continue; when
-            ``init`` does not fit the network.
+        CheckpointError: when ``out`` can't be written, is written by another training, or holds one that these settings
+            do not continue; when ``init`` does not fit the network.
         DataUnavailableError: when the two splits are not of one kind.
         ExportError: when the loss is no number any more.
         NetworkError: when the network can't be made.
@@ -170,8 +170,24 @@ def train(
     _require_same_kind(train_images, test_images)
     torch.manual_seed(settings.seed)
     network = make_network(settings.architecture, settings.widths, train_images.spec.task)
-    _require_writable(out)  # a network that can't be made leaves no folder
-    training = _Training(settings, train_images, network, device=torch.device(device), out=out, clock=clock)
+    with held_alone(out):  # a network that can't be made leaves no folder
+        yield from _train(
+            settings, train_images, test_images, network, out, device=torch.device(device), resume=resume, clock=clock
+        )
+
+
+def _train(
+    settings: TrainSettings,
+    train_images: ImageSet,
+    test_images: ImageSet,
+    network: SlimmableNetwork,
+    out: Path,
+    *,
+    device: torch.device,
+    resume: bool,
+    clock: Callable[[], float],
+) -> Iterator[Started | StepDone | EpochDone | Checkpoint]:
+    training = _Training(settings, train_images, network, device=device, out=out, clock=clock)
     saved = _saved(out, settings, resume=resume)
     if saved is not None:
         training.restore(saved)
@@ -388,13 +404,3 @@ def _require_same_kind(train_images: ImageSet, test_images: ImageSet) -> None:
             raise DataUnavailableError(
                 f"training and test split differ in {name}: {learnt} and {tested}; give both the same class folders"
             )
-
-
-def _require_writable(out: Path) -> None:
-    """Refuse, before the first epoch, a folder that can't be written after it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as exc:
-        raise CheckpointError(f"can't write to {out} ({exc.strerror}); choose another --out") from exc

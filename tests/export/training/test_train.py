@@ -272,6 +272,15 @@ def test_a_training_is_not_overwritten_by_accident(tmp_path: Path) -> None:
         run(tmp_path, settings)
 
 
+def test_a_folder_that_another_training_writes_is_refused_until_that_has_ended(tmp_path: Path) -> None:
+    first = train(SETTINGS, TRAIN, TEST, tmp_path, device="cpu", resume=False)
+    next(first)
+    with pytest.raises(CheckpointError, match=f"another training is at work in {tmp_path}; wait until"):
+        run(tmp_path)
+    first.close()  # type: ignore[attr-defined]
+    assert run(tmp_path, replace(SETTINGS, epochs=1)).epoch == 1
+
+
 def test_the_rate_climbs_to_its_peak_and_falls_to_nothing() -> None:
     rates = [learning_rate_at(step, 100, SETTINGS) for step in range(100)]
     peak = rates.index(max(rates))
