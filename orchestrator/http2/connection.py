@@ -53,6 +53,8 @@ _TURN_S: Final = 0.002
 """Seconds after which no further frame is taken in a turn."""
 _UNTIMED_FRAMES: Final = 2
 """Frames before the clock is looked at: a call has no more."""
+STOOD_S: Final = 0.05
+"""A look that comes so much too late is one of a process that has stood still; less matters to no limit."""
 _MOST_LOOKED_AT: Final = 8
 _EVERY_STREAM: Final = 2**31 - 1
 _LIFE_PROBE: Final = b"anybody?"
@@ -187,10 +189,12 @@ class Connection(Incoming[T]):
         """Whether the peer knows which stream is the last, and none is open any more."""
         return self.is_draining and not self.streams
 
-    def check(self) -> None:
-        """End what makes no progress; to be called every second or so."""
+    def check(self, *, late_s: float = 0.0) -> None:
+        """End what makes no progress; to be called every second or so, and ``late_s`` later than it was due."""
         now_s = self.clock()
         limits, reader = self.limits, self._reader
+        if late_s > STOOD_S:
+            self._excuse(late_s, now_s)
         if not reader.is_open and now_s - self._born_s > limits.handshake_s:
             self.fail(ViolationError(ErrorCode.SETTINGS_TIMEOUT, f"no SETTINGS within {limits.handshake_s:g} s"))
         elif reader.block_since_s is not None and now_s - reader.block_since_s > limits.handshake_s:
@@ -206,6 +210,20 @@ class Connection(Incoming[T]):
             is_waiting = stream.pending_bytes or (stream.is_fed and not stream.is_remote_closed)
             if is_waiting and now_s - stream.progress_s > limits.stall_s:
                 stream.end(ErrorCode.CANCEL)
+
+    def _excuse(self, late_s: float, now_s: float) -> None:
+        """Hold it against nobody that so long nothing was read."""
+
+        def later(since_s: float) -> float:
+            return min(now_s, since_s + late_s)
+
+        self._born_s, self.now_s = later(self._born_s), later(self.now_s)
+        if self._reader.block_since_s is not None:
+            self._reader.block_since_s = later(self._reader.block_since_s)
+        if self._pinged_s is not None:
+            self._pinged_s = later(self._pinged_s)
+        for stream in self.streams.values():
+            stream.progress_s = later(stream.progress_s)
 
     @property
     def is_answering(self) -> bool:

@@ -228,13 +228,18 @@ class Http2Protocol(asyncio.Protocol):
         self._on_lost(self)
 
     def check(self, *, late_s: float) -> None:
-        """End the connection, or streams of it, that make no progress."""
+        """End the connection, or streams of it, that make no progress; see Listener."""
         if self.connection is None:
             return
         if not self._is_behind:  # what it is to get on with may have come
-            self.connection.check()
+            self.connection.check(late_s=late_s)
+        now_s = self._loop.time()
+        if self.paused_since_s is not None:
+            self.paused_since_s = min(now_s, self.paused_since_s + late_s)
+        if self._closing_since_s is not None:
+            self._closing_since_s = min(now_s, self._closing_since_s + late_s)
         since_s = self.paused_since_s if self._closing_since_s is None else self._closing_since_s
-        if since_s is not None and self._loop.time() - since_s > self.connection.limits.stall_s:
+        if since_s is not None and now_s - since_s > self.connection.limits.stall_s:
             self.abort()
         elif self.connection.violation is not None:
             self.close()

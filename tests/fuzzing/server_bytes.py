@@ -42,7 +42,7 @@ async def _call(*pieces: bytes) -> None:
     under_way: set[ClientCall] = set()
     unary = UnaryExchange(under_way, bytes, lambda error: error)
     unary.stream = connection.open(unary, _BLOCK, b"question")
-    stream = ClientStream(under_way, connect, _BLOCK, lambda error: error)
+    stream = ClientStream(under_way, connect, lambda: _BLOCK, lambda error: error)
     await stream.send(b"message")
     reading = asyncio.create_task(_read(stream))
     for piece in pieces:

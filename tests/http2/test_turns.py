@@ -193,6 +193,26 @@ async def test_who_waits_for_its_turn_is_not_held_to_have_stalled() -> None:
     assert protocol.connection.is_idle
 
 
+@pytest.mark.parametrize("late_s", [0.0, 100.0])
+async def test_a_process_that_stood_still_holds_it_against_nobody(late_s: float) -> None:
+    """What comes meanwhile may be looked for only after the look at who has stalled."""
+    is_kept = late_s > 0
+    a_ping, a_body, a_block = ours = [OurEnd(quiet_s=50.0) for _ in range(3)]
+    for each, data in zip(ours, (b"", raw_request(1, BLOCK, flags=4), raw_request(1, BLOCK, flags=0)), strict=True):
+        each.connection.receive(BEGIN + data)
+        each.now_s = 1.0 if data else 51.0
+        each.connection.check()
+        each.now_s += 100.0
+        each.connection.check(late_s=late_s)
+    assert a_body.calls[0].aborted is (None if is_kept else ErrorCode.CANCEL)
+    assert [end.connection.violation is None for end in (a_ping, a_block)] == [is_kept, is_kept]
+    protocol, wire = open_protocol(Backlog())
+    protocol.pause_writing()
+    protocol.paused_since_s = asyncio.get_running_loop().time() - 100.0
+    protocol.check(late_s=late_s)
+    assert wire.is_closed is not is_kept
+
+
 async def test_a_flood_that_is_charged_for_ends_the_connection_from_the_backlog() -> None:
     protocol, wire = open_protocol(Backlog())
     protocol.data_received(frame(PING, 0, 0, bytes(8)) * 3000)

@@ -126,11 +126,12 @@ class Inference:
                 read = partial(read_request, raws=raws)
             transit = Transit(responder.connection.arrived_s, self.lag.seconds)
             form = Form(read, self._messages.write, _as_it_is, lambda: (message,))
+            responder.on_abort = abort  # before, because it may be answered at once
             cancel = self._begin(family, request, caller, respond, form, transit)
         except BaseException:
+            responder.on_abort = None
             ticket.close()
             raise
-        responder.on_abort = abort
         return True
 
     async def call(self, message: bytes, caller: Caller) -> bytes:

@@ -26,6 +26,7 @@ from orchestrator.gateway.http.connection import HttpConnection
 from orchestrator.gateway.http.errors import StalledError, TooLargeError, UnsupportedEncodingError
 from orchestrator.gateway.http.json_text import QUICK_BYTES, count_values
 from orchestrator.http2.budget import HeldBudget, time_bought_s
+from orchestrator.http2.connection import STOOD_S
 from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.server_call import unpack_beside
 from orchestrator.http2.grpc.wire import ENCODINGS, PIECE_BYTES, collect, inflate
@@ -200,18 +201,25 @@ class Body:
             return content.read_nowait()
         connection = self._request.protocol
         assert isinstance(connection, HttpConnection)
-        stall_s, now_s = self._reader.limits.stall_timeout_s, asyncio.get_running_loop().time()
-        bought_s = time_bought_s(last_bytes, held_bytes, stall_s)
+        stall_s, clock = self._reader.limits.stall_timeout_s, asyncio.get_running_loop().time
+        bought_s, now_s = time_bought_s(last_bytes, held_bytes, stall_s), clock()
         self._progress_s = min(now_s, self._progress_s + bought_s) if held_bytes else now_s
         with connection.receiving():
-            try:
-                async with asyncio.timeout_at(self._progress_s + stall_s) as self._waiting:
-                    return await content.readany()
-            except TimeoutError:
-                self._require_kept()
-                raise StalledError(f"nothing of the body has come for {stall_s:g} s, or hardly anything") from None
-            finally:
-                self._waiting = None
+            while True:
+                until_s = self._progress_s + stall_s
+                try:
+                    async with asyncio.timeout_at(until_s) as self._waiting:
+                        return await content.readany()
+                except TimeoutError:
+                    self._require_kept()
+                    late_s = clock() - until_s
+                    if late_s < STOOD_S:
+                        reason = f"nothing of the body has come for {stall_s:g} s, or hardly anything"
+                        raise StalledError(reason) from None
+                    # As long again, because what came meanwhile has not been read.
+                    self._progress_s = min(clock(), self._progress_s + 2 * late_s)
+                finally:
+                    self._waiting = None
 
     @property
     def owner(self) -> Hashable:

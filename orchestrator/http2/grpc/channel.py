@@ -21,6 +21,7 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -52,6 +53,7 @@ is quicker than the old one's next SYN."""
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 0.5  # so that a server that comes back is found within a second
 _ENDED: Final = "the server ended the connection at once"
+_CLOSED: Final = "failed to connect: the connection is closed"
 _UNACKNOWLEDGED_MS: Final = 20_000
 _MOST_ASIDE: Final = 2
 """Of a server that stands still; its kernel takes connections all the same."""
@@ -124,6 +126,8 @@ class Connector:
             self._protocol = None
 
     async def _make(self) -> Connection[ResponseHead]:
+        if self.is_closed:  # nobody would close another one
+            raise RpcError("UNAVAILABLE", _CLOSED)
         if self._connecting is None:
             if time.monotonic() < self._not_before_s:
                 raise RpcError("UNAVAILABLE", self._problem)
@@ -135,7 +139,7 @@ class Connector:
             task = asyncio.current_task()
             if not self.is_closed or (task is not None and task.cancelling()):
                 raise
-            raise RpcError("UNAVAILABLE", "failed to connect: the connection is closed") from None
+            raise RpcError("UNAVAILABLE", _CLOSED) from None
 
     def _note_connected(self, task: asyncio.Task[Any]) -> None:
         self._connecting = None
@@ -149,6 +153,7 @@ class Connector:
         host, _, port = self.address.rpartition(":")
         if self._protocol is not None:  # going away; what is under way on it may end
             self._protocol.close_when_idle()
+            self._protocol = None  # or each attempt in vain would have it looked at once more
         try:
             async with asyncio.timeout(_CONNECT_S):
                 transport, protocol = await self._connect(host.strip("[]"), int(port))
@@ -246,7 +251,8 @@ class GrpcChannel:
         ``rest`` are all but the first; they must not change before the call has ended.
 
         Raises:
-            RpcError: with the server's status, or UNAVAILABLE when there is no server.
+            RpcError: with the server's status, UNAVAILABLE when there is no server, or RESOURCE_EXHAUSTED when there is
+                more metadata than servers take.
         """
         block = self._block(path, metadata)
         for _ in range(2):
@@ -289,7 +295,7 @@ class GrpcChannel:
 
         ``explain`` makes the exception that stands for a failure.
         """
-        return ClientStream(self._under_way, self._connector.connect, self._block(path, metadata), explain)
+        return ClientStream(self._under_way, self._connector.connect, partial(self._block, path, metadata), explain)
 
     def set_aside(self) -> None:
         """Make the next call over a new connection, as the present one may be dead without a word.

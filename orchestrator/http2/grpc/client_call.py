@@ -150,7 +150,7 @@ class ClientStream(ClientCall):
         self,
         under_way: set[ClientCall],
         connect: Callable[[], Awaitable[Connection[ResponseHead]]],
-        block: bytes,
+        block: Callable[[], bytes],
         explain: Explain,
     ) -> None:
         super().__init__(under_way, explain)
@@ -171,12 +171,13 @@ class ClientStream(ClientCall):
         """
         if self.stream is None and not self._has_ended:
             try:
+                block = self._block()
                 connection = await self._connect()
             except RpcError as exc:
                 self._end(exc)
             else:
                 if not self._has_ended:
-                    self.stream = connection.open(self, self._block)
+                    self.stream = connection.open(self, block)
         stream = self.stream
         if self._has_ended or stream is None or stream.is_local_closed or stream.trailers is not None:
             raise self._explain(self._error or RpcError("UNAVAILABLE", "the stream has ended"))

@@ -43,6 +43,9 @@ RESPONSE_HEADERS: Final = b"\x88" + encode_literals(
     ((b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip"))
 )
 OK_TRAILERS: Final = encode_literals(((b"grpc-status", b"0"),))
+MOST_HEADER_BYTES: Final = 16 * 1024
+"""Most that gRPC's servers take of a call's headers, by HPACK's count; for several times as much Triton ends the
+connection, and with it all that others have under way there."""
 _LONGEST_MESSAGE: Final = 1024
 _PLAIN: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
@@ -169,7 +172,7 @@ def read_response_head(fields: list[Field]) -> ResponseHead:
 
 
 def request_headers(path: str, authority: str, metadata: Metadata) -> bytes:
-    """Return the header block of a call."""
+    """Return the header block of a call; raises RpcError when it is more than servers take."""
     fields = [
         (b":path", path.encode()),
         (b":authority", authority.encode()),
@@ -180,6 +183,12 @@ def request_headers(path: str, authority: str, metadata: Metadata) -> bytes:
     for name, value in metadata:
         raw = base64.b64encode(value).rstrip(b"=") if isinstance(value, bytes) else value.encode("latin-1", "replace")
         fields.append((name.encode(), raw))
+    if (size := list_bytes(fields)) > MOST_HEADER_BYTES:
+        raise RpcError(
+            "RESOURCE_EXHAUSTED",
+            f"the metadata takes {size} bytes, 32 of them for each value, and servers take {MOST_HEADER_BYTES}; "
+            "send less",
+        )
     return b"\x83\x86" + encode_literals(fields)  # POST and http, from the static table
 
 

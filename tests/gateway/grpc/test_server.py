@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import grpc
@@ -20,6 +21,7 @@ from orchestrator.errors import (
     TransientError,
 )
 from orchestrator.gateway.auth.callers import ForbiddenError
+from orchestrator.gateway.dataplane.exchange import Exchange
 from orchestrator.gateway.http.errors import http_status_of
 from orchestrator.gateway.protocol.messages import pb, read_value
 from orchestrator.gateway.protocol.tensors import decode_bytes
@@ -504,3 +506,25 @@ async def test_an_address_in_use_is_refused_by_name(world: World) -> None:
         with pytest.raises(ConfigError, match=f"gateway.{key} = {address}"):
             async with open_world(**{key: address}):
                 pass
+
+
+async def test_what_is_refused_as_it_comes_is_not_left_to_the_collector(world: World, raw: RawCalls) -> None:
+    """Under overload it is most of what comes, each with all of its message."""
+    for mark in range(8):
+        await raw.infer(item_request(mark))
+    hurried = item_request(1, parameters={"slim_deadline_ms": 0.5})
+    async with world.busy():
+        waiting = [asyncio.create_task(raw.infer(item_request(mark))) for mark in range(8)]
+        while not all(server.in_flight for server in world.servers.values()):
+            await asyncio.sleep(0.01)
+        gc.collect()
+        gc.disable()
+        try:
+            before = sum(type(found) is Exchange for found in gc.get_objects())
+            refused = [await raw.refused("ModelInfer", hurried) for _ in range(20)]
+            after = sum(type(found) is Exchange for found in gc.get_objects())
+        finally:
+            gc.enable()
+    await asyncio.gather(*waiting)
+    assert {status for status, _ in refused} == {"RESOURCE_EXHAUSTED"}
+    assert after == before

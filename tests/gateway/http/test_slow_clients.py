@@ -124,6 +124,24 @@ async def test_headers_that_drip_do_not_buy_time(world: World) -> None:
         dripping.cancel()
 
 
+@pytest.mark.parametrize("parts", [2, 3])
+async def test_a_body_that_came_while_the_gateway_stood_still_is_read(world: World, parts: int) -> None:
+    body = content()
+    place = world.http.removeprefix("http://").split(":")
+    with socket.create_connection((place[0], int(place[1]))) as peer:
+        peer.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body[:9])
+        await asyncio.sleep(0.1)
+        for number in range(1, parts):
+            time.sleep(0.5)
+            peer.sendall(body[9 * number : len(body) if number == parts - 1 else 9 * number + 9])
+            time.sleep(0.5)  # the gateway, in this thread, has not read it
+            await asyncio.sleep(0.1)
+        peer.setblocking(False)
+        async with asyncio.timeout(5):
+            answer = await asyncio.get_running_loop().sock_recv(peer, 2**16)
+    assert answer.split(b" ")[1] == b"200"
+
+
 @pytest.mark.parametrize("begin", [HEAD, "GET /v2 HTTP/1.1\r\nHost: g\r\n\r\n"], ids=["half a header", "idle"])
 async def test_time_in_which_the_gateway_stood_still_is_held_against_nobody(world: World, begin: str) -> None:
     body = content()

@@ -26,7 +26,7 @@ from orchestrator.http2.frames import (
 )
 from orchestrator.http2.grpc.channel import GrpcChannel
 from orchestrator.http2.grpc.client_call import UnaryExchange
-from orchestrator.http2.grpc.wire import RESPONSE_HEADERS, RpcError, pack_message, trailers
+from orchestrator.http2.grpc.wire import RESPONSE_HEADERS, RpcError, pack_message, read_request_head, trailers
 
 
 class Theirs:
@@ -157,6 +157,25 @@ async def test_metadata_and_statuses_come_through() -> None:
         assert {("x-key", "v"), ("x-bin", b"\0\xff\1")} <= set(theirs.seen[0])
         assert await refused(channel, "/s/Fail") == ("DATA_LOSS", "é – 100 %")
         assert (await refused(channel, "/s/None"))[0] == "UNIMPLEMENTED"
+
+
+async def test_more_metadata_than_servers_take_is_not_sent_to_them() -> None:
+    """A client's few bytes may be many values of one key; Triton would end the connection, with all others' calls."""
+    many = (b"x" * 100 + b"-bin", b",".join([b"AA"] * 5000))
+    fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b"content-type", b"application/grpc")]
+    head = read_request_head([*fields, many], max_list_bytes=2**14)
+    assert not head.is_too_large
+    assert len(head.metadata) == 5000
+    async with open_scripted(answer) as (served, channel):
+        assert await channel.call("/s/Echo", b"", (("x-key", "v" * 16_000),)) == b"ok"
+        with pytest.raises(RpcError, match="and servers take 16384; send less") as caught:
+            await channel.call("/s/Echo", b"", head.metadata)
+        assert caught.value.status == "RESOURCE_EXHAUSTED"
+        stream = channel.open_stream("/s/Echo", head.metadata, explain=lambda error: error)
+        with pytest.raises(RpcError, match="and servers take 16384; send less"):
+            await stream.send(b"")
+        assert served == [1]
+        assert channel.in_flight == 0
 
 
 async def test_who_gives_up_leaves_the_call_to_end_by_itself() -> None:
@@ -327,6 +346,37 @@ async def test_answers_that_are_none_are_errors(reply: Any, status: str) -> None
         async with asyncio.timeout(5):
             assert (await refused(channel))[0] == status
         assert channel.in_flight == 0
+
+
+async def test_a_connection_that_goes_away_is_looked_at_once_however_often_no_other_can_be_made() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(len(PREFACE))
+        writer.write(settings_frame([]) + goaway_frame(1, ErrorCode.NO_ERROR))
+        await reader.read()  # the call is not answered before the client has left
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    channel = GrpcChannel(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    waiting = asyncio.create_task(channel.call("/s/Wait", b""))
+    await asyncio.sleep(0.1)
+    server.close()
+    for _ in range(3):
+        assert (await refused(channel))[0] == "UNAVAILABLE"
+        await asyncio.sleep(0.25)
+    timers = getattr(asyncio.get_running_loop(), "_scheduled")  # noqa: B009
+    assert sum("close_when_idle" in repr(timer) for timer in timers) == 1
+    assert not waiting.done()
+    waiting.cancel()
+    await channel.close(drain_s=0.0)
+
+
+async def test_a_channel_that_was_closed_makes_no_new_connection() -> None:
+    """Nobody would close it; who still probes a server that has left does not know that it has."""
+    async with open_scripted(answer) as (served, channel):
+        assert await channel.call("/s/Echo", b"") == b"ok"
+        await channel.close(drain_s=1.0)
+        assert (await refused(channel))[1] == "failed to connect: the connection is closed"
+        assert served == [1]
 
 
 async def test_who_waits_for_a_connection_as_it_is_closed_is_told_and_not_cancelled() -> None:
