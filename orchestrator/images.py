@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from orchestrator.errors import ConfigError
 from orchestrator.snapshot import Preprocessing, TensorSpec
@@ -71,7 +69,7 @@ def _open(path: Path, mode: str) -> Any:
             image: Any = opened.convert(mode)
     except FileNotFoundError:
         raise ConfigError(f"no image at {path}") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as exc:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:  # the third is of a damaged PNG
         raise ConfigError(f"{path} is no image that can be read; give a PNG or JPEG file") from exc
     if own.startswith(("I", "F")):  # Pillow would clip them to 8 bits instead of scaling
         raise ConfigError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")
@@ -91,18 +89,29 @@ def _cut(image: Any, shorter: int, size: tuple[int, int], path: Path) -> Any:
     return scaled.crop((left, top, left + size[0], top + size[1]))
 
 
+def read_archive(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an .npz file by name.
+
+    Raises FileNotFoundError when there is none, and ConfigError when it can't be read.
+    """
+    try:
+        with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise
+    except Exception as exc:  # numpy, zipfile and zlib raise a dozen kinds for a damaged file
+        raise ConfigError(f"{path} is no .npz file of plain arrays that can be read") from exc
+
+
 def read_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
     """Return the inputs of one item that an .npz file holds by name, text as bytes.
 
     Raises ConfigError when it can't be read or lacks one.
     """
     try:
-        with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+        found = read_archive(path)
     except FileNotFoundError:
         raise ConfigError(f"no file at {path}") from None
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as exc:
-        raise ConfigError(f"{path} is no .npz file that can be read") from exc
     missing = [spec.name for spec in specs if spec.name not in found]
     if missing:
         raise ConfigError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(found) or 'nothing'}")

@@ -169,7 +169,8 @@ def read_fill(name: str, text: str) -> tuple[Fill, tuple[int, ...] | None]:
                 continue
         return text, None
     try:
-        array = np.load(text, allow_pickle=False)
+        with open(text, "rb") as source:
+            array = np.lib.format.read_array(source, allow_pickle=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as exc:
         raise VariantError(
             f"--fill {name}={text}: can't read it ({one_line(exc)}); give an array of numpy.save"

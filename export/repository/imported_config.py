@@ -179,7 +179,7 @@ def read_imported(config: model_config_pb2.ModelConfig) -> ImportedIdentity:
         return identity
     except KeyError as exc:
         raise RepositoryError(f"the parameter {exc.args[0]} is missing; import it anew") from exc
-    except (ValueError, TypeError, AttributeError) as exc:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
         raise RepositoryError(f"a slim.* parameter makes no sense ({exc}); import it anew") from exc
 
 

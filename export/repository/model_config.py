@@ -231,7 +231,7 @@ def read_identity(config: model_config_pb2.ModelConfig) -> Identity:
         )
     except KeyError as exc:
         raise RepositoryError(f"the parameter {exc.args[0]} is missing; export it anew") from exc
-    except (ValueError, IndexError) as exc:
+    except (ValueError, IndexError, RecursionError) as exc:
         raise RepositoryError(f"a slim.* parameter or the input makes no sense ({exc}); export it anew") from exc
 
 
@@ -262,9 +262,9 @@ def read_tuning(config: model_config_pb2.ModelConfig, *, least_batch: int = 1) -
     on_cpu = group.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     threads = parameters.get("intra_op_thread_count", "") if on_cpu else "1"
-    if not threads.isdecimal():
+    if not threads.isdecimal() or len(threads) > 20:  # of which Python may make no number
         raise RepositoryError(
-            f"intra_op_thread_count is {threads!r}; give a number, else every instance takes all cores"
+            f"intra_op_thread_count is {threads[:40]!r}; give a number, else every instance takes all cores"
         )
     tuning = Tuning(
         device=Device.CPU if on_cpu else Device.GPU,

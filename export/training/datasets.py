@@ -125,7 +125,7 @@ class FolderImages:
         try:
             with Image.open(path) as opened:
                 own, image = opened.mode, opened.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as exc:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:  # the third is of a damaged PNG
             raise DataUnavailableError(f"{path} is no image that can be read; remove or replace it") from exc
         if own.startswith(("I", "F")):  # Pillow would clip them to 8 bits instead of scaling
             raise DataUnavailableError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")

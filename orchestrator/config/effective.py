@@ -42,7 +42,11 @@ def changed_settings(old: FleetSettings, new: FleetSettings) -> list[str]:
 
 def _by_key(fleet: FleetSettings) -> dict[str, Any]:
     servers = {f"servers[{server.name}]": server.model_dump(mode="json") for server in fleet.servers}
-    values = {**servers, **fleet.model_dump(mode="json", exclude={"servers"})}
+    return by_key({**servers, **fleet.model_dump(mode="json", exclude={"servers"})})
+
+
+def by_key(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings, as JSON has them, by their key paths; URLs without user and password."""
     return {
         key_path(location): hide_credentials(value) if isinstance(value, str) else value
         for location, value in _leaves(values, ())

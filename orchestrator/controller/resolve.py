@@ -11,10 +11,11 @@ running controller would leave two of them on one Triton.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings
+from orchestrator.config.effective import by_key
 from orchestrator.errors import ConfigError
 from orchestrator.planner.host import HostSnapshot, Limits, RepositoryModel
 from orchestrator.planner.resident import resident_models
@@ -221,17 +222,9 @@ def _needs_restart(key: str, server: str) -> bool:
 
 def _keys(server: ServerSettings, fleet: FleetSettings) -> dict[str, Any]:
     """Return every setting of a server's controller by its key path."""
-    return {
-        **dict(_flatten(f"servers[{server.name}]", server.model_dump(mode="json"))),
-        **dict(_flatten("controller", fleet.controller.model_dump(mode="json"))),
-        "router.deadline_ms": fleet.router.deadline_ms,
-        **dict(_flatten("router.family_weights", fleet.router.family_weights)),
+    values = {
+        f"servers[{server.name}]": server.model_dump(mode="json"),
+        "controller": fleet.controller.model_dump(mode="json"),
+        "router": fleet.router.model_dump(include={"deadline_ms", "family_weights"}),
     }
-
-
-def _flatten(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(f"{prefix}.{key}", value)
-        else:
-            yield f"{prefix}.{key}", value
+    return {key: value for key, value in by_key(values).items() if value != {}}

@@ -10,15 +10,11 @@ from rich import table as terminal
 from orchestrator.demo.baselines import DEFAULT
 from orchestrator.demo.picture import draw_panels, draw_picture
 from orchestrator.demo.results import LEVEL_POINTS, Comparison, Score, scores, tell_outcome
-from orchestrator.reporting.blocks import Block, Bullets, Heading, Pictures, Table, Text, render_html
+from orchestrator.reporting.blocks import Block, Bullets, Heading, Pictures, Table, Text, render_html, say_figure
 from orchestrator.reporting.outputs import check_folder, write_report
 from orchestrator.reporting.pictures import check_matplotlib
 
 _REMEDY = "choose another folder"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
 
 
 def _milliseconds(value_s: float | None) -> str:
@@ -26,10 +22,10 @@ def _milliseconds(value_s: float | None) -> str:
 
 
 _FIGURES: tuple[tuple[str, Callable[[Score], str]], ...] = (
-    ("right\nin time", lambda score: _percent(score.right_in_time)),
-    ("late", lambda score: _percent(score.summary.late)),
-    ("refused", lambda score: _percent(score.summary.refused)),
-    ("accuracy", lambda score: _percent(score.summary.accuracy)),
+    ("right\nin time", lambda score: say_figure(score.right_in_time, ".1%")),
+    ("late", lambda score: say_figure(score.summary.late, ".1%")),
+    ("refused", lambda score: say_figure(score.summary.refused, ".1%")),
+    ("accuracy", lambda score: say_figure(score.summary.accuracy, ".1%")),
     ("p50", lambda score: _milliseconds(score.summary.p50_s)),
     ("p99", lambda score: _milliseconds(score.summary.p99_s)),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
+from orchestrator.images import read_archive
 from orchestrator.loadgen.judge import TOP_1
 
 
@@ -57,12 +57,9 @@ def load_sample(path: Path) -> LabelledSample:
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of an .npz file by name; raises ConfigError when it can't be read."""
     try:
-        with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return read_archive(path)
     except FileNotFoundError:
         raise ConfigError(f"no sample at {path}; name another with --sample") from None
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as exc:
-        raise ConfigError(f"{path} is no .npz file of plain arrays that can be read") from exc
 
 
 def as_images(arrays: dict[str, NDArray[Any]], path: Path) -> LabelledSample:

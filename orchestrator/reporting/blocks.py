@@ -80,6 +80,11 @@ class Pictures:
 Block = Heading | Text | Bullets | Code | Table | Picture | Pictures
 
 
+def say_figure(value: float | None, form: str, scale: float = 1.0) -> str:
+    """Return a figure in another unit and a format, a dash where there is none."""
+    return "-" if value is None else format(scale * value, form)
+
+
 def render_markdown(blocks: Iterable[Block]) -> str:
     """Return the page as Markdown."""
     return "\n\n".join(filter(None, map(_markdown, blocks))) + "\n"

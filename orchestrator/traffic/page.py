@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.reporting.blocks import Block, Heading, Table, Text, render_html, render_markdown
+from orchestrator.reporting.blocks import Block, Heading, Table, Text, render_html, render_markdown, say_figure
 from orchestrator.traffic.recorded import Recorded, TrafficFigures, figures_of
 from orchestrator.traffic.replay import errors_of
 
@@ -106,7 +106,7 @@ def _fidelity(policy: str, recorded: TrafficFigures, replayed: Mapping[str, Traf
         title, scale, form = words[name]
         real, simulated = (getattr(each, name) for each in (recorded, replayed[policy]))
         off = "-" if error is None else f"{error:+.1%}" if name.endswith("_s") else f"{error:+.4f}"
-        rows.append([title, *(_say(value, scale, form) for value in (real, simulated)), off])
+        rows.append([title, *(say_figure(value, form, scale) for value in (real, simulated)), off])
     yield Table(("", "recorded", f"`{policy}` simulated", "off by"), rows)
     far = [words[name][0] for name, error in errors.items() if error is None or abs(error) > _BELIEVABLE[name]]
     yield Text(
@@ -117,8 +117,4 @@ def _fidelity(policy: str, recorded: TrafficFigures, replayed: Mapping[str, Traf
 
 
 def _cells(figures: TrafficFigures) -> list[str]:
-    return [_say(getattr(figures, name), scale, form) for _, name, scale, form in _COLUMNS]
-
-
-def _say(value: float | None, scale: float, form: str) -> str:
-    return "-" if value is None else format(value * scale, form)
+    return [say_figure(getattr(figures, name), form, scale) for _, name, scale, form in _COLUMNS]

@@ -150,7 +150,7 @@ def read_labels(text: str) -> tuple[str, ...]:
     """Return what ``slim.labels`` says; raises ValueError when that makes no sense."""
     try:
         labels = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         labels = None
     if not isinstance(labels, list):
         raise ValueError("slim.labels is no JSON list")
@@ -161,7 +161,7 @@ def read_shapes(text: str) -> Mapping[str, tuple[int, ...]]:
     """Return what ``slim.item`` says; raises ValueError when that makes no sense."""
     try:
         return {name: tuple(map(int, shape)) for name, shape in json.loads(text).items()}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise ValueError(f"slim.item {text[:80]!r} is no JSON object of shapes by input") from None
 
 

@@ -168,7 +168,10 @@ class Repository:
         if parsed.entry is None:
             return None
         if not parsed.model_file:
-            return _weigh(parsed.entry, self.path / name, stamp)
+            try:
+                return _weigh(parsed.entry, self.path / name, stamp)
+            except OSError as exc:  # another user's, say, or moved away meanwhile
+                raise ConfigError(f"can't read {exc.filename or self.path / name} ({exc.strerror or exc})") from exc
         path, weights = _stat_weights(self.path / name, parsed.model_file)
         damage = self._judge_weights(name, path, weights, parsed.sha256) if parsed.sha256 else ""
         files_stamp = f"{stamp[0]}-{stamp[1]}-{weights.st_mtime_ns}-{weights.st_size}"

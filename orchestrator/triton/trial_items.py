@@ -9,7 +9,6 @@ the model's warm-up runs, see ``export.repository.trial_item``, which writes the
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +62,7 @@ def make_item(spec: TensorSpec, shape: tuple[int, ...], fill: Fill | None) -> ND
     if item.dtype.kind in "biu":
         least, most = (0, 1) if item.dtype.kind == "b" else (np.iinfo(item.dtype).min, np.iinfo(item.dtype).max)
         for value in values:
-            if not (math.isfinite(value) and value == int(value) and least <= value <= most):
+            if not ((isinstance(value, int) or value.is_integer()) and least <= value <= most):
                 raise ValueError(
                     f"slim.fill has {value!r} for {spec.name!r}, which takes {spec.datatype}: {least} to {most}"
                 )
@@ -79,7 +78,7 @@ def read_fills(text: str) -> Mapping[str, Fill]:
     """Return what ``slim.fill`` says; raises ValueError when that makes no sense."""
     try:
         found = {name: tuple(fill) if isinstance(fill, list) else fill for name, fill in json.loads(text).items()}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         found = None
     if found is None or not all(
         isinstance(value, int | float | str)

@@ -119,3 +119,10 @@ def test_other_servers_may_change(file: File) -> None:
     values["router"] = {"policy": "jsq"}
     file.path.write_text(json.dumps(values))
     assert file.settings.reload()[1] == ()
+
+
+def test_a_password_in_a_url_is_not_told(file: File) -> None:
+    file.write(metrics="http://reader:secret@127.0.0.1:8002/metrics")
+    told = file.refusal()
+    assert "servers[a].metrics changed from http://127.0.0.1:8002/metrics" in told
+    assert "secret" not in told

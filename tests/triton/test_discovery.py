@@ -288,3 +288,18 @@ async def test_nobody_is_watched_any_more_when_all_is_closed(monkeypatch: pytest
         assert next(looks) < 1_000
         assert time() - beginning_s >= 60.0
     assert a.asked == asked
+
+
+class Damaged(Triton):
+    """One of its widths says of its usual item what no integer is."""
+
+    def answer_config(self, message: bytes) -> Any:
+        answer = super().answer_config(message)
+        if answer.config.name == "fashion_w100":
+            answer.config.parameters["slim.item"].string_value = '{"pixels": [1e999]}'
+        return answer
+
+
+async def test_a_width_with_a_damaged_parameter_takes_no_other_with_it() -> None:
+    async with watched(a=Damaged(WIDTHS)) as discovery:
+        assert [model.name for model in await discovery.served_models(A)] == ["fashion_w025"]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,25 @@ def test_what_the_fleet_file_describes_is_looked_after_without_a_word_in_its_con
     (folder / "1" / "more.bin").write_bytes(b"1234")
     (again,) = repository.entries()
     assert again.model.files_stamp != model.files_stamp
+
+
+def test_a_described_model_that_cant_be_looked_at_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = {name: Identity(Family("plates"), Width(w), 0.61) for name, w in (("good", 30), ("closed", 60))}
+    for name in described:
+        write(tmp_path, name, 'backend: "pytorch" max_batch_size: 4')
+    list_folder = Path.iterdir
+
+    def refuse_one(folder: Path) -> Iterator[Path]:  # as for another user than root, whom a mode stops
+        if folder.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse_one)
+    repository = Repository(tmp_path, described=described)
+    assert [entry.model.name for entry in repository.entries()] == ["good"]
+    assert "can't read" in repository.misfits["closed"]
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from orchestrator.cli.options import FILE, PATH, FiniteRange, refuse_given
-from orchestrator.cli.research.output import say_figure, wide_console
+from orchestrator.cli.research.output import wide_console
 from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
 from orchestrator.loadgen.comparison import Result, compare, set_up_scores
 from orchestrator.loadgen.judge import TOP_1
@@ -37,6 +37,7 @@ from orchestrator.loadgen.target import (
     parse_families,
     parse_set_up,
 )
+from orchestrator.reporting.blocks import say_figure
 from orchestrator.reporting.outputs import check_file, check_not_read, write_file
 
 _COLUMNS = (
@@ -207,7 +208,8 @@ def bench(
     if families:
         by_name = dict(zip([family.name for family in asked], found, strict=True))
         _show_families(by_name, as_json=options.as_json)
-        _save(options.out, {**saved, "drift": [drift, drift_periods], "families": _encode_families(by_name)})
+        told = [{"family": name, **asdict(measured)} for name, measured in by_name.items()]
+        _save(options.out, {**saved, "drift": [drift, drift_periods], "families": told})
         return
     _show(found[0].summary, found[0].senders_cores, as_json=options.as_json)
     _save(options.out, {**saved, "metric": samples[0].metric, **asdict(found[0])})
@@ -341,10 +343,6 @@ def _show_families(found: Mapping[str, Measured], *, as_json: bool) -> None:
         cells = [say_figure(getattr(summary, column), form, scale) for _, column, scale, form in _COLUMNS]
         table.add_row(name, f"{summary.requests:,}", *cells)
     wide_console().print(table)
-
-
-def _encode_families(found: Mapping[str, Measured]) -> list[dict[str, Any]]:
-    return [{"family": name, **asdict(measured)} for name, measured in found.items()]
 
 
 def _show_results(results: Sequence[Result], *, as_json: bool) -> None:

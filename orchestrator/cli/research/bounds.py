@@ -12,13 +12,14 @@ import click
 from rich.console import Console
 
 from orchestrator.cli.options import FILE, SHIPPED_FILE, FiniteRange, dask_option, processes_option
-from orchestrator.cli.research.output import figures_table, say_figure, wide_console
+from orchestrator.cli.research.output import figures_table, wide_console
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.cases import identities
 from orchestrator.evaluation.kept import keep_results
 from orchestrator.executors import open_executor
 from orchestrator.installed.extras import check_extra
 from orchestrator.policies.parsing import parse_policy
+from orchestrator.reporting.blocks import say_figure
 from orchestrator.reporting.outputs import check_not_read, write_file
 from orchestrator.simulation.bounds.overview import (
     FluidBounds,

@@ -27,11 +27,6 @@ def figures_table(title: str, figures: Iterable[str], *, names: Iterable[Column 
     return table
 
 
-def say_figure(value: float | None, form: str, scale: float = 1.0) -> str:
-    """Return a figure in another unit and a format, a dash where there is none."""
-    return "-" if value is None else format(scale * value, form)
-
-
 @contextmanager
 def counted_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on stderr; yields a function that takes how many are done, and of how many."""

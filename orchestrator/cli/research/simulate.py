@@ -13,7 +13,7 @@ import click
 from rich.table import Column
 
 from orchestrator.cli.options import FILE, SHIPPED_FILE, FiniteRange, dask_option, processes_option
-from orchestrator.cli.research.output import figures_table, say_figure, wide_console
+from orchestrator.cli.research.output import figures_table, wide_console
 from orchestrator.config import RouterSettings
 from orchestrator.evaluation.cases import identities
 from orchestrator.evaluation.kept import keep_results
@@ -21,6 +21,7 @@ from orchestrator.executors import open_executor
 from orchestrator.installed.extras import check_extra
 from orchestrator.loadgen.comparison import mean_of
 from orchestrator.policies.parsing import parse_policy
+from orchestrator.reporting.blocks import say_figure
 from orchestrator.reporting.outputs import check_file, check_not_read, write_file
 from orchestrator.reporting.pictures import draw_image, picture_kind
 from orchestrator.simulation.results import Comparison, Result, change_workload, compare_policies

@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from orchestrator.cli.options import FILE, FOLDER, FiniteRange, ShippedPath, dask_option, refuse_given, seed_option
-from orchestrator.cli.research.output import figures_table, say_figure, told_how_to_go_on, wide_console
+from orchestrator.cli.research.output import figures_table, told_how_to_go_on, wide_console
 from orchestrator.config.fleet import RouterSettings
 from orchestrator.errors import ConfigError
 from orchestrator.executors import Executor, open_executor
 from orchestrator.installed.extras import install_hint
+from orchestrator.reporting.blocks import say_figure
 from orchestrator.reporting.outputs import check_folder, check_not_read, write_file
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from orchestrator.cli.options import FILE, SHIPPED_PATH, dask_option, processes_
 from orchestrator.cli.research.output import (
     counted_progress,
     figures_table,
-    say_figure,
     told_how_to_go_on,
     wide_console,
 )
@@ -29,6 +28,7 @@ from orchestrator.evaluation.tuning.campaign import (
 from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
 from orchestrator.executors import open_executor
 from orchestrator.installed.extras import check_extra
+from orchestrator.reporting.blocks import say_figure
 from orchestrator.reporting.outputs import check_not_read
 
 _DEFAULTS = Extent()

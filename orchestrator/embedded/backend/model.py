@@ -219,7 +219,6 @@ class OnnxModel:
     """One instance: an ONNX Runtime session, proven to fit its config, that answers several requests at a time."""
 
     def __init__(self, session: ort.InferenceSession, config: Mapping[str, Any], device: SlowDevice) -> None:
-        self.input_names: tuple[str, ...] = tuple(io["name"] for io in config["input"])
         self.output_names: tuple[str, ...] = tuple(io["name"] for io in config["output"])
         self._string_inputs = {io["name"] for io in config["input"] if io["data_type"] == "TYPE_STRING"}
         self._is_batching = int(config.get("max_batch_size", 0)) > 0

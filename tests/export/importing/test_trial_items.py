@@ -70,6 +70,12 @@ def test_what_no_made_up_item_can_run_is_refused_with_what_to_give(tmp_path: Pat
         (("--fill", "x=none.npy"), "--fill x=none.npy: can't read it"),
     ]:
         assert_refused(slimsched_import(*given, *fill), reason, tmp_path / "models")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    with (tmp_path / "archive.npy").open("wb") as archive:
+        np.savez(archive, x=np.zeros(2))
+    for name in ("empty.npy", "archive.npy"):
+        refused = slimsched_import(*given, "--fill", f"x={tmp_path / name}")
+        assert_refused(refused, f"{name}: can't read it", tmp_path / "models")
     np.save(tmp_path / "large.npy", np.full(5000, 20))
     large = slimsched_import(*given, "--fill", f"x={tmp_path / 'large.npy'}")
     assert_refused(large, "has 5000 values, and at most 4096 fit into a config", tmp_path / "models")
