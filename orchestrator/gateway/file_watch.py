@@ -24,13 +24,21 @@ class WatchedFiles:
     """Some files, read already, that are taken together.
 
     ``take`` reads them and puts them to use; it raises ConfigError when they can't be used, and then changes nothing.
+    ``stamps`` are those of the files from before they were read; None when that was only just now.
     """
 
-    def __init__(self, what: str, paths: Iterable[Path], take: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        what: str,
+        paths: Iterable[Path],
+        take: Callable[[], None],
+        *,
+        stamps: tuple[Stamp, ...] | None = None,
+    ) -> None:
         self._what = what
         self._paths = tuple(paths)
         self._take = take
-        self._stamps = self._read_stamps()
+        self._stamps = self._read_stamps() if stamps is None else stamps
 
     def refresh(self, *, is_forced: bool = False) -> None:
         """Read the files when they have changed or when it is forced; raises only what ``take`` should not."""

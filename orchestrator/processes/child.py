@@ -147,9 +147,12 @@ class ChildProcess:
     def _read_last_line(self) -> str:
         if self._log_path is None:
             return ""
-        with self._log_path.open("rb") as output:
-            output.seek(self._log_offset)
-            lines = output.read().decode(errors="replace").strip().splitlines()
+        try:
+            with self._log_path.open("rb") as output:
+                output.seek(self._log_offset)
+                lines = output.read().decode(errors="replace").strip().splitlines()
+        except OSError:  # it was rotated away, which must not keep anybody from starting the program again
+            return ""
         return lines[-1].removeprefix("Error: ") if lines else ""
 
 

@@ -77,6 +77,13 @@ async def test_an_exit_is_reported_with_the_last_line_of_this_run(tmp_path: Path
     assert log_path.read_text().startswith("of an earlier run\n")
 
 
+async def test_an_exit_is_reported_when_its_log_was_rotated_away(tmp_path: Path) -> None:
+    process = child("import sys; sys.exit('Error: no such model')", tmp_path / "log")
+    await process.start()
+    (tmp_path / "log").unlink()
+    assert await process.wait_exited() == "exited with status 1"
+
+
 async def test_it_has_started_when_it_is_ready_and_not_when_it_ends_before(tmp_path: Path) -> None:
     answers = iter([False, False, True])
 

@@ -22,6 +22,7 @@ from orchestrator.cli.options import LOG_LEVEL, fleet_option, log_format_option,
 from orchestrator.cli.serving import gateway_worker
 from orchestrator.cli.signals import watch_for_stop
 from orchestrator.config import FleetSettings, GatewaySettings, load_fleet
+from orchestrator.files import Stamp, stamp_of
 from orchestrator.gateway import (
     AdminEndpoint,
     FollowedFleet,
@@ -86,15 +87,16 @@ def gateway(
       slimsched gateway --fleet fleet.yaml --replace
       curl -s localhost:8080/v2/health/ready -o /dev/null -w '%{http_code}\\n'
     """
+    stamps = (stamp_of(fleet_path),)  # it takes a while until the file is followed
     fleet = load_fleet(fleet_path)
     _raise_descriptor_limit()
     announcement = Announcement(os.environ)
     succession = Succession(fleet.gateway, inherited_sockets(descriptors, os.environ), replaces=replace)
     opening: _Opening
     if fleet.gateway.workers == 1:
-        opening, loop_factory = partial(_open_alone, fleet, fleet_path, succession), new_event_loop
+        opening, loop_factory = partial(_open_alone, fleet, fleet_path, stamps, succession), new_event_loop
     else:
-        opening = partial(_open_workers, fleet, fleet_path, (log_level, log_format), succession)
+        opening = partial(_open_workers, fleet, fleet_path, stamps, (log_level, log_format), succession)
         loop_factory = asyncio.new_event_loop
     with logging_to_stderr(log_level, log_format), asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(_serve(opening, succession, announcement, fleet.gateway, until_stdin_ends=until_stdin_ends))
@@ -164,6 +166,7 @@ async def _open_admin(
 async def _open_alone(
     fleet: FleetSettings,
     path: Path,
+    stamps: tuple[Stamp, ...],
     succession: Succession,
     sockets: Sockets,
     admin: AdminEndpoint | None,
@@ -172,7 +175,7 @@ async def _open_alone(
     """Answer in this process."""
     await load_ahead()
     async with open_gateway(
-        fleet, path, sockets=sockets, admin=admin, requires_server=succession.is_takeover
+        fleet, path, sockets=sockets, admin=admin, requires_server=succession.is_takeover, stamps=stamps
     ) as opened:
         freeze_heap()
         go_first(fleet.gateway.nice)
@@ -183,6 +186,7 @@ async def _open_alone(
 async def _open_workers(
     settings: FleetSettings,
     path: Path,
+    stamps: tuple[Stamp, ...],
     logging_as: tuple[str, str],
     succession: Succession,
     sockets: Sockets,
@@ -190,7 +194,7 @@ async def _open_workers(
     stop: asyncio.Event,
 ) -> AsyncIterator[Supervisor]:
     """Answer in several processes, which a second signal to stop ends at once, also while they start."""
-    fleet = FollowedFleet(settings, path.absolute())
+    fleet = FollowedFleet(settings, path.absolute(), stamps=stamps)
     await fleet.resolve()
     directory = TemporaryDirectory(prefix="slimsched-", ignore_cleanup_errors=True)
     launch = WorkerLaunch(
@@ -202,6 +206,7 @@ async def _open_workers(
             "directory": directory.name,
             "fleet": fleet.settings.model_dump_json(),
             "fleet_path": str(fleet.path),
+            "fleet_stamps": fleet.stamps,
             "requires_server": succession.is_takeover,
         },
     )

@@ -31,6 +31,7 @@ def main(channel_descriptor: int, handoff_descriptor: int) -> int:
 
 async def _work(init: Mapping[str, Any], channel_end: socket.socket, handoff_end: socket.socket) -> int:
     fleet, path = FleetSettings.model_validate_json(init["fleet"]), Path(init["fleet_path"])
+    stamps = tuple(stamp and tuple(stamp) for stamp in init["fleet_stamps"])
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -51,7 +52,9 @@ async def _work(init: Mapping[str, Any], channel_end: socket.socket, handoff_end
     failure: str | None = None
     sockets = {"peers": [socket.socket(fileno=descriptor) for descriptor in init["peers"]]}
     try:
-        async with open_gateway(fleet, path, team, requires_server=init["requires_server"], sockets=sockets) as gateway:
+        async with open_gateway(
+            fleet, path, team, requires_server=init["requires_server"], sockets=sockets, stamps=stamps
+        ) as gateway:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
             freeze_heap()
             go_first(fleet.gateway.nice)

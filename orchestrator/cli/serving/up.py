@@ -32,7 +32,7 @@ from orchestrator.embedded.local_state import default_state_directory, prepare_d
 from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.embedded.wheel import check_installation
 from orchestrator.errors import ConfigError, SlimError
-from orchestrator.files import open_private
+from orchestrator.files import Stamp, open_private, stamp_of
 from orchestrator.gateway.file_watch import PERIOD_S, WatchedFiles
 from orchestrator.gateway.listening import bind_address
 from orchestrator.processes.child import ChildProcess, is_listening
@@ -96,6 +96,8 @@ def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repos
     """
     if fleet_path is not None and (servers is not None or slowdown is not None):
         raise click.UsageError("--servers and --slowdown describe a fleet, and so does --fleet; give one or the other")
+    # From before it is read, because it takes a while until it is followed.
+    stamps: tuple[Stamp, ...] = () if fleet_path is None else (stamp_of(fleet_path),)
     if fleet_path is None:
         count = servers or 2
         slowdowns = parse_slowdowns(slowdown, count) if slowdown else (1.0,) * count
@@ -116,7 +118,7 @@ def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repos
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         handler.addFilter(lambda record: record.name.startswith(_SHOWN_LOGGERS))
         with logging_through(handler, logging.INFO):
-            asyncio.run(_run(fleet, fleet_path, repository.absolute(), state_dir, console))
+            asyncio.run(_run(fleet, fleet_path, stamps, repository.absolute(), state_dir, console))
 
 
 class _ConsoleHandler(logging.Handler):
@@ -131,7 +133,12 @@ class _ConsoleHandler(logging.Handler):
 
 
 async def _run(
-    fleet: FleetSettings, fleet_path: Path | None, repository: Path, state_dir: Path, console: Console
+    fleet: FleetSettings,
+    fleet_path: Path | None,
+    stamps: tuple[Stamp, ...],
+    repository: Path,
+    state_dir: Path,
+    console: Console,
 ) -> None:
     stack = LocalStack(fleet, state_dir / "fleet.yaml", _StackProcesses(state_dir))
     task = asyncio.current_task()
@@ -149,7 +156,7 @@ async def _run(
             await compile_ahead()  # the gateway would, but where nobody reads what it says
             await stack.start()
             if fleet_path is not None:
-                background.start("following the fleet file", lambda: _follow(fleet_path, repository, stack))
+                background.start("following the fleet file", lambda: _follow(fleet_path, stamps, repository, stack))
             for line in (*_addresses(fleet), f"logs and fleet file in {state_dir}", "Ctrl-C ends all of it"):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             background.start("looking for what is served", lambda: _tell_first_request(fleet, console))
@@ -166,8 +173,8 @@ async def _run(
     log.info("all is down")
 
 
-async def _follow(path: Path, repository: Path, stack: LocalStack) -> None:
-    """Have the stack take the fleet file whenever it has changed."""
+async def _follow(path: Path, stamps: tuple[Stamp, ...], repository: Path, stack: LocalStack) -> None:
+    """Have the stack take the fleet file whenever it has changed from what it was with these stamps."""
     changed: list[FleetSettings] = []
     from orchestrator.router.dispatch.deciders import policy_checks  # takes a second to import
 
@@ -177,7 +184,7 @@ async def _follow(path: Path, repository: Path, stack: LocalStack) -> None:
         fleet, _ = read_fleet(path, os.environ, policies)  # the gateway would keep what it has, and not start anew
         changed.append(stack.complete(fleet, repository))
 
-    files = WatchedFiles("the fleet file", [path], read)
+    files = WatchedFiles("the fleet file", [path], read, stamps=stamps)
     while True:
         await asyncio.sleep(PERIOD_S)
         files.refresh()

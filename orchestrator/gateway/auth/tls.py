@@ -1,15 +1,16 @@
 """TLS for both transports, with certificates that may change while the gateway runs.
 
 A listening socket keeps the context it was opened with, so that context does nothing but hand each new handshake to the
-newest one, through OpenSSL's server-name callback, which is called with or without a name. Loading new files into the
-old context instead would leave it half changed when the second file is bad, and could never take a client authority
-away. Connections that stand are not touched. Handshakes are never resumed where clients have to show a certificate,
-because a resumed one is not checked against the authorities again.
+newest one. Loading new files into the old context instead would leave it half changed when the second file is bad, and
+could never take a client authority away. Connections that stand are not touched. Where clients have to show a
+certificate no tickets are given, because a resumed handshake is not checked against the authorities again. The
+sessions that TLS 1.2 resumes without a ticket are kept in the context that made them, and go with it.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,8 @@ class TlsFiles:
 
     def context(self, protocol: str) -> ssl.SSLContext:
         """Return a context to listen with, for HTTP2 or HTTP1; its handshakes always use the files read last."""
-        context = self._build(protocol)
-
-        def hand_over(handshake: Any, name: str | None, original: ssl.SSLContext) -> None:
-            handshake.context = self._newest[protocol]
-
-        context.sni_callback = hand_over
+        context = _Listening(ssl.PROTOCOL_TLS_SERVER)
+        context.newest = lambda: self._newest[protocol]
         return context
 
     def refresh(self) -> None:
@@ -75,6 +72,15 @@ class TlsFiles:
             context.num_tickets = 0
             context.options |= ssl.OP_NO_TICKET
         return context
+
+
+class _Listening(ssl.SSLContext):
+    """Leaves each handshake to another context, with all that it remembers of earlier ones."""
+
+    newest: Callable[[], ssl.SSLContext]
+
+    def wrap_bio(self, *args: Any, **more: Any) -> ssl.SSLObject:
+        return self.newest().wrap_bio(*args, **more)
 
 
 def _no_password() -> str:

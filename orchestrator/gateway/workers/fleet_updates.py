@@ -17,6 +17,7 @@ from orchestrator.config import FleetSettings, find_changes, load_fleet
 from orchestrator.config.effective import changed_settings
 from orchestrator.config.names import ServerChanges
 from orchestrator.errors import ConfigError
+from orchestrator.files import Stamp, stamp_of
 from orchestrator.gateway.admin import AdminEndpoint
 from orchestrator.gateway.file_watch import WatchedFiles
 from orchestrator.gateway.fleet_sharing import share_fleet
@@ -32,8 +33,15 @@ from orchestrator.triton.families import Described, describe_models
 log = logging.getLogger(__name__)
 
 
-def follow_fleet(path: Path, router: Router, gateway: Gateway, *, known: FleetSettings | None = None) -> WatchedFiles:
-    """Return the watch over the fleet file of a router and a gateway.
+def follow_fleet(
+    path: Path,
+    router: Router,
+    gateway: Gateway,
+    *,
+    known: FleetSettings | None = None,
+    stamps: tuple[Stamp, ...] | None = None,
+) -> WatchedFiles:
+    """Return the watch over the fleet file of a router and a gateway; ``stamps`` as in ``WatchedFiles``.
 
     What changes of what is ``known`` is logged, key by key; None: nothing is, because somebody else does.
     """
@@ -48,7 +56,7 @@ def follow_fleet(path: Path, router: Router, gateway: Gateway, *, known: FleetSe
             log_changes(known, read)
             known = read
 
-    return WatchedFiles("the fleet's servers and the router's settings", [path], take)
+    return WatchedFiles("the fleet's servers and the router's settings", [path], take, stamps=stamps)
 
 
 def log_changes(old: FleetSettings, new: FleetSettings) -> None:
@@ -66,8 +74,11 @@ async def open_gateway(
     sockets: Sockets | None = None,
     admin: AdminEndpoint | None = None,
     requires_server: bool = False,
+    stamps: tuple[Stamp, ...] | None = None,
 ) -> AsyncIterator[Gateway]:
     """Answer with a gateway over a fleet, whose file is followed, on given sockets or its own, until the context ends.
+
+    The file may have changed since the fleet was read from it; ``stamps`` as in ``WatchedFiles`` say so.
 
     One discovery asks each Triton what it serves, for the router and the gateway, and all goes over one connection.
     Where none serves anything yet it is not ready until one does, unless ``requires_server`` lets that be an error.
@@ -93,7 +104,7 @@ async def open_gateway(
             sockets=sockets,
             admin=admin,
         )
-        gateway.follow(follow_fleet(path, router, gateway, known=known))
+        gateway.follow(follow_fleet(path, router, gateway, known=known, stamps=stamps))
         given = (sockets or {}).get("peers")
         async with router, share_fleet(gateway, router, fleet, team=team, given=given), gateway:
             yield gateway
@@ -106,12 +117,14 @@ class FollowedFleet:
         settings: The newest fleet that could be used, but with the gateway section of the first: workers that are
             started again are to be as many, and to listen, as before.
         path: The file.
+        stamps: Of the file, from before what it says was read last.
         servers: One for each address; empty before `resolve`.
     """
 
-    def __init__(self, settings: FleetSettings, path: Path) -> None:
+    def __init__(self, settings: FleetSettings, path: Path, *, stamps: tuple[Stamp, ...] | None = None) -> None:
         self.settings = self._read = settings
         self.path = path
+        self.stamps = stamps
         self.servers = settings.servers[:0]
         self._names = ResolvedNames()
 
@@ -128,14 +141,16 @@ class FollowedFleet:
         """
 
         def read() -> None:
+            stamps = (stamp_of(self.path),)
             settings = load_fleet(self.path)
             self._take(settings, take)
             describe(describe_models(settings.families))
             log_changes(self._read, settings)
             self._read = settings
             self.settings = settings.model_copy(update={"gateway": self.settings.gateway})
+            self.stamps = stamps
 
-        return WatchedFiles("the fleet's servers", [self.path], read)
+        return WatchedFiles("the fleet's servers", [self.path], read, stamps=self.stamps)
 
     async def watch_names(self, take: Callable[[ServerChanges], None], answers: Callable[[str], bool]) -> None:
         """Look the names up for ever, and have changes taken; ``answers`` returns whether a server answers now."""

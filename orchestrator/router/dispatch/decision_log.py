@@ -31,6 +31,7 @@ import numpy as np
 from orchestrator.config import DecisionLogSettings
 from orchestrator.decision import Candidate, Decision, Dispatch
 from orchestrator.errors import ConfigError
+from orchestrator.files import stamp_of
 from orchestrator.policies.circuit_breaker import Fault
 from orchestrator.policies.protocol import Situation
 from orchestrator.router.dispatch.batch import Batch
@@ -71,7 +72,7 @@ class DecisionLog:
         self._uniforms = random.Random(run_id)
         try:
             settings.directory.mkdir(parents=True, exist_ok=True)
-            files = sorted(files_in(settings.directory), key=lambda path: path.stat().st_mtime)
+            files = sorted(files_in(settings.directory), key=_changed_ns)
             for path in files[: max(0, len(files) + 1 - settings.files)]:
                 path.unlink(missing_ok=True)
             self._file: _File | None = _File(
@@ -178,6 +179,12 @@ def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def _changed_ns(path: Path) -> int:
+    """Return when a file was last written to; of one that another router has just removed, or rotated, long ago."""
+    stamp = stamp_of(path)
+    return 0 if stamp is None else stamp[0]
 
 
 def _file_of(directory: Path, run_id: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -169,6 +170,36 @@ async def test_another_client_authority_shuts_the_clients_of_the_first_out(
         assert await ask_http(world, new_context) == "200"
         assert await ask_grpc(world, authority, old) == "UNAVAILABLE"
         assert await ask_grpc(world, authority, new) == "OK"
+
+
+async def test_a_session_of_before_does_not_let_a_client_in_whose_authority_is_gone(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """TLS 1.2 resumes sessions that the server keeps, without a look at the certificate."""
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new")
+    tls = authority.write() | {"client_ca": tmp_path / "client_ca.pem"}
+    tls["client_ca"].write_bytes(old.pem)
+    context = context_of(authority, old)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with open_world(tls=tls) as world:
+        host, _, port = world.http.removeprefix("http://").partition(":")
+
+        def ask(session: ssl.SSLSession | None = None) -> ssl.SSLSession | None:
+            with (
+                socket.create_connection((host, int(port)), 5) as plain,
+                context.wrap_socket(plain, server_hostname=host, session=session) as secured,
+            ):
+                secured.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                assert secured.recv(100).startswith(b"HTTP/1.1 200")
+                return secured.session
+
+        kept = await asyncio.to_thread(ask)
+        await asyncio.to_thread(ask, kept)
+        tls["client_ca"].write_bytes(new.pem)
+        world.gateway.reload()
+        for session in (kept, None):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await asyncio.to_thread(ask, session)
 
 
 async def test_a_new_certificate_is_shown_to_new_connections_and_old_ones_go_on(

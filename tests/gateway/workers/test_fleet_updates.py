@@ -11,6 +11,7 @@ import pytest
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, find_changes, render_fleet
 from orchestrator.config.names import ServerChanges
 from orchestrator.errors import ConfigError, ModelNotFoundError
+from orchestrator.files import stamp_of
 from orchestrator.gateway import FollowedFleet, Gateway
 from orchestrator.gateway.dataplane.fleet_statistics import FleetStatistics
 from orchestrator.gateway.dataplane.model_index import ModelIndex
@@ -149,6 +150,21 @@ async def test_a_fleet_file_is_followed_and_one_that_can_not_be_used_is_not(
             files.refresh()
         assert ": kept as before" in caplog.text
         assert set(router.served_by()) == {"a", "b"}
+
+
+@pytest.mark.virtual_time
+async def test_what_changed_while_a_gateway_started_is_taken_as_it_is_followed(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    start = FleetSettings(servers=servers(a="127.0.0.1:1"), gateway=GatewaySettings(http=None, metrics=None))
+    path.write_text(render_fleet(start))
+    stamps = (stamp_of(path),)
+    path.write_text(render_fleet(start.model_copy(update={"servers": servers(a="127.0.0.1:1", b="127.0.0.1:2")})))
+    async with Router.from_fleet(start, connect=lambda server, router: FakeServer(per_item_s=1e-5)) as router:
+        gateway = Gateway(start.gateway, router, ModelDiscovery({}, timeout_s=30.0))
+        follow_fleet(path, router, gateway, known=start, stamps=stamps).refresh()
+        async with asyncio.timeout(10):
+            while set(router.served_by()) != {"a", "b"}:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_supervisor_takes_changes_of_its_file_but_for_the_gateway_section(

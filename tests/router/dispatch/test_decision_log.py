@@ -17,6 +17,7 @@ from orchestrator.config import DecisionLogSettings
 from orchestrator.decision import Dispatch, Hold
 from orchestrator.errors import ConfigError, TransientError
 from orchestrator.policies.parsing import parse_policy
+from orchestrator.router.dispatch import decision_log
 from orchestrator.router.dispatch.decision_log import DecisionLog, find_decision, read_all
 from tests.closed import closed
 from tests.fakes.servers import FakeServer, item
@@ -116,6 +117,16 @@ async def test_files_are_bounded_in_size_and_number(tmp_path: Path) -> None:
     files = list(tmp_path.iterdir())
     assert len(files) <= 5
     assert all(path.stat().st_size <= 0.02 * 2**20 for path in files)
+
+
+async def test_a_file_that_another_router_has_just_removed_keeps_none_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "decisions-gone.jsonl"
+    monkeypatch.setattr(decision_log, "files_in", lambda directory: [gone, gone])
+    settings = {"directory": tmp_path, "sample_ratio": 1.0, "files": 2}
+    async with routed({"a": FakeServer()}, decision_log=settings) as router:
+        assert (await router.infer(item(0))).decision_id
 
 
 async def test_a_log_that_cannot_be_written_costs_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
