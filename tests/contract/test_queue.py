@@ -30,7 +30,7 @@ from orchestrator.simulation.scenario.workload_settings import ClassSettings
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, served_model
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, served_model
 from tests.fakes.virtual_time import new_virtual_loop
 from tests.simulation.worlds import scenario
 
@@ -135,7 +135,7 @@ class LiveRun:
         objectives = settings.objectives
         self._settings = RouterSettings(
             policy=policy,
-            guard=NO_TIME_BUDGET,
+            guard=NO_TIME_LIMITS,
             in_flight_groups=objectives.in_flight_groups,
             queue_limit=objectives.queue_limit,
             overload={"shed_late": objectives.shed_late},  # type: ignore[arg-type]

@@ -15,13 +15,13 @@ from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer
 from tests.gateway.fakes import FakeTriton
 
 _SERVER = ServerName("a")
 _SETTINGS = GatewaySettings(max_message_mib=1 / 16)
 """No body is large enough for a thread, so that a request ends within some turns of the event loop."""
-_ROUTING = RouterSettings(policy="lert", warm_up=False, guard=NO_TIME_BUDGET)
+_ROUTING = RouterSettings(policy="lert", warm_up=False, guard=NO_TIME_LIMITS)
 _TURNS = 40
 _FAILED = b"HTTP/1.1 500 Internal Server Error\r\n"
 

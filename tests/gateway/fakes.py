@@ -17,7 +17,7 @@ from orchestrator.router import Router
 from orchestrator.snapshot import ServedModel, ServerName
 from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.errors import RefusedCallError
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer
 from tests.ports import choose_free_ports
 
 
@@ -242,7 +242,7 @@ async def open_world(
         }
     )
     routing = RouterSettings.model_validate(
-        {"warm_up": False, "discovery_period_s": 0.05, "guard": NO_TIME_BUDGET, **(router or {})}
+        {"warm_up": False, "discovery_period_s": 0.05, "guard": NO_TIME_LIMITS, **(router or {})}
     )
     metrics = GatewayMetrics()
     # A busy machine is no silent server.

@@ -19,7 +19,7 @@ from orchestrator.http2.grpc.channel import ConnectionPool, GrpcChannel
 from orchestrator.router import Router, connect_triton
 from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.messages import SERVICE, pb
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, item
 from tests.gateway.fakes import FakeTriton, echo
 from tests.ports import choose_free_ports
 
@@ -84,7 +84,7 @@ async def test_router_and_gateway_ask_a_triton_over_one_connection_and_none_is_g
         port, *_ = choose_free_ports(1)
         fleet = FleetSettings(
             servers=(ServerSettings(name="a", grpc=address),),
-            router=RouterSettings(warm_up=False, guard=NO_TIME_BUDGET),
+            router=RouterSettings(warm_up=False, guard=NO_TIME_LIMITS),
             gateway=GatewaySettings(grpc=f"127.0.0.1:{port}", http=None, metrics=None),
         )
         pool = ConnectionPool()
@@ -128,7 +128,7 @@ async def test_a_process_asks_what_a_triton_serves_once_for_its_router_and_its_g
         port, *_ = choose_free_ports(1)
         fleet = FleetSettings(
             servers=(ServerSettings(name="a", grpc=address),),
-            router=RouterSettings(warm_up=False, guard=NO_TIME_BUDGET, discovery_period_s=3600.0),
+            router=RouterSettings(warm_up=False, guard=NO_TIME_LIMITS, discovery_period_s=3600.0),
             gateway=GatewaySettings(grpc=f"127.0.0.1:{port}", http=None, metrics=None),
         )
         path = tmp_path / "fleet.yaml"

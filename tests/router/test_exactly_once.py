@@ -22,7 +22,7 @@ from orchestrator.request_options import RequestOptions
 from orchestrator.router import Answer, CallbackSink, Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
-from tests.fakes.servers import CLASSES, NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import CLASSES, NO_TIME_LIMITS, FakeServer, item
 from tests.fakes.virtual_time import new_virtual_loop
 
 STEPS = ("answer", "refuse", "break", "fail", "raise", "hang", "short", "slow", "late refusal")
@@ -185,7 +185,7 @@ async def play(scenario: Scenario) -> None:
     ledger = Ledger()
     options = RouterSettings.model_validate(
         {
-            "guard": NO_TIME_BUDGET,
+            "guard": NO_TIME_LIMITS,
             "request_timeout_s": 20,
             "group_timeout_s": 5,
             "drain_s": 30,

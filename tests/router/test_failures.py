@@ -16,7 +16,7 @@ from orchestrator.errors import CapacityError, ConfigError, DeadlineError, Model
 from orchestrator.errors import TransientError as Transient
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServedModel, ServerName, Width
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, item
 from tests.router.test_router import right, routed
 
 pytestmark = pytest.mark.virtual_time
@@ -331,7 +331,7 @@ async def test_callers_that_gave_up_do_not_fill_the_queue() -> None:
 async def test_closing_that_is_cancelled_closes_all_the_same() -> None:
     server = FakeServer(per_item_s=5)
     router = Router(
-        RouterSettings(policy="lert", warm_up=False, drain_s=60, guard=NO_TIME_BUDGET), {ServerName("a"): server}
+        RouterSettings(policy="lert", warm_up=False, drain_s=60, guard=NO_TIME_LIMITS), {ServerName("a"): server}
     )
 
     async def use() -> None:

@@ -11,7 +11,7 @@ from orchestrator.config import RouterSettings
 from orchestrator.policies.registry import policy_names
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item, served_model
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, item, served_model
 
 pytestmark = pytest.mark.virtual_time
 
@@ -38,7 +38,7 @@ class ParallelServer(FakeServer):
 
 
 async def answer_all(policy: str, server: ParallelServer, count: int = 200) -> Router:
-    settings = RouterSettings(policy=policy, deadline_ms=10_000, in_flight_groups=2, guard=NO_TIME_BUDGET)
+    settings = RouterSettings(policy=policy, deadline_ms=10_000, in_flight_groups=2, guard=NO_TIME_LIMITS)
     async with Router(settings, {ServerName("a"): server}) as router:
         answers = await asyncio.gather(*(router.infer(item(n)) for n in range(count)))
         assert [int(answer.output.argmax()) for answer in answers] == [n % 10 for n in range(count)]

@@ -24,7 +24,7 @@ from orchestrator.router.dispatch.decision_log import find_decision
 from orchestrator.router.dispatch.guarded_policy import Shadow
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import Preference, Width
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, item
 from tests.policies.learned.test_policy import slim
 from tests.policies.test_policies import candidate, situation
 from tests.router.dispatch.test_guarded_policy import Scripted, raises
@@ -162,8 +162,8 @@ async def test_requests_that_it_was_not_trained_on_are_nobody_elses(tmp_path: Pa
     high = slim().high.copy()
     high[place] = 0
     path = put(tmp_path / "narrow.npz", slim(high=high))
-    async with routed(pair(), observer=seen, policy="ppo-slim", policy_file=path, guard=NO_TIME_BUDGET) as router:
-        limit = NO_TIME_BUDGET.faults
+    async with routed(pair(), observer=seen, policy="ppo-slim", policy_file=path, guard=NO_TIME_LIMITS) as router:
+        limit = NO_TIME_LIMITS.faults
         out_of_distribution = [await router.infer(item(n), min_accuracy=0.9) for n in range(2 * limit)]
         usual = await router.infer(item(1))
         preferring = await router.infer(item(2), min_accuracy=0.9, preference=Preference(0.2, 0.2, 0.6))
@@ -227,7 +227,7 @@ async def test_what_routers_see_every_day_is_decided_by_the_policy_that_ships_or
     servers: dict[str, FakeServer], gap_s: float, options: dict[str, Any]
 ) -> None:
     seen = Seen()
-    async with routed(servers, observer=seen, policy="ppo-slim", guard=NO_TIME_BUDGET) as router:
+    async with routed(servers, observer=seen, policy="ppo-slim", guard=NO_TIME_LIMITS) as router:
         calls = []
         for number in range(20):
             calls.append(asyncio.create_task(router.infer(item(number), **options)))
@@ -239,7 +239,7 @@ async def test_what_routers_see_every_day_is_decided_by_the_policy_that_ships_or
 
 async def test_a_lull_after_a_crowd_and_deadlines_unlike_each_other_are_in_distribution() -> None:
     seen = Seen()
-    async with routed(two(), observer=seen, policy="ppo-slim", guard=NO_TIME_BUDGET) as router:
+    async with routed(two(), observer=seen, policy="ppo-slim", guard=NO_TIME_LIMITS) as router:
         for count, gap_s, deadline_ms in ((100, 0.0007, 100), (3, 0.5, 100), (20, 0.02, 5000), (20, 0.02, 60)):
             calls = []
             for number in range(count):
@@ -254,7 +254,7 @@ async def test_callers_who_wait_for_their_answers_are_not_held_for_a_batch_that_
     took_s: dict[str, float] = {}
     for policy in ("thrift", "ppo-slim"):
         servers = {"a": FakeServer(per_item_s=0.003, fixed_s=0.001), "b": FakeServer(per_item_s=0.009, fixed_s=0.003)}
-        async with routed(servers, policy=policy, guard=NO_TIME_BUDGET) as router:
+        async with routed(servers, policy=policy, guard=NO_TIME_LIMITS) as router:
             clock = asyncio.get_running_loop().time
 
             async def loop() -> None:

@@ -20,7 +20,7 @@ from orchestrator.processes.process_table import read_command_line
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient
-from tests.fakes.servers import NO_TIME_BUDGET
+from tests.fakes.servers import NO_TIME_LIMITS
 from tests.triton.calls import read_statistics
 from tests.tritons import Tritons
 
@@ -46,7 +46,7 @@ def servers(tritons: Tritons) -> Iterator[list[EmbeddedServer]]:
 def fleet(servers: list[EmbeddedServer], **router: object) -> FleetSettings:
     return FleetSettings(
         servers=tuple(ServerSettings(name=f"s{n}", grpc=server.grpc_address) for n, server in enumerate(servers)),
-        router=RouterSettings.model_validate({"guard": NO_TIME_BUDGET, **router}),
+        router=RouterSettings.model_validate({"guard": NO_TIME_LIMITS, **router}),
     )
 
 

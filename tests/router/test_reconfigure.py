@@ -17,7 +17,7 @@ from orchestrator.profile.document import write_profile
 from orchestrator.router import Answer, Router
 from orchestrator.router.servers.membership import ResolvedNames, addresses_to_use
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, item
 from tests.fakes.troubled import TroubledServer
 from tests.profile.profiles import SHA256, model_profile, profile_of, server_profile
 from tests.router.test_router import right
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.virtual_time
 def fleet_of(addresses: Mapping[str, str], **router: Any) -> FleetSettings:
     return FleetSettings(
         servers=tuple(ServerSettings(name=name, grpc=address) for name, address in addresses.items()),
-        router=RouterSettings.model_validate({"policy": "lert", "probes": None, "guard": NO_TIME_BUDGET, **router}),
+        router=RouterSettings.model_validate({"policy": "lert", "probes": None, "guard": NO_TIME_LIMITS, **router}),
     )
 
 
@@ -342,7 +342,7 @@ async def test_a_fleet_with_a_new_name_is_taken_once_the_name_is_known() -> None
 
 
 async def test_a_router_that_was_given_its_connections_can_not_be_given_others() -> None:
-    async with Router(RouterSettings(guard=NO_TIME_BUDGET), {ServerName("a"): FakeServer()}) as router:
+    async with Router(RouterSettings(guard=NO_TIME_LIMITS), {ServerName("a"): FakeServer()}) as router:
         with pytest.raises(ConfigError, match=r"Router\.from_fleet"):
             router.reconfigure(fleet_of({"a": "127.0.0.1:1"}))
 
@@ -405,7 +405,7 @@ async def test_a_pod_that_comes_back_at_another_address_starts_from_its_profile_
     fleet = FleetSettings(
         servers=(ServerSettings(name="t", grpc="tritons.svc:8001"),),
         router=RouterSettings.model_validate(
-            {"policy": "lert", "probes": None, "guard": NO_TIME_BUDGET, "resolve_period_s": 1, "profile": path}
+            {"policy": "lert", "probes": None, "guard": NO_TIME_LIMITS, "resolve_period_s": 1, "profile": path}
         ),
     )
     async with resolved(fleet, fakes, names) as router:

@@ -21,7 +21,7 @@ from orchestrator.router.dispatch.decision_log import read_all
 from orchestrator.router.dispatch.explanation import describe_decision
 from orchestrator.router.rollout.record import kept_path, record_path
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, item
 from tests.policies.learned.test_policy import slim
 
 pytestmark = pytest.mark.virtual_time
@@ -56,7 +56,7 @@ def settings_of(file: Path, **settings: Any) -> RouterSettings:
             "policy_file": file,
             "rollout": QUICK,
             "deadline_ms": DEADLINE_MS,
-            "guard": NO_TIME_BUDGET,
+            "guard": NO_TIME_LIMITS,
             "probes": None,
             **settings,
         }

@@ -23,7 +23,7 @@ from orchestrator.errors import (
 from orchestrator.router import Answer, Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import ServerName, Width
-from tests.fakes.servers import CLASSES, NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import CLASSES, NO_TIME_LIMITS, FakeServer, item
 
 pytestmark = pytest.mark.virtual_time
 
@@ -33,7 +33,7 @@ async def routed(
     servers: Mapping[str, FakeServer], *, observer: RouterObserver | None = None, **settings: Any
 ) -> AsyncIterator[Router]:
     named = {ServerName(name): server for name, server in servers.items()}
-    settings.setdefault("guard", NO_TIME_BUDGET)
+    settings.setdefault("guard", NO_TIME_LIMITS)
     async with Router(RouterSettings(**settings), named, observer=observer or RouterObserver()) as router:
         for server in servers.values():
             server.batches.clear()  # those of the warm-up

@@ -9,7 +9,7 @@ from orchestrator.config import OverloadSettings, RouterSettings
 from orchestrator.errors import PermanentError
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, item
 
 A = ServerName("a")
 
@@ -18,7 +18,7 @@ A = ServerName("a")
 async def test_requests_are_sent_when_due_whether_or_not_earlier_ones_are_answered() -> None:
     server = FakeServer(per_item_s=1.0, max_batch_size=1)
     settings = RouterSettings(
-        policy="lert", warm_up=False, overload=OverloadSettings(shed_late=False), guard=NO_TIME_BUDGET
+        policy="lert", warm_up=False, overload=OverloadSettings(shed_late=False), guard=NO_TIME_LIMITS
     )
     async with Router(settings, {A: server}) as router:
         began_s = asyncio.get_running_loop().time()
@@ -35,7 +35,7 @@ async def test_requests_are_sent_when_due_whether_or_not_earlier_ones_are_answer
 @pytest.mark.virtual_time
 async def test_a_failure_is_an_outcome() -> None:
     server = FakeServer()
-    async with Router(RouterSettings(guard=NO_TIME_BUDGET), {A: server}) as router:
+    async with Router(RouterSettings(guard=NO_TIME_LIMITS), {A: server}) as router:
         server.failures = [PermanentError("unexpected shape")]
         (outcome,) = await run_open_loop(router, [item(0)], [0], [0.0], deadline_s=1)
     assert outcome.error == "unexpected shape"

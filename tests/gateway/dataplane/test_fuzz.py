@@ -20,7 +20,7 @@ from orchestrator.gateway.protocol.messages import pb
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer
 from tests.gateway.calls import item_request
 from tests.gateway.fakes import FakeTriton
 
@@ -33,7 +33,7 @@ async def answer(method: str, message: bytes) -> bytes | None:
     discovery = ModelDiscovery({A: FakeTriton(server.models, ("echo",))}, timeout_s=1.0)
     model_index = ModelIndex(discovery)
     await discovery.refresh()
-    async with Router(RouterSettings(warm_up=False, guard=NO_TIME_BUDGET), {A: server}) as router:
+    async with Router(RouterSettings(warm_up=False, guard=NO_TIME_LIMITS), {A: server}) as router:
         data_plane = DataPlane(router, model_index, GatewayMetrics())
         try:
             if method == "ModelStreamInfer":

@@ -26,7 +26,7 @@ from orchestrator.config import (
 from orchestrator.gateway import Gateway, open_gateway
 from orchestrator.gateway.fleet_sharing import place_of
 from orchestrator.gateway.peers.clients import GrpcPeerClient
-from tests.fakes.servers import NO_TIME_BUDGET
+from tests.fakes.servers import NO_TIME_LIMITS
 from tests.gateway.auth.test_tenants import TOKEN, digest, write
 from tests.gateway.calls import RawCalls, item_request
 from tests.gateway.test_one_connection import open_triton
@@ -68,7 +68,7 @@ async def join(
     )
     fleet = FleetSettings(
         servers=tuple(ServerSettings(name=f"s{n}", grpc=address) for n, address in enumerate(tritons)),
-        router=RouterSettings(warm_up=False, guard=NO_TIME_BUDGET, probes=None, discovery_period_s=0.1),
+        router=RouterSettings(warm_up=False, guard=NO_TIME_LIMITS, probes=None, discovery_period_s=0.1),
         gateway=settings,
     )
     path = directory / f"{name}.yaml"

@@ -27,7 +27,7 @@ from orchestrator.config import (
     render_fleet,
 )
 from orchestrator.ownership import LEASE_S
-from tests.fakes.servers import NO_TIME_BUDGET
+from tests.fakes.servers import NO_TIME_LIMITS
 from tests.gateway.peers.namespaces import Hosts, open_hosts
 from tests.gateway.running import ROOT, Addresses, Process, launch_gateway, stop_gateway
 
@@ -105,7 +105,7 @@ class Parted:
                 ServerSettings(name=f"s{n}", grpc=triton, controller=keeper)
                 for n, (triton, keeper) in enumerate(zip(self.tritons, keepers, strict=True))
             ),
-            router=RouterSettings(policy="round-robin", warm_up=False, guard=NO_TIME_BUDGET, probes=None),
+            router=RouterSettings(policy="round-robin", warm_up=False, guard=NO_TIME_LIMITS, probes=None),
             gateway=GatewaySettings(
                 grpc=addresses.grpc,
                 http=addresses.http,

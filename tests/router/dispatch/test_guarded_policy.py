@@ -155,9 +155,9 @@ async def test_on_stale_telemetry_the_fallback_decides_until_the_server_is_heard
 ) -> None:
     caplog.set_level(logging.WARNING)
     observer, silent = Faults(), TroubledServer()
-    async with routed(
-        {"a": silent}, observer=observer, discovery_period_s=1, connect_timeout_s=60, probes=None
-    ) as router:
+    settings = {"discovery_period_s": 1, "connect_timeout_s": 60, "probes": None}
+    guard = GuardSettings(policy_time_budget_ms=None)
+    async with routed({"a": silent}, observer=observer, guard=guard, **settings) as router:
         install(router, parse_policy("lert").choose)
         await asyncio.sleep(10)  # idle, but asked what it serves
         assert (await router.infer(item(1))).policy == "scripted"

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.config import RouterSettings
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, item
 from tests.plugged import SAVER, install
 
 pytestmark = pytest.mark.virtual_time
@@ -32,7 +32,7 @@ SOURCE = (
 def router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, **more: object) -> Router:
     install(tmp_path, name, SOURCE, {name: "Saver"})
     monkeypatch.syspath_prepend(tmp_path)
-    settings = {"policy": name, "probes": None, "guard": NO_TIME_BUDGET, "in_flight_groups": 1, **more}
+    settings = {"policy": name, "probes": None, "guard": NO_TIME_LIMITS, "in_flight_groups": 1, **more}
     return Router(
         RouterSettings.model_validate(settings), {ServerName("a"): FakeServer((25,), per_item_s=0.01, max_batch_size=1)}
     )

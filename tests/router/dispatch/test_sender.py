@@ -14,7 +14,7 @@ from orchestrator.router import Answer, Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import ServedModel, ServerName, Width
 from orchestrator.triton.infer_wire import Tensors
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, item
 from tests.fakes.troubled import TroubledServer
 from tests.router.test_router import right
 
@@ -51,7 +51,7 @@ class RecordingObserver(RouterObserver):
 
 def router_over(observer: RecordingObserver, servers: dict[str, FakeServer], **settings: Any) -> Router:
     named = {ServerName(name): server for name, server in servers.items()}
-    values = {"policy": "lert", "probes": None, "guard": NO_TIME_BUDGET, **settings}
+    values = {"policy": "lert", "probes": None, "guard": NO_TIME_LIMITS, **settings}
     return Router(RouterSettings.model_validate(values), named, observer=observer)
 
 

@@ -12,13 +12,13 @@ from orchestrator.profile.document import EnergySource, ModelProfile, Origin, wr
 from orchestrator.router import Router
 from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, item
 from tests.profile.profiles import SHA256, model_profile, profile_of, server_profile
 
 pytestmark = pytest.mark.virtual_time
 
 A = ServerName("a")
-SETTINGS = RouterSettings(policy="lert:100", discovery_period_s=1.0, guard=NO_TIME_BUDGET)
+SETTINGS = RouterSettings(policy="lert:100", discovery_period_s=1.0, guard=NO_TIME_LIMITS)
 
 
 def server_with(sha256: str = SHA256) -> FakeServer:

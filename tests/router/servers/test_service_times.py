@@ -9,11 +9,11 @@ import pytest
 from orchestrator.config import RouterSettings
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, item
 
 pytestmark = pytest.mark.virtual_time
 
-SETTINGS = RouterSettings(deadline_ms=50, guard=NO_TIME_BUDGET)
+SETTINGS = RouterSettings(deadline_ms=50, guard=NO_TIME_LIMITS)
 
 
 async def ask(router: Router, seconds: float) -> list[int]:

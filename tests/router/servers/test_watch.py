@@ -7,12 +7,12 @@ import pytest
 from orchestrator.config import RouterSettings
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
+from tests.fakes.servers import NO_TIME_LIMITS, FakeServer, item
 
 pytestmark = pytest.mark.virtual_time
 
 A, B = ServerName("a"), ServerName("b")
-SETTINGS = RouterSettings(policy="lert:100", guard=NO_TIME_BUDGET)
+SETTINGS = RouterSettings(policy="lert:100", guard=NO_TIME_LIMITS)
 
 
 class Stalling(FakeServer):
