@@ -38,6 +38,8 @@ class VariantError(ExportError):
 
 def load_function(option: str, place: str, error: type[ExportError]) -> Any:
     """Return the user's function of the name ``package.module:function``; raises ``error`` when there is none."""
+    if EntryPoint.pattern.match(place) is None:
+        raise error(f"{option} {place}: has not the form package.module:function; give it so")
     try:
         function = EntryPoint(place, place, "").load()
     except (Exception, SystemExit) as exc:  # a module of the user's may raise anything

@@ -96,11 +96,12 @@ def read_archive(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            loaded = {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         raise
     except Exception as exc:  # numpy, zipfile and zlib raise a dozen kinds for a damaged file
         raise ConfigError(f"{path} is no .npz file of plain arrays that can be read") from exc
+    return {name: array for name, array in loaded.items() if isinstance(array, np.ndarray)}  # others are bytes
 
 
 def read_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:

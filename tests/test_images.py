@@ -11,6 +11,7 @@ from PIL import Image
 from orchestrator.errors import ConfigError
 from orchestrator.images import read_arrays, read_image, softmax
 from orchestrator.snapshot import Preprocessing, TensorSpec
+from tests.damaged_archives import KINDS, save_damaged
 
 GREY = TensorSpec("pixels", "FP32", (1, 28, 28))
 COLOUR = TensorSpec("pixels", "FP32", (3, 4, 6))
@@ -125,3 +126,10 @@ def test_arrays_are_read_by_name_and_text_becomes_bytes(tmp_path: Path) -> None:
         read_arrays(tmp_path / "other.npz", specs)
     with pytest.raises(ConfigError, match="no file at"):
         read_arrays(tmp_path / "absent.npz", specs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_item_that_opens_and_can_not_be_read_is_refused(kind: str, tmp_path: Path) -> None:
+    item = save_damaged(kind, tmp_path / "item.npz", numbers=np.ones(2, np.float32))
+    with pytest.raises(ConfigError, match=r"is no \.npz file of plain arrays|lacks numbers"):
+        read_arrays(item, [TensorSpec("numbers", "FP32", (2,))])

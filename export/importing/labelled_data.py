@@ -56,11 +56,12 @@ def load_labelled(path: Path, inputs: tuple[Tensor, ...], *, batching: bool) -> 
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            loaded = {name: archive[name] for name in archive.files}
     except Exception as exc:  # numpy, zipfile and zlib raise a dozen kinds for a damaged file
         raise VariantError(
             f"--data {path}: can't read it ({one_line(exc)}); give an .npz file of plain arrays"
         ) from exc
+    arrays = {name: array for name, array in loaded.items() if isinstance(array, np.ndarray)}  # others are bytes
     missing = sorted({LABELS, *(tensor.name for tensor in inputs)} - arrays.keys())
     if missing:
         raise VariantError(

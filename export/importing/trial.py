@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from export.repository.trial_item import MOST_VALUES, RANDOM, Fill, Fills, make_
 from export.repository.verification import MAX_OPSET
 
 TOGETHER = 3
+MOST_BYTES = 2**31 - 1
+"""Of an item in a request: of a message of protobuf."""
 TOLERANCE = 0.01
 """Largest difference between an item's answer in a batch and alone, in parts of the largest absolute value."""
 CONVERTED_TOLERANCE = 1e-5
@@ -33,7 +36,8 @@ Feed = dict[str, NDArray[Any]]
 def item_shapes(signature: Signature, given: Mapping[str, tuple[int, ...]], *, batching: bool) -> dict[str, Any]:
     """Return an item's shape for each input of a graph, as it is served; ``given`` has those with free dims.
 
-    Raises VariantError for a free dim that nothing is known of, and for a shape of no input or one it doesn't take.
+    Raises VariantError for a free dim that nothing is known of, and for a shape of no input, one it doesn't take or
+    one that no request carries.
     """
     served = signature.served(batching=batching).inputs
     unknown = sorted(given.keys() - {tensor.name for tensor in served})
@@ -52,6 +56,11 @@ def item_shapes(signature: Signature, given: Mapping[str, tuple[int, ...]], *, b
         if not fits(shape, tensor.dims):
             raise VariantError(
                 f"--shape or --fill of {tensor.name}: an item of {tensor} can't be {list(shape)}; give what fits"
+            )
+        if (size := prod(shape) * tensor.dtype.itemsize) > MOST_BYTES:
+            raise VariantError(
+                f"input {tensor}: an item of {list(shape)} has {size} bytes, above {MOST_BYTES}, which no request "
+                "carries; give a smaller --shape, or export the model with smaller dims"
             )
         shapes[tensor.name] = shape
     return shapes
@@ -175,6 +184,10 @@ def read_fill(name: str, text: str) -> tuple[Fill, tuple[int, ...] | None]:
         raise VariantError(
             f"--fill {name}={text}: can't read it ({one_line(exc)}); give an array of numpy.save"
         ) from exc
+    if array.dtype.kind not in "biufU":
+        raise VariantError(
+            f"--fill {name}={text}: holds {array.dtype}; give an array of numbers or text, of numpy.save"
+        )
     if array.size > MOST_VALUES:
         raise VariantError(
             f"--fill {name}={text}: has {array.size} values, and at most {MOST_VALUES} fit into a config; "

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
@@ -48,9 +49,8 @@ class Journal:
                 replay(number, json.loads(line))
             except (AttributeError, KeyError, TypeError, ValueError) as exc:
                 raise ConfigError(f"{path} line {number} is damaged ({exc}); {remedy}") from exc
-        whole = sum(len(line.encode()) + 1 for line in lines)
-        if whole < len(text.encode()):
-            os.truncate(path, whole)
+        self._read_bytes = len(text.encode())
+        self._whole_bytes = sum(len(line.encode()) + 1 for line in lines)
         self.is_new = not lines
 
     def __enter__(self) -> Self:
@@ -69,7 +69,18 @@ class Journal:
             ) from None
         except OSError:
             pass  # where files can't be locked
+        self._cut_off_rest(self._file)
         return self
+
+    def _cut_off_rest(self, file: IO[str]) -> None:
+        """Drop what follows the last end of a line; raises ConfigError when the file is not what was read any more."""
+        size = os.fstat(file.fileno()).st_size
+        if size != self._read_bytes and stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise ConfigError(f"another run has written {self.path} meanwhile; give the command again")
+        if self._whole_bytes < size:
+            file.truncate(self._whole_bytes)
+        self._read_bytes = self._whole_bytes
 
     def __exit__(self, *exc: object) -> None:
         assert self._file is not None
@@ -90,7 +101,7 @@ class Journal:
 
     def _read(self, remedy: str) -> str:
         try:
-            return self.path.read_text()
+            return self.path.read_bytes().decode()
         except (FileNotFoundError, NotADirectoryError):  # the latter is told when it is to be written
             return ""
         except (OSError, UnicodeDecodeError) as exc:

@@ -15,6 +15,7 @@ from orchestrator.loadgen.sample_files import read_sample
 from orchestrator.loadgen.target import Target
 from orchestrator.snapshot import Preprocessing, TensorSpec
 from tests.closed import closed
+from tests.damaged_archives import KINDS, save_damaged
 
 SHIPPED = Path(__file__).parents[2] / "examples" / "fashion-mnist" / "test_1000.npz"
 PAIR = Target(
@@ -56,6 +57,13 @@ def test_what_is_no_sample_is_refused(tmp_path: Path, content: bytes) -> None:
         load_sample(tmp_path / "a.npz")
     with pytest.raises(ConfigError, match="no sample at"):
         load_sample(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_that_opens_and_can_not_be_read_is_refused(kind: str, tmp_path: Path) -> None:
+    images = np.zeros((2, 1, 4, 4), np.uint8)
+    with pytest.raises(ConfigError, match=r"is no \.npz file"):
+        load_sample(save_damaged(kind, tmp_path / "a.npz", images=images, labels=np.zeros(2, int)))
 
 
 def test_arrays_go_to_the_inputs_of_their_names_and_labels_are_judged_as_the_model_says(tmp_path: Path) -> None:

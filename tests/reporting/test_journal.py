@@ -61,3 +61,27 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
     journal.path.symlink_to("/dev/full")
     with pytest.raises(ConfigError, match=r"can't write .*journal \(No space left on device\); free space"), journal:
         journal.write({"x": 1})
+
+
+def test_who_is_refused_cuts_nothing_off_that_another_is_writing(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Journal(path, lambda number, values: None, remedy="") as journal:
+        journal.write({"x": 1})
+        with path.open("a") as half:
+            half.write('{"x": ')  # as it is seen between two parts of one write
+        with pytest.raises(ConfigError, match="another run writes"), Journal(path, lambda *_: None, remedy=""):
+            pytest.fail("it was opened twice")
+        with path.open("a") as half:
+            half.write("2}\n")
+        journal.write({"x": 3})
+    assert read(path) == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_what_another_run_did_between_reading_and_writing_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Journal(path, lambda number, values: None, remedy="") as journal:
+        journal.write({"x": 1})
+        late = Journal(path, lambda number, values: None, remedy="")
+    path.unlink()  # as a run does that has ended
+    with pytest.raises(ConfigError, match=r"another run has written .*journal meanwhile; give the command again"), late:
+        pytest.fail("it would go on in a file that lacks its first lines")

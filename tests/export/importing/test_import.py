@@ -20,6 +20,7 @@ from export.repository.verification import Origin, Severity, verify_repository
 from orchestrator.snapshot import ServedModel
 from orchestrator.triton.families import read_preprocessing, read_width
 from orchestrator.triton.trial_items import blank_batch
+from tests.damaged_archives import KINDS, save_damaged
 from tests.export.importing.networks import (
     CLASSES,
     assert_refused,
@@ -620,6 +621,33 @@ def test_compressed_data_that_is_damaged_is_refused(files: tuple[Path, Path], tm
     (tmp_path / "test.npz").write_bytes(damaged)
     asked = ("--family", "a", "--variant", f"100={files[1]}", "--metric", "top-1", "--data", tmp_path / "test.npz")
     assert_refused(slimsched_import(*asked, "--repository", tmp_path / "models"), "can't read it", tmp_path / "models")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_that_opens_and_can_not_be_read_is_refused(kind: str, files: tuple[Path, Path], tmp_path: Path) -> None:
+    data = save_damaged(kind, tmp_path / "test.npz", x=np.zeros((4, CLASSES), np.float32), labels=np.arange(4))
+    asked = ("--family", "a", "--variant", f"100={files[1]}", "--metric", "top-1", "--data", data)
+    assert_refused(
+        slimsched_import(*asked, "--repository", tmp_path / "models"), f"--data {data}: ", tmp_path / "models"
+    )
+
+
+@pytest.mark.parametrize("shape", ["999999999999", "9999999999999999999999"])
+def test_an_item_that_no_request_carries_is_refused(shape: str, tmp_path: Path) -> None:
+    path = save(identity(TensorProto.FLOAT, ("batch", "n")), tmp_path / "a.onnx")
+    asked = ("--family", "a", "--variant", f"100={path}", "--quality", "100=1", "--shape", f"x={shape}")
+    result = slimsched_import(*asked, "--repository", tmp_path / "models")
+    assert_refused(result, "above 2147483647, which no request carries; give a smaller --shape", tmp_path / "models")
+
+
+@pytest.mark.parametrize("metric", ["a:b:c", ":x", "x:"])
+def test_a_metric_that_is_no_name_of_a_function_is_told_so(
+    metric: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data = save_items(tmp_path / "test.npz")
+    asked = ("--family", "a", "--variant", f"100={files[1]}", "--metric", metric, "--data", data)
+    result = slimsched_import(*asked, "--repository", tmp_path / "models")
+    assert_refused(result, "has not the form package.module:function", tmp_path / "models")
 
 
 def _import_one(file: Path, repository: Path) -> Result:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from google.protobuf import text_format
+from numpy.typing import ArrayLike
 from tritonclient.grpc import model_config_pb2
 
 from export.repository.signature import Tensor
@@ -115,6 +116,25 @@ def test_a_file_gives_values_and_shape_of_an_item(tmp_path: Path) -> None:
     made = {tuple(array[1].tolist()) for array in blank_batch(read_model(repository, "p_w050"), 2) or ()}
     assert made == {(4, 5, 6), (True, True, True)}
     assert verify_repository(repository).findings == ()
+
+
+@pytest.mark.parametrize("content", [None, np.array([1j, 1, 1]), np.zeros(3, "datetime64[s]"), np.array([b"a"] * 3)])
+def test_a_file_of_other_than_numbers_or_text_is_refused(content: ArrayLike | None, tmp_path: Path) -> None:
+    place = tmp_path / "ids.npy"
+    place.touch()
+    if content is not None:
+        np.save(place, content)
+    file, repository = save(pair(), tmp_path / "pair.onnx"), tmp_path / "models"
+    given = ("--family", "p", "--variant", f"50={file}", "--quality", "50=1", "--repository", repository)
+    assert_refused(slimsched_import(*given, "--fill", f"ids={place}"), "of numpy.save", repository)
+
+
+def test_an_archive_that_is_called_an_array_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", ids=np.arange(3))
+    place = (tmp_path / "a.npz").rename(tmp_path / "ids.npy")
+    file, repository = save(pair(), tmp_path / "pair.onnx"), tmp_path / "models"
+    given = ("--family", "p", "--variant", f"50={file}", "--quality", "50=1", "--repository", repository)
+    assert_refused(slimsched_import(*given, "--fill", f"ids={place}"), "give an array of numpy.save", repository)
 
 
 def test_without_a_word_the_first_item_of_the_data_or_ones_are_taken_where_zeros_can_not_be_run(tmp_path: Path) -> None:
