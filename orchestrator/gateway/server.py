@@ -38,6 +38,7 @@ from orchestrator.gateway.peers.sharing import Sharing
 from orchestrator.gateway.ports import Server, Team
 from orchestrator.gateway.tracing import Tracing
 from orchestrator.http2.grpc.channel import ConnectionPool
+from orchestrator.request_options import RequestOptions
 from orchestrator.router import FleetOverview, Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.client import TritonClient
@@ -154,6 +155,7 @@ class Gateway:
         """Pass on from now on what is for servers that other gateways drive."""
         self._sharing = sharing
         self.data_plane.inference.forwarder = forwarder
+        self.data_plane.health.is_stranded = lambda family: sharing.is_stranded(RequestOptions(family=family))
 
     @property
     def is_ending(self) -> bool:

@@ -27,7 +27,12 @@ def unready_reason(model_index: ModelIndex, is_served: Callable[[str], bool], *,
 
 
 class GatewayHealth:
-    """Health as load balancers and clients ask for it; ``is_ending`` is set when they are to go elsewhere."""
+    """Health as load balancers and clients ask for it.
+
+    Attributes:
+        is_ending: Set when they are to go elsewhere.
+        is_stranded: Returns whether servers have a family and no gateway that is heard of drives any of them.
+    """
 
     def __init__(
         self,
@@ -36,6 +41,7 @@ class GatewayHealth:
         is_served_elsewhere: Callable[[str], bool] | None = None,
     ) -> None:
         self.is_ending = False
+        self.is_stranded: Callable[[str], bool] = lambda family: False
         self._router = router
         self._model_index = model_index
         self._is_served_elsewhere = is_served_elsewhere
@@ -56,7 +62,7 @@ class GatewayHealth:
     def serves(self, family: str) -> bool:
         """Return whether some server answers a width of a family, as this process sees it."""
         try:
-            return any(self._router.served_by(family).values())
+            return any(self._router.served_by(family).values()) and not self.is_stranded(family)
         except ConfigError:
             return False
 

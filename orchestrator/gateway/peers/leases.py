@@ -56,6 +56,7 @@ class Lease:
 
     Attributes:
         is_unkept: Whether nobody keeps a record, so that the plan alone decides.
+        is_refused: Whether it is wanted, and the record names another gateway.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Lease:
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.is_unkept = keeper is None
+        self.is_refused = False
         self._gateway = gateway
         self._keeper = keeper
         self._is_idle = is_idle
@@ -95,6 +97,7 @@ class Lease:
         if is_wanted != self._is_wanted or (is_wanted and is_free and not self._is_free):
             self._changed.set()
         self._is_wanted, self._is_free = is_wanted, is_free
+        self.is_refused = self.is_refused and is_wanted
 
     async def run(self) -> None:
         """Do so for ever; returns at once where there is no keeper."""
@@ -140,6 +143,7 @@ class Lease:
         else:
             self.is_unkept = False
             self._told = ""
+            self.is_refused = self._term is None
             if self._term is not None:
                 self._hold_until(asked_s + LEASE_S)
 

@@ -25,7 +25,7 @@ from orchestrator.config import ServerSettings
 from orchestrator.gateway.peers.leases import Keeper, Lease
 from orchestrator.gateway.peers.links import PeerLink
 from orchestrator.gateway.peers.report import GatewayReport
-from orchestrator.ownership import APART_S, NOTHING, GatewayName, Plan, plan_drivers
+from orchestrator.ownership import APART_S, LEASE_S, NOTHING, GatewayName, Plan, plan_drivers
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import FleetShare
 from orchestrator.snapshot import ServerName
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.1
 SILENT_S: Final = 1.0
 """How long a peer that does not answer still counts as living: five looks."""
+_STRANDED_S: Final = 3 * LEASE_S
+"""How long nobody drives a server before requests for it stop waiting: twice what its going over may take."""
 _REPLACED_S: Final = 5.0
 """For which one that is replaced may not have said yet that it ends."""
 _LATELY_S: Final = 1.0
@@ -81,6 +83,8 @@ class Sharing:
     _intent: Mapping[ServerName, GatewayName] = field(default_factory=dict)
     _driving: frozenset[ServerName] = frozenset()
     _driven_names: frozenset[ServerName] | None = None
+    _undriven_since_s: dict[ServerName, float] = field(default_factory=dict)  # what the plan gives to somebody
+    _told_refused: frozenset[ServerName] = frozenset()
     _living: dict[GatewayName, PeerLink] = field(default_factory=dict)
     _ticked_s: float | None = None
     _lenient_until_s: float = 0.0
@@ -183,7 +187,20 @@ class Sharing:
 
     def is_local(self, options: RequestOptions) -> bool:
         """Return whether a request is for this gateway's router: it has a server for it, or no gateway has one."""
-        return self.share.drives_for(options) or not self.share.suiting(options)
+        if self.share.drives_for(options):
+            return True
+        suiting = self.share.suiting(options)
+        return not suiting or self._are_stranded(suiting)
+
+    def is_stranded(self, options: RequestOptions) -> bool:
+        """Return whether there are servers for a request that no gateway has driven for a while, and no others."""
+        suiting = self.share.suiting(options)
+        return bool(suiting) and self._are_stranded(suiting)
+
+    def _are_stranded(self, names: Sequence[ServerName]) -> bool:
+        since_s, undriven = asyncio.get_running_loop().time() - _STRANDED_S, self._undriven_since_s
+        keys = (self._keys.get(name) for name in names)
+        return all(key is not None and undriven.get(key, math.inf) <= since_s for key in keys)
 
     def choose(self, options: RequestOptions, avoid: Collection[PeerLink] = ()) -> PeerLink | None:
         """Return the peer that can run a request; None while none can.
@@ -237,6 +254,7 @@ class Sharing:
             if not lease.is_unkept or key in self._driving or key not in driven_elsewhere:
                 driving.add(key)
         self._drive(frozenset(driving))
+        self._note_undriven(self._driving | reports[self.name].leaves | driven_elsewhere, now_s)
         if (news := self.report().news) != self._told:
             self._told = news
             for link in self.links():
@@ -262,6 +280,22 @@ class Sharing:
         if names != self._driven_names:
             self._driven_names = names
             self.share.drive(names)
+
+    def _note_undriven(self, driven: Collection[ServerName], now_s: float) -> None:
+        """Note since when nobody drives what somebody should, and tell of what a gateway drives that is no peer."""
+        known = self._undriven_since_s
+        self._undriven_since_s = {key: known.get(key, now_s) for key in self._intent if key not in driven}
+        stranded = {key for key, since_s in self._undriven_since_s.items() if now_s - since_s >= _STRANDED_S}
+        leases = {key: lease for key, (_, lease, _) in self._leases.items() if key in stranded}
+        refused = frozenset(self._names[key] for key, lease in leases.items() if lease.is_refused)
+        if refused - self._told_refused:
+            log.warning(
+                "another gateway drives %s, and %s hears nothing of it; give all gateways of a server the same "
+                "gateway.peers, and let them reach each other",
+                ", ".join(sorted(refused)),
+                self.name,
+            )
+        self._told_refused = refused
 
     def _follow_plan(self, reports: Mapping[GatewayName, GatewayReport], *, now_s: float) -> None:
         # Where all end together, those that still have callers take what the others have driven.

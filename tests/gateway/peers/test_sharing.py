@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.errors import ModelNotFoundError, ServerUnavailableError
 from orchestrator.ownership import Holding
+from orchestrator.request_options import RequestOptions
 from orchestrator.snapshot import ServedModel, Width
 from orchestrator.triton.infer_wire import Tensors
 from tests.fakes.servers import FakeServer, item
@@ -317,6 +318,27 @@ async def test_a_request_brings_what_is_left_of_its_deadline_after_it_has_waited
         waited_ms = (timed.at_s - began_s) * 1e3
         assert waited_ms > 500
         assert timed.deadline_ms == pytest.approx(given_ms - waited_ms, abs=1.0)
+
+
+async def test_a_gateway_that_hears_nothing_of_who_drives_its_servers_refuses_at_once_and_tells_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = asyncio.get_running_loop().time
+    async with sharing_fleet(slow_servers(2), 1, has_keepers=True) as fleet:
+        fleet.network.part("gateway-0", "gateway-1")
+        stranger = await fleet.join("gateway-1")
+        await asyncio.sleep(10.0)
+        assert fleet.drivers() == {"gpu-0": ["gateway-0"], "gpu-1": ["gateway-0"]}
+        assert stranger.sharing.is_stranded(RequestOptions())
+        began_s = clock()
+        assert not await stranger.call(1, deadline_ms=None)
+        assert clock() - began_s < 0.1
+        told = "another gateway drives gpu-0, gpu-1, and gateway-1 hears nothing of it"
+        assert caplog.text.count(told) == 1
+        fleet.kill("gateway-0")
+        await asyncio.sleep(3.0)
+        assert await stranger.call(2, deadline_ms=None)
+        assert not stranger.sharing.is_stranded(RequestOptions())
 
 
 async def test_two_gateways_of_one_name_are_told(caplog: pytest.LogCaptureFixture) -> None:
