@@ -60,6 +60,15 @@ def test_a_key_that_kubernetes_does_not_know_is_noticed() -> None:
         ({"gateway": {"tls": {"kind": "secret"}}}, "secretName"),
         ({"gateway": {"tls": {"kind": "cert-manager"}}}, "issuerName"),
         ({"gateway": {"tokens": {"tenants": [{"name": "a", "tokens": ["a token itself"]}]}}}, "tokens"),
+        ({"gateway": {"tls": {"clientCa": True}}}, r"gateway\.tls\.kind none has no TLS"),
+        (
+            {
+                "gateway": {
+                    "tokens": {"existingSecret": "a", "tenants": [{"name": "a", "tokens": ["sha256:" + "0" * 64]}]}
+                }
+            },
+            r"gateway\.tokens\.tenants would count for nothing",
+        ),
         ({"gateway": {"disruption": {"maxUnavailable": "half"}}}, "maxUnavailable"),
         ({"triton": {"kind": "Deployment"}}, "kind"),
         ({"triton": {"device": "tpu"}}, "device"),
@@ -91,6 +100,14 @@ def test_a_key_that_kubernetes_does_not_know_is_noticed() -> None:
 def test_values_that_make_no_sense_are_refused_with_their_key(values: dict[str, Any], named: str) -> None:
     with pytest.raises(helm_python.HelmError, match=named):
         render_chart(values)
+
+
+def test_the_pod_that_tries_a_gateway_runs_where_gateways_may() -> None:
+    places = {"nodeSelector": {"pool": "cpu"}, "tolerations": [{"key": "slim", "operator": "Exists"}]}
+    manifests = render_chart({"gateway": places})
+    for part in ("gateway", "test"):
+        [spec] = [pod["spec"] for name, pod in pods(manifests) if name == part]
+        assert {key: spec.get(key) for key in places} == places
 
 
 UUID, OTHER = "GPU-1c9b2f00-0000-0000-0000-000000000000", "MIG-7f5e1a3c-0000-0000-0000-000000000000"

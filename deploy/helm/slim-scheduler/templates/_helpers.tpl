@@ -52,18 +52,23 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
+{{- /* On which nodes pods may run, by the values of their part. */ -}}
+{{- define "slim.nodes" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 0 }}
+{{- end }}
+{{- end -}}
+
 {{- /* What places pods: (dict "root" $ "part" "gateway" "values" .Values.gateway). */ -}}
 {{- define "slim.placement" -}}
 {{- include "slim.pullSecrets" .root }}
 {{- with .values.priorityClassName }}
 priorityClassName: {{ . | quote }}
 {{- end }}
-{{- with .values.nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .values.tolerations }}
-tolerations: {{- toYaml . | nindent 0 }}
-{{- end }}
+{{- include "slim.nodes" .values }}
 {{- with .values.affinity }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
