@@ -293,6 +293,8 @@ def _waiting(
 class Client:
     """As ``AsyncClient``, for callers without an event loop: it has one in a thread of its own; any thread may call.
 
+    A process that is forked has no such thread: each process makes a client of its own.
+
     Example:
         with Client("gateway-1:8081") as client:
             answer = client.infer("fashion", {"pixels": pixels}, deadline_ms=50)
@@ -309,6 +311,7 @@ class Client:
         self._client = AsyncClient(*gateways, token=token, tls=tls, attempts=attempts, timeout_s=timeout_s)
         self._loop = asyncio.new_event_loop()
         self._is_closed = False
+        self._process_id = os.getpid()
         self._entry = threading.Lock()  # so that closing knows of every call
         self._thread = threading.Thread(target=self._loop.run_forever, name="slim client", daemon=True)
         self._thread.start()
@@ -323,6 +326,8 @@ class Client:
 
     def close(self) -> None:
         """Let go of the connections and end the thread; calls of other threads that wait end as lost."""
+        if os.getpid() != self._process_id:
+            return  # all of it is the parent's
         with self._entry:
             if self._is_closed:
                 return
@@ -340,6 +345,9 @@ class Client:
         await self._client.close()
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        if os.getpid() != self._process_id:
+            call.close()
+            raise RuntimeError(f"the client is of process {self._process_id}, which was forked since; make another one")
         with self._entry:
             if self._is_closed:
                 call.close()

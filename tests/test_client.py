@@ -6,6 +6,8 @@ import asyncio
 import inspect
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,26 @@ def test_closing_ends_the_calls_of_other_threads_and_refuses_later_ones(calls: i
     client.close()
     with pytest.raises(RuntimeError, match="the client is closed; make another one"):
         client.infer("fashion", items())
+
+
+FORKED = """
+import os, signal, sys, numpy as np
+from orchestrator.client import Client
+
+with Client("127.0.0.1:1", attempts=1) as client:
+    if os.fork():
+        sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+    signal.alarm(60)  # it stays behind otherwise, if it waits
+    try:
+        client.infer("fashion", {"x": np.zeros(1)})
+    except RuntimeError as exc:
+        print(exc)
+"""
+
+
+def test_a_client_that_was_forked_says_so_and_does_not_wait_for_the_thread_that_is_not_there() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120, check=True)
+    assert "which was forked since; make another one" in done.stdout
 
 
 @pytest.mark.parametrize("kind", [">f4", "c16", "M8[D]"])
