@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+log = logging.getLogger(__name__)
+
+TELL_LOADING_S = 10.0
+"""From one line that says what is being loaded to the next."""
 TAKEN_FOR_DEAD = "is not healthy"
 """What Triton says of a Python stub that gave no sign of life for a second while it was waited for."""
 _READY = "READY"
@@ -25,10 +30,21 @@ async def read_index(host: str, port: int) -> list[Mapping[str, Any]]:
     return entries if isinstance(entries, list) else []
 
 
-async def load_again(host: str, port: int, name: str) -> None:
-    """Have a model loaded that is not served; the index tells what came of it."""
-    with contextlib.suppress(OSError):
-        await _post(host, port, f"models/{quote(name, safe='')}/load")
+async def load_again(host: str, port: int, name: str, *, tell_s: float = TELL_LOADING_S) -> None:
+    """Have a model loaded that is not served; the index tells what came of it.
+
+    It may take minutes, or hang, and is waited for as the first load is: without a limit, and with a line in the log
+    every ``tell_s``.
+    """
+    clock = asyncio.get_running_loop().time
+    began_s, load = clock(), asyncio.create_task(_post(host, port, f"models/{quote(name, safe='')}/load"))
+    try:
+        while not (await asyncio.wait({load}, timeout=tell_s))[0]:
+            log.info("tritonserver loads %s once more, for %.0f s now", name, clock() - began_s)
+        with contextlib.suppress(OSError):
+            load.result()
+    finally:
+        load.cancel()
 
 
 async def _post(host: str, port: int, path: str) -> bytes:

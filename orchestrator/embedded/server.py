@@ -35,6 +35,7 @@ from orchestrator.embedded.emulation import check_cpus, check_slowdown
 from orchestrator.embedded.flags import LOOPBACK, ServerFlags, render_flags
 from orchestrator.embedded.model_index import (
     TAKEN_FOR_DEAD,
+    TELL_LOADING_S,
     load_again,
     read_index,
     served_models,
@@ -60,8 +61,6 @@ log = logging.getLogger(__name__)
 START_ATTEMPTS = 3
 _CRASHES = (-signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV)
 POLL_S = 0.05
-TELL_LOADING_S = 10.0
-"""From one line that says what is being loaded to the next."""
 READY_AFTER_LOADING_S = 30.0
 """How long a server has to be ready from the last look that found a model loading. Longer than from one look to the
 next: models may have loaded just before a look, and the server is ready only some time after."""

@@ -168,11 +168,14 @@ def _load_needed(builder: PlanBuilder) -> None:
     absent = [seen for seen in builder.models.values() if not seen.is_ready]
     minimum = [seen for seen in absent if seen.name in builder.limits.minimum]
     demanded = [seen for seen in absent if builder.is_demanded(seen) and seen not in minimum]
-    for reason, models in ((ActionReason.MINIMUM_SET, minimum), (ActionReason.DEMANDED, demanded)):
+    for reason, models, add in (
+        (ActionReason.MINIMUM_SET, minimum, changes.add_minimum),
+        (ActionReason.DEMANDED, demanded, changes.add_making_room),
+    ):
         for seen in sorted(models, key=lambda s: (builder.sizes.load_bytes(s, 1), s.model.width, s.name)):
             builder.want(seen, 1)
             if builder.may_touch(seen):
-                changes.add_making_room(builder, changes.load(builder, seen, reason))
+                add(builder, changes.load(builder, seen, reason))
 
 
 def _shrink(builder: PlanBuilder) -> None:

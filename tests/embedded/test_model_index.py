@@ -1,4 +1,9 @@
-from orchestrator.embedded.model_index import served_models, unserved_models
+import asyncio
+import logging
+
+import pytest
+
+from orchestrator.embedded.model_index import load_again, served_models, unserved_models
 
 
 def test_a_model_is_served_when_any_of_its_versions_is() -> None:
@@ -24,3 +29,28 @@ def test_a_reason_that_triton_repeats_for_each_request_of_a_warm_up_is_told_once
         {"name": "m", "state": "UNAVAILABLE", "reason": f"failed to run warmup sample 'x': {died}; {died}; {died};"}
     ]
     assert unserved_models(index) == {"m": f"failed to run warmup sample 'x': {died}; {died}"}
+
+
+async def test_a_second_load_that_takes_long_is_waited_for_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    may_answer = asyncio.Event()
+
+    async def answer_later(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        await may_answer.wait()
+        writer.write(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer_later, "127.0.0.1", 0) as slow:
+        loading = asyncio.create_task(load_again("127.0.0.1", slow.sockets[0].getsockname()[1], "m", tell_s=0.01))
+        while "tritonserver loads m once more" not in caplog.text:
+            assert not loading.done()
+            await asyncio.sleep(0.01)
+        assert not loading.done()
+        may_answer.set()
+        await loading
+
+
+async def test_a_second_load_at_a_server_that_has_died_ends() -> None:
+    async with await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0) as gone:
+        await load_again("127.0.0.1", gone.sockets[0].getsockname()[1], "m")

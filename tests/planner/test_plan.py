@@ -269,6 +269,43 @@ def test_the_minimum_set_takes_the_room_of_busy_widths_and_of_demanded_ones() ->
     assert brief(made) == [("unload", W75, "make-room", 0), ("load", W25, "minimum-set", 1)]
 
 
+WORKING = dataclasses.replace(BUSY, requests_per_s=400, items_per_s=400, executions_per_s=400)
+"""What keeps four instances busy."""
+
+
+def grown(**sizes_mib: int) -> SchedulerState:
+    """A state in which loads and further instances were measured to take so much."""
+    state = learned(**sizes_mib)
+    memory = dataclasses.replace(state.memory, instances_bytes=state.memory.loads_bytes)
+    return dataclasses.replace(state, memory=memory)
+
+
+def test_the_minimum_set_takes_instances_of_what_has_grown_where_no_width_can_go() -> None:
+    both = dataclasses.replace(LIMITS, minimum=(W25, W50), wanted=())
+    made = run(host(model(25, 4, WORKING), absent(50), used_mib=900), both, seconds=9, state=grown(w025=150, w050=300))
+    assert brief(made) == [("scale-down", W25, "make-room", 2), ("load", W50, "minimum-set", 1)]
+    assert dict(made.actions[0].numbers) == {"lacking_bytes": 200 * MIB, "instance_bytes": 150 * MIB}
+
+
+def test_the_minimum_set_takes_instances_besides_all_widths_that_can_go() -> None:
+    both = dataclasses.replace(LIMITS, minimum=(W25, W50), wanted=())
+    snapshot = host(model(25, 4, WORKING), absent(50), model(75, 1, BUSY), used_mib=900)
+    made = run(snapshot, both, state=grown(w025=100, w050=300, w075=150))
+    assert brief(made) == [
+        ("unload", W75, "make-room", 0),
+        ("scale-down", W25, "make-room", 3),
+        ("load", W50, "minimum-set", 1),
+    ]
+
+
+@pytest.mark.parametrize("state", [SchedulerState(), grown(w025=30, w050=300)], ids=["unknown", "too-little"])
+def test_nobody_gives_instances_that_are_of_unknown_size_or_would_not_be_enough(state: SchedulerState) -> None:
+    both = dataclasses.replace(LIMITS, minimum=(W25, W50), wanted=())
+    made = run(host(model(25, 4, WORKING), absent(50), used_mib=950), both, seconds=9, state=state)
+    assert made.actions == ()
+    assert RefusalReason.MEMORY_BUDGET in {refusal.reason for refusal in made.refusals}
+
+
 def test_a_dead_minimum_is_seen_to_even_beyond_the_budget() -> None:
     over = dataclasses.replace(LIMITS, memory_budget_bytes=199 * MIB)
     made = run(host(model(25, 1, live=0), used_mib=200), over, seconds=3)
@@ -350,6 +387,18 @@ def test_an_unwanted_idle_width_is_unloaded_a_wanted_or_minimum_one_never() -> N
     snapshot = host(model(25), model(50), model(75))
     assert run(snapshot, limits, seconds=298).actions == ()
     assert brief(run(snapshot, limits, seconds=299)) == [("unload", W75, "idle", 0)]
+
+
+def test_a_width_in_use_that_is_not_wanted_gives_way_to_one_that_is() -> None:
+    """As after ``wanted_widths`` were changed, or a demand ended: as long as requests come it would never be idle."""
+    used = dataclasses.replace(BUSY, executions_per_s=50, waiting_requests=0.0)
+    some = dataclasses.replace(LIMITS, wanted=(W25, W100))
+    full = host(model(25), model(75, 1, used), absent(100), used_mib=950)
+    made = run(full, some, seconds=9, state=learned(w025=50, w075=100, w100=120))
+    assert brief(made) == [("unload", W75, "make-room", 0), ("load", W100, "wanted", 1)]
+    demanded = host(model(25), model(75, 1, used, demanded_until_s=1e9), absent(100), used_mib=950)
+    made = run(demanded, some, seconds=9, state=learned(w025=50, w075=100, w100=120))
+    assert made.actions == ()
 
 
 def test_missing_rates_are_neither_load_nor_calm() -> None:

@@ -96,6 +96,20 @@ def test_two_families_with_traffic_take_nothing_from_each_other_for_ever() -> No
     assert len(loaded(host, "dogs")) == 2, "it got a width of the other that nobody used"
 
 
+def test_a_family_that_comes_to_a_host_full_of_busy_instances_gets_its_minimum_set_and_keeps_it() -> None:
+    host, limits = host_of(("cats", "dogs"), budget_mib=50 + 120, wanted=())
+    busy = {name_of(25, "cats"): 4000.0}
+    alone = dataclasses.replace(limits, minimum=(name_of(25, "cats"),))
+    state = run(host, alone, busy, 120, SchedulerState())
+    assert host.models[name_of(25, "cats")].instances > 1
+    run(host, limits, busy, 20, state)
+    done = len(host.done)
+    run(host, limits, busy, 120, state)
+    assert (loaded(host, "cats"), loaded(host, "dogs")) == ([25], [25])
+    assert host.peak_bytes <= limits.memory_budget_bytes
+    assert len(host.done) - done <= 1
+
+
 def test_a_family_that_has_grown_gives_an_instance_to_one_that_holds_less() -> None:
     host, limits = host_of(("cats", "dogs"), budget_mib=310, wanted=())
     flood = {name_of(25, "cats"): 5000.0}

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.errors import ConfigError, TransientError
 from orchestrator.router import Answer, Router
-from orchestrator.snapshot import ServedModel, TensorSpec
+from orchestrator.snapshot import Preference, ServedModel, TensorSpec
 from orchestrator.triton.infer_wire import Tensors, encode_tensor
 from tests.fakes.servers import CLASSES, FakeServer, item
 from tests.router.test_router import routed
@@ -111,6 +111,19 @@ async def test_what_is_no_text_is_refused_as_it_comes_and_no_neighbour_fails_by_
         assert isinstance(bad, ConfigError)
         assert "an input of text holds" in str(bad)
         assert all(isinstance(answer, Answer) for answer in (good, raw, other)), (good, raw, other)
+
+
+@pytest.mark.parametrize("weight", ["a", None, float("nan"), float("inf"), -1.0])
+async def test_a_preference_with_weights_that_are_none_is_refused_and_stops_nobody(weight: Any) -> None:
+    async with routed({"a": FakeServer()}) as router:
+        asked = (
+            router.infer(item(1), preference=Preference(weight, 0.0, 0.0)),
+            router.infer(item(2), deadline_ms=1000),
+        )
+        bad, good = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(bad, ConfigError)
+        assert "needs finite weights from 0 on" in str(bad)
+        assert isinstance(good, Answer)
 
 
 async def test_a_preference_that_is_none_is_refused_and_stops_nobody() -> None:

@@ -111,6 +111,11 @@ class MemoryLedger:
         first = self._largest(model, self.loads_bytes.get(model), unmeasured_bytes)
         return first + (instances - 1) * self.instance_bytes(model, unmeasured_bytes=unmeasured_bytes)
 
+    def given_bytes(self, model: ModelName) -> int:
+        """Return the least that an instance of a model was seen to take, of several; 0 while nothing is known of it."""
+        learned = self.instances_bytes.get(model) or self.loads_bytes.get(model) or ()
+        return min((*learned, *([self.seen_bytes[model]] if model in self.seen_bytes else ())), default=0)
+
     def _largest(self, model: ModelName, learned: tuple[int, ...] | None, unmeasured_bytes: int) -> int:
         sizes = (*(learned or ()), *([self.seen_bytes[model]] if model in self.seen_bytes else ()))
         return max(sizes) if sizes else self._unseen_bytes(unmeasured_bytes)
@@ -199,6 +204,10 @@ class SizeEstimates:
         if not self._ledger.is_measured(seen.name):
             return 0
         return self._ledger.load_bytes(seen.name, max(1, seen.loaded.instances), unmeasured_bytes=0)
+
+    def given_bytes(self, seen: ModelSnapshot) -> int:
+        """Return what a model of several instances gives back at least with one, without margin; 0 while unknown."""
+        return self._ledger.given_bytes(seen.name)
 
     def _assumed_bytes(self, seen: ModelSnapshot) -> int:
         """Return what an instance is taken for before one has been measured: the settings' figure, or less by siblings.

@@ -1,10 +1,12 @@
 """The four kinds of change as actions, each with the memory that it may add at its peak, and the room made for them.
 
-Room is made for what must not wait: other widths are unloaded where that makes an action fit.
+Room is made for what must not wait: other widths are unloaded where that makes an action fit, and for the minimum set
+others give instances as well.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from orchestrator.planner.actions import Action, ActionKind, ActionReason, Numbers
@@ -90,6 +92,54 @@ def add_in_place_of(builder: PlanBuilder, action: Action, victims: Sequence[Mode
     return builder.add(action, freed_bytes=sum(builder.sizes.learned_bytes(seen) for seen in victims))
 
 
+def add_minimum(builder: PlanBuilder, action: Action) -> bool:
+    """Add the load of a model of the minimum set, making room for it; return whether it was added.
+
+    Where all that may be unloaded is not enough, what stays gives instances of known size, never a last one; the models
+    that fewest wait for give first.
+    """
+    lacking_bytes = builder.lacking_bytes(action.needed_bytes)
+    if not lacking_bytes or choose_victims(builder, action):
+        return add_making_room(builder, action)
+    # With a margin, or an instance would be given, bring too little, and be taken back by growth, for ever.
+    enough_bytes = int(lacking_bytes * (1 + builder.settings.memory_margin))
+    victims = _candidates(builder, action)
+    freed_bytes = sum(builder.sizes.learned_bytes(seen) for seen in victims)
+    reduced: list[Action] = []
+    for seen in _crowded(builder, victims):
+        each_bytes = builder.sizes.given_bytes(seen)
+        if freed_bytes >= enough_bytes or each_bytes == 0:
+            continue
+        given = min(seen.loaded.instances - 1, math.ceil((enough_bytes - freed_bytes) / each_bytes))
+        numbers: Numbers = (("lacking_bytes", float(lacking_bytes)), ("instance_bytes", float(each_bytes)))
+        reduced.append(scale(builder, seen, ActionReason.MAKE_ROOM, seen.loaded.instances - given, numbers))
+        freed_bytes += given * each_bytes
+    if freed_bytes < enough_bytes:
+        return builder.add_if_fits(action)  # is refused, and nobody gives anything for it
+    if builder.refuse_barred(action) or any([builder.refuse_barred(each) for each in reduced]):
+        return False
+    for seen in victims:
+        builder.add(unload(seen, ActionReason.MAKE_ROOM, (("lacking_bytes", float(lacking_bytes)),)))
+    for each in reduced:
+        builder.add(each)
+    return builder.add(action, freed_bytes=freed_bytes)
+
+
+def _crowded(builder: PlanBuilder, victims: Sequence[ModelSnapshot]) -> list[ModelSnapshot]:
+    """Return what may give instances in place, but for victims, which go as a whole; who fewest wait for first."""
+    crowded = [
+        seen
+        for seen in builder.models.values()
+        if seen.is_ready
+        and seen.loaded.instances > 1
+        and seen.loaded.is_canonical
+        and not seen.model.damage
+        and seen not in victims
+        and builder.may_touch(seen)
+    ]
+    return sorted(crowded, key=lambda s: (weighted_waiting(builder, s), *widest_first(s)))
+
+
 def reload_or_unload(builder: PlanBuilder, seen: ModelSnapshot, action: Action, *, may_unload: bool) -> bool:
     """Add a reload that can't wait, making room for it; where there is none, unload first what need not be held twice.
 
@@ -109,14 +159,16 @@ def choose_victims(builder: PlanBuilder, action: Action) -> list[ModelSnapshot]:
     gives back is known only afterwards, and whoever carries the plan out looks before the action.
     """
     lacking_bytes = builder.lacking_bytes(action.needed_bytes)
-    if not lacking_bytes:
-        return []
+    return enough_of(builder, _candidates(builder, action), lacking_bytes) if lacking_bytes else []
+
+
+def _candidates(builder: PlanBuilder, action: Action) -> list[ModelSnapshot]:
     candidates = [seen for seen in idle_widths(builder) if seen.name != action.model]
     if action.model in builder.limits.minimum:
         others = [seen for seen in builder.models.values() if seen.name != action.model and builder.may_touch(seen)]
         busy = [s for s in others if s.is_ready and s.name not in builder.limits.minimum and s not in candidates]
         candidates += sorted(busy, key=lambda s: (weighted_waiting(builder, s), *widest_first(s)))
-    return enough_of(builder, candidates, lacking_bytes)
+    return candidates
 
 
 def enough_of(builder: PlanBuilder, candidates: Iterable[ModelSnapshot], lacking_bytes: int) -> list[ModelSnapshot]:

@@ -5,6 +5,9 @@ memory for its weight; families that nobody asks come last. So popularity that d
 traffic takes the room of widths that nobody has used for ``idle_s``, from a family without any traffic, or from one
 that then still holds no less for its weight. The second kind brings both nearer to each other, so it is not undone;
 the first is undone only when the traffic has moved back.
+
+A width that is not wanted gives way to one of its family that is, though requests come to it: the others can answer
+them, and it would never be idle, and what is wanted never loaded. While its own growth lacks memory it stays.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ def _load(builder: PlanBuilder, seen: ModelSnapshot) -> bool:
         return True
     action = changes.load(builder, seen, ActionReason.WANTED)
     lacking_bytes = builder.lacking_bytes(action.needed_bytes)
-    victims = changes.enough_of(builder, _givers(builder, seen, action), lacking_bytes) if lacking_bytes else []
+    givers = (*_givers(builder, seen, action), *_unwanted(builder, seen.model.family)) if lacking_bytes else ()
+    victims = changes.enough_of(builder, givers, lacking_bytes) if lacking_bytes else []
     if victims:
         return changes.add_in_place_of(builder, action, victims)
     builder.add_if_fits(action)
@@ -68,6 +72,19 @@ def _givers(builder: PlanBuilder, seen: ModelSnapshot, action: Action) -> Iterab
             continue
         given_bytes[giver] = given
         yield other
+
+
+def _unwanted(builder: PlanBuilder, family: Family) -> list[ModelSnapshot]:
+    """Return the widths of a family that nobody wants, those first that fewest wait for."""
+    found = [
+        seen
+        for seen in _ready(builder, family)
+        if not builder.is_kept(seen)
+        and seen.name not in builder.limits.wanted
+        and builder.is_settled(seen)
+        and builder.memory(seen).dead_since_s is None  # as for idle widths
+    ]
+    return sorted(found, key=lambda s: (changes.weighted_waiting(builder, s), *changes.widest_first(s)))
 
 
 def _growth_comes_first(builder: PlanBuilder, family: Family) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 
 import numpy as np
 
@@ -83,6 +84,11 @@ def judge_eligibility(
         raise ConfigError(
             f"preference = {options.preference!r} is no Preference; give what parse_preference makes of such a text"
         )
+    if options.preference is not None and not _has_weights(options.preference):  # likewise
+        raise ConfigError(
+            f"preference = {options.preference!r} needs finite weights from 0 on; give what parse_preference makes of "
+            "a text such as 'energy'"
+        )
     min_accuracy = -math.inf if options.min_accuracy is None else options.min_accuracy
     batch, is_single = as_batch(items, offered[0][1])
     count = len(batch[0])
@@ -110,6 +116,11 @@ def judge_eligibility(
         options.preference,
     )
     return key, batch, is_single
+
+
+def _has_weights(preference: Preference) -> bool:
+    weights = (preference.accuracy, preference.latency, preference.energy)
+    return all([isinstance(weight, Real) and 0 <= weight < math.inf for weight in weights])
 
 
 def _floor(offered: Sequence[tuple[ServerName, ServedModel]], min_accuracy: float | None) -> float:
