@@ -5,6 +5,8 @@ another fleet is taken, what is the same goes on: new servers are started before
 that go are ended after it has let go of them, so no request is lost on the way. A server that has changed goes first
 and comes again, because it may want the same port, one after another, and one that takes a port of one that goes waits
 for that. What a running controller takes of its server's entry, and what is the gateway's alone, changes no server.
+The gateway's section stays as it was first, because a gateway that is started again gets the sockets that were made
+for that.
 
 A fleet is complete when it has all that embedded servers on this machine need, addresses and repositories among it.
 """
@@ -145,6 +147,9 @@ class LocalStack:
 
     async def take(self, fleet: FleetSettings) -> None:
         """Go on with another complete fleet; a server that does not start is missing until the next one is taken."""
+        if fleet.gateway != self._fleet.gateway:
+            log.warning("the gateway section has changed; end this and start it again for it to take effect")
+            fleet = fleet.model_copy(update={"gateway": self._fleet.gateway})
         wanted = {server.name: server for server in fleet.servers}
         known = {server.name: server for server in self._fleet.servers}
         leaving = [name for name, server in known.items() if name not in wanted or _restarts(server, wanted[name])]
@@ -187,8 +192,12 @@ class LocalStack:
     async def _leave(self, names: Sequence[str]) -> None:
         if names:
             kept = tuple(server for server in self._fleet.servers if server.name not in names)
-            self._fleet = self._fleet.model_copy(update={"servers": kept})
-            self._write()
+            before, self._fleet = self._fleet, self._fleet.model_copy(update={"servers": kept})
+            try:
+                self._write()
+            except OSError:  # they go when that is tried again
+                self._fleet = before
+                raise
             if kept:
                 await asyncio.sleep(RELEASE_S)
             log.info("ending %s", ", ".join(names))

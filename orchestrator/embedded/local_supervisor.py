@@ -169,7 +169,7 @@ def _fork_into_background(directory: Path) -> TextIO:
     if os.fork():
         os._exit(0)
     report = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    log = os.open(directory / local_state.SUPERVISOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    log = os.open(directory / local_state.SUPERVISOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
     return report

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, load_fleet
+from orchestrator.config import FleetSettings, GatewaySettings, RouterSettings, ServerSettings, load_fleet
 from orchestrator.config.fleet import LimitSettings
+from orchestrator.embedded import local_stack
 from orchestrator.embedded.local_stack import RELEASE_S, LocalStack
 from orchestrator.processes.managed import ManagedProcess
 from tests.processes.test_managed import FakeRun, FakeRuns
@@ -213,4 +214,37 @@ async def test_servers_keep_the_addresses_that_were_chosen_for_them(tmp_path: Pa
     bare = FleetSettings(servers=(ServerSettings(name="a", grpc=stack.fleet.servers[0].grpc),))
     (server,) = stack.complete(bare, repository).servers
     assert (server.metrics, server.controller) == ("http://127.0.0.1:9597/metrics", "127.0.0.1:9797")
+    await stack.stop()
+
+
+async def test_a_gateway_that_is_started_again_finds_the_section_that_its_sockets_are_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    processes = FakeProcesses()
+    stack, path = await begun(tmp_path, processes, A)
+    moved = fleet(A, deadline_ms=50.0).model_copy(update={"gateway": GatewaySettings(http="127.0.0.1:9999")})
+    await stack.take(moved)
+    found = load_fleet(path)
+    assert (found.gateway, found.router.deadline_ms) == (GatewaySettings(), 50.0)
+    assert "the gateway section has changed" in caplog.text
+    await stack.stop()
+
+
+async def test_who_goes_while_the_disk_is_full_is_ended_once_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = FakeProcesses()
+    stack, path = await begun(tmp_path, processes, A, B)
+
+    def refuse(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(local_stack, "write_atomically", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            await stack.take(fleet(A))
+    assert (processes.take(), names(path)) == ([], ["a", "b"])
+    await stack.take(fleet(A))
+    assert processes.take()[:2] == ["controller b ended", "b ended"]
+    assert names(path) == ["a"]
     await stack.stop()

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,21 @@ def test_a_fleet_that_is_gone_is_stale_and_is_cleaned_up(tmp_path: Path) -> None
     assert [entry.is_running for entry in status.servers] == [False]
     assert stop_fleet(tmp_path) == status
     assert read_status(tmp_path) is None
+
+
+_IN_THE_BACKGROUND = """
+import os, sys
+from pathlib import Path
+from orchestrator.embedded.local_supervisor import _fork_into_background
+
+directory = Path(sys.argv[1])
+report = _fork_into_background(directory)  # what is read ends with this process
+print("before", flush=True)
+os.truncate(directory / "supervisor.log", 0)
+print("after", flush=True)
+"""
+
+
+def test_a_log_of_the_supervisor_that_is_rotated_in_place_goes_on_from_its_begin(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _IN_THE_BACKGROUND, str(tmp_path)], capture_output=True, check=True)
+    assert (tmp_path / local_state.SUPERVISOR_LOG).read_bytes() == b"after\n"

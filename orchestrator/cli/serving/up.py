@@ -129,7 +129,10 @@ class _ConsoleHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        try:
+            self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        except Exception:  # a full disk, most likely: who logs goes on, such as with starting again what has died
+            self.handleError(record)
 
 
 async def _run(
@@ -189,8 +192,17 @@ async def _follow(path: Path, stamps: tuple[Stamp, ...], repository: Path, stack
         await asyncio.sleep(PERIOD_S)
         files.refresh()
         if changed:
-            await stack.take(changed.pop())
-            changed.clear()
+            await _take_newest(stack, changed)
+
+
+async def _take_newest(stack: LocalStack, fleets: list[FleetSettings]) -> None:
+    """Have the stack take the newest of some fleets, and forget them; they are kept where it can't write that down."""
+    try:
+        await stack.take(fleets[-1])
+    except OSError as exc:  # a full disk, most likely
+        log.error("the fleet file is not taken yet: %s; tried again in %g s", exc, PERIOD_S)
+    else:
+        fleets.clear()
 
 
 class _StackProcesses:
