@@ -26,6 +26,7 @@ from orchestrator.installed.plugins import PluginGroup
 _INTERRUPTED = 130
 """The exit status of what SIGINT, or another signal in its place, has ended, as shells have it."""
 _LIKE_SIGINT = (signal.SIGTERM, signal.SIGHUP)
+_STANDARD_STREAMS = 3
 
 
 class _Entry(NamedTuple):
@@ -124,6 +125,7 @@ class RootGroup(click.Group):
         SIGTERM and SIGHUP interrupt as Ctrl-C does what does nothing else about them. A command that can go on later
         says how as the KeyboardInterrupt's text.
         """
+        _fill_standard_descriptors()
         try:
             with _interrupted_by_other_signals():
                 return super().invoke(ctx)
@@ -144,6 +146,16 @@ class RootGroup(click.Group):
             raise click.ClickException(
                 f"unexpected {type(exc).__name__}: {' '.join(str(exc).split())}; 'slimsched --debug ...' shows where"
             ) from exc
+
+
+def _fill_standard_descriptors() -> None:
+    """Open the null device in place of standard streams that are closed, as by a shell's ``<&- >&- 2>&-``.
+
+    The next sockets would get their numbers, be what libraries print to, and abort the process when libuv closes them.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < _STANDARD_STREAMS:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 @contextmanager

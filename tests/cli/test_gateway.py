@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -121,3 +124,65 @@ def test_a_second_signal_while_workers_start_leaves_none_of_them(tmp_path: Path)
     assert all(select.select([end], [], [], 5)[0] for end in ends)  # they would drain for twice as long
     for end in ends:
         os.close(end)
+
+
+_COMPILES_UNTIL_TOLD = """
+import asyncio, sys
+from orchestrator.cli.serving import gateway
+
+async def compile_ahead():
+    print("compiling", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+
+gateway.compile_ahead = compile_ahead
+from orchestrator.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_sighup_during_the_start_is_kept_until_it_can_be_acted_on(tmp_path: Path, workers: int) -> None:
+    grpc, http, metrics = (f"127.0.0.1:{port}" for port in choose_free_ports(3))
+    gateway = {"grpc": grpc, "http": http, "metrics": metrics, "workers": workers}
+    path, log = tmp_path / "fleet.yaml", tmp_path / "log"
+    path.write_text(yaml.safe_dump({"servers": [{"name": "a", "grpc": "127.0.0.1:1"}], "gateway": gateway}))
+    command = [sys.executable, "-c", _COMPILES_UNTIL_TOLD, "gateway", "--fleet", str(path)]
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"compiling\n"
+            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGHUP)
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            while "read again" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.05)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+    assert process.returncode == 0, log.read_text()
+
+
+def test_started_without_standard_streams_it_ends_well(tmp_path: Path) -> None:
+    """As by ``slimsched gateway <&- >&- 2>&- &``: libuv aborts when it is to close a descriptor below 3."""
+    grpc, http, metrics = (f"127.0.0.1:{port}" for port in choose_free_ports(3))
+    gateway = {"grpc": grpc, "http": http, "metrics": metrics}
+    path = tmp_path / "fleet.yaml"
+    path.write_text(yaml.safe_dump({"servers": [{"name": "a", "grpc": "127.0.0.1:1"}], "gateway": gateway}))
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "gateway", "--fleet", str(path)]
+    with subprocess.Popen(command, preexec_fn=lambda: os.closerange(0, 3)) as process:
+        while process.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://{metrics}/readyz")
+            except urllib.error.HTTPError as exc:
+                if b"starts" not in exc.read():
+                    break
+            except OSError:
+                pass
+            time.sleep(0.05)
+        process.terminate()
+    assert process.returncode == 0

@@ -20,7 +20,7 @@ from orchestrator.background import end_tasks
 from orchestrator.cli.logs import logging_to_stderr
 from orchestrator.cli.options import LOG_LEVEL, fleet_option, log_format_option, until_stdin_ends_option
 from orchestrator.cli.serving import gateway_worker
-from orchestrator.cli.signals import watch_for_stop
+from orchestrator.cli.signals import SighupHandler, caught_sighup, watch_for_stop
 from orchestrator.config import FleetSettings, GatewaySettings, load_fleet
 from orchestrator.files import Stamp, stamp_of
 from orchestrator.gateway import (
@@ -98,8 +98,12 @@ def gateway(
     else:
         opening = partial(_open_workers, fleet, fleet_path, stamps, (log_level, log_format), succession)
         loop_factory = asyncio.new_event_loop
-    with logging_to_stderr(log_level, log_format), asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(_serve(opening, succession, announcement, fleet.gateway, until_stdin_ends=until_stdin_ends))
+    with (
+        caught_sighup() as sighup,
+        logging_to_stderr(log_level, log_format),
+        asyncio.Runner(loop_factory=loop_factory) as runner,
+    ):
+        runner.run(_serve(opening, succession, announcement, fleet.gateway, sighup, until_stdin_ends=until_stdin_ends))
 
 
 def _raise_descriptor_limit() -> None:
@@ -113,6 +117,7 @@ async def _serve(
     succession: Succession,
     announcement: Announcement,
     settings: GatewaySettings,
+    sighup: SighupHandler,
     *,
     until_stdin_ends: bool,
 ) -> None:
@@ -123,7 +128,7 @@ async def _serve(
         if not await _is_compiled(stop):  # here once, and not in each worker
             return
         async with opening(sockets, admin, stop) as opened:
-            await _serve_opened(opened, stop, succession, announcement, settings)
+            await _serve_opened(opened, stop, succession, announcement, settings, sighup)
     log.info("the gateway has ended")
 
 
@@ -133,10 +138,12 @@ async def _serve_opened(
     succession: Succession,
     announcement: Announcement,
     settings: GatewaySettings,
+    sighup: SighupHandler,
 ) -> None:
     for what, address in opened.addresses:
         log.info("%s on %s", what, address)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, sighup.come)
+    sighup.take_over(opened.reload)
     announcement.say_ready()
     async with succession.offering(opened.sockets, opened.say_unready, stop):
         await stop.wait()
