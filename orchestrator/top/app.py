@@ -25,6 +25,9 @@ from orchestrator.top.tables import TABLES, Row, cells, figures, headline, say_a
 _POINTS = 120
 _ALERTS = 3
 _DETAIL_LINES = 4
+_LOOK_S = 1.0
+_SILENT_PERIODS = 3
+"""Periods without an event, after which what is shown counts as old; as on the page."""
 
 Watch = Callable[[], AsyncIterator[Document | str]]
 
@@ -34,6 +37,7 @@ class Top(App[None]):
 
     Args:
         watch: Returns the events, or in words why there are none.
+        clock: Returns seconds that pass evenly.
     """
 
     TITLE = "Slim Scheduler"
@@ -53,9 +57,12 @@ class Top(App[None]):
         Binding("q", "quit", "quit"),
     ]
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._watch = watch
+        self._clock = clock
+        self._heard_s: float | None = None  # when an event came; None: it was told why none does
+        self._period_s = 0.0
         self._document: Document | None = None
         self._as_of = ""
         self._points: list[Point] = []
@@ -81,18 +88,27 @@ class Top(App[None]):
         for name, table in TABLES.items():
             self._table(name).add_columns(*(column.title for column in table.columns))
         self._follow()
+        self.set_interval(_LOOK_S, self._tell_silence)
         self._table("servers").focus()
 
     @work(exclusive=True)
     async def _follow(self) -> None:
         async for event in self._watch():
             if isinstance(event, str):
+                self._heard_s = None
                 self._miss(event)
             else:
                 try:
                     self._take(event)
                 except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+                    self._heard_s = None
                     self._miss("what answers is no gateway of this version")
+
+    def _tell_silence(self) -> None:
+        """Say for how long there was no event: a gateway that hangs, or whose machine is gone, does not end them."""
+        silent_s = 0.0 if self._heard_s is None else self._clock() - self._heard_s
+        if self._heard_s is not None and silent_s >= _SILENT_PERIODS * self._period_s:
+            self._miss(f"no news for {silent_s // 5 * 5:.0f} s")
 
     def _miss(self, why: str) -> None:
         """Say why there is nothing new, and of when what stays below is."""
@@ -101,6 +117,7 @@ class Top(App[None]):
 
     def _take(self, event: Document) -> None:
         self._points = keep_points(self._points, event["points"])
+        self._heard_s, self._period_s = self._clock(), float(event["points"]["period_s"])
         self.query_one(Sparkline).data = [point.answered_per_s for point in self._points[-_POINTS:]]
         if "traffic" not in event:
             self._miss("the gateway starts, or ends")

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.cli.serving import gateway as command
+from orchestrator.cli.signals import SighupHandler
 from orchestrator.config import FleetSettings, GatewaySettings, render_fleet
 from orchestrator.errors import ServerUnavailableError
 from orchestrator.gateway import Succession, open_gateway
@@ -188,7 +189,7 @@ async def test_health_is_answered_while_it_compiles(tmp_path: Path, monkeypatch:
         raise AssertionError("it has not compiled yet")
 
     serving = asyncio.create_task(
-        command._serve(open_nothing, succession, Announcement({}), settings, until_stdin_ends=False)  # type: ignore[arg-type]
+        command._serve(open_nothing, succession, Announcement({}), settings, SighupHandler(), until_stdin_ends=False)  # type: ignore[arg-type]
     )
     await wait_for(metrics, "/livez", (200, "live\n"))
     assert await get(metrics, "/readyz") == (503, "it starts, or ends\n")

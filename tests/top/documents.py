@@ -32,7 +32,7 @@ async def busy_document() -> dict[str, Any]:
         servers=(server_overview("edge-0"), server_overview("edge-1", condition="ejected", reason="it failed")),
     )
     gateway, clock = Gateway(overview), Minutes()
-    feed = StatusFeed(lambda: gateway, clock=clock)
+    feed = StatusFeed(lambda: gateway, clock=clock, steady_clock=clock.steady)
     await pass_busy_minutes(feed, gateway, clock)
     controllers = {name: Controller(controller_status(name, clock.now_unix_s)) for name in ("edge-0", "edge-1")}
     observed = Observed("0.1.0", None, overview, controllers, (DECISION,))

@@ -183,6 +183,35 @@ async def test_while_the_gateway_is_away_what_stays_is_told_to_be_old() -> None:
         assert not app.screen.has_class("old")
 
 
+async def test_a_gateway_that_says_nothing_more_is_told_with_how_long() -> None:
+    """Such as one that is stopped, or whose machine is gone: its connection stays."""
+    events, document, now_s = Events(), await busy_document(), 100.0
+    app = Top(events, clock=lambda: now_s)
+    async with app.run_test(size=(80, 24)) as pilot:
+
+        async def told(start: str) -> str:
+            async with asyncio.timeout(60):
+                while not text_of(app, "head").startswith(start):
+                    await pilot.pause(0.05)
+            return text_of(app, "head")
+
+        events.sent.put_nowait(document)
+        await told("ready")
+        now_s += 3 * document["points"]["period_s"] + 5
+        assert " · below as of " in await told("no news for 10 s")
+        assert app.screen.has_class("old")
+        now_s += 5
+        await told("no news for 15 s")
+        events.sent.put_nowait(document)
+        await told("ready")
+        assert not app.screen.has_class("old")
+        events.sent.put_nowait("the gateway at x has ended")
+        await told("the gateway at x has ended")
+        now_s += 60
+        await pilot.pause(1.2)
+        assert text_of(app, "head").startswith("the gateway at x has ended")
+
+
 async def test_markup_in_names_and_reasons_is_text() -> None:
     events, document = Events(), await busy_document()
     document["servers"][0] |= {"name": "[red]x[/]", "reason": "[link=file:///]y"}

@@ -63,6 +63,7 @@ class StatusFeed:
     Args:
         gateway: Returns the gateway to look at; None while there is none.
         clock: Returns wall-clock time in seconds.
+        steady_clock: Returns seconds that pass evenly, whoever sets the clock; rates are over these.
         slow_s: How long a watcher may take nothing; then it is let go, and comes again when it is awake.
 
     Attributes:
@@ -74,11 +75,13 @@ class StatusFeed:
         gateway: Callable[[], Watched | None],
         *,
         clock: Callable[[], float] = time.time,
+        steady_clock: Callable[[], float] = time.monotonic,
         slow_s: float = 10.0,
     ) -> None:
         self.watchers = 0
         self._gateway = gateway
         self._clock = clock
+        self._steady_clock = steady_clock
         self._slow_s = slow_s
         self._background = BackgroundTasks()
         self._readings: deque[Reading] = deque(maxlen=_WINDOW + 1)
@@ -113,7 +116,8 @@ class StatusFeed:
         if gateway is None:
             self._readings.clear()  # what comes next counts from zero
         else:
-            self._add(read_snapshot(await gateway.read_metrics(), round(self._clock(), 3)))
+            metrics = await gateway.read_metrics()
+            self._add(read_snapshot(metrics, round(self._clock(), 3), self._steady_clock()))
         sampled, self._sampled = self._sampled, asyncio.Event()
         sampled.set()
 

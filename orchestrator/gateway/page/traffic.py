@@ -67,6 +67,7 @@ class Reading:
 
     Attributes:
         at_unix_s: When it was read, wall-clock time.
+        at_s: The same on a clock that nobody sets.
         requests: Requests that ended.
         latency: Buckets of the latency of answers, by family, as in the metrics but without their sum.
         queue: Buckets of their time in the router's queue, of all families.
@@ -77,6 +78,7 @@ class Reading:
     """
 
     at_unix_s: float
+    at_s: float
     requests: Mapping[Cell, float]
     latency: Mapping[str, tuple[float, ...]]
     queue: tuple[float, ...]
@@ -86,8 +88,8 @@ class Reading:
     counted: Mapping[str, Mapping[Labels, float]]
 
 
-def read_snapshot(snapshot: MetricSnapshot, at_unix_s: float) -> Reading:
-    """Return what the page needs of a snapshot that was taken at a wall-clock time."""
+def read_snapshot(snapshot: MetricSnapshot, at_unix_s: float, at_s: float) -> Reading:
+    """Return what the page needs of a snapshot that was taken at a wall-clock time, and at one of a steady clock."""
     values = snapshot.values
     requests: dict[Cell, float] = {}
     for (model, width, server, outcome), numbers in values.get(_REQUESTS, {}).items():
@@ -101,6 +103,7 @@ def read_snapshot(snapshot: MetricSnapshot, at_unix_s: float) -> Reading:
     in_flight = values.get("slim_router_groups_in_flight", {})
     return Reading(
         at_unix_s,
+        at_s,
         requests,
         {model: _add(found) for model, found in latency.items()},
         _add(queue),
@@ -171,7 +174,7 @@ def compare(before: Reading, now: Reading) -> Traffic:
     """Return what happened between two readings."""
     return Traffic(
         now,
-        max(1e-3, now.at_unix_s - before.at_unix_s),
+        max(1e-3, now.at_s - before.at_s),
         _grown(before.requests, now.requests),
         {model: _grown_buckets(before.latency.get(model, ()), found) for model, found in now.latency.items()},
         _grown_buckets(before.queue, now.queue),

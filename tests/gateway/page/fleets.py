@@ -99,13 +99,21 @@ class Gateway:
 
 
 class Minutes:
-    """Wall-clock time as it passes for a feed."""
+    """Wall-clock time, which may be set, and seconds as they pass for a feed."""
 
     def __init__(self, now_unix_s: float = START_UNIX_S) -> None:
         self.now_unix_s = now_unix_s
+        self.passed_s = 0.0
 
     def __call__(self) -> float:
         return self.now_unix_s
+
+    def steady(self) -> float:
+        return self.passed_s
+
+    def go_on(self, seconds: float) -> None:
+        self.now_unix_s += seconds
+        self.passed_s += seconds
 
 
 async def pass_busy_minutes(feed: StatusFeed, gateway: Gateway, clock: Minutes, samples: int = 300) -> None:
@@ -124,7 +132,7 @@ async def pass_busy_minutes(feed: StatusFeed, gateway: Gateway, clock: Minutes, 
         for _ in range(30):
             gateway.metrics.router.on_decision(1.4e-5 + 1e-5 * load)
         gateway.queued = (max(0, round(load * 9)), max(0, round(load * 14)), 0)
-        clock.now_unix_s += PERIOD_S
+        clock.go_on(PERIOD_S)
         await feed.sample()
     for server in ("edge-0", "edge-1"):
         gateway.metrics.router.on_sent(ServerName(server), Width(50), 4)
@@ -191,6 +199,6 @@ class Controllers:
 def admin_of(gateway: Gateway, clock: Minutes) -> AdminEndpoint:
     """Return an endpoint that shows a gateway, in time that passes as the clock says."""
     admin = AdminEndpoint("127.0.0.1:0")
-    admin.feed = StatusFeed(lambda: gateway, clock=clock)
+    admin.feed = StatusFeed(lambda: gateway, clock=clock, steady_clock=clock.steady)
     admin.gateway = gateway
     return admin

@@ -23,7 +23,8 @@ from tests.gateway.page.fleets import (
 
 async def traffic_of(gateway: Gateway, seconds: float = 10.0) -> Traffic:
     empty = await Gateway().read_metrics()
-    return compare(read_snapshot(empty, 100.0), read_snapshot(await gateway.read_metrics(), 100.0 + seconds))
+    metrics = await gateway.read_metrics()
+    return compare(read_snapshot(empty, 100.0, 100.0), read_snapshot(metrics, 100.0 + seconds, 100.0 + seconds))
 
 
 def observed(**changes: Any) -> Observed:

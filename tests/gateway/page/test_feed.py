@@ -44,7 +44,7 @@ class Page:
         self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(PATIENCE_S))
 
     async def sample(self) -> None:
-        self.clock.now_unix_s += 2.0
+        self.clock.go_on(2.0)
         await self.feed.sample()
 
     @asynccontextmanager
@@ -75,7 +75,7 @@ async def _read_events(answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[st
 async def open_page(gateway: Gateway | None = None, **feed: Any) -> AsyncIterator[Page]:
     gateway, clock = gateway or Gateway(), Minutes()
     admin = admin_of(gateway, clock)
-    admin.feed = StatusFeed(lambda: gateway, clock=clock, **feed)
+    admin.feed = StatusFeed(lambda: gateway, clock=clock, steady_clock=clock.steady, **feed)
     await admin.start()
     page = Page(gateway, clock, admin.feed, admin.address)
     try:
@@ -178,6 +178,19 @@ async def test_a_clock_that_was_set_back_begins_anew() -> None:
         async with page.events() as events:
             _, event = await anext(events)
     assert [row[0] for row in event["points"]["rows"]] == [page.clock.now_unix_s]
+
+
+@pytest.mark.parametrize("set_s", [3600.0, -1.5])
+async def test_rates_are_over_the_time_that_passed_whatever_the_clock_was_set_to(set_s: float) -> None:
+    async with open_page() as page:
+        page.gateway.end("ok", 30, width=25, server="edge-0")
+        page.clock.now_unix_s += set_s
+        await page.sample()
+        async with page.events() as events:
+            _, event = await anext(events)
+    point = dict(zip(event["points"]["keys"], event["points"]["rows"][-1], strict=True))
+    assert (event["traffic"]["answered_per_s"], point["answered_per_s"]) == (15.0, 15.0)
+    assert event["window_s"] == 2.0
 
 
 async def test_a_page_that_is_open_while_the_clock_is_set_back_gets_what_comes_after() -> None:

@@ -17,7 +17,8 @@ BOUNDS = (0.01, 0.1, 1.0)
 
 def between(*, before: Gateway, after: Gateway, seconds: float = 10.0) -> Traffic:
     return compare(
-        read_snapshot(before.metrics.snapshot(), 100.0), read_snapshot(after.metrics.snapshot(), 100.0 + seconds)
+        read_snapshot(before.metrics.snapshot(), 100.0, 7.0),
+        read_snapshot(after.metrics.snapshot(), 100.0 + seconds, 7.0 + seconds),
     )
 
 
@@ -46,7 +47,7 @@ def test_what_a_process_took_with_it_counts_as_nothing_new() -> None:
 
 
 def test_nothing_but_zeros_and_unknown_before_anything_came() -> None:
-    empty = read_snapshot(MetricSnapshot(), 1.0)
+    empty = read_snapshot(MetricSnapshot(), 1.0, 1.0)
     point = point_of(compare(empty, empty))
     assert (point.answered_per_s, point.latency_p95_s, point.queue_items, point.per_s_by_width) == (0, None, 0, {})
 
@@ -98,5 +99,5 @@ def test_readings_of_processes_add_up() -> None:
     total = MetricSnapshot()
     for gateway in (ended(ok=3), ended(ok=4, unavailable=2)):
         total.add(gateway.metrics.snapshot(), MEASURES)
-    reading: Reading = read_snapshot(total, 1.0)
+    reading: Reading = read_snapshot(total, 1.0, 1.0)
     assert sum(reading.requests.values()) == 9
