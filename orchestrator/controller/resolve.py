@@ -33,6 +33,8 @@ GPU_MAX_INSTANCES = 4
 UNKNOWN_CPUS = 2
 BUDGET_OF_DEADLINE_RATIO = 0.5
 _FIXED_CONTROLLER_KEYS = ("controller.family",)
+_FOR_OTHERS = {"device_class", "emulated_slowdown", "power"}
+"""What a server's entry says to gateways and to profiles, and no controller reads."""
 
 Load = Callable[[], tuple[FleetSettings, ServerSettings]]
 Resolve = Callable[[ServerSettings, FleetSettings], Limits]
@@ -223,7 +225,7 @@ def _needs_restart(key: str, server: str) -> bool:
 def _keys(server: ServerSettings, fleet: FleetSettings) -> dict[str, Any]:
     """Return every setting of a server's controller by its key path."""
     values = {
-        f"servers[{server.name}]": server.model_dump(mode="json"),
+        f"servers[{server.name}]": server.model_dump(mode="json", exclude=_FOR_OTHERS),
         "controller": fleet.controller.model_dump(mode="json"),
         "router": fleet.router.model_dump(include={"deadline_ms", "family_weights"}),
     }

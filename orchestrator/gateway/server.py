@@ -212,6 +212,9 @@ class Gateway:
         """Return what this process has counted, and what waits and works in it."""
         snapshot, held = self._metrics.snapshot(), self._router.inspect()
         snapshot.add(measures.read_process(), measures.MEASURES)
+        in_flight = snapshot.values.get(measures.GROUPS.name, {})
+        for labels in [one for one, (sent,) in in_flight.items() if one[0] not in held.servers and not sent]:
+            del in_flight[labels]  # a server that has left, and has answered all
         backlog = held.backlog
         amounts = (backlog.requests, backlog.items, backlog.size_bytes)
         for measure, amount in zip(measures.QUEUED, amounts, strict=True):

@@ -158,11 +158,12 @@ class Router:
         if self.membership is None:
             raise ConfigError("this router was given its connections; make it with Router.from_fleet to change them")
         self._dispatcher.live.check(fleet.router)
-        for name in ("decision_log", "seed"):
-            if getattr(fleet.router, name) != getattr(self._settings, name):
+        fixed = {name: getattr(self._settings, name) for name in ("decision_log", "seed")}
+        for name, value in fixed.items():
+            if getattr(fleet.router, name) != value:
                 log.warning("router.%s has changed; start again for it to take effect", name)
         self.membership.reconfigure(fleet, self._fleet)
-        self._settings = fleet.router
+        self._settings = fleet.router.model_copy(update=fixed)  # what is told of them is what is so
         self._eligibility = KnownEligibility()
         self._shedder.settings = self._dispatcher.settings = fleet.router
         self._queues.turns.reweigh(fleet.router.family_weights)

@@ -133,6 +133,12 @@ class Repository:
 
     def _tell_gone(self, now: set[str]) -> None:
         for name in sorted(self._last - now):
+            path = self.path / name / CONFIG_FILE
+            if path.is_file() and name not in self._described:
+                log.warning(
+                    "model %s is not looked after any more: %s names no slim.family; %s", name, path, EXPORT_AGAIN
+                )
+                continue
             log.warning(
                 "model %s is not in repository %s any more and is not looked after; if it should be, put it back",
                 name,

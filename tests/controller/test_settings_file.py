@@ -121,6 +121,14 @@ def test_other_servers_may_change(file: File) -> None:
     assert file.settings.reload()[1] == ()
 
 
+@pytest.mark.parametrize(
+    "change", [{"device_class": "h100"}, {"power": {"idle_w": 40, "busy_w": 300}}, {"emulated_slowdown": 2.0}]
+)
+def test_what_a_servers_entry_says_to_others_refuses_nothing(file: File, change: dict[str, Any]) -> None:
+    file.write({"idle_s": 60}, **change)
+    assert file.settings.reload()[1] == ("controller.idle_s 30.0 → 60.0",)
+
+
 def test_a_password_in_a_url_is_not_told(file: File) -> None:
     file.write(metrics="http://reader:secret@127.0.0.1:8002/metrics")
     told = file.refusal()

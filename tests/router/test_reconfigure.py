@@ -109,6 +109,22 @@ async def test_settings_change_live(caplog: pytest.LogCaptureFixture) -> None:
         assert not fakes["127.0.0.1:1"].closed
 
 
+async def test_what_needs_a_new_start_is_told_as_it_is_until_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the status page would look for decisions where nobody writes any."""
+    logs = [{"directory": tmp_path / name, "sample_ratio": ratio} for name, ratio in (("one", 1.0), ("two", 0.5))]
+    first, *others = [fleet_of({"a": "127.0.0.1:1"}, decision_log=log) for log in (logs[0], logs[1], None)]
+    async with routed(first, {"127.0.0.1:1": FakeServer()}) as router:
+        for other in others:
+            router.reconfigure(other)
+            overview = await router.describe()
+            assert (overview.decision_log, overview.sample_ratio) == (str(tmp_path / "one"), 1.0)
+        assert caplog.text.count("router.decision_log has changed") == 2
+        router.reconfigure(first)  # taken back
+        assert caplog.text.count("router.decision_log has changed") == 2
+
+
 async def test_what_can_not_be_used_changes_nothing() -> None:
     fakes = {"127.0.0.1:1": FakeServer()}
     async with routed(fleet_of({"a": "127.0.0.1:1"}), fakes) as router:

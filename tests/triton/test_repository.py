@@ -187,6 +187,21 @@ def test_a_model_that_has_gone_is_told_once(tmp_path: Path, caplog: pytest.LogCa
     assert caplog.text.count(gone) == 2
 
 
+def test_a_model_whose_config_is_damaged_is_not_told_to_have_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("toy_w050", "toy_w100"):
+        write(tmp_path, name, CONFIG.replace('"50"', f'"{int(name[-3:])}"'))
+    repository, path = Repository(tmp_path), tmp_path / "toy_w100" / "config.pbtxt"
+    assert len(repository.entries()) == 2
+    path.write_text("garbage {")
+    for _ in range(2):
+        assert len(repository.entries()) == 1
+    said = f"model toy_w100 is not looked after any more: {path} names no slim.family; run 'slimsched export'"
+    assert caplog.text.count(said) == 1
+    assert "is not in repository" not in caplog.text
+
+
 def test_what_the_fleet_file_describes_is_looked_after_without_a_word_in_its_config(tmp_path: Path) -> None:
     identity = Identity(Family("plates"), Width(30), 0.61)
     described = dict.fromkeys(("small", "many", "bare", "joint", "elsewhere"), identity)

@@ -89,7 +89,7 @@ _HEDGES = Measure(
 _EJECTIONS = Measure(
     "slim_router_ejections", "How often a server, or a width on it, was taken out, by why.", ("server", "reason")
 )
-_GROUPS = Measure("slim_router_groups_in_flight", "Groups sent and not answered.", ("server",), kind="gauge")
+GROUPS = Measure("slim_router_groups_in_flight", "Groups sent and not answered.", ("server",), kind="gauge")
 QUEUED = tuple(
     Measure(f"slim_router_queue_{what}", f"{words} that wait in the router.", kind="gauge")
     for what, words in (("requests", "Requests"), ("items", "Items"), ("bytes", "Bytes of tensors"))
@@ -152,7 +152,7 @@ MEASURES = {
     for m in (
         *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _TRANSIT, _IN_FLIGHT, FOREIGN_MODELS, TASKS, LOOP_LAG),
         _CPU_WAITING,
-        *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *QUEUED),
+        *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, GROUPS, *QUEUED),
         *(_FOR_PEERS, _HOPS, DRIVEN, PEERS),
         *(_TENANTS, _UNAUTHENTICATED, TASK_FAILURES, WORKERS, WORKER_RESTARTS),
         *(LEFT_OUT, SERVER_INFO, POLICY_INFO, POLICY_SINCE, ROLLOUT, BUILD_INFO, *_PROCESS),
@@ -303,11 +303,11 @@ class RouterMetrics(RouterObserver):
 
     def on_sent(self, server: ServerName, width: Width, items: int) -> None:
         """Count a batch as under way at its server."""
-        self._count(_GROUPS, server)
+        self._count(GROUPS, server)
 
     def on_ended(self, server: ServerName, width: Width, items: int) -> None:
         """Count a batch no more as under way at its server."""
-        self._count(_GROUPS, server, amount=-1.0)
+        self._count(GROUPS, server, amount=-1.0)
 
     def on_retry(self, server: ServerName) -> None:
         """Count a request that waits for another attempt."""

@@ -15,11 +15,12 @@ from orchestrator.files import stamp_of
 from orchestrator.gateway import FollowedFleet, Gateway
 from orchestrator.gateway.dataplane.fleet_statistics import FleetStatistics
 from orchestrator.gateway.dataplane.model_index import ModelIndex
+from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.gateway.protocol.wire import Address
 from orchestrator.gateway.workers.fleet_updates import follow_fleet
 from orchestrator.router import Router
-from orchestrator.snapshot import ServerName
+from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.families import Described
 from tests.fakes.servers import FakeServer
@@ -165,6 +166,26 @@ async def test_what_changed_while_a_gateway_started_is_taken_as_it_is_followed(t
         async with asyncio.timeout(10):
             while set(router.served_by()) != {"a", "b"}:
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.virtual_time
+async def test_a_server_that_has_left_and_answered_all_has_no_gauge_any_more() -> None:
+    start = FleetSettings(servers=servers(a="127.0.0.1:1", b="127.0.0.1:2"), gateway=GatewaySettings(metrics=None))
+    metrics = GatewayMetrics()
+    fakes = {"127.0.0.1:1": FakeServer(per_item_s=1e-5), "127.0.0.1:2": FakeServer(per_item_s=1e-5)}
+    async with Router.from_fleet(start, observer=metrics.router, connect=lambda s, _: fakes[s.grpc]) as router:
+        gateway = Gateway(start.gateway, router, ModelDiscovery({}, timeout_s=30.0), metrics=metrics)
+
+        def in_flight() -> dict[tuple[str, ...], list[float]]:
+            return gateway.snapshot_metrics().values["slim_router_groups_in_flight"]
+
+        for name in ("a", "b"):
+            metrics.router.on_sent(ServerName(name), Width(25), 1)
+        metrics.router.on_ended(ServerName("a"), Width(25), 1)
+        router.reconfigure(FleetSettings(servers=servers(a="127.0.0.1:1")))
+        assert in_flight() == {("a",): [0.0], ("b",): [1.0]}
+        metrics.router.on_ended(ServerName("b"), Width(25), 1)
+        assert in_flight() == {("a",): [0.0]}
 
 
 async def test_a_supervisor_takes_changes_of_its_file_but_for_the_gateway_section(
