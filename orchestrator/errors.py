@@ -30,6 +30,10 @@ class SettingsError(ConfigError):
         self.problems = tuple(problems)
 
 
+class NotKeptError(ConfigError):
+    """What a long run has done can't be written down; with room for it the same command goes on."""
+
+
 class UntrustedError(SlimError):
     """A learned policy was shown what it was not trained on, so another one should decide."""
 

@@ -6,6 +6,7 @@ Their claims belong to the project's measurements and not to the package: they l
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
@@ -62,7 +63,7 @@ def load_suite(name: str, root: Path) -> Suite:
     Raises:
         ConfigError: when it is nowhere.
     """
-    holds_suites = (place for place in (root.resolve().parent, Path.cwd(), ROOT) if (place / _FOLDER).is_dir())
+    holds_suites = (place for place in (root.resolve().parent, Path.cwd(), ROOT) if os.path.isdir(place / _FOLDER))
     place = next(holds_suites, None)
     if place is not None and str(place) not in sys.path:
         sys.path.insert(0, str(place))

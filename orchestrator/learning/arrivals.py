@@ -8,6 +8,7 @@ how long it took; it says nothing of servers.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def read_arrivals(path: Path, *, family: str | None = None) -> Recorded:
     Raises:
         ConfigError: when it can't be used.
     """
-    if not path.is_file() and not path.is_dir():
+    if not os.path.isfile(path) and not os.path.isdir(path):
         raise ConfigError(f"{path} is no file or folder; give timestamps, an access log or a decision log")
     if path.is_file() and _is_access_log(path):
         return _checked(_read_access_log(path, family))

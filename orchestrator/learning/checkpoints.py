@@ -57,6 +57,10 @@ class RunFolder:
             remedy = "leave out --resume to begin anew" if restart else "give the same, or another --run"
             raise ConfigError(f"the run in {path} was begun with other settings ({', '.join(other)}); {remedy}")
 
+    def is_kept(self) -> bool:
+        """Return whether there is anything to go on from."""
+        return self._is_kept
+
     def end(self) -> None:
         """Forget how far the run has come, so that another may begin here."""
         try:
@@ -93,8 +97,10 @@ class RunFolder:
             return None
         try:
             found: dict[str, Any] = torch.load(path, weights_only=True)
-        except Exception as exc:  # torch raises a dozen kinds for a damaged file
-            raise ConfigError(f"can't resume from {path} ({exc}); remove the folder to begin anew") from exc
+        except OSError as exc:
+            raise ConfigError(f"can't resume from {path} ({exc.strerror}); remove the folder to begin anew") from exc
+        except Exception as exc:  # torch raises a dozen kinds for a damaged file, and advises to trust it
+            raise ConfigError(f"can't resume from {path} (it is damaged); remove the folder to begin anew") from exc
         return found
 
     def write_state(self, name: str, state: Mapping[str, Any]) -> None:
@@ -114,10 +120,7 @@ class RunFolder:
                 self._is_kept = True
             write_atomically(self.path / name, content)
         except OSError as exc:
-            raise ConfigError(
-                f"can't keep how far the run has come in {self.path} ({exc.strerror}); make room there, and go on "
-                "with --resume"
-            ) from exc
+            raise _not_kept(self.path, exc) from exc
 
 
 @contextmanager
@@ -136,7 +139,16 @@ def open_run(path: Path, settings: Mapping[str, Any], *, resume: bool, restart: 
             raise ConfigError(f"another fit is at work in {path}; wait until it has ended") from None
         except OSError as exc:
             raise ConfigError(f"can't write into the folder {path} ({exc.strerror}); give another --run") from exc
-        yield RunFolder(path, settings, resume=resume, restart=restart)
+        try:
+            yield RunFolder(path, settings, resume=resume, restart=restart)
+        except OSError as exc:  # of the log, which others write
+            raise _not_kept(path, exc) from exc
+
+
+def _not_kept(path: Path, exc: OSError) -> ConfigError:
+    return ConfigError(
+        f"can't keep how far the run has come in {path} ({exc.strerror}); make room there, and go on with --resume"
+    )
 
 
 def _make(path: Path) -> None:

@@ -25,6 +25,7 @@ def report_path(out: Path, inputs: Sequence[Path | None], *, has_policy: bool = 
     Raises:
         ConfigError: when it or the policy would replace an input, or each other, or nothing can be written there.
     """
+    check_folder(out.parent, _ELSEWHERE)
     if out.is_dir():
         raise ConfigError(f"{out} is a folder; {_ELSEWHERE}")
     path = out.with_suffix(".json")
@@ -33,7 +34,6 @@ def report_path(out: Path, inputs: Sequence[Path | None], *, has_policy: bool = 
         raise ConfigError(f"the policy {out} would replace what it is made of; {_ELSEWHERE}")
     if path.resolve() in ({*given, out.resolve()} if has_policy else given):
         raise ConfigError(f"the report of {out} would be {path}, which is something else; {_ELSEWHERE}")
-    check_folder(out.parent, _ELSEWHERE)
     return path
 
 

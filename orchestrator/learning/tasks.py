@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +104,7 @@ def logged_traffic(
         missing = "profile" if router.profile is None else "decision_log"
         raise ConfigError(f"{source} has no router.{missing}, which a fit needs; set it and let the router record")
     directory = router.decision_log.directory
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise ConfigError(f"router.decision_log.directory of {source}: {directory} is no folder; let the router record")
     recorded = read_arrivals(directory, family=family)
     profiled = {str(server.name) for server in read_profile(router.profile).servers}

@@ -7,6 +7,7 @@ the smallest batch of the narrowest width can be read beside the largest of the 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def check_picture(path: Path) -> None:
     check_matplotlib()
     if path.suffix != ".png":
         raise ConfigError(f"--plot {path}: a picture's name ends in .png")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ConfigError(f"--plot {path}: there is no folder {path.parent}; make it or name another")
 
 

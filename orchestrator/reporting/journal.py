@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-from orchestrator.errors import ConfigError
+from pydantic import ValidationError
+
+from orchestrator.errors import ConfigError, NotKeptError
 
 
 class Journal:
@@ -48,7 +50,7 @@ class Journal:
             try:
                 replay(number, json.loads(line))
             except (AttributeError, KeyError, TypeError, ValueError) as exc:
-                raise ConfigError(f"{path} line {number} is damaged ({exc}); {remedy}") from exc
+                raise ConfigError(f"{path} line {number} is damaged ({_why(exc)}); {remedy}") from exc
         self._read_bytes = len(text.encode())
         self._whole_bytes = sum(len(line.encode()) + 1 for line in lines)
         self.is_new = not lines
@@ -88,14 +90,14 @@ class Journal:
             self._file.close()
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Append a line; it is with the kernel when this returns. Raises ConfigError when it can't be written."""
+        """Append a line; it is with the kernel when this returns. Raises NotKeptError when it can't be written."""
         assert self._file is not None
         line = json.dumps(values, allow_nan=False, separators=(",", ":")) + "\n"
         try:
             self._file.write(line)
             self._file.flush()
         except OSError as exc:
-            raise ConfigError(
+            raise NotKeptError(
                 f"can't write {self.path} ({exc.strerror}); free space and give the command again"
             ) from exc
 
@@ -106,6 +108,14 @@ class Journal:
             return ""
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"can't read {self.path} ({exc}); {remedy}") from exc
+
+
+def _why(error: Exception) -> str:
+    """Return in one line what is wrong with a line that is damaged."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return ": ".join([*map(str, first["loc"]), first["msg"]])
+    return f"no key {error}" if isinstance(error, KeyError) else str(error)
 
 
 def differences(found: Any, wanted: Any) -> Iterator[tuple[str, Any, Any]]:

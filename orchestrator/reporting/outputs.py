@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.errors import ConfigError
-from orchestrator.files import write_atomically
+from orchestrator.files import stamp_of, write_atomically
 
 _ELSEWHERE = "choose another place"
 
@@ -18,11 +18,12 @@ def check_folder(folder: Path, remedy: str, what: str = "") -> None:
 
     What has to be made of it to find out is removed again. ``what`` is told in place of the folder.
     """
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    made = [each for each in (folder, *folder.parents) if stamp_of(each) is None]
     with _one_line_errors(folder, remedy, what), tempfile.TemporaryFile(dir=folder):
         pass
     for each in made:
-        each.rmdir()
+        with suppress(OSError):  # of a folder that somebody else uses by now
+            each.rmdir()
 
 
 def check_file(path: Path | None, what: str = "") -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.router.dispatch.decision_log import REJECTED, SHED, Record, arrivals_of, is_shed
 
 Floats = NDArray[np.float64]
+_LATEST_UNIX_S: Final = 1e11
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,10 +74,12 @@ def read_traffic(records: Iterable[Record], family: str | None = None) -> Record
     """Return the requests of a family; None: of the one that has most.
 
     Raises:
-        ConfigError: There are none, or none of that family.
+        ConfigError: There are none, or none of that family, or a record is damaged.
     """
     records = list(records)
-    sent = [record for record in records if record.get("choice") is not None and "requests" in record["outcome"]]
+    for record in records:
+        _check(record)
+    sent = [record for record in records if not is_shed(record) and _is_sent(record)]
     families = Counter(record["family"] for record in sent)
     if not sent or (family is not None and family not in families):
         known = f"; there are decisions about {', '.join(sorted(families))}" if sent else ""
@@ -109,13 +112,51 @@ def _refused(records: Iterable[Record], family: str) -> Refused:
             continue
         if is_shed(record):
             counts[record[SHED]] += 1
-            rows.append((record["at"] - record["age_s"], record["items"], record["deadline_s"]))
+            rows.append(_shed(record))
         elif record["outcome"].get("error") == REJECTED:
             counts[REJECTED] += 1
-            [arrived_unix_s], queue = arrivals_of(record), record["queue"]
-            rows.append((arrived_unix_s, queue["head_items"], record["at"] - arrived_unix_s + queue["head_slack_s"]))
+            rows.append(_rejected(record))
     arrived, items, deadline = np.array(rows, float).reshape(-1, 3).T
     return Refused(arrived, items, deadline, dict(counts.most_common()))
+
+
+def _is_sent(record: Record) -> bool:
+    return record.get("choice") is not None and "requests" in record["outcome"]
+
+
+def _shed(record: Record) -> tuple[float, ...]:
+    return record["at"] - record["age_s"], record["items"], record["deadline_s"]
+
+
+def _rejected(record: Record) -> tuple[float, ...]:
+    [arrived_unix_s], queue = arrivals_of(record), record["queue"]
+    return arrived_unix_s, queue["head_items"], record["at"] - arrived_unix_s + queue["head_slack_s"]
+
+
+def _check(record: Record) -> None:
+    """Raise ConfigError for a record that has not what a router writes."""
+    try:
+        if is_shed(record):
+            names, rows = [record[SHED], record["family"] or ""], [_shed(record)]
+        elif record["outcome"].get("error") == REJECTED:
+            names, rows = [record["family"]], [_rejected(record)]
+        elif _is_sent(record):
+            error = record["outcome"]["error"]
+            names, rows = [record[key] for key in ("family", "policy", "reason")], []
+            names += [name for name in (record["fault"], error) if name is not None]
+            if error is None:  # of those that failed nothing else is asked
+                rows = list(_requests(record))
+        else:
+            return
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a name is no text")
+        if not all(abs(row[0]) < _LATEST_UNIX_S for row in np.array(rows, float)):
+            raise ValueError("a request came at no time")
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
+        which = f"decision {record['id']}" if "id" in record else f"the request that was refused at {record['at']}"
+        raise ConfigError(
+            f"the decision log has {which}, but it is damaged ({type(exc).__name__} {exc}); remove that line"
+        ) from exc
 
 
 def _requests(record: Record) -> Iterable[tuple[float, ...]]:

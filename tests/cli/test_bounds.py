@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
+from orchestrator.errors import NotKeptError
+from orchestrator.reporting.journal import Journal
 
 
 def bounds(folder: Path, *more: str, count: int = 1, **workload: Any) -> Result:
@@ -61,3 +64,21 @@ def test_what_can_not_be_bounded_is_said(tmp_path: Path) -> None:
     assert over.exit_code == 0
     assert "are more than the fleet serves for good" in over.output
     assert "unknown policy 'best'" in bounds(tmp_path, "--policy", "best").output
+
+
+def test_a_disk_that_is_full_says_nothing_of_a_clairvoyant_and_leaves_what_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Journal.write
+
+    def write_first(journal: Journal, values: Mapping[str, Any]) -> None:
+        if "result" in values:
+            raise NotKeptError("the disk is full")
+        write(journal, values)
+
+    monkeypatch.setattr(Journal, "write", write_first)
+    run = bounds(tmp_path, "--out", str(tmp_path / "b.json"))
+    assert (run.exit_code, "no clairvoyant" in run.output) == (1, False), run.output
+    assert "the disk is full" in run.output
+    assert not (tmp_path / "b.json").exists()
+    assert (tmp_path / "b.json.partial").exists()

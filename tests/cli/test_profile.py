@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,9 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli import main
+from orchestrator.cli.research import profile as research_profile
 from orchestrator.cli.research.profile import _choose
 from orchestrator.config import load_fleet
 from orchestrator.profile.document import write_profile
+from tests.closed import closed
 from tests.profile.profiles import profile_of
 
 FLEET = "servers: [{name: a, grpc: '127.0.0.1:1'}]\nrouter: {connect_timeout_s: 1}\n"
@@ -137,3 +140,35 @@ def test_a_server_that_is_named_twice_is_measured_once(tmp_path: Path) -> None:
     path = tmp_path / "fleet.yaml"
     path.write_text(FLEET)
     assert [server.name for server in _choose(load_fleet(path), ("a", "a")).servers] == ["a"]
+
+
+@pytest.mark.parametrize("more", [[], ["--restart"], ["--server", "a"], ["--plot"]])
+def test_a_closed_folder_is_told_before_a_server_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    folder = tmp_path / "of another"
+    folder.mkdir()
+    path = tmp_path / "fleet.yaml"
+    path.write_text(FLEET)
+    fleet = load_fleet(path)
+    monkeypatch.setattr(research_profile, "load_fleet", lambda path: fleet)
+    place = folder / "profile.json"
+    options = ["--plot", str(folder / "inner" / "p.png")] if more == ["--plot"] else ["--out", str(place), *more]
+    with closed(folder):
+        result = CliRunner().invoke(main, ["profile", "--fleet", str(path), *options])
+    said = "there is no folder" if more == ["--plot"] else "can't write .*profile.json .Permission denied.; choose"
+    assert (result.exit_code, re.search(said, result.output) is not None) == (1, True), result.output
+
+
+def test_an_interruption_before_anything_is_kept_names_no_file_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*request: object, **how: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(research_profile, "take_profile", interrupt)
+    code, said = run(tmp_path, "--out", tmp_path / "p.json")
+    assert (code, said.splitlines()[-1]) == (130, "interrupted; nothing was kept yet")
+    (tmp_path / "p.json.partial").touch()
+    code, said = run(tmp_path, "--out", tmp_path / "p.json")
+    assert (code, "the same command goes on from" in said) == (130, True)

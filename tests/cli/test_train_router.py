@@ -12,9 +12,11 @@ from orchestrator.cli import main
 from orchestrator.cli.research.train_router import fit_and_write
 from orchestrator.errors import ConfigError
 from orchestrator.learning import fitting
-from orchestrator.learning.fitting import FitSettings
+from orchestrator.learning.checkpoints import RunFolder
+from orchestrator.learning.fitting import Fit, FitSettings
 from orchestrator.learning.judging import Candidate
 from orchestrator.learning.tasks import given_traffic
+from orchestrator.learning.traffic import Traffic
 from orchestrator.policies.learned.policy_file import read_policy_file
 
 ROOT = Path(__file__).parents[2]
@@ -95,3 +97,23 @@ def test_a_policy_that_can_not_be_written_costs_nothing_that_was_learned(
     fit_and_write(traffic, settings, run, out, [], resume=True)
     assert read_policy_file(out).base == json.loads(out.with_suffix(".json").read_text())["promoted"]
     assert not list(run.glob("*.json"))
+
+
+def test_a_run_that_is_interrupted_says_that_it_can_go_on_only_where_something_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+
+    def fit(traffic: Traffic, settings: FitSettings, folder: RunFolder, **how: object) -> Fit:
+        for name in kept:
+            folder.write(name, {})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "fit", fit)
+    command = ["train-router", "--scenario", str(SCENARIO), "--out", str(tmp_path / "x.npz")]
+    run = CliRunner().invoke(main, command)
+    assert (run.exit_code, run.stderr.splitlines()[-1]) == (130, "interrupted; nothing was kept yet")
+    kept.append("rungs")
+    run = CliRunner().invoke(main, command)
+    assert run.exit_code == 130
+    assert run.stderr.splitlines()[-1].startswith("interrupted; the same command with --resume goes on from ")

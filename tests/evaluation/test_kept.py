@@ -52,3 +52,24 @@ def test_without_a_file_to_write_nothing_is_kept(tmp_path: Path, monkeypatch: py
     with keep_results(None, ABOUT, float, run_here) as execute:
         assert run_in_order(execute, halve, [1, 2]) == [0.5, 1.0]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"job": 0, "result": "fast"}', r"Input should be a valid number, unable to parse string as a number"),
+        ('{"result": 1.0}', "no key 'job'"),
+    ],
+)
+def test_a_result_that_is_damaged_is_named_in_one_short_line(tmp_path: Path, line: str, why: str) -> None:
+    out = tmp_path / "out.json"
+    with pytest.raises(RuntimeError), keep_results(out, ABOUT, float, run_here) as execute:
+        run_in_order(execute, halve, [-1])
+    partial = tmp_path / "out.json.partial"
+    partial.write_text(partial.read_text() + line + "\n")
+    with (
+        pytest.raises(ConfigError, match=rf"out\.json\.partial line 2 is damaged \({why}.*\); remove it") as found,
+        keep_results(out, ABOUT, float, run_here),
+    ):
+        pytest.fail("it was opened")
+    assert "pydantic" not in str(found.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,23 @@ def test_what_can_not_be_kept_is_told_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "run").rmdir()  # as where its disk has gone
     with pytest.raises(ConfigError, match=r"can't keep how far the run has come in .*go on with --resume"):
         run.write("rungs", {})
+
+
+@pytest.mark.parametrize("content", [b"", bytes(500), b"x"])
+def test_a_state_that_is_damaged_is_told_without_the_advice_to_trust_it(tmp_path: Path, content: bytes) -> None:
+    run = begin(tmp_path)
+    run.write("rungs", {})
+    (tmp_path / "ppo.pt").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"ppo\.pt \(it is damaged\); remove the folder to begin anew$"):
+        run.read_state("ppo")
+
+
+def test_a_full_disk_is_told_where_others_write_the_log(tmp_path: Path) -> None:
+    def write_log() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(ConfigError, match=r"can't keep how far .* \(No space left on device\); make room there"),
+        open_run(tmp_path, {}, resume=False),
+    ):
+        write_log()

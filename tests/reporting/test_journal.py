@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, NotKeptError
 from orchestrator.reporting.journal import Journal, differences
 
 
@@ -59,7 +59,7 @@ def test_differences_are_named_by_the_path_of_their_leaf() -> None:
 def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal", lambda number, values: None, remedy="")
     journal.path.symlink_to("/dev/full")
-    with pytest.raises(ConfigError, match=r"can't write .*journal \(No space left on device\); free space"), journal:
+    with pytest.raises(NotKeptError, match=r"can't write .*journal \(No space left on device\); free space"), journal:
         journal.write({"x": 1})
 
 
@@ -85,3 +85,10 @@ def test_what_another_run_did_between_reading_and_writing_is_told(tmp_path: Path
     path.unlink()  # as a run does that has ended
     with pytest.raises(ConfigError, match=r"another run has written .*journal meanwhile; give the command again"), late:
         pytest.fail("it would go on in a file that lacks its first lines")
+
+
+def test_a_line_that_was_cut_off_stays_where_nothing_is_to_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_text('{"x": 1}\n{"x"')
+    assert read(path) == [(1, 1)]
+    assert path.read_text() == '{"x": 1}\n{"x"'

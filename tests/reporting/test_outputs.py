@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from orchestrator.errors import ConfigError
 from orchestrator.reporting.outputs import check_file, check_folder, write_file, write_report
 from orchestrator.reporting.pictures import draw_image, draw_svg
+from tests.closed import closed
 
 
 def test_a_report_is_written_whole_into_a_folder_that_is_made(tmp_path: Path) -> None:
@@ -55,3 +59,24 @@ def test_the_same_picture_is_the_same_text_and_of_the_size_that_was_asked_for() 
     png = draw_image(draw, (3, 2), dpi=100)
     assert png.startswith(b"\x89PNG")
     assert (int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")) == (300, 200)
+
+
+def test_a_place_in_a_folder_that_is_closed_is_named_with_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "of another"
+    folder.mkdir()
+    with closed(folder):
+        for place in (folder, folder / "new"):
+            with pytest.raises(ConfigError, match=r"can't write the report to .* \(Permission denied\); move"):
+                check_folder(place, "move")
+
+
+def test_a_folder_that_another_command_has_begun_to_use_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_beside(dir: Path) -> IO[bytes]:
+        (dir / "other.json").touch()
+        return BytesIO()
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", write_beside)
+    check_folder(tmp_path / "new", "move")
+    assert (tmp_path / "new" / "other.json").exists()

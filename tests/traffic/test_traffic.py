@@ -308,3 +308,28 @@ def test_errors_are_relative_for_times_alone_and_known_where_both_are_nothing() 
 def test_without_decisions_the_command_says_what_is_missing(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert (done.exit_code, "no decisions are in router.decision_log.directory" in done.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ({"fault": 7}, "TypeError a name is no text"),
+        ({"candidates": None}, "TypeError"),
+        ({"queue": None}, "AttributeError"),
+        ({"at": None}, "TypeError"),
+        ({"at": 1e300}, "ValueError a request came at no time"),
+        ({"outcome": {"error": None, "items": 0, "requests": [{"items": 1, "queue_s": 0}]}}, "ZeroDivisionError"),
+        ({"outcome": {"error": None, "items": 1, "requests": [{"items": 1, "queue_s": 0}]}}, "KeyError 'latency_s'"),
+        ({"outcome": {"error": "rejected"}}, "KeyError 'head_items'"),
+    ],
+)
+def test_a_decision_that_is_damaged_is_named(damage: dict[str, Any], why: str) -> None:
+    whole = decision(0.0, 0.01, 0.1, 25, 0.9)
+    with pytest.raises(ConfigError, match=rf"has decision abc-1.0, but it is damaged \({why}.*\); remove that line"):
+        read_traffic([whole, decision(1.0, 0.01, 0.1, 25, 0.9) | damage])
+
+
+def test_a_refused_request_that_is_damaged_is_named_by_its_time() -> None:
+    refused = {"shed": "late", "at": 7.0, "family": "fashion", "items": 1, "age_s": 0.1, "deadline_s": "soon"}
+    with pytest.raises(ConfigError, match=r"has the request that was refused at 7.0, but it is damaged"):
+        read_traffic([decision(0.0, 0.01, 0.1, 25, 0.9), refused])

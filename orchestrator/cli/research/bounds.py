@@ -13,14 +13,14 @@ from rich.console import Console
 
 from orchestrator.cli.options import FILE, SHIPPED_FILE, FiniteRange, dask_option, processes_option
 from orchestrator.cli.research.output import figures_table, wide_console
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, NotKeptError
 from orchestrator.evaluation.cases import identities
 from orchestrator.evaluation.kept import keep_results
 from orchestrator.executors import open_executor
 from orchestrator.installed.extras import check_extra
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.blocks import say_figure
-from orchestrator.reporting.outputs import check_not_read, write_file
+from orchestrator.reporting.outputs import check_file, check_not_read, write_file
 from orchestrator.simulation.bounds.overview import (
     FluidBounds,
     Window,
@@ -69,6 +69,7 @@ def bounds(
     """
     check_extra("'slimsched bounds'", "sim", "scipy")
     check_not_read(out, [path])
+    check_file(out)
     settings, servers = load_scenario(path)
     names = policies or _DEFAULT_POLICIES
     parsed = [parse_policy(name) for name in names]
@@ -86,6 +87,8 @@ def bounds(
     ):
         try:
             found = measure_windows(settings, servers, parsed, requests=requests, windows=windows, execute=execute)
+        except NotKeptError:  # which says nothing of a clairvoyant
+            raise
         except ConfigError as exc:
             console.print(f"no clairvoyant: {exc}")
         if out is not None:

@@ -37,10 +37,15 @@ def counted_progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def told_how_to_go_on(place: Path, option: str = "") -> Iterator[None]:
-    """Say, where the block is interrupted, from where the same command goes on, and with which option."""
+def told_how_to_go_on(place: Path, option: str = "", *, is_kept: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Say, where the block is interrupted, from where the same command goes on, and with which option.
+
+    Before anything ``is_kept`` there it begins anew, and nothing is said.
+    """
     try:
         yield
     except KeyboardInterrupt:
+        if not is_kept():
+            raise KeyboardInterrupt("nothing was kept yet") from None
         how = " ".join(filter(None, ("the same command", option and f"with {option}")))
         raise KeyboardInterrupt(f"{how} goes on from {place}") from None

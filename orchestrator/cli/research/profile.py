@@ -134,6 +134,7 @@ def _choose(fleet: FleetSettings, names: tuple[str, ...]) -> FleetSettings:
 def _begin(console: Console, out: Path, *, restart: bool) -> Path:
     """Return where what is measured is kept, after saying what happens to what was."""
     partial = out.with_name(f"{out.name}.partial")
+    check_file(out)
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it or name another")
     if partial.exists() and not restart:
@@ -150,5 +151,5 @@ def _take(console: Console, request: ProfileRequest) -> Profile:
             what = f"round {now.round_number}: {now.now}" if now.round_number else now.now
             bar.update(task, total=now.cells, completed=now.settled, description=what)
 
-        with told_how_to_go_on(request.partial):
+        with told_how_to_go_on(request.partial, is_kept=request.partial.exists):
             return asyncio.run(take_profile(request, report=report, has_controller=has_controller))

@@ -88,6 +88,7 @@ def simulate(
     check_extra("'slimsched simulate'", "sim", "scipy")
     kind = None if plot is None else picture_kind(plot)
     check_not_read(out, [path])
+    check_file(out)
     check_file(plot, _PICTURE)
     settings, servers = load_scenario(path)
     settings = change_workload(settings, load_ratio=load_ratio, requests=requests)

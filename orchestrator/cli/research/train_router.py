@@ -145,7 +145,7 @@ def _train_paper(
 
     check_folder(out.parent, _ELSEWHERE)
     with open_run(folder, identity(traffic, weights, seed), resume=resume) as run:
-        with told_how_to_go_on(folder, "--resume"), fitting_progress() as report:
+        with told_how_to_go_on(folder, "--resume", is_kept=run.is_kept), fitting_progress() as report:
             file = train_paper(traffic, weights, run, rules=PORTFOLIO, seconds=seconds, seed=seed, report=report)
         write_policy_file(out, file)
         run.end()
@@ -218,7 +218,7 @@ def fit_and_write(
 
     beside = report_path(out, inputs)
     with open_run(folder, fitting.identity(traffic, settings), resume=resume, restart=restart) as run:
-        with told_how_to_go_on(folder, "--resume"), fitting_progress() as report:
+        with told_how_to_go_on(folder, "--resume", is_kept=run.is_kept), fitting_progress() as report:
             fit = fitting.fit(traffic, settings, run, report=report, execute=execute)
         if fit.promoted is not None:
             fitting.write_promoted(out, fit.promoted)

@@ -29,7 +29,7 @@ from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
 from orchestrator.executors import open_executor
 from orchestrator.installed.extras import check_extra
 from orchestrator.reporting.blocks import say_figure
-from orchestrator.reporting.outputs import check_not_read
+from orchestrator.reporting.outputs import check_file, check_not_read
 
 _DEFAULTS = Extent()
 
@@ -79,6 +79,7 @@ def tune(
     chosen = policies or tuned_policies()
     check_tuned(chosen)
     check_not_read(out, paths)
+    check_file(out)
     extent = Extent(budget, traces, requests, seed)
     partial = out.with_name(out.name + ".partial")
     if restart:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -73,7 +74,7 @@ def find_scenarios(given: Sequence[Path]) -> list[Path]:
     Raises:
         ConfigError: when there is none, or two have one stem, by which the result keeps them apart.
     """
-    found = [path for entry in given for path in (sorted(entry.glob("*.yaml")) if entry.is_dir() else [entry])]
+    found = [path for entry in given for path in (sorted(entry.glob("*.yaml")) if os.path.isdir(entry) else [entry])]
     if not found:
         raise ConfigError(f"--scenario {given[0]} holds no .yaml file; name another folder or a file")
     stems = [path.stem for path in found]
