@@ -20,6 +20,7 @@ from orchestrator.config import (
     find_changes,
     load_tenants,
 )
+from orchestrator.files import stamp_of
 from orchestrator.gateway.admin import AdminEndpoint
 from orchestrator.gateway.auth.callers import Guard
 from orchestrator.gateway.auth.tls import HTTP1, HTTP2, TlsFiles
@@ -134,7 +135,7 @@ class Gateway:
         if self._settings.tls is None:
             return None
         tls = TlsFiles(self._settings.tls)
-        self._files.append(WatchedFiles("certificates", tls.paths, tls.refresh))
+        self._files.append(WatchedFiles("certificates", tls.paths, tls.refresh, stamps=tls.stamps))
         return tls
 
     def _open_grpc(self, tls: TlsFiles | None, given: Sockets) -> GrpcServer | None:
@@ -351,8 +352,9 @@ def open_guard(settings: GatewaySettings) -> tuple[Guard, list[WatchedFiles]]:
     if auth is None:
         return Guard(), []
     path = auth.tokens_file
+    stamps = (stamp_of(path),)  # before it is read: what is written meanwhile is read again
     guard = Guard(load_tenants(path), is_health_open=auth.open_health, is_status_open=auth.open_status)
-    return guard, [WatchedFiles("tenants", [path], lambda: guard.replace(load_tenants(path)))]
+    return guard, [WatchedFiles("tenants", [path], lambda: guard.replace(load_tenants(path)), stamps=stamps)]
 
 
 def open_servers(servers: Iterable[ServerSettings], pool: ConnectionPool | None = None) -> dict[ServerName, Server]:

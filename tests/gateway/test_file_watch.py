@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from orchestrator.background import BackgroundTasks
+from orchestrator.config import AuthSettings, GatewaySettings, TenantSettings, load_tenants
 from orchestrator.errors import ConfigError
+from orchestrator.gateway import server
+from orchestrator.gateway.auth.callers import UnauthenticatedError
 from orchestrator.gateway.file_watch import WatchedFiles, watch
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 
@@ -47,3 +51,22 @@ async def test_what_nobody_expected_of_one_file_ends_the_watching_of_none(
     await asyncio.sleep(1.5)
     assert taken == ["fleet.yaml 2", "tokens.yaml 1"]
     await background.stop()
+
+
+def test_a_token_that_is_withdrawn_while_the_gateway_starts_is_not_let_in_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tokens.yaml"
+    path.write_text(f"tenants: [{{name: shop, tokens: ['sha256:{hashlib.sha256(b'old').hexdigest()}']}}]")
+
+    def load(path: Path) -> tuple[TenantSettings, ...]:
+        tenants = load_tenants(path)
+        path.write_text("tenants: [{name: shop, tokens: []}]")
+        return tenants
+
+    monkeypatch.setattr(server, "load_tenants", load)
+    guard, files = server.open_guard(GatewaySettings(auth=AuthSettings(tokens_file=path)))
+    for each in files:
+        each.refresh()
+    with pytest.raises(UnauthenticatedError):
+        guard.identify("ModelInfer", (("authorization", "Bearer old"),))

@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.config import TlsSettings
 from orchestrator.errors import ConfigError
+from orchestrator.files import stamp_of
 
 HTTP2, HTTP1 = "h2", "http/1.1"
 # Of TLS 1.2: forward secrecy and authenticated encryption, as RFC 9113 wants for HTTP/2. TLS 1.3 has no others.
@@ -24,10 +25,15 @@ _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 class TlsFiles:
-    """Certificate, key and client authorities of a gateway; raises ConfigError when they can't be used."""
+    """Certificate, key and client authorities of a gateway; raises ConfigError when they can't be used.
+
+    Attributes:
+        stamps: Those of the files from before they were first read.
+    """
 
     def __init__(self, settings: TlsSettings) -> None:
         self._settings = settings
+        self.stamps = tuple(map(stamp_of, self.paths))
         self._newest = {protocol: self._build(protocol) for protocol in (HTTP2, HTTP1)}
 
     @property

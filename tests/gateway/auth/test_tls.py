@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 
 from orchestrator.config import TlsSettings, parse_fleet
 from orchestrator.errors import ConfigError
+from orchestrator.gateway import file_watch
 from orchestrator.gateway.auth.tls import HTTP1, TlsFiles
 from orchestrator.triton.messages import SERVICE
 from tests.gateway.calls import item_request
@@ -152,6 +153,29 @@ async def test_a_client_must_show_a_certificate_of_the_right_authority(authority
                 assert await ask_grpc(world, authority, wrong) == "UNAVAILABLE"
                 assert await ask_http(world, context_of(authority, wrong)) != "200"
         assert await ask_grpc(world, authority, clients) == "OK"
+
+
+async def test_an_authority_that_is_taken_away_while_the_gateway_starts_lets_nobody_in_for_good(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new")
+    tls = authority.write() | {"client_ca": tmp_path / "client_ca.pem"}
+    tls["client_ca"].write_bytes(old.pem)
+    monkeypatch.setattr(file_watch, "PERIOD_S", 0.01)
+    build = TlsFiles._build
+
+    def build_and_rotate(files: TlsFiles, protocol: str) -> ssl.SSLContext:
+        built = build(files, protocol)
+        if tls["client_ca"].read_bytes() != new.pem and protocol == HTTP1:  # the last that is read
+            tls["client_ca"].write_bytes(new.pem)
+        return built
+
+    monkeypatch.setattr(TlsFiles, "_build", build_and_rotate)
+    old_context, new_context = context_of(authority, old), context_of(authority, new)
+    async with open_world(tls=tls) as world:
+        await asyncio.sleep(0.2)
+        assert await ask_http(world, new_context) == "200"
+        assert await ask_http(world, old_context) != "200"
 
 
 async def test_another_client_authority_shuts_the_clients_of_the_first_out(
