@@ -259,10 +259,14 @@ class Inference:
         try:
             self.router.submit(wanted.inputs, wanted.options, sink, transit)
         except ConfigError as exc:
+            # Not the client's fault: its request is what the family takes.
             try:
-                self.router.models(family.name)
-            except ConfigError:  # not the client's fault: the family is known but has left all servers
+                models = self.router.models(family.name)
+            except ConfigError:
                 raise ServerUnavailableError(f"family '{family.name}' is on no server now", executed=False) from exc
+            if not any(model.inputs == family.inputs for model in models):
+                text = f"the models of family '{family.name}' are being replaced; retry later"
+                raise ServerUnavailableError(text, executed=False) from exc
             raise
 
     def _note(

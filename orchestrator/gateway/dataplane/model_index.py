@@ -78,7 +78,9 @@ class ModelIndex:
             ModelNotFoundError: when no server lists it.
             ServerUnavailableError: when those that had it do not answer.
         """
-        having = [server for server in self.servers if server.has_ready(address.model, address.version)]
+        ready = [server for server in self.servers if server.has_ready(address.model, address.version)]
+        # Where a width is being replaced, some servers may have one of another form, which is not the family's.
+        having = [server for server in ready if address.model in server.widths] or ready
         answering = [server for server in having if server.problem is None]
         if answering:
             if address.sequence:

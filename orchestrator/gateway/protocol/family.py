@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.errors import ConfigError, ModelNotFoundError
+from orchestrator.errors import ConfigError, ModelNotFoundError, ServerUnavailableError
 from orchestrator.gateway.protocol.messages import Message, pb, read_value, serialise
 from orchestrator.gateway.protocol.request_parameters import parse_options
 from orchestrator.gateway.protocol.tensors import (
@@ -30,7 +30,7 @@ from orchestrator.http2.flow import Buffer
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import Answer
 from orchestrator.snapshot import Family, ServedModel, TensorSpec
-from orchestrator.triton.infer_wire import decode_tensor, encode_elements, encode_tensor
+from orchestrator.triton.infer_wire import NUMPY_TYPES, decode_tensor, encode_elements, encode_tensor
 
 VERSION = "1"
 """The only version that a family has."""
@@ -164,8 +164,8 @@ class FamilyMessages:
         if wanted is not None and any(classes is not None for classes in wanted.values()):
             return serialise(build_response(request_id, family, answer, wanted))
         names = tuple(wanted or ())
-        shapes = tuple([array.shape for array in answer.outputs.values()])
-        key = (family, answer.server, answer.width, answer.expected_accuracy, answer.policy, names, shapes)
+        forms = tuple([(name, array.shape, array.dtype.char) for name, array in answer.outputs.items()])
+        key = (family, answer.server, answer.width, answer.expected_accuracy, answer.policy, names, forms)
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= _MOST_KEPT:
@@ -330,10 +330,15 @@ def _refuse_shared_memory(tensor: Message, what: str) -> None:
 
 
 def build_response(request_id: str, family: FamilyModel, answer: Answer, wanted: WantedOutputs) -> Message:
-    """Return the ModelInferResponse of an answer, with the outputs that are wanted, in the order of the family's."""
+    """Return the ModelInferResponse of an answer, with the outputs that are wanted, in the order of the family's.
+
+    Raises ServerUnavailableError when the answer is of models that have other outputs than the family.
+    """
     response = pb.ModelInferResponse(model_name=family.name, model_version=VERSION, id=request_id)
     for spec in _wanted_specs(family, wanted):
-        output, classes = answer.outputs[spec.name], wanted[spec.name] if wanted else None
+        output, classes = answer.outputs.get(spec.name), wanted[spec.name] if wanted else None
+        if output is None or output.dtype != np.dtype(NUMPY_TYPES[spec.datatype]):
+            raise ServerUnavailableError(f"family '{family.name}' was replaced while this ran; send it again")
         tensor = response.outputs.add(name=spec.name)
         if classes is None:
             tensor.datatype = spec.datatype

@@ -25,7 +25,7 @@ from functools import partial
 
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Dispatch, Hold, Reject
-from orchestrator.errors import PermanentError
+from orchestrator.errors import PermanentError, ServerUnavailableError
 from orchestrator.policies.family_turns import FairShare
 from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.policies.fleet.fleet_tables import FleetTables
@@ -335,6 +335,8 @@ class Dispatcher:
         ``decided`` is None for what was bound, of which each request knows itself what was decided.
         """
         model = server.model(queue.key.family, width)
+        if model is not None and not queue.key.suits(model):
+            return self._turn_away(queue, server)
         longest_s = self._fair_share(queue.key.family).longest_run_s
         if model is None or (free := server.free_batches(model, may_wait=longest_s == math.inf)) == 0:
             return False
@@ -360,6 +362,18 @@ class Dispatcher:
                 batch.expected_s, batch.margin = believed.completion_s_of(sent.items), believed.margin
                 batch.decided_s = decided.now_s
         self.sender.send(batch)
+        return True
+
+    def _turn_away(self, queue: RequestQueue, server: ServerConnection) -> bool:
+        """Have what waits for a model that takes or gives something else by now go to other servers, or refuse it."""
+        key = queue.key.elsewhere(server.name)
+        is_taken = server.name not in queue.key.avoid and self._fleet.takes(key)
+        for request in self._queues.take_all(queue.key):
+            if is_taken:
+                self._queues.push(key, request)
+            else:
+                text = f"the models of family '{key.family}' were replaced while it waited; read its metadata and retry"
+                request.give_up(ServerUnavailableError(text, executed=False))
         return True
 
     def _note_miss(self, missed: Family | None) -> None:

@@ -18,6 +18,7 @@ from orchestrator.profile.fit import EnergyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.queue.request import BatchKey, Items, as_batch, as_tensors
 from orchestrator.snapshot import Preference, ServedModel, ServerName
+from orchestrator.triton.families import Interface, interface_of
 from orchestrator.triton.infer_wire import Tensors
 
 _MOST_KEPT = 256
@@ -58,11 +59,11 @@ class KnownEligibility:
             key, is_single, names = known
             arrays = as_tensors(items, names)
             return key, tuple([array[np.newaxis] for array in arrays]) if is_single else arrays, is_single
-        models = offered()
-        key, batch, is_single = judge_eligibility(items, options, models, energy)
+        key, batch, is_single = judge_eligibility(items, options, offered(), energy)
         if len(self._known) >= _MOST_KEPT:
             self._known.clear()
-        self._known[alike] = key, is_single, tuple(spec.name for spec in models[0][1].inputs)
+        assert key.interface is not None  # of a request that was read
+        self._known[alike] = key, is_single, tuple(spec.name for spec in key.interface.inputs)
         return key, batch, is_single
 
 
@@ -90,12 +91,14 @@ def judge_eligibility(
             "a text such as 'energy'"
         )
     min_accuracy = -math.inf if options.min_accuracy is None else options.min_accuracy
-    batch, is_single = as_batch(items, offered[0][1])
+    interface, (batch, is_single) = _read(items, [model for _, model in offered])
     count = len(batch[0])
     allowed = [
         (server, model)
         for server, model in offered
-        if (options.width is None or model.width == options.width) and model.accuracy >= min_accuracy
+        if (options.width is None or model.width == options.width)
+        and model.accuracy >= min_accuracy
+        and interface_of(model) == interface
     ]
     if not allowed:
         widths = {model.width: model.accuracy for _, model in offered}
@@ -114,8 +117,30 @@ def judge_eligibility(
         _floor(offered, options.min_accuracy),
         options.max_joules,
         options.preference,
+        interface=interface,
     )
     return key, batch, is_single
+
+
+def _read(items: Items, models: Sequence[ServedModel]) -> tuple[Interface, tuple[Tensors, bool]]:
+    """Return what ``as_batch`` does by the first models that take the items, and what these take and give.
+
+    While a family is replaced, its servers are asked one by one, and seem to take different things. Raises ConfigError
+    as ``as_batch`` by the first model where none takes them.
+    """
+    by_interface: dict[Interface, ServedModel] = {}
+    for model in models:
+        by_interface.setdefault(interface_of(model), model)
+    model = next((model for model in by_interface.values() if _takes(model, items)), models[0])
+    return interface_of(model), as_batch(items, model)
+
+
+def _takes(model: ServedModel, items: Items) -> bool:
+    try:
+        as_batch(items, model)
+    except ConfigError:
+        return False
+    return True
 
 
 def _has_weights(preference: Preference) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.router.queue.trace import Trace
 from orchestrator.snapshot import Family, Preference, ServedModel, ServerName, Width
+from orchestrator.triton.families import Interface, interface_of
 from orchestrator.triton.infer_wire import NUMPY_TYPES, Tensors
 
 Array = NDArray[Any]
@@ -158,6 +159,8 @@ class BatchKey:
         bound_to: Server and width that early binding chose; None before binding and always with late binding.
         avoid: Servers on which an attempt failed or is overdue; others are taken while there are any.
         alone: A number of its own, above 0, for a request that goes alone; 0: with others.
+        interface: What models take and give by which the requests were read: a family's may be replaced by others while
+            they wait; None: it is not known.
     """
 
     family: Family
@@ -169,10 +172,15 @@ class BatchKey:
     bound_to: tuple[ServerName, Width] | None = None
     avoid: frozenset[ServerName] = frozenset()
     alone: int = 0
+    interface: Interface | None = field(default=None, hash=False, repr=False)  # what differs in it is rare
 
     def allows(self, model: ServedModel) -> bool:
         """Return whether a model of the family is one of those that may answer."""
-        return model.width in self.widths and model.accuracy >= self.min_accuracy
+        return model.width in self.widths and model.accuracy >= self.min_accuracy and self.suits(model)
+
+    def suits(self, model: ServedModel) -> bool:
+        """Return whether a model of the family takes and gives what the requests were read for."""
+        return self.interface is None or interface_of(model) == self.interface
 
     def elsewhere(self, server: ServerName) -> BatchKey:
         """Return the key of the queue in which requests wait for another server than ``server``."""

@@ -193,6 +193,11 @@ class Fleet:
         ]
         return bool(suiting) and not any(server.is_driven for server in suiting)
 
+    def takes(self, key: BatchKey) -> bool:
+        """Return whether a server that a key does not avoid may be sent what the key asks for."""
+        servers = [server for name, server in self.servers.items() if name not in key.avoid and server.takes_batches]
+        return any(map(key.allows, [model for server in servers for model in server.models_of(key.family)]))
+
     # --- what they serve ---
 
     def models(self, family: str | None) -> tuple[ServedModel, ...]:
