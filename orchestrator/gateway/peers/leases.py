@@ -135,10 +135,10 @@ class Lease:
                 asked_s = asyncio.get_running_loop().time()
                 self._term = await keeper.claim(self._gateway)
         except NoKeeperError as exc:
-            self.is_unkept = True
+            self.is_unkept, self.is_refused = True, False
             self._tell(f"nobody keeps a record of its driver, so that the plan decides alone: {exc}")
         except ServerUnavailableError as exc:
-            self.is_unkept = False
+            self.is_unkept = self.is_refused = False
             self._tell(f"its controller can't be asked who drives it, so it is not driven from here: {exc}")
         else:
             self.is_unkept = False

@@ -113,12 +113,14 @@ class MemoryLedger:
 
     def given_bytes(self, model: ModelName) -> int:
         """Return the least that an instance of a model was seen to take, of several; 0 while nothing is known of it."""
-        learned = self.instances_bytes.get(model) or self.loads_bytes.get(model) or ()
-        return min((*learned, *([self.seen_bytes[model]] if model in self.seen_bytes else ())), default=0)
+        return min(self._sizes(model, self.instances_bytes.get(model) or self.loads_bytes.get(model)), default=0)
 
     def _largest(self, model: ModelName, learned: tuple[int, ...] | None, unmeasured_bytes: int) -> int:
-        sizes = (*(learned or ()), *([self.seen_bytes[model]] if model in self.seen_bytes else ()))
+        sizes = self._sizes(model, learned)
         return max(sizes) if sizes else self._unseen_bytes(unmeasured_bytes)
+
+    def _sizes(self, model: ModelName, learned: tuple[int, ...] | None) -> tuple[int, ...]:
+        return (*(learned or ()), *([self.seen_bytes[model]] if model in self.seen_bytes else ()))
 
     def _unseen_bytes(self, unmeasured_bytes: int) -> int:
         # A sibling may be larger than what settings assume, and a width never seen larger than its siblings; the

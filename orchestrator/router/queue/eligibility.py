@@ -131,16 +131,13 @@ def _read(items: Items, models: Sequence[ServedModel]) -> tuple[Interface, tuple
     by_interface: dict[Interface, ServedModel] = {}
     for model in models:
         by_interface.setdefault(interface_of(model), model)
-    model = next((model for model in by_interface.values() if _takes(model, items)), models[0])
-    return interface_of(model), as_batch(items, model)
-
-
-def _takes(model: ServedModel, items: Items) -> bool:
-    try:
-        as_batch(items, model)
-    except ConfigError:
-        return False
-    return True
+    refusals: list[ConfigError] = []
+    for interface, model in by_interface.items():
+        try:
+            return interface, as_batch(items, model)
+        except ConfigError as exc:
+            refusals.append(exc)
+    raise refusals[0]
 
 
 def _has_weights(preference: Preference) -> bool:
