@@ -26,7 +26,8 @@ def parse_width(text: str) -> Width:
         percent = Decimal(text.strip()) * 100
     except DecimalException:
         raise WidthError(f"width {text!r} is not a number; give a ratio such as 0.25") from None
-    if not percent.is_finite() or percent != int(percent) or not 1 <= percent <= 100:
+    # The limits come first: the whole number of 1e999997 takes half a minute to be made.
+    if not percent.is_finite() or not 1 <= percent <= 100 or percent != int(percent):
         raise WidthError(f"width {text!r} is outside 0.01 to 1.00 in steps of 0.01; give a ratio such as 0.25")
     return Width(int(percent))
 

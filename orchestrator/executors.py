@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures import Executor as Pool
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +32,7 @@ Progress = Callable[[int, int], None]
 _AHEAD: Final = 2
 """Jobs that wait for each process."""
 _CONNECT_S: Final = 20.0
+_GO_ON: Final = "then start again, with --resume where there is one: what was kept is not run again"
 
 
 class Executor(Protocol):
@@ -58,6 +59,7 @@ def open_executor(*, processes: int = 1, dask: str | None = None) -> Iterator[Ex
 
     Raises:
         ConfigError: when Dask is not installed, or no scheduler with a worker answers.
+        TransientError: when jobs could not be run to their end; what has come of others is as good as ever.
     """
     if dask is not None:
         with _open_cluster(dask) as execute:
@@ -72,6 +74,11 @@ def open_executor(*, processes: int = 1, dask: str | None = None) -> Iterator[Ex
                 for worker in active_children():
                     worker.terminate()
                 raise
+            except BrokenExecutor as exc:
+                raise TransientError(
+                    f"one of the {processes} processes was killed, as where memory runs out; take fewer side by side, "
+                    f"{_GO_ON}"
+                ) from exc
 
 
 def run_on(pool: Pool, width: Callable[[], int]) -> Executor:
@@ -89,7 +96,7 @@ def _open_cluster(address: str) -> Iterator[Executor]:
         raise ConfigError(
             f"--dask {address}: no scheduler answers within {_CONNECT_S:g} s ({exc}); start one with 'dask scheduler'"
         ) from exc
-    with client:
+    with _quiet(distributed.client.logger), client:
         try:
             client.wait_for_workers(1, timeout=_CONNECT_S)
         except TimeoutError as exc:
@@ -104,13 +111,28 @@ def _open_cluster(address: str) -> Iterator[Executor]:
                 yield from _run_on(pool, lambda: sum(client.nthreads().values()), run_same, jobs)
             except SlimError:
                 raise
+            except (distributed.comm.CommClosedError, CancelledError) as exc:  # all jobs are cancelled with it
+                raise TransientError(
+                    f"--dask {address}: the scheduler does not answer any more; look at its log, {_GO_ON}"
+                ) from exc
             except Exception as exc:
                 raise TransientError(
                     f"--dask {address}: a job could not be run ({type(exc).__name__}: {exc}); look at the workers' "
-                    "logs, then start again: what is kept in the .partial file is not run again"
+                    f"logs, {_GO_ON}"
                 ) from exc
 
         yield execute
+
+
+@contextmanager
+def _quiet(logger: Any) -> Iterator[None]:
+    """Silence a logger: a client logs tracebacks of a scheduler that is gone, which is told in one line."""
+    level = logger.level
+    logger.setLevel("CRITICAL")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _run_on(

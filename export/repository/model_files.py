@@ -103,16 +103,21 @@ def require_writable(repository: Path) -> None:
 def _is_other(target: Path, files: Files) -> bool:
     """Return whether a model folder holds something else than ``files``; refuse one that holds somebody else's."""
     found = read_model(target)
-    empty = [str(p.relative_to(target)) for p in target.rglob("*") if p.is_dir() and not any(p.iterdir())]
+    unread = {str(p.relative_to(target)) for p in target.rglob("*") if not (p.is_file() or _holds_more(p))}
     older = {WARMUP_FILE.format(place) for place in range(len(found))}  # that another import may have written
     if b"slim.labels" in found.get(CONFIG_FILE, b""):
         older.add(LABELS_FILE)
-    foreign = sorted((found.keys() | set(empty)) - files.keys() - older)
+    foreign = sorted((found.keys() | unread) - files.keys() - older)
     if foreign:
         raise RepositoryError(
             f"{target} holds {foreign[0]}, which no export wrote; move it away or choose another --family"
         )
     return found != dict(files)
+
+
+def _holds_more(path: Path) -> bool:
+    """Return whether a path is a folder that is looked into; what a link leads to is not, and Triton serves it."""
+    return path.is_dir() and not path.is_symlink() and any(path.iterdir())
 
 
 def read_model(folder: Path) -> dict[str, bytes]:

@@ -45,6 +45,7 @@ PositiveSeconds = Annotated[float, Interval(gt=0, lt=math.inf)]
 Joules = Annotated[float, Interval(ge=0, lt=math.inf)]
 Watts = Annotated[float, Interval(ge=0, lt=math.inf)]
 Ratio = Annotated[float, Interval(ge=0, lt=math.inf)]
+Quality = Annotated[float, Interval(gt=-math.inf, lt=math.inf)]
 Count = Annotated[int, Ge(0)]
 Name = Annotated[str, MinLen(1)]
 Sha256 = Annotated[str, Spelling("^[0-9a-f]{64}$", "64 hexadecimal digits")]
@@ -170,7 +171,7 @@ class ModelProfile:
     name: Name
     family: Name
     width: Annotated[int, Interval(ge=1, le=100)]
-    accuracy: float
+    accuracy: Quality
     flops: Annotated[int, Gt(0)] | None
     max_batch_size: Annotated[int, Ge(1)]
     instances: Annotated[int, Ge(1)]

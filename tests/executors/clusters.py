@@ -37,6 +37,10 @@ class Cluster:
         """Kill the first worker by its process id, without a word to anybody."""
         os.kill(self.workers[0].pid, signal.SIGKILL)
 
+    def kill_scheduler(self) -> None:
+        """Kill the scheduler likewise."""
+        self._scheduler.kill()
+
     def stop(self) -> None:
         """End all of it."""
         for process in (*self.workers, self._scheduler):

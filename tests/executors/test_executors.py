@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import psutil
 import pytest
 
 from orchestrator import executors
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, TransientError
 from orchestrator.executors import Executor, open_executor, run_in_order
 from tests.executors.clusters import Cluster, open_cluster, wait_until
 from tests.ports import choose_free_ports
@@ -98,7 +100,6 @@ def test_no_worker_outlives_who_is_killed_or_interrupted(number: signal.Signals,
 def test_what_a_killed_worker_had_runs_on_another(tmp_path: Path) -> None:
     with open_cluster(tmp_path) as cluster, open_executor(dask=cluster.address) as execute:
         results = execute(begin_and_wait, [tmp_path])
-        import threading
 
         def kill() -> None:
             wait_until((tmp_path / "first").exists, "the job")
@@ -109,6 +110,51 @@ def test_what_a_killed_worker_had_runs_on_another(tmp_path: Path) -> None:
         [(_, pid)] = results
         killer.join()
         assert pid != int((tmp_path / "first").read_text())
+
+
+def test_a_process_that_is_killed_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with (
+        pytest.raises(TransientError, match="one of the 2 processes was killed, as where memory runs out") as caught,
+        open_executor(processes=2) as execute,
+    ):
+        results = execute(begin_and_wait, [tmp_path])
+
+        def kill() -> None:
+            wait_until((tmp_path / "first").exists, "the job")
+            os.kill(int((tmp_path / "first").read_text()), signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        list(results)
+    killer.join()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scheduler_that_goes_away_is_told_in_one_line(tmp_path: Path) -> None:
+    logged: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = logged.append  # type: ignore[method-assign]
+    logging.getLogger("distributed.client").addHandler(handler)
+    try:
+        with (
+            open_cluster(tmp_path) as cluster,
+            pytest.raises(TransientError, match="the scheduler does not answer any more; look at its log") as caught,
+            open_executor(dask=cluster.address) as execute,
+        ):
+            results = execute(begin_and_wait, [tmp_path])
+
+            def kill() -> None:
+                wait_until((tmp_path / "first").exists, "the job")
+                cluster.kill_scheduler()
+
+            killer = threading.Thread(target=kill)
+            killer.start()
+            list(results)
+    finally:
+        logging.getLogger("distributed.client").removeHandler(handler)
+    killer.join()
+    assert "\n" not in str(caught.value)
+    assert logged == []
 
 
 def test_workers_with_other_code_are_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

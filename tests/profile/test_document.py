@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,14 @@ def test_batches_double_up_to_the_largest(max_batch_size: int) -> None:
             "servers[0].models[1].sha256: must be 64 hexadecimal digits, got 'abc'",
         ),
         (lambda v: model(v).update(width=0), "servers[0].models[1].width: must be at least 1"),
+        (
+            lambda v: model(v).update(accuracy=math.nan),
+            "servers[0].models[1].accuracy: must be below inf, got NaN",
+        ),
+        (
+            lambda v: model(v).update(accuracy=math.inf),
+            "servers[0].models[1].accuracy: must be below inf, got Infinity",
+        ),
         (
             lambda v: model(v)["batches"].pop(3),
             "models[1].batches: batch sizes 8 are missing; it takes 1, 2, 4, 8, 16, 32, got [1, 2, 4, 16, 32]",

@@ -15,6 +15,7 @@ from export.errors import RepositoryError
 from export.repository.model_files import (
     CONFIG_FILE,
     LABELS_FILE,
+    Files,
     Swap,
     exchange,
     is_being_written,
@@ -226,6 +227,28 @@ def test_a_foreign_empty_folder_is_refused(tmp_path: Path) -> None:
     write_model(tmp_path / "models", NAME, OLD)
     (tmp_path / "models" / NAME / "2").mkdir()
     with pytest.raises(RepositoryError, match="holds 2, which no export wrote"):
+        write_model(tmp_path / "models", NAME, NEW)
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+@pytest.mark.parametrize("files", [OLD, NEW])
+def test_a_version_that_is_linked_in_is_kept_and_named(files: Files, target: str, tmp_path: Path) -> None:
+    """Triton follows the link, and serves the highest version."""
+    write_model(tmp_path / "models", NAME, OLD)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model.onnx").write_bytes(b"mine")
+    link = tmp_path / "models" / NAME / "2"
+    link.symlink_to(tmp_path / target)
+    with pytest.raises(RepositoryError, match="holds 2, which no export wrote"):
+        write_model(tmp_path / "models", NAME, files)
+    assert link.is_symlink()
+    assert read_model(tmp_path / "models" / NAME) == OLD
+
+
+def test_a_pipe_is_kept_and_named(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", NAME, OLD)
+    os.mkfifo(tmp_path / "models" / NAME / "pipe")
+    with pytest.raises(RepositoryError, match="holds pipe, which no export wrote"):
         write_model(tmp_path / "models", NAME, NEW)
 
 
