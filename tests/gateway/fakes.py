@@ -156,16 +156,18 @@ def echo(request: Any) -> Any:
 
 
 class FakeStream:
-    """Answers each request twice, as a decoupled model may, or as the model's script says."""
+    """Answers each request twice, as a decoupled model may, or as the model's script says; ``models`` were asked."""
 
     def __init__(self, server: FakeTriton) -> None:
         self._server = server
         self._answers: asyncio.Queue[bytes | RefusedCallError | None] = asyncio.Queue()
         self.is_abandoned = False
+        self.models: list[str] = []
 
     async def send(self, message: bytes) -> None:
         self._server.seen.append(("ModelStreamInfer", message, ()))
         request = pb.ModelInferRequest.FromString(message)
+        self.models.append(request.model_name)
         for step in self._server.scripts.get(request.model_name, "rr"):
             error = "the model broke off" if step == "e" else None
             response = pb.ModelStreamInferResponse(error_message=error, infer_response=echo(request))

@@ -1,15 +1,21 @@
-"""The generate extension of a decoupled model answers what Triton's own HTTP endpoint answers."""
+"""A decoupled model: the generate extension answers what Triton's own HTTP endpoint answers, and streams end none."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
+import grpc
 import pytest
 
 from orchestrator.embedded.server import EmbeddedOptions
-from tests.gateway.running import ROOT, Addresses, fetch, start_gateway, stop_gateway
+from orchestrator.gateway.protocol.messages import pb
+from orchestrator.triton.messages import SERVICE
+from tests.gateway.running import ROOT, Addresses, fetch, raw_request, start_gateway, stop_gateway
+from tests.triton import onnx_models
 from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
@@ -45,6 +51,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Iterator
     """Return where a gateway and the Triton behind it listen."""
     repository = tmp_path_factory.mktemp("repository")
     shutil.copytree(ROOT / "model_repository" / "fashion_w025", repository / "fashion_w025")  # a gateway has a family
+    onnx_models.write_model(repository, "plus", onnx_models.plus_one())
     (repository / "talk" / "1").mkdir(parents=True)
     (repository / "talk" / "config.pbtxt").write_text(CONFIG)
     (repository / "talk" / "1" / "model.py").write_text(MODEL)
@@ -84,3 +91,27 @@ def test_what_is_refused_before_it_runs_is_no_event(
     ours, theirs = generate(both, method, content)
     assert ours == theirs
     assert ours[0] == 400
+
+
+@pytest.mark.parametrize("other", ["another model", "a version that is not there"])
+def test_a_stream_of_a_decoupled_model_and_another_leaves_triton_alive(
+    both: tuple[Addresses, Addresses], other: str
+) -> None:
+    """At Triton 2.51 itself it ends the server, after some hundred answers."""
+    gateway, _ = both
+    talk, missing = (pb.ModelInferRequest(model_name="talk", model_version=version) for version in ("", "2"))
+    for request in (talk, missing):
+        script = request.inputs.add(name="script", datatype="BYTES", shape=[1])
+        script.contents.bytes_contents.append(b"r" * 20)
+    plus = raw_request("plus", name="x", shape=(1, 4), raw=bytes(16))
+    second = {"another model": plus, "a version that is not there": missing}[other]
+    messages = [request.SerializeToString() for request in (talk, second)] * 100
+    channel: Any
+    with grpc.insecure_channel(gateway.grpc) as channel:
+        method = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+        calls = [method(iter(messages), timeout=60) for _ in range(4)]
+        answers = [pb.ModelStreamInferResponse.FromString(message) for call in calls for message in call]
+    found = Counter(answer.error_message or answer.infer_response.model_name for answer in answers)
+    assert found.pop("talk") >= 400 * 20  # Triton may add an empty last one to each
+    error = "Request for unknown model: 'talk' version 2 is not found"
+    assert found == {"plus" if second is plus else error: 400}

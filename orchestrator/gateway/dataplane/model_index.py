@@ -92,10 +92,7 @@ class ModelIndex:
         if silent:  # one of them may have it
             raise ServerUnavailableError(f"model '{address.model}' was not found; {', '.join(silent)} did not answer")
         reason = next((e.reason for s in self.servers for e in s.entries if e.name == address.model and e.reason), "")
-        version = f" version {address.version}" if address.version else ""
-        raise ModelNotFoundError(
-            f"Request for unknown model: '{address.model}'{version} is not found" + (f" ({reason})" if reason else "")
-        )
+        raise not_found(address, reason)
 
     def merged_entries(self, families: Iterable[str]) -> list[IndexEntry]:
         """Return the index over all servers, without these families and their widths.
@@ -114,6 +111,13 @@ class ModelIndex:
                 if seen is None or (seen.state != READY and here.state == READY):
                     merged[entry.name, entry.version] = here
         return [merged[key] for key in sorted(merged)]
+
+
+def not_found(address: Address, reason: str = "") -> ModelNotFoundError:
+    """Return what refuses a request for a model, or a version of it, that is not there, in Triton's words."""
+    version = f" version {address.version}" if address.version else ""
+    text = f"Request for unknown model: '{address.model}'{version} is not found"
+    return ModelNotFoundError(text + (f" ({reason})" if reason else ""))
 
 
 def _is_named_like_a_width(entry: IndexEntry, families: set[str]) -> bool:

@@ -1,10 +1,12 @@
-"""One client's stream of inferences: families through the router, other models over a stream to a server each.
+"""One client's stream of inferences: families through the router, other models over a stream of their own each.
 
 Answers come in the order of completion, as from Triton. A model that is passed through stays with the server it began
-with while the client's stream lasts, because decoupled models and sequences keep state there. No more than ``window``
-requests of families are under way at a time, and a server or a client that takes no more holds up the reading; so a
-stream costs a bounded amount of memory. A client that leaves ends its own requests only: streams to servers are read to
-their ends in the background.
+with while the client's stream lasts, because decoupled models and sequences keep state there. Each model has a stream
+of its own, and what is not there is refused here: a stream on which Triton 2.51 answers for a decoupled model and for
+another, or for a version that it has not, ends it (``ASSERTION FAILED: !byte_buffer->Valid()``). No more than
+``window`` requests of families are under way at a time, and a server or a client that takes no more holds up the
+reading; so a stream costs a bounded amount of memory. A client that leaves ends its own requests only: streams to
+servers are read to their ends in the background.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from orchestrator.errors import SlimError
 from orchestrator.gateway.auth.callers import Caller, Ticket
 from orchestrator.gateway.dataplane.dataplane import DataPlane
+from orchestrator.gateway.dataplane.model_index import not_found
 from orchestrator.gateway.dataplane.passthrough import STREAM_METHOD
 from orchestrator.gateway.ports import Server, ServerStream
-from orchestrator.gateway.protocol.family import FamilyModel
+from orchestrator.gateway.protocol.family import FamilyModel, check_version
 from orchestrator.gateway.protocol.messages import pb, serialise
-from orchestrator.gateway.protocol.wire import check_inference, read_address
+from orchestrator.gateway.protocol.wire import Address, check_inference, read_address
 from orchestrator.gateway.statuses import outcome_of
-from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ServerModels
 
 
@@ -41,7 +43,7 @@ class StreamSession:
         self._places: dict[str, Callable[[], None]] = {}
         self._window = asyncio.Semaphore(window)
         self._sending = asyncio.Lock()  # a stream takes one message at a time
-        self._streams: dict[ServerName, ServerStream] = {}
+        self._streams: dict[str, ServerStream] = {}  # by model, as all that is kept here
         self._pinned: dict[str, ServerModels[Server]] = {}
 
     async def run(self, requests: AsyncIterator[bytes]) -> None:
@@ -64,7 +66,7 @@ class StreamSession:
             for ticket in self._tickets.values():
                 ticket.close()
             for model, give_back in self._places.items():
-                self._streams[self._pinned[model].name].when_ended(give_back)
+                self._streams[model].when_ended(give_back)
 
     async def _take(self, message: bytes, tasks: asyncio.TaskGroup) -> None:
         address = read_address(message)
@@ -76,12 +78,12 @@ class StreamSession:
         try:
             self._charge(address.model)
             classified = check_inference(message)
-            server = self._pinned.get(address.model) or self._data_plane.model_index.find(address)[0]
+            server = self._find(address)
             await self._data_plane.passthrough.require_scores(server, address, classified)
             if address.model not in self._pinned:
                 self._places[address.model] = self._data_plane.passthrough.calls.take(address.model)
                 self._pinned[address.model] = server
-            stream = self._streams.get(server.name) or self._open(server, tasks)
+            stream = self._streams.get(address.model) or self._open(address.model, server, tasks)
         except SlimError as exc:
             if address.model not in self._pinned and address.model in self._tickets:
                 self._tickets.pop(address.model).close()
@@ -90,6 +92,16 @@ class StreamSession:
             return
         self._data_plane.metrics.count(address.model, "streamed", tenant=self._caller.tenant)
         await stream.send(message)
+
+    def _find(self, address: Address) -> ServerModels[Server]:
+        """Return the server that a model began with, or is to; raises SlimError when the version is not there."""
+        check_version(address.version)
+        pinned = self._pinned.get(address.model)
+        if pinned is None:
+            return self._data_plane.model_index.find(address)[0]
+        if not pinned.has_ready(address.model, address.version):
+            raise not_found(address)
+        return pinned
 
     def _charge(self, model: str) -> None:
         """Count a request that is passed through; its model holds one place under way while the stream lasts."""
@@ -101,8 +113,8 @@ class StreamSession:
             self._tickets[model] = guard.admit(self._caller, model)
         guard.charge_items(self._caller, 1)
 
-    def _open(self, server: ServerModels[Server], tasks: asyncio.TaskGroup) -> ServerStream:
-        stream = self._streams[server.name] = server.server.open_stream(STREAM_METHOD, self._caller.metadata)
+    def _open(self, model: str, server: ServerModels[Server], tasks: asyncio.TaskGroup) -> ServerStream:
+        stream = self._streams[model] = server.server.open_stream(STREAM_METHOD, self._caller.metadata)
         self._data_plane.metrics.begin()
         tasks.create_task(self._pump(stream))
         return stream

@@ -357,6 +357,34 @@ async def test_a_stream_carries_families_and_other_models_at_once(world: World, 
     assert streams[0].is_abandoned, "and is left at the end"
 
 
+async def test_models_of_one_server_share_no_stream() -> None:
+    """Triton 2.51 ends when a decoupled model shares one with another."""
+    async with (
+        open_world(others={"a": ("echo", "talk")}) as world,
+        grpc.aio.insecure_channel(world.grpc) as channel,
+    ):
+        triton = world.tritons["a"]
+        triton.scripts["talk"] = "rrr"
+        asked = [echo_request(id="e"), echo_request("talk", id="t"), echo_request(id="e")]
+        answers = await RawCalls(channel).stream(asked)
+        assert sorted(answer.infer_response.id for answer in answers) == ["e"] * 4 + ["t"] * 3
+        assert [stream.models for stream in triton.streams] == [["echo", "echo"], ["talk"]]
+        assert all(stream.is_abandoned for stream in triton.streams)
+
+
+@pytest.mark.parametrize(("version", "reason"), [("2", "'echo' version 2 is not found"), ("x", "(details: stol)")])
+async def test_a_version_that_a_stream_asks_for_in_vain_reaches_no_server(
+    world: World, raw: RawCalls, version: str, reason: str
+) -> None:
+    """Triton 2.51 ends when it refuses one on a stream of a decoupled model."""
+    asked = [echo_request(), echo_request(model_version=version, id="wrong"), echo_request(model_version="1")]
+    answers = await raw.stream(asked)
+    assert [answer.infer_response.id for answer in answers if reason in answer.error_message] == ["wrong"]
+    assert [answer.error_message for answer in answers].count("") == 4
+    (stream,) = (stream for triton in world.tritons.values() for stream in triton.streams)
+    assert stream.models == ["echo", "echo"]
+
+
 ONE_CALL = [{"name": "echo", "max_calls": 1}]
 
 
