@@ -96,6 +96,15 @@ async def test_what_a_family_has_no_use_for_is_not_parsed(name: str, world: Worl
         assert (await calls.infer(item_request())).outputs
 
 
+async def test_loading_a_model_with_its_files_is_closed_and_not_too_large(world: World) -> None:
+    request = pb.RepositoryModelLoadRequest(model_name="echo")
+    request.parameters["file:1/model.onnx"].bytes_param = bytes(2**20)
+    channel: Any
+    async with grpc.aio.insecure_channel(world.grpc) as channel:
+        status, detail = await RawCalls(channel).refused("RepositoryModelLoad", request.SerializeToString())
+    assert (status, "loading models through the gateway is closed" in detail) == ("PERMISSION_DENIED", True), detail
+
+
 async def test_a_bomb_in_a_stream_ends_it_and_no_other(world: World) -> None:
     channel: Any
     async with grpc.aio.insecure_channel(world.grpc, compression=grpc.Compression.Gzip) as channel:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.errors import ConfigError, TransientError
+from orchestrator.errors import ConfigError, PermanentError, SlimError, TransientError
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import Preference, ServedModel, TensorSpec
 from orchestrator.triton.infer_wire import Tensors, encode_tensor
@@ -25,9 +25,12 @@ BAD = 9
 class Picky(FakeServer):
     """Fails at every batch that holds an item of some values."""
 
-    def __init__(self, *values: int, widths: Sequence[int] = (25, 50, 75, 100)) -> None:
+    def __init__(
+        self, *values: int, widths: Sequence[int] = (25, 50, 75, 100), error: type[SlimError] = TransientError
+    ) -> None:
         super().__init__(widths)
         self.values = values
+        self.error = error
         self.failed = 0
 
     async def infer_batch(
@@ -36,7 +39,7 @@ class Picky(FakeServer):
         answer = await super().infer_batch(model, batch, metadata=metadata)
         if any(pixels.flat[0] in self.values for pixels in batch[0]):
             self.failed += 1
-            raise TransientError("index out of range")
+            raise self.error("index out of range")
         return answer
 
 
@@ -78,6 +81,27 @@ async def test_who_asks_for_what_no_model_can_answer_harms_nobody(caplog: pytest
         assert [outcome for outcome in outcomes if isinstance(outcome, Exception)] == []
         assert "is out" not in caplog.text
         assert {name: len(models) for name, models in router.served_by().items()} == {"a": 4, "b": 4}
+
+
+@pytest.mark.parametrize("error", [TransientError, PermanentError])
+async def test_who_goes_on_asking_for_what_no_model_can_answer_harms_nobody(error: type[SlimError]) -> None:
+    """Far beyond what the budget of retries would stand."""
+    async with routed({"a": Picky(BAD, error=error), "b": Picky(BAD, error=error)}) as router:
+        await asyncio.sleep(1.0)
+        outcomes: list[object] = []
+        for _ in range(300):
+            asked = [router.infer(item(value), deadline_ms=2000) for value in (BAD, BAD, BAD, 1)]
+            outcomes += await asyncio.gather(*asked, return_exceptions=True)
+        assert [outcome for outcome in outcomes[3::4] if isinstance(outcome, Exception)] == []
+        assert {type(outcome) for outcome in outcomes if isinstance(outcome, Exception)} == {error}
+
+
+async def test_a_refusal_that_may_be_of_another_request_is_not_given_as_ones_own() -> None:
+    async with routed({"a": Picky(BAD, error=PermanentError)}, max_attempts=1) as router:
+        asked = [router.infer(item(value)) for value in (1, BAD)]
+        for outcome in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(outcome, TransientError)
+            assert "another request of the same batch may be to blame" in str(outcome)
 
 
 async def test_a_model_that_fails_at_all_but_blank_items_is_taken_out(caplog: pytest.LogCaptureFixture) -> None:

@@ -44,6 +44,8 @@ _QUERY_BYTES = 2**16
 _OF_A_MODEL = frozenset({"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})
 _QUERIES = frozenset({"ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex"})
 """Methods that count as requests of a tenant, because they cost servers and this process about as much."""
+_OF_ANY_SIZE = frozenset({"ModelInfer", "RepositoryModelLoad"})
+"""Methods whose requests may bring much; that loading is closed is what its caller has to know, and not a size."""
 _LISTS = {"RepositoryIndex": "models", "ModelStatistics": "model_stats"}
 """Methods whose answers list models, and in which field."""
 
@@ -118,7 +120,7 @@ class DataPlane:
 
     async def call(self, method: str, message: bytes, caller: Caller) -> bytes:
         """Return the serialised answer to a serialised unary call; raises SlimError, for the transport's status."""
-        if len(message) > _QUERY_BYTES and method != "ModelInfer":
+        if len(message) > _QUERY_BYTES and method not in _OF_ANY_SIZE:
             raise ConfigError(f"the request has {len(message)} bytes; {method} takes at most {_QUERY_BYTES}")
         sees_all = self.guard.sees_all(caller)
         if not sees_all and method in _OF_A_MODEL:

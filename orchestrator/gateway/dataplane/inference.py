@@ -175,7 +175,7 @@ class Inference:
             try:
                 self.guard.charge_items(caller, 1)
                 check_inference(message)
-                answers = self.passthrough.stream(message, caller.metadata)
+                answers = await self.passthrough.stream(message, caller.metadata)
             except SlimError as exc:
                 self.metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
                 raise

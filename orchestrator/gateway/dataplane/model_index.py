@@ -7,10 +7,11 @@ losing all servers shows as "not ready" and not as "nothing to serve".
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from orchestrator.errors import ModelNotFoundError, ServerUnavailableError
+from orchestrator.errors import ModelNotFoundError, ServerUnavailableError, SlimError
 from orchestrator.gateway.ports import Server
 from orchestrator.gateway.protocol.family import FamilyModel, merge_widths
 from orchestrator.gateway.protocol.wire import Address
@@ -27,6 +28,7 @@ class ModelIndex:
     def __init__(self, discovery: ModelDiscovery[Server]) -> None:
         self._discovery = discovery
         self._families: dict[str, FamilyModel] = {}
+        self._changed = asyncio.Event()
         discovery.listen(self._update)
 
     def _update(self, _: ServerName | None) -> None:
@@ -37,6 +39,8 @@ class ModelIndex:
         # A server that was not asked yet may have what one that has left had.
         kept = self._families if any(server.is_new for server in self.servers) else {}
         self._families = dict(sorted({**kept, **families}.items()))
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     @property
     def servers(self) -> tuple[ServerModels[Server], ...]:
@@ -67,6 +71,20 @@ class ModelIndex:
     def is_width(self, model: str) -> bool:
         """Return whether a model of a server is a width of a family."""
         return any(model in server.widths for server in self.servers)
+
+    async def wait_for(self, address: Address) -> list[ServerModels[Server]]:
+        """Return what ``find`` does; where no server is found yet, servers that were not asked yet are waited for.
+
+        They are asked within the time that a server has for it, and else a fleet whose servers have all moved would
+        lose what comes meanwhile. Raises as ``find``.
+        """
+        while True:
+            try:
+                return self.find(address)
+            except SlimError:
+                if not any(server.is_new for server in self.servers):
+                    raise
+            await self._changed.wait()
 
     def find(self, address: Address) -> list[ServerModels[Server]]:
         """Return the servers to try for a model, best first.

@@ -119,7 +119,7 @@ class Passthrough:
         address = read_address(message)
         answers: list[Message] = []
         async with self._limited(address):
-            server = self._find(address)
+            server = await self._find(address)
             on_sent(server.name)
             async with aclosing(self._stream(server, address.model, message, metadata)) as streamed:
                 async for answer in streamed:
@@ -132,13 +132,13 @@ class Passthrough:
             raise RefusedCallError("UNKNOWN", answers[0].error_message)  # a stream tells no status
         return serialise(answers[0].infer_response)
 
-    def stream(self, message: bytes, metadata: Metadata) -> AsyncGenerator[Message]:
-        """Yield the ModelStreamInferResponses of a server to a serialised inference; errors of models are inside them.
+    async def stream(self, message: bytes, metadata: Metadata) -> AsyncGenerator[Message]:
+        """Return the ModelStreamInferResponses of a server to a serialised inference; errors of models are inside them.
 
         Raises as ``ask``, but for the deadline.
         """
         address = read_address(message)
-        return self._stream(self._find(address), address.model, message, metadata)
+        return self._stream(await self._find(address), address.model, message, metadata)
 
     async def _stream(
         self, server: ServerModels[Server], model: str, message: bytes, metadata: Metadata
@@ -154,9 +154,9 @@ class Passthrough:
             stream.abandon()
             stream.when_ended(give_back)  # the server has it until then
 
-    def _find(self, address: Address) -> ServerModels[Server]:
+    async def _find(self, address: Address) -> ServerModels[Server]:
         check_version(address.version)
-        return self._model_index.find(address)[0]
+        return (await self._model_index.wait_for(address))[0]
 
     async def require_scores(self, server: ServerModels[Server], address: Address, outputs: Collection[str]) -> None:
         """Refuse outputs to be wanted as classes of a server whose model declares that they hold no numbers.
@@ -203,7 +203,7 @@ class Passthrough:
     ) -> tuple[bytes, ServerName]:
         check_version(address.version)
         now_s = asyncio.get_running_loop().time
-        servers = self._model_index.find(address)
+        servers = await self._model_index.wait_for(address)
         if len(servers) > 1 and not address.sequence:
             first = int(self._turn * len(servers))
             self._turn = (self._turn + _TURN) % 1

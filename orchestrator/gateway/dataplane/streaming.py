@@ -78,7 +78,7 @@ class StreamSession:
         try:
             self._charge(address.model)
             classified = check_inference(message)
-            server = self._find(address)
+            server = await self._find(address)
             await self._data_plane.passthrough.require_scores(server, address, classified)
             if address.model not in self._pinned:
                 self._places[address.model] = self._data_plane.passthrough.calls.take(address.model)
@@ -93,12 +93,12 @@ class StreamSession:
         self._data_plane.metrics.count(address.model, "streamed", tenant=self._caller.tenant)
         await stream.send(message)
 
-    def _find(self, address: Address) -> ServerModels[Server]:
+    async def _find(self, address: Address) -> ServerModels[Server]:
         """Return the server that a model began with, or is to; raises SlimError when the version is not there."""
         check_version(address.version)
         pinned = self._pinned.get(address.model)
         if pinned is None:
-            return self._data_plane.model_index.find(address)[0]
+            return (await self._data_plane.model_index.wait_for(address))[0]
         if not pinned.has_ready(address.model, address.version):
             raise not_found(address)
         return pinned

@@ -29,6 +29,7 @@ import numpy as np
 
 from orchestrator.errors import (
     ModelNotFoundError,
+    PermanentError,
     ServerUnavailableError,
     SlimError,
     TransientError,
@@ -302,7 +303,8 @@ class Sender:
     def _retry(self, batch: Batch, error: SlimError) -> None:
         """Send the requests of a batch that failed again, or fail them, and note what it says of the server.
 
-        Where one of them may be to blame each goes alone from then on, so that it takes no other with it.
+        Where one of them may be to blame each goes alone from then on, so that it takes no other with it. Where one
+        must be, that costs no budget: the batch was not their choice, and who sends such requests would use it up.
         """
         failure = batch.server, batch.model, batch.sent.sent_s, error
         self._fleet.incidents.note_failure(*failure)
@@ -310,20 +312,24 @@ class Sender:
         if is_of_model(error):
             blame = partial(self._fleet.incidents.blame, *failure)
             suspicion = Suspicion(batch.server.name, batch.model, len(batch.requests), blame)
+        is_refused, is_shared = type(error) is PermanentError, len(batch.requests) > 1
+        is_free = is_shared and (is_refused or self._fleet.incidents.is_sound(batch.server.name, batch.model.name))
         key = batch.key.elsewhere(batch.server.name)
         for request in batch.requests:
             if request.is_over:
                 continue
-            if suspicion is not None:
+            if suspicion is not None or is_refused:
                 key = replace(key, alone=next(self._alone))
+            if suspicion is not None:
                 request.suspicion = suspicion
-            verdict = self._judge(request, key, Cause.FAILED, repeatable=is_repeatable(error))
+            repeatable = is_repeatable(error) or (is_refused and is_shared)
+            verdict = self._judge(request, key, Cause.FAILED, repeatable=repeatable, is_free=is_free)
             if verdict is Verdict.SEND_AGAIN:
                 self._observer.on_retry(batch.server.name)
                 self._queues.push(key, request)
             elif verdict is not Verdict.ELSEWHERE_ALREADY:
                 log.debug("a request is not sent again, %s: %s", verdict, error)
-                request.fail(_for_caller(error))
+                request.fail(_for_caller(error, is_shared=is_shared))
 
     def _ask_another(self, batch: Batch, request: PendingRequest, outputs: Tensors) -> bool:
         """Send a request again, once, whose answer is not finite though its input is; return whether it is sent.
@@ -354,8 +360,10 @@ class Sender:
                 self._queues.push(key, request)
         self._wake()
 
-    def _judge(self, request: PendingRequest, key: BatchKey, cause: Cause, *, repeatable: bool) -> Verdict:
-        """Return whether a request is sent again; the budget is spent when it is."""
+    def _judge(
+        self, request: PendingRequest, key: BatchKey, cause: Cause, *, repeatable: bool, is_free: bool = False
+    ) -> Verdict:
+        """Return whether a request is sent again; the budget is spent when it is, unless that ``is_free``."""
         now_s, settings = asyncio.get_running_loop().time(), self._fleet.settings
         # The attempt in question is still counted as under way; beside an overdue one others may hang likewise.
         ended = {Cause.FAILED: 0, Cause.HEDGE: 1, Cause.OVERDUE: request.overdue}[cause]
@@ -368,7 +376,7 @@ class Sender:
             slack_s=request.deadline_s - now_s if request.has_own_deadline else None,
             elsewhere_s=self._fleet.times.elsewhere_s(key, request.items),
         )
-        if verdict is not Verdict.SEND_AGAIN:
+        if verdict is not Verdict.SEND_AGAIN or is_free:
             return verdict
         spent = self._budget.refilled(settings.retries, now_s=now_s).spent()
         if spent is None:
@@ -377,8 +385,10 @@ class Sender:
         return verdict
 
 
-def _for_caller(error: SlimError) -> SlimError:
+def _for_caller(error: SlimError, *, is_shared: bool) -> SlimError:
     """Return what a caller learns of a failed attempt; a model that its server had until then may come again."""
+    if is_shared and type(error) is PermanentError:
+        return TransientError(f"{error}; another request of the same batch may be to blame, send it again")
     if isinstance(error, ModelNotFoundError):
         return ServerUnavailableError(f"{error}; it was loaded until now, retry later", executed=False)
     return error

@@ -49,6 +49,7 @@ class Incidents:
     observer: RouterObserver
     changed: Callable[[], None]
     _proven_s: dict[tuple[ServerName, ModelName], float] = field(default_factory=dict)  # when it was last asked to be
+    _sound: set[tuple[ServerName, ModelName]] = field(default_factory=set)  # answered blank items when last asked to
     _doubts: dict[tuple[ServerName, ModelName], tuple[float, asyncio.Task[None]]] = field(default_factory=dict)
     _trials: dict[ServerName, asyncio.Task[None]] = field(default_factory=dict)
     _readmissions: dict[ServerName, asyncio.TimerHandle] = field(default_factory=dict)
@@ -59,6 +60,7 @@ class Incidents:
             timer.cancel()
         self._doubts = {key: doubt for key, doubt in self._doubts.items() if key[0] != name}
         self._proven_s = {key: at_s for key, at_s in self._proven_s.items() if key[0] != name}
+        self._sound = {key for key in self._sound if key[0] != name}
 
     # --- it fails, or is too slow ---
 
@@ -88,10 +90,16 @@ class Incidents:
         except (SlimError, TimeoutError):
             self.blame(server, model, sent_s, error)
         else:
+            self._sound.add((server.name, model.name))
             log.debug("model %s on %s fails at a request and answers blank items: %s", model.name, server.name, error)
+
+    def is_sound(self, server: ServerName, model: ModelName) -> bool:
+        """Return whether a model that fails is known to answer blank items, so that what it was asked is to blame."""
+        return (server, model) in self._sound
 
     def blame(self, server: ServerConnection, model: ServedModel, sent_s: float, error: SlimError) -> None:
         """Take for a failure of the server that a batch which was sent at ``sent_s`` has failed."""
+        self._sound.discard((server.name, model.name))
         # Such errors blame the server, not its load.
         if isinstance(error, TransientError) and not isinstance(error, CapacityError | DeadlineError):
             now_s = asyncio.get_running_loop().time()

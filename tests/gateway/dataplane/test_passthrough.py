@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import GatewaySettings, RetrySettings
-from orchestrator.errors import CapacityError, ConfigError, DeadlineError
+from orchestrator.errors import CapacityError, ConfigError, DeadlineError, ServerUnavailableError
 from orchestrator.gateway.dataplane.model_index import ModelIndex
 from orchestrator.gateway.dataplane.passthrough import Passthrough
 from orchestrator.gateway.limits.call_budget import CallBudget
@@ -238,3 +238,29 @@ async def test_a_place_is_free_again_whatever_its_call_ended_with() -> None:
         with pytest.raises(RefusedCallError):
             await passing.ask("ModelInfer", MESSAGE, ())
         await passing.ask("ModelInfer", MESSAGE, ())
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+async def test_what_comes_while_all_servers_have_just_moved_waits_until_the_new_ones_were_asked(is_up: bool) -> None:
+    old, new, dead = FakeTriton(others=["echo"]), FakeTriton(others=["echo"]), FakeTriton()
+    new.is_up, dead.is_up = is_up, False
+    discovery = ModelDiscovery({ServerName("a"): old}, timeout_s=1.0)
+    passing = Passthrough(ModelIndex(discovery), GatewayMetrics(), TIGHT, CallBudget(GatewaySettings()))
+    await discovery.refresh()
+    discovery.reconfigure({ServerName("a"): new, ServerName("b"): dead}, closed=[ServerName("a")])
+    asked = asyncio.ensure_future(passing.ask("ModelInfer", MESSAGE, ()))
+    streamed = asyncio.ensure_future(passing.stream(MESSAGE, ()))
+    await asyncio.sleep(0.1)
+    assert not asked.done() and not streamed.done()
+    await discovery.refresh(ServerName("b"))
+    await asyncio.sleep(0.1)
+    assert not asked.done(), "the other one may have the model"
+    await discovery.refresh(ServerName("a"))
+    if is_up:
+        assert (await asked)[1] == "a"
+        await streamed
+    else:
+        with pytest.raises(ServerUnavailableError, match="a, b did not answer"):
+            await asked
+        with pytest.raises(ServerUnavailableError):
+            await streamed
