@@ -76,9 +76,15 @@ async def serving(gateway: Gateway, minutes: int = 10) -> AsyncIterator[AdminEnd
     admin = admin_of(gateway, clock)
     await admin.feed.sample()
     await pass_busy_minutes(admin.feed, gateway, clock, 30 * minutes - 15)
+    async with started(admin):
+        yield admin
+
+
+@asynccontextmanager
+async def started(admin: AdminEndpoint) -> AsyncIterator[None]:
     await admin.start()
     try:
-        yield admin
+        yield
     finally:
         await admin.stop()
 
@@ -132,8 +138,7 @@ async def test_a_charts_cursor_stays_on_its_moment_while_points_come_and_go() ->
     gateway, clock = Gateway(), Minutes()
     admin = admin_of(gateway, clock)
     await pass_busy_minutes(admin.feed, gateway, clock, 295)  # of the 300 that a page keeps
-    await admin.start()
-    async with browsing() as browser, looking(admin.address, browser) as page:
+    async with browsing() as browser, started(admin), looking(admin.address, browser) as page:
         plot, time = page.locator("#chart-ends .plot"), page.locator("#chart-ends .time")
         await plot.focus()
         await page.keyboard.press("PageUp")
@@ -146,7 +151,6 @@ async def test_a_charts_cursor_stays_on_its_moment_while_points_come_and_go() ->
         await expect(plot).to_have_attribute("aria-label", re.compile("[.] 108 s ago: "))
         await pass_busy_minutes(admin.feed, gateway, clock, 260)
         await expect(time).to_have_count(0)  # that moment is no longer kept
-    await admin.stop()
 
 
 def write_decisions(directory: Path, numbers: range) -> None:
@@ -181,8 +185,7 @@ async def test_a_clock_that_is_set_back_lets_an_open_page_draw_anew() -> None:
     gateway, clock = Gateway(), Minutes()
     admin = admin_of(gateway, clock)
     await pass_busy_minutes(admin.feed, gateway, clock, 30)
-    await admin.start()
-    async with browsing() as browser, looking(admin.address, browser) as page:
+    async with browsing() as browser, started(admin), looking(admin.address, browser) as page:
         plot = page.locator("#chart-ends .plot")
         await plot.focus()
         clock.now_unix_s -= 3600
@@ -190,7 +193,6 @@ async def test_a_clock_that_is_set_back_lets_an_open_page_draw_anew() -> None:
         async with asyncio.timeout(PATIENCE_MS / 1e3):  # it was on a moment that is gone, until the page draws anew
             while ". 2 s ago: " not in (await plot.get_attribute("aria-label") or ""):
                 await page.keyboard.press("Home")
-    await admin.stop()
 
 
 async def test_what_needs_attention_is_told_to_who_listens_and_keeps_the_focus_while_its_numbers_change() -> None:
