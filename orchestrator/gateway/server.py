@@ -211,7 +211,10 @@ class Gateway:
 
     def snapshot_metrics(self) -> MetricSnapshot:
         """Return what this process has counted, and what waits and works in it."""
-        snapshot, held = self._metrics.snapshot(), self._router.inspect()
+        held = self._router.inspect()
+        present = {*held.servers, *(server.name for server in self._servers)}
+        self._metrics.forget_departed(present, asyncio.get_running_loop().time())
+        snapshot = self._metrics.snapshot()
         snapshot.add(measures.read_process(), measures.MEASURES)
         in_flight = snapshot.values.get(measures.GROUPS.name, {})
         for labels in [one for one, (sent,) in in_flight.items() if one[0] not in held.servers and not sent]:

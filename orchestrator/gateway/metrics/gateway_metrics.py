@@ -1,13 +1,14 @@
 """What a gateway counts and times, and how it is shown to Prometheus.
 
 One table says what there is. Labels are bounded by what the fleet serves: a request for a model that nobody knows is
-counted under no model, so that a client can't make up series; reasons are a handful of words of ours. A request costs
-half a microsecond to count and time (thirteen in prometheus_client's multiprocess mode, see ``snapshot``).
+counted under no model, so that a client can't make up series; reasons are a handful of words of ours; servers that
+left the fleet are forgotten after a while. A request costs half a microsecond to count and time (thirteen in
+prometheus_client's multiprocess mode, see ``snapshot``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import ProcessCollector
@@ -172,6 +173,23 @@ def read_process() -> MetricSnapshot:
     return snapshot
 
 
+DEPARTED_S = 900.0
+"""How long a server's metrics are shown after it has left the fleet: long enough for all who read them."""
+
+
+class DepartedServers:
+    """Since when servers are not in the fleet, so that names that never come back don't add up."""
+
+    def __init__(self, keep_s: float = DEPARTED_S) -> None:
+        self._keep_s = keep_s
+        self._since_s: dict[str, float] = {}
+
+    def expired(self, absent: Collection[str], now_s: float) -> set[str]:
+        """Return those of ``absent``, all that are absent now, that have been so at each call for ``keep_s``."""
+        self._since_s = {server: self._since_s.get(server, now_s) for server in absent}
+        return {server for server, since_s in self._since_s.items() if now_s - since_s >= self._keep_s}
+
+
 class GatewayMetrics:
     """Counts requests and times answers in one process.
 
@@ -190,6 +208,8 @@ class GatewayMetrics:
         # Of requests that ended alike; found once instead of by each metric.
         self._timed: dict[Labels, tuple[list[float], list[float]]] = {}
         self._queued: dict[Labels, tuple[list[float], list[float]]] = {}
+        # A supervisor hides them earlier: workers don't forget at one time, and a sum that shrinks reads as a restart.
+        self._departed = DepartedServers(2 * DEPARTED_S)
 
     def begin(self, *, is_for_peer: bool = False) -> None:
         """Note that a request came, or that a stream is passed through; one of a peer's counts as in flight there."""
@@ -256,6 +276,19 @@ class GatewayMetrics:
     def time_transit(self, transit_s: float) -> None:
         """Note how much of a request's time passes before it is read, and on its answer's way out."""
         observe(self._transit, _LATENCY_BOUNDS_S, transit_s)
+
+    def forget_departed(self, present: Collection[str], now_s: float) -> None:
+        """Drop what is counted by servers that left the fleet long ago and have answered all.
+
+        Args:
+            present: The names of those that are in the fleet.
+            now_s: The time on a clock that nobody sets.
+        """
+        busy = {server for (server,), (sent,) in self._live.values[GROUPS.name].items() if sent}
+        if gone := self._departed.expired(self._live.named("server", MEASURES) - busy - set(present), now_s):
+            self._live.forget("server", gone, MEASURES)
+            self._timed.clear()
+            self._queued.clear()
 
     def _pair(
         self, kept: dict[Labels, tuple[list[float], list[float]]], labels: Labels, first: Measure, second: Measure

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -69,6 +69,18 @@ class MetricSnapshot:
             mine, merge = self.values.setdefault(name, {}), max if measure.kind == "largest" else operator.add
             for labels, numbers in found.items():
                 mine[labels] = list(map(merge, mine[labels], numbers)) if labels in mine else list(numbers)
+
+    def named(self, label: str, measures: Mapping[str, Measure]) -> set[str]:
+        """Return all values of a label but the empty one."""
+        found = ((measures[name].labels, series) for name, series in self.values.items() if name in measures)
+        return {one[names.index(label)] for names, series in found if label in names for one in series} - {""}
+
+    def forget(self, label: str, gone: Collection[str], measures: Mapping[str, Measure]) -> None:
+        """Drop what is counted under some values of a label."""
+        for name, series in self.values.items():
+            if gone and name in measures and label in measures[name].labels:
+                at = measures[name].labels.index(label)
+                self.values[name] = {labels: n for labels, n in series.items() if labels[at] not in gone}
 
     def encode(self) -> list[Any]:
         """Return it as JSON knows it."""

@@ -95,6 +95,7 @@ class Supervisor:
         self._peers: dict[str, Sequence[socket.socket]] = {}  # on which workers listen for other gateways
         self._holdings: dict[str, Holding] = {}  # which of them drives the server at an address
         self._ended = MetricSnapshot()  # what workers have counted that have ended
+        self._departed = measures.DepartedServers()
         self._background = BackgroundTasks()
         self._is_ending = False
         self._is_unready = False
@@ -301,6 +302,10 @@ class Supervisor:
         runs = tuple(self._runs.values())
         for metrics in await asyncio.gather(*(run.read_metrics() for run in runs)):
             total.add(metrics, measures.MEASURES)
+        absent = total.named("server", measures.MEASURES) - {server.name for server in self.servers}
+        gone = self._departed.expired(absent, asyncio.get_running_loop().time())
+        for snapshot in (total, self._ended):
+            snapshot.forget("server", gone, measures.MEASURES)
         total.add(measures.read_process(), measures.MEASURES)
         restarts = sum(worker.restarts for worker in self._workers)
         total.put(measures.WORKERS, len(runs))

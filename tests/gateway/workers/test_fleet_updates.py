@@ -15,10 +15,13 @@ from orchestrator.files import stamp_of
 from orchestrator.gateway import FollowedFleet, Gateway
 from orchestrator.gateway.dataplane.fleet_statistics import FleetStatistics
 from orchestrator.gateway.dataplane.model_index import ModelIndex
-from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.gateway.metrics.gateway_metrics import DEPARTED_S, MEASURES, GatewayMetrics
+from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.gateway.protocol.wire import Address
 from orchestrator.gateway.workers.fleet_updates import follow_fleet
+from orchestrator.gateway.workers.supervisor import Supervisor
+from orchestrator.gateway.workers.worker import WorkerLaunch
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.discovery import ModelDiscovery
@@ -186,6 +189,51 @@ async def test_a_server_that_has_left_and_answered_all_has_no_gauge_any_more() -
         assert in_flight() == {("a",): [0.0], ("b",): [1.0]}
         metrics.router.on_ended(ServerName("b"), Width(25), 1)
         assert in_flight() == {("a",): [0.0]}
+
+
+@pytest.mark.virtual_time
+async def test_servers_of_ever_new_names_leave_no_metrics_for_ever() -> None:
+    start = FleetSettings(servers=servers(a="127.0.0.1:1"), gateway=GatewaySettings(metrics=None))
+    metrics = GatewayMetrics()
+    async with Router.from_fleet(
+        start, observer=metrics.router, connect=lambda server, router: FakeServer(per_item_s=1e-5)
+    ) as router:
+        gateway = Gateway(start.gateway, router, ModelDiscovery({}, timeout_s=30.0), metrics=metrics)
+
+        def counted() -> MetricSnapshot:
+            return gateway.snapshot_metrics()
+
+        metrics.router.on_sent(ServerName("pod-1"), Width(25), 1)  # never answers
+        for number in range(20):
+            pod = f"pod-{number}"
+            for server in ("a", "", pod):
+                metrics.time("fashion", "ok", latency_s=0.01, width="25", server=server, queue_s=0.0)
+            metrics.router.on_ejection(ServerName(pod), "failed")
+            assert pod in counted().named("server", MEASURES), "shown until all have read it"
+            await asyncio.sleep(DEPARTED_S)
+        assert len(counted().named("server", MEASURES)) < 6
+        await asyncio.sleep(2 * DEPARTED_S)
+        assert counted().named("server", MEASURES) == {"a", "pod-1"}
+        ended = counted().values["slim_gateway_requests"]
+        assert ended["fashion", "25", "a", "ok"] == ended["fashion", "25", "", "ok"] == [20.0]
+        metrics.time("fashion", "ok", latency_s=0.01, width="25", server="pod-7", queue_s=0.0)
+        assert counted().values["slim_gateway_requests"]["fashion", "25", "pod-7", "ok"] == [1.0]
+
+
+@pytest.mark.virtual_time
+async def test_a_supervisor_forgets_too_what_dead_workers_counted_by_servers_that_left(tmp_path: Path) -> None:
+    settings = FleetSettings(servers=servers(a="127.0.0.1:1"), gateway=GatewaySettings(metrics=None))
+    fleet = FollowedFleet(settings, tmp_path / "fleet.yaml")
+    await fleet.resolve()
+    launch = WorkerLaunch(lambda channel, handoff: [], {}, lambda number: {})
+    supervisor, dead = Supervisor(fleet, launch), GatewayMetrics()
+    for server in ("a", "gone"):
+        dead.time("fashion", "ok", latency_s=0.01, width="25", server=server, queue_s=0.0)
+    supervisor._ended.add(dead.snapshot(), MEASURES, with_gauges=False)
+    for shown in ({"a", "gone"}, {"a"}, {"a"}):
+        assert (await supervisor.read_metrics()).named("server", MEASURES) == shown
+        await asyncio.sleep(DEPARTED_S)
+    assert supervisor._ended.named("server", MEASURES) == {"a"}
 
 
 async def test_a_supervisor_takes_changes_of_its_file_but_for_the_gateway_section(
