@@ -34,6 +34,11 @@ def _rate(metric: str, *by: str, where: str = "") -> str:
     return f"sum by ({', '.join(by)}) (rate({metric}{{{where}}}{RATE}))"
 
 
+def _of_gateways(query: str) -> str:
+    """Every program that Prometheus knows has metrics of its process; a policy is in force in gateways alone."""
+    return f"sum by (instance) ({query}) and on (instance) slim_router_policy_info"
+
+
 def _or_none(query: str) -> str:
     return f"{query} or vector(0)"
 
@@ -103,8 +108,8 @@ FLEET = (
         text="Before a request was read, and until its answer has left.",
     ),
     Panel("Servers left out", {"{{server}}": "max by (server) (slim_router_servers_left_out)"}),
-    Panel("Processor", {"{{instance}}": "sum by (instance) (rate(process_cpu_seconds_total" + RATE + "))"}, "short"),
-    Panel("Memory", {"{{instance}}": "sum by (instance) (process_resident_memory_bytes)"}, "bytes"),
+    Panel("Processor", {"{{instance}}": _of_gateways("rate(process_cpu_seconds_total" + RATE + ")")}, "short"),
+    Panel("Memory", {"{{instance}}": _of_gateways("process_resident_memory_bytes")}, "bytes"),
     Panel(
         "Policies in force",
         {"": "max by (instance, policy, fallback, shadow) (slim_router_policy_info)"},

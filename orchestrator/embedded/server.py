@@ -47,6 +47,7 @@ from orchestrator.embedded.wheel import (
     DEVICE_LOCK_VARIABLE,
     assemble_backends,
     build_environment,
+    check_executable,
     check_libraries,
     find_module_directories,
     find_python_library_directory,
@@ -312,10 +313,14 @@ class EmbeddedServer:
         check_libraries(wheel.stub, environment)
         directory = create_private_directory()
         try:
+            check_executable(directory.path)
             assemble_backends(wheel, directory.path / "backends")
         except OSError as exc:
             directory.remove()
             raise EmbeddedServerError(f"can't write backends into {directory.path}: {exc.strerror}") from exc
+        except EmbeddedServerError:
+            directory.remove()
+            raise
         if not _PLAIN.fullmatch(str(directory.path)):
             directory.remove()
             raise EmbeddedServerError(

@@ -146,6 +146,15 @@ def build_environment(
     return environment
 
 
+def check_executable(directory: Path) -> None:
+    """Raise EmbeddedServerError when nothing may be run from a directory's file system, such as a container's tmpfs."""
+    if os.statvfs(directory).f_flag & os.ST_NOEXEC:
+        raise EmbeddedServerError(
+            f"tritonserver can't load its backends from {directory}, which is mounted noexec; set TMPDIR to a folder "
+            "that programs may run from, or give a container --tmpfs /tmp:exec"
+        )
+
+
 def check_libraries(program: Path, environment: Mapping[str, str]) -> None:
     """Raise EmbeddedServerError when the loader lacks libraries of a program, naming all of them."""
     result = subprocess.run(

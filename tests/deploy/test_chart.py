@@ -70,6 +70,8 @@ def test_a_key_that_kubernetes_does_not_know_is_noticed() -> None:
             r"gateway\.tokens\.tenants would count for nothing",
         ),
         ({"gateway": {"disruption": {"maxUnavailable": "half"}}}, "maxUnavailable"),
+        ({"gateway": {"disruption": {"maxUnavailable": -1}}}, "maxUnavailable"),
+        ({"models": {"volume": {"hostPath": {"path": "/models"}, "emptyDir": {}}}}, "volume"),
         ({"triton": {"kind": "Deployment"}}, "kind"),
         ({"triton": {"device": "tpu"}}, "device"),
         ({"triton": {"gpuLoadLimit": 1.5}}, "gpuLoadLimit"),
@@ -297,6 +299,27 @@ def test_only_gateways_reach_tritons() -> None:
     [source] = gateways["from"]
     assert source["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
     assert {each["port"] for each in scrapers["ports"]} == {8002, 9400}  # metrics, and no inferences
+
+
+def test_the_models_are_on_the_given_volume_alone_and_else_on_a_claim() -> None:
+    for values, source in (
+        ({}, {"persistentVolumeClaim": {"claimName": "slim-scheduler-models"}}),
+        ({"models": {"volume": {"hostPath": {"path": "/models"}}}}, {"hostPath": {"path": "/models"}}),
+    ):
+        volumes = find(render_chart(values), "StatefulSet")["spec"]["template"]["spec"]["volumes"]
+        assert volumes[0] == {"name": "models", **source}
+
+
+def test_a_drain_leaves_a_daemonset_alone_so_it_has_no_budget() -> None:
+    budgets = {
+        kind: [
+            each["metadata"]["labels"]["app.kubernetes.io/component"]
+            for each in render_chart({"triton": {"kind": kind}})
+            if each["kind"] == "PodDisruptionBudget"
+        ]
+        for kind in ("StatefulSet", "DaemonSet")
+    }
+    assert budgets == {"StatefulSet": ["triton", "gateway"], "DaemonSet": ["gateway"]}
 
 
 def test_a_given_secret_is_used_and_none_is_made() -> None:

@@ -116,5 +116,7 @@ def test_the_overlay_of_the_page_stands_on_the_base_and_makes_the_secret_that_it
     assert secret["name"] == PROTOCOL_SECRET
     mounted = yaml.safe_dump_all(map(yaml.safe_load, render_base().values()))
     assert f"secretName: {PROTOCOL_SECRET}" in mounted or f"name: {PROTOCOL_SECRET}" in mounted
-    assert all(f"key: {key}" in mounted for key in secret["files"])
+    assert secret["envs"] == ["pair.env"], "a file would end the pair with the end of its line"
+    assert "key: pair\n" in mounted
+    assert "one line pair=KEY=VALUE;" in yaml_block("kustomization.yaml")
     assert overlay["generatorOptions"] == {"disableNameSuffixHash": True}  # the base names it as it is

@@ -134,6 +134,10 @@ def test_every_panel_has_data_of_a_loaded_fleet(tmp_path: Path) -> None:
                     answer_over_grpc(up.grpc)
                 left = {name: query for name, query in left.items() if not is_answered(address, query)}
             assert not left
+            for panel in ("Processor", "Memory"):
+                assert {
+                    each["metric"]["instance"] for each in ask(address, queries()[f"fleet: {panel} {{{{instance}}}}"])
+                } == {up.metrics}
 
 
 def is_answered(address: str, query: str) -> bool:

@@ -94,3 +94,8 @@ def test_decisions_can_be_logged_where_the_gateway_may_write() -> None:
     assert unit["ProtectSystem"] == "strict"
     text = (FOLDER / "slimsched-gateway.service").read_text()
     assert f"{{directory: /var/lib/{unit['StateDirectory']}}}" in text
+
+
+@pytest.mark.parametrize("command", ["gateway", "controller"])
+def test_who_is_stopped_while_it_starts_has_not_failed(command: str) -> None:
+    assert read_service(f"slimsched-{command}")["SuccessExitStatus"] == "130"

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from orchestrator.embedded.wheel import (
     SLOWDOWN_VARIABLE,
     TritonWheel,
     build_environment,
+    check_executable,
     check_libraries,
     find_module_directories,
     locate_wheel,
@@ -66,3 +68,16 @@ def test_modules_are_found_where_they_are_installed() -> None:
 
 def test_a_program_with_its_libraries_passes() -> None:
     check_libraries(Path(sys.executable).resolve(), {})
+
+
+def test_a_folder_that_nothing_may_be_run_from_is_told_with_what_to_do(tmp_path: Path) -> None:
+    check_executable(tmp_path)
+    mounted = tmp_path / "tmpfs"
+    mounted.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec", "none", mounted], capture_output=True).returncode:
+        pytest.skip("this user may mount nothing, such as a folder with noexec")
+    try:
+        with pytest.raises(EmbeddedServerError, match="tmpfs, which is mounted noexec; set TMPDIR"):
+            check_executable(mounted)
+    finally:
+        subprocess.run(["umount", mounted], check=True)

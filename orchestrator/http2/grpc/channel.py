@@ -143,6 +143,8 @@ class Connector:
 
     def _note_connected(self, task: asyncio.Task[Any]) -> None:
         self._connecting = None
+        if not task.cancelled():
+            task.exception()  # seen, for asyncio, also when whoever waited for it has given up
 
     def _pause(self, reason: str) -> None:
         self._problem = f"failed to connect: {reason}"

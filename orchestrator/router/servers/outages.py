@@ -14,6 +14,7 @@ Servers = Mapping[ServerName, ServerConnection]
 
 _MOST_REASONS = 4  # that a caller is told
 _FOREIGN = "driven by another gateway"
+_UNREACHED = "can't be reached"
 
 
 def describe_servers(servers: Servers) -> tuple[str, bool]:
@@ -34,14 +35,14 @@ def describe_outage(servers: Servers, key: BatchKey, by_s: float) -> str | None:
         for model in server.served:
             if model.family != key.family or not key.allows(model):
                 continue
-            if not server.is_driven:
-                reasons[f"{server.name} is {_FOREIGN}"] = None
+            if not server.is_driven:  # nobody drives one that is down
+                reasons[f"{server.name} {f'is {_FOREIGN}' if health.is_healthy else _UNREACHED}"] = None
                 continue
             back_s = health.back_s(model.name, now_s=now_s)
             if back_s is None or back_s <= by_s:
                 return None
             what = server.name if health.is_suspect or not health.is_healthy else f"{model.name} on {server.name}"
-            state = "is out" if health.is_healthy else "can't be reached"
+            state = "is out" if health.is_healthy else _UNREACHED
             if (since_s := health.silent_since_s(model.name)) is not None:
                 state = f"has answered nothing for {now_s - since_s:.1f} s"
             reasons[f"{what} {state}"] = None

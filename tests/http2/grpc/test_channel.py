@@ -390,3 +390,24 @@ async def test_who_waits_for_a_connection_as_it_is_closed_is_told_and_not_cancel
     await channel.close(drain_s=0.1)
     with pytest.raises(RpcError):
         await call
+
+
+async def test_a_connection_that_fails_when_nobody_waits_for_it_any_more_is_no_error_of_asyncios() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+    release = asyncio.Event()
+
+    async def dial(host: str, port: int) -> socket.socket:
+        await release.wait()
+        raise ConnectionRefusedError
+
+    channel = GrpcChannel("nowhere:1", dial=dial)
+    call = asyncio.create_task(channel.call("/s/Echo", b""))
+    await asyncio.sleep(0.05)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    release.set()
+    await asyncio.sleep(0.05)
+    await channel.close(drain_s=0.1)
+    gc.collect()
+    assert told == []

@@ -35,15 +35,16 @@ async def test_nothing_is_said_while_one_server_answers_what_is_asked_for() -> N
 
 
 async def test_of_each_server_it_is_said_why_it_does_not_answer() -> None:
-    servers = fleet("abc")
-    gone, foreign, silent = servers.values()
-    gone.note_unreachable("server a: refused")
-    foreign.is_driven = False
+    servers = fleet("abcd")
+    gone, foreign, silent, given_up = servers.values()
+    for server in (gone, given_up):
+        server.note_unreachable("refused")
+    foreign.is_driven = given_up.is_driven = False
     silent.health.note_overdue(served_model(50).name, sent_s=0.0)
     await asyncio.sleep(2.0)
-    told = "a can't be reached, b is driven by another gateway, c has answered nothing for 2.0 s"
+    told = "a can't be reached, b is driven by another gateway, c has answered nothing for 2.0 s, d can't be reached"
     assert describe_outage(servers, KEY, -math.inf) == told
-    assert describe_servers(servers) == ("a: refused; b: driven by another gateway; c: 2 models", True)
+    assert describe_servers(servers) == ("a: refused; b: driven by another gateway; c: 2 models; d: refused", True)
     assert describe_outage(servers, KEY, math.inf) is None, "they may all be back by then"
 
 
