@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 _DATASET = click.Choice(["fashion-mnist", "cifar10", "cifar100", "imagefolder"])
 _DEFAULTS_SHOWN = {"show_default": True}
-_EXTRA = frozenset({"torch", "torchvision", "onnx", "onnxscript", "matplotlib"})
+_EXTRA = frozenset({"torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "matplotlib"})
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
 

@@ -131,6 +131,22 @@ async def test_a_token_and_tls_are_told(tmp_path: Path) -> None:
             assert (await client.infer("fashion", items())).width
 
 
+@pytest.mark.parametrize(
+    ("name", "is_trusted", "reason"),
+    [
+        ("127.0.0.1", False, r"certificate verify failed \(unable to get local issuer certificate\)"),
+        ("127.0.0.2", True, r"certificate verify failed \(IP address mismatch\)"),
+    ],
+)
+async def test_why_tls_failed_is_told(tmp_path: Path, name: str, is_trusted: bool, reason: str) -> None:
+    authority = Authority(tmp_path / "ours")
+    async with open_world(tls=authority.write(name)) as world:
+        context = ssl.create_default_context(cadata=authority.pem.decode() if is_trusted else None)
+        async with AsyncClient(world.grpc, tls=context) as client:
+            with pytest.raises(ServerUnavailableError, match=f"failed to connect: TLS failed: {reason}"):
+                await client.infer("fashion", items())
+
+
 def test_without_an_event_loop_it_is_the_same() -> None:
     async def serve(started: asyncio.Event) -> None:
         async with open_world() as world:

@@ -60,7 +60,10 @@ def start_fleet(request: FleetRequest, directory: Path) -> FleetStatus:
     local_state.prepare_directory(directory)
     status = read_status(directory)
     if status is not None and status.is_running:
-        raise ConfigError(f"a local fleet is already running (see {directory}); 'slimsched local down' ends it")
+        raise ConfigError(
+            f"a local fleet is already running in {directory}; end it by '{local_state.command_down(directory)}', "
+            "or give another --state-dir"
+        )
     with _start_supervisor(request, directory) as process:
         # Leaving this block closes its standard input. Unless MAY_STAY was written there, the supervisor
         # then takes everything down, whatever befell this process.
@@ -139,7 +142,10 @@ def _wait_ready(process: subprocess.Popen[bytes], directory: Path) -> None:
     assert process.stderr is not None
     complaints, status = process.stderr.read(), process.wait()  # both end when it has gone into the background
     if status == local_supervisor.ALREADY_RUNNING:
-        raise ConfigError(f"another local fleet is starting or ending in {directory}; try again in a moment")
+        raise ConfigError(
+            f"'slimsched up' runs in {directory}, or another local fleet is starting or ending there; try again in a "
+            "moment, or give another --state-dir"
+        )
     if status != 0:
         last = (complaints.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise EmbeddedServerError(f"the supervisor of the local fleet failed to start: {last}")

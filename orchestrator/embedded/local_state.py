@@ -5,6 +5,7 @@ Files are replaced atomically; a reader sees the old or the new state.
 
 import errno
 import os
+import shlex
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -157,6 +158,11 @@ def read_servers(directory: Path) -> tuple[LocalServer, ...]:
     """Return the recorded servers, none before the fleet was ready; raises ConfigError when the file is damaged."""
     state = _read(directory / STATE_FILE, _SERVERS)
     return () if state is None else state.servers
+
+
+def command_down(directory: Path) -> str:
+    """Return the command that ends the local fleet of a state directory."""
+    return f"slimsched local down --state-dir {shlex.quote(str(directory))}"
 
 
 def remove_state(directory: Path) -> None:

@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import aiohttp
 from google.protobuf import json_format
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.config import load_fleet
+from orchestrator.config.section import Address
 from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.http2.grpc.channel import GrpcChannel
 from orchestrator.http2.grpc.wire import RpcError
@@ -22,7 +25,9 @@ from orchestrator.router import Router
 from orchestrator.snapshot import Preprocessing, TensorSpec
 from orchestrator.triton.families import read_labels, read_preprocessing, read_spec
 from orchestrator.triton.messages import SERVICE, ModelConfig, pb
+from orchestrator.validation import describe_problems
 
+_ADDRESS: Final = TypeAdapter[str](Address)
 _ASK_S = 5.0
 _TRITON = "triton"
 """What a Triton calls itself."""
@@ -81,12 +86,13 @@ async def find_target(kind: str, address: str, model: str) -> Target:
 
     Raises:
         ServerUnavailableError: Nobody answers there, or there is no such model.
-        ConfigError: The kind is none, or the model has a tensor that can't be sent.
+        ConfigError: The kind is none, an address can't be one, or the model has a tensor that can't be sent.
     """
     match kind:
         case "grpc" | "http":
             ask = _ask_grpc if kind == GRPC else _ask_http
-            config, name = (await asyncio.gather(*(ask(place, model) for place in address.split(ALSO))))[0]
+            places = [_check_address(kind, place) for place in address.split(ALSO)]
+            config, name = (await asyncio.gather(*(ask(place, model) for place in places)))[0]
         case "router":
             return await _ask_router(address, model)
         case _:
@@ -197,6 +203,14 @@ def _number_or_text(value: str) -> str | int | float:
         except ValueError:
             continue
     return value
+
+
+def _check_address(kind: str, address: str) -> str:
+    try:
+        return _ADDRESS.validate_python(address)
+    except ValidationError as exc:
+        (problem,) = describe_problems(exc, str)
+        raise ConfigError(f"{kind} address: {problem.text}") from exc
 
 
 async def _ask_grpc(address: str, model: str) -> tuple[ModelConfig, str]:

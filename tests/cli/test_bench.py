@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,10 @@ from orchestrator.cli.client import bench
 from orchestrator.errors import ServerUnavailableError
 from orchestrator.loadgen.plan import Load
 from orchestrator.loadgen.records import Summary
-from orchestrator.loadgen.run import Measured
+from orchestrator.loadgen.run import Measured, Part
 from orchestrator.loadgen.sample import Sample
 from orchestrator.loadgen.target import SetUp, Target
+from orchestrator.snapshot import TensorSpec
 
 NOBODY = "127.0.0.1:1"
 FASHION = Path("examples/fashion-mnist/test_1000.npz")
@@ -85,3 +86,19 @@ def test_a_comparison_that_fails_late_keeps_what_it_had(tmp_path: Path, monkeypa
     assert (found.exit_code, "nobody answers any more" in found.output) == (1, True), found.output
     kept: list[Mapping[str, object]] = json.loads(out.read_text())
     assert [(each["set_up"], each["round"]) for each in kept] == [("a", 0), ("b", 0)]
+
+
+def test_the_sample_that_ships_is_found_away_from_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def find(kind: str, address: str, model: str) -> Target:
+        pixels = TensorSpec("pixels", "FP32", (1, 28, 28))
+        return Target(kind, address, model, (pixels,), ("logits",), True, True)
+
+    async def measure(parts: Sequence[Part], load: Load, **options: object) -> list[Measured]:
+        assert [len(part.sample.inputs[0]) for part in parts] == [1000]
+        return [Measured(SUMMARY, 0.1, is_cut=False)]
+
+    monkeypatch.setattr(bench, "find_target", find)
+    monkeypatch.setattr(bench, "measure_parts", measure)
+    monkeypatch.chdir(tmp_path)
+    found = run("--grpc", NOBODY)
+    assert found.exit_code == 0, found.output

@@ -39,6 +39,8 @@ SCENARIO = ["--scenario", "scenarios/two-unlike.yaml"]
         ("distributed", "cluster", ["evaluate", "--suite", "paper", "--dask", "tcp://127.0.0.1:1"]),
         ("torch", "export", ["train", "--data", "cifar10", "--epochs", "1", "--out", "run"]),
         ("onnx", "export", ["export", "model.pt"]),
+        ("onnxruntime", "export", ["verify", str(ROOT / "model_repository")]),
+        ("onnxruntime", "export", ["import", "--family", "a", "--variant", "1=model.onnx"]),
     ],
     ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else value,
 )

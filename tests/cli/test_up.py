@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import io
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from orchestrator.background import end_tasks
-from orchestrator.cli.serving.up import _SHOWN_LOGGERS, _ConsoleHandler, _follow
-from orchestrator.config import FleetSettings, ServerSettings, render_fleet
+from orchestrator.cli import main
+from orchestrator.cli.serving.up import _SHOWN_LOGGERS, _ConsoleHandler, _describe_first_request, _follow
+from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, render_fleet
+from orchestrator.config.gateway import TlsSettings
+from orchestrator.embedded.local_state import LOCK_FILE, command_down
+
+ROOT = Path(__file__).parents[2]
 
 
 class _FullDisk(io.StringIO):
@@ -57,3 +64,24 @@ async def test_a_fleet_file_that_can_not_be_taken_for_want_of_space_is_told_and_
     told = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR and r.name.startswith(_SHOWN_LOGGERS)]
     assert told == ["the fleet file is not taken yet: [Errno 28] No space left on device; tried again in 1 s"] * 2
     await end_tasks(following)
+
+
+async def test_a_gateway_with_tls_is_told_to_have_it_and_not_to_serve_nothing(tmp_path: Path) -> None:
+    tls = TlsSettings(certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    (line,) = await _describe_first_request(GatewaySettings(http="127.0.0.1:1", tls=tls))
+    assert line.startswith("the gateway speaks TLS, so there is no line to try it by")
+
+
+def test_a_state_folder_that_is_taken_is_told_with_who_may_have_it_and_what_to_do(tmp_path: Path) -> None:
+    place = tmp_path / "of two"
+    place.mkdir(mode=0o700)
+    with open(place / LOCK_FILE, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command, who in (("up", "another 'slimsched up', or a fleet of"), ("local up", "'slimsched up' runs in")):
+            arguments = [*command.split(), "--state-dir", str(place), "--repository", str(ROOT / "model_repository")]
+            found = CliRunner().invoke(main, arguments)
+            assert (found.exit_code, who in found.output, "another --state-dir" in found.output) == (1, True, True)
+
+
+def test_a_fleet_is_ended_in_its_own_folder(tmp_path: Path) -> None:
+    assert command_down(tmp_path / "of two") == f"slimsched local down --state-dir '{tmp_path}/of two'"

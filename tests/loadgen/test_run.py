@@ -162,5 +162,12 @@ async def test_nobody_there_and_no_such_model_are_said_in_one_line(world: World)
     for text in ("grpc:x", "a=", "a=grpc:127.0.0.1:1:m,slim_width"):
         with pytest.raises(ConfigError, match="is no NAME="):
             await parse_set_up(text)
+    for kind, places, problem in (
+        ("grpc", "here", "grpc address: must be host:port, .*got 'here'"),
+        ("http", "127.0.0.1:1+http://127.0.0.1:1", "http address: must be host:port, .*got 'http://127"),
+        ("http", "127.0.0.1:99999", "port 99999 is outside 1 to 65535"),
+    ):
+        with pytest.raises(ConfigError, match=problem):
+            await find_target(kind, places, "fashion")
     with pytest.raises(ConfigError, match="unknown kind of target 'carrier-pigeon'"):
         await find_target("carrier-pigeon", "x", "y")

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from orchestrator.cli.options import FILE, PATH, FiniteRange, refuse_given
+from orchestrator.cli.options import FILE, PATH, SHIPPED_PATH, FiniteRange, refuse_given
 from orchestrator.cli.research.output import wide_console
 from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
 from orchestrator.loadgen.comparison import Result, compare, set_up_scores
@@ -113,7 +113,7 @@ def _load_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--sample",
             "sample_path",
-            type=PATH,
+            type=SHIPPED_PATH,
             default=Path("examples/fashion-mnist/test_1000.npz"),
             help="What to send: .npz with an array for each input and labels, or with images uint8 [n, c, h, w]; a "
             "folder of <class>/<image>; or a .txt list of images.",

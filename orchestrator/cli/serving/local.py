@@ -17,7 +17,7 @@ from orchestrator.embedded.local_fleet import (
     start_fleet,
     stop_fleet,
 )
-from orchestrator.embedded.local_state import default_state_directory
+from orchestrator.embedded.local_state import command_down, default_state_directory
 from orchestrator.embedded.local_supervisor import FleetRequest
 from orchestrator.embedded.wheel import check_installation
 from orchestrator.errors import SlimError
@@ -161,7 +161,8 @@ def _encode_status(status: FleetStatus | None) -> dict[str, object]:
 
 def _print_status(console: Console, status: FleetStatus) -> None:
     if not status.is_running:
-        click.echo("stale: the fleet's supervisor is gone; 'slimsched local down' cleans up")
+        clean = command_down(status.fleet_path.parent)
+        click.echo(f"stale: the fleet's supervisor is gone; '{clean}' cleans up")
     if status.servers:
         console.print(_table(status))
     if status.is_running:

@@ -28,7 +28,7 @@ from orchestrator.config.fleet import read_fleet
 from orchestrator.embedded.emulation import parse_slowdowns
 from orchestrator.embedded.first_request import describe_request
 from orchestrator.embedded.local_stack import LocalStack, complete_fleet, default_fleet, options_of
-from orchestrator.embedded.local_state import default_state_directory, prepare_directory
+from orchestrator.embedded.local_state import command_down, default_state_directory, prepare_directory
 from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.embedded.wheel import check_installation
 from orchestrator.errors import ConfigError, SlimError
@@ -111,7 +111,8 @@ def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repos
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(
-                f"another 'slimsched up' runs in {state_dir}; end it or give another --state-dir"
+                f"another 'slimsched up', or a fleet of 'slimsched local up', runs in {state_dir}; end it (the "
+                f"latter by '{command_down(state_dir)}') or give another --state-dir"
             ) from None
         console = Console(stderr=True)
         handler = _ConsoleHandler(console)
@@ -305,10 +306,11 @@ async def _what_loads(fleet: FleetSettings) -> str:
 async def _describe_first_request(settings: GatewaySettings) -> list[str]:
     """Return lines that a newcomer can paste, made from what the gateway says it serves; none while it serves nothing.
 
-    One line says why there are none where it can't be asked over HTTP without credentials.
+    One line says why there are none where it can't be asked over plain HTTP without credentials.
     """
-    if settings.http is None:
-        return ["the gateway offers no HTTP, so there is no line to try it by"]
+    if settings.http is None or settings.tls is not None:
+        what = "offers no HTTP" if settings.http is None else "speaks TLS"
+        return [f"the gateway {what}, so there is no line to try it by; see docs/gateway.md"]
     url = f"http://{settings.http}"
     try:
         async with aiohttp.ClientSession(timeout=_ASK_TIMEOUT, raise_for_status=True) as session:

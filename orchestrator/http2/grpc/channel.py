@@ -351,6 +351,11 @@ def _reason_of(error: OSError) -> str:
     """Return why there is no connection, without the address that asyncio puts in its words: clients may read it."""
     if isinstance(error, socket.gaierror):
         return error.strerror or "the host has no address"
+    if isinstance(error, ssl.SSLError):  # its number is none of the system's
+        what = (error.reason or "no handshake").replace("_", " ").lower()
+        if isinstance(error, ssl.SSLCertVerificationError):
+            what += f" ({error.verify_message.partition(',')[0]})"
+        return f"TLS failed: {what}"
     return os.strerror(error.errno) if error.errno else "no answer"
 
 

@@ -103,7 +103,8 @@ def judge_eligibility(
     if not allowed:
         widths = {model.width: model.accuracy for _, model in offered}
         served = ", ".join(f"{width} % ({widths[width]:.4f})" for width in sorted(widths))
-        asked = f"width={options.width}, min_accuracy={options.min_accuracy}"
+        named = {"width": options.width, "min_accuracy": options.min_accuracy}
+        asked = " and ".join(f"{name}={value}" for name, value in named.items() if value is not None)
         raise ConfigError(f"no width has {asked}; served are {served}")
     most = max(model.max_batch_size for _, model in allowed)
     if count > most:
