@@ -116,7 +116,7 @@ def load_checkpoint(path: Path, network: str | None = None) -> Checkpoint:
         )
     try:
         checkpoint = _parse(values)
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
         raise CheckpointError(
             f"{path} has missing, unknown or bad fields ({one_line(exc)}); damaged or of another version, train anew"
         ) from exc

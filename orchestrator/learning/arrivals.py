@@ -121,7 +121,7 @@ def _read_log(path: Path, family: str | None) -> Recorded:
             families.add(str(record["family"]))
             if is_shed(record):
                 if family in (None, record["family"]):
-                    times_s.append(float(record["at"] - record["age_s"]))
+                    times_s.append(_finite(record["at"] - record["age_s"]))
                     items.append(int(record["items"]))
                 continue
             numbers.add(int(record["id"].rpartition("-")[2]))
@@ -131,11 +131,9 @@ def _read_log(path: Path, family: str | None) -> Recorded:
             servers |= seen
             together = max(together, seen, key=len)
             if record["outcome"]["error"] in (None, REJECTED):  # what failed was sent again, and is there again
-                arrived_s = arrivals_of(record)
+                arrived_s = [_finite(came_s) for came_s in arrivals_of(record)]
                 times_s += arrived_s
                 items += [max(1, int(record["queue"]["head_items"]))] * len(arrived_s)
-            if not math.isfinite(sum(times_s[-1:])):
-                raise ValueError("a time that is not finite")
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
             raise ConfigError(f"{path}, line {line}: no decision ({type(exc).__name__} {exc})") from exc
     if not times_s or not numbers:
@@ -148,6 +146,12 @@ def _read_log(path: Path, family: str | None) -> Recorded:
         )
     of = int(np.median(items))
     return Recorded(np.array(times_s), str(path), frozenset(servers), together, of, frozenset(families))
+
+
+def _finite(time_s: float) -> float:
+    if not math.isfinite(time_s):
+        raise ValueError("a time that is not finite")
+    return float(time_s)
 
 
 def _is_access_log(path: Path) -> bool:
@@ -163,9 +167,7 @@ def _read_access_log(path: Path, family: str | None) -> Recorded:
         if record is None or record.get("message") != _ACCESS or "latency_s" not in record:
             continue
         try:
-            came_s = float(record["unix_s"] - record["latency_s"])
-            if not math.isfinite(came_s):
-                raise ValueError("a time that is not finite")
+            came_s = _finite(record["unix_s"] - record["latency_s"])
             arrived_s.setdefault(str(record["model"]), []).append(came_s)
         except (KeyError, TypeError, ValueError, ArithmeticError) as exc:
             raise ConfigError(f"{path}, line {line}: no request ({type(exc).__name__} {exc})") from exc

@@ -49,7 +49,7 @@ class Journal:
         for number, line in enumerate(lines, 1):
             try:
                 replay(number, json.loads(line))
-            except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as exc:
                 raise ConfigError(f"{path} line {number} is damaged ({_why(exc)}); {remedy}") from exc
         self._read_bytes = len(text.encode())
         self._whole_bytes = sum(len(line.encode()) + 1 for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -217,6 +218,8 @@ def test_what_was_refused_arrived_too_also_where_nothing_was_decided(tmp_path: P
     assert read_arrivals(log_of(tmp_path, shed)).times_s.tolist() == [999.75, 1000.75, 1001.75, 1002.75]
     both = read_arrivals(log_of(tmp_path, [*shed, decision(1000.0, 1)], "b.jsonl"), family="f")
     np.testing.assert_allclose(both.times_s, [999.7, 999.75, 999.9, 1001.75])
+    with pytest.raises(ConfigError, match="line 2: no decision .*not finite"):
+        read_arrivals(log_of(tmp_path, [shed[0], {**shed[1], "age_s": math.nan}], "c.jsonl"))
 
 
 def test_a_log_of_two_families_is_whole_for_each_of_them(tmp_path: Path) -> None:

@@ -189,9 +189,10 @@ async def test_what_a_router_refused_is_counted_by_reason_and_as_not_in_time(tmp
     files = render_report(traffic, 1.0, {}, "no profile")
     assert f"{60 - in_time} more were refused for load, {1 - in_time / 60:.1%} of all" in files["traffic.md"]
     assert json.loads(files["traffic.json"])["refused"] == dict(observer.counts)
-    assert {record["id"] for record in read_newest(tmp_path, 100)} == {
-        record["id"] for record in read_all(tmp_path) if not is_shed(record)
-    }
+    decided = {record["id"] for record in read_all(tmp_path) if not is_shed(record)}
+    with next(tmp_path.glob("decisions-*.jsonl")).open("a") as file:
+        file.write('{"id": "abc-1", "at": null, "outcome": {}}\n')  # of no time
+    assert {record["id"] for record in read_newest(tmp_path, 100)} == decided
 
 
 def test_what_a_policy_gave_up_counts_as_refused_too() -> None:

@@ -125,7 +125,7 @@ def read_policy_file(path: Path) -> PolicyFile:
             provenance=dict(header["provenance"]),
             validation=dict(header["validation"]),
         )
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as exc:
         raise _refused(path, f"its header is incomplete ({type(exc).__name__}: {exc})") from exc
     _check_arrays(path, found)
     if header.get("sha256") != _digest(arrays):

@@ -298,7 +298,7 @@ def read_newest(directory: Path, count: int) -> list[Record]:
     lines = [[line for line in end.splitlines() if not line.startswith(f'{{"{SHED}"')] for end in ends]
     for line in (line for own in lines for line in own[-count - _NO_RECORDS :]):
         record = _parse(line)
-        if record is not None and {"id", "at", "outcome"} <= record.keys():
+        if record is not None and {"id", "at", "outcome"} <= record.keys() and isinstance(record["at"], int | float):
             found.append(record)
     return sorted(found, key=lambda record: -record["at"])[:count]
 

@@ -111,6 +111,8 @@ def test_a_place_that_can_not_be_written_is_an_error_and_leaves_nothing(checkpoi
     [
         ("widths", ("x",)),
         ("widths", (0, 250)),
+        ("widths", (float("inf"),)),
+        ("images", (1, 28, float("inf"))),
         ("widths", (100, 25)),
         ("model", 3),
         ("architecture", ["a"]),

@@ -73,6 +73,8 @@ def test_a_file_that_is_cut_off_or_damaged_is_refused(tmp_path: Path) -> None:
         (lambda h, a: h.update(preference=[1, 1, 1]), "does not add up to 1"),
         (lambda h, a: h.pop("base"), "header is incomplete"),
         (lambda h, a: h.update(strength=float("nan")), "strength is nan"),
+        (lambda h, a: h.update(strength=10**400), "header is incomplete (OverflowError"),
+        (lambda h, a: h.update(fleet=[3, 4, float("inf")]), "header is incomplete (OverflowError"),
         (lambda h, a: a.pop("out.weight"), "missing or unknown: out.weight"),
         (lambda h, a: a.update(extra=np.zeros(1, np.float32)), "missing or unknown: extra"),
         (lambda h, a: a.update({"out.weight": np.zeros(3, np.float32)}), "weight is float32 [3], not float32 [32, 2]"),
