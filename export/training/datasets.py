@@ -168,7 +168,7 @@ def _read(dataset: Callable[..., Any], name: str, data_dir: Path, *, train: bool
     try:
         return dataset(str(data_dir), train=train, download=True)
     except Exception as exc:  # urllib, ssl, tarfile and torchvision each raise their own
-        if any(path.is_file() for path in (data_dir / folder).rglob("*")):
+        if any(files for _, _, files in os.walk(data_dir / folder)):
             raise DataUnavailableError(
                 f"{name} in {data_dir / folder} is damaged or incomplete ({type(exc).__name__}: {_first_line(exc)}); "
                 f"remove that folder and run this again, or {hint}"
@@ -200,9 +200,9 @@ def _unpack_debian_fashion_mnist(package: Path, data_dir: Path) -> None:
     raw = data_dir / "FashionMNIST" / "raw"
     for packed in sorted(package.glob("*-ubyte.gz")):
         target = raw / packed.stem
-        if target.exists():
-            continue
         try:
+            if target.exists():
+                continue
             raw.mkdir(parents=True, exist_ok=True)
             partial = target.with_suffix(".partial")
             with gzip.open(packed, "rb") as source, partial.open("wb") as sink:

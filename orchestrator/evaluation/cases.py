@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -171,7 +172,10 @@ def plan_cases(
         ConfigError: when the suite has no scenarios, or a file or a policy can't be used.
     """
     tests = root / "test"
-    paths = sorted((tests / suite).glob("*.yaml"))
+    try:
+        paths = sorted((tests / suite).glob("*.yaml"))
+    except OSError as exc:
+        raise ConfigError(f"can't read {tests / suite} ({exc.strerror}); --scenarios names another folder") from exc
     if not paths or Path(suite).name != suite:
         known = ", ".join(sorted({path.parent.name for path in tests.glob("*/*.yaml")})) or "none"
         raise ConfigError(f"{tests / suite} holds no scenario; suites there: {known}; --scenarios names another folder")
@@ -222,7 +226,7 @@ def read_tuned(path: Path) -> Mapping[str, Mapping[str, str]]:
 def _validation_file(root: Path, suite: str, name: str) -> Path | None:
     """Return the file that choices are made on for a test scenario: of the suite's own folder, or the common one."""
     own, common = root / "validation" / suite / name, root / "validation" / name
-    return own if own.is_file() else common if common.is_file() else None
+    return next((path for path in (own, common) if os.path.isfile(path)), None)
 
 
 def _tuned(entry: PolicyEntry, specs: Mapping[str, str]) -> PolicyEntry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -186,7 +187,7 @@ async def parse_set_up(text: str) -> SetUp:
     place, *parameters = rest.split(",")
     kind, _, place = place.partition(":")
     host, _, last = place.rpartition(":")
-    is_whole = Path(place).exists() if kind == ROUTER else last.isdecimal()
+    is_whole = os.path.exists(place) if kind == ROUTER else last.isdecimal()
     address, model = (place, "fashion") if is_whole or not host else (host, last)
     pairs = [parameter.partition("=") for parameter in parameters]
     if not is_named or not place or not all(key and equals and value for key, equals, value in pairs):

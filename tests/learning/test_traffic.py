@@ -218,7 +218,7 @@ def test_what_was_refused_arrived_too_also_where_nothing_was_decided(tmp_path: P
     assert read_arrivals(log_of(tmp_path, shed)).times_s.tolist() == [999.75, 1000.75, 1001.75, 1002.75]
     both = read_arrivals(log_of(tmp_path, [*shed, decision(1000.0, 1)], "b.jsonl"), family="f")
     np.testing.assert_allclose(both.times_s, [999.7, 999.75, 999.9, 1001.75])
-    with pytest.raises(ConfigError, match="line 2: no decision .*not finite"):
+    with pytest.raises(ConfigError, match=r"line 2: no decision .*not finite"):
         read_arrivals(log_of(tmp_path, [shed[0], {**shed[1], "age_s": math.nan}], "c.jsonl"))
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.validation import quote_value
 
 MOST_FACTORS = 1_000_000
 
@@ -24,8 +26,9 @@ def read_factors(path: Path) -> tuple[float, ...]:
     Raises:
         ConfigError: when it can't be read, holds none, or one that is not above 0.
     """
-    if path.is_dir() or path.suffix == ".jsonl":
-        logs = sorted(path.glob("*.jsonl*")) if path.is_dir() else [path]
+    is_folder = os.path.isdir(path)
+    if is_folder or path.suffix == ".jsonl":
+        logs = sorted(path.glob("*.jsonl*")) if is_folder else [path]
         if recorded := recorded_factors(logs):
             return tuple(recorded)
         names = ", ".join(map(str, logs)) or "no file"
@@ -40,9 +43,11 @@ def read_factors(path: Path) -> tuple[float, ...]:
         try:
             factor = float(text)
         except ValueError:
-            raise ConfigError(f"{path}, line {number}: {text!r} is no factor; one number a line") from None
-        if not (0 < factor < math.inf):
-            raise ConfigError(f"{path}, line {number}: {text} is no factor; it must be finite and above 0")
+            factor = math.nan
+        if not 0 < factor < math.inf:
+            raise ConfigError(
+                f"{path}, line {number}: {quote_value(text)} is no factor; give one number a line, finite and above 0"
+            )
         found.append(factor)
         if len(found) > MOST_FACTORS:
             raise ConfigError(f"{path} holds more than {MOST_FACTORS} factors; keep a sample of them")
@@ -76,16 +81,17 @@ def _factor_of(record: dict[str, Any]) -> float | None:
         chosen = next(c for c in record["candidates"] if (c["server"], c["width"]) == wanted)
         expected_s = chosen["item_s"] * outcome["items"] + chosen["group_s"]
         is_idle = chosen["server_items"] == 0
-        return outcome["service_s"] / expected_s if is_idle and expected_s > 0 else None
-    except (KeyError, TypeError, StopIteration):
+        factor = outcome["service_s"] / expected_s if is_idle and expected_s > 0 else 0.0
+    except (ArithmeticError, KeyError, TypeError, StopIteration):
         return None
+    return factor if 0 < factor < math.inf else None
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     for line in _read_lines(path):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
             yield record

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.errors import ConfigError
 from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.hosts import HostSettings
@@ -33,6 +34,8 @@ Floats = NDArray[np.float64]
 COMMON_STEPS: Final = 8
 """Of ``Trace.common``, in the time in which it is mostly forgotten."""
 _MOST_DRAIN_S = 60.0
+_MOST_DRIFTS = 1e6
+"""Times that what a host's batches have in common is forgotten in a trace; it takes memory for each."""
 _OF_REQUESTS: Final = ("arrived_s", "deadline_s", "priority", "items", "family", "of_class", "noise", "wakes")
 
 
@@ -225,7 +228,18 @@ def _competing(hosts: Sequence[HostSettings], horizon_s: float) -> list[Entry]:
 
 
 def _common(hosts: Sequence[HostSettings], horizon_s: float, rng: np.random.Generator) -> Floats:
-    """Return stationary first-order autoregressions of mean 0 and variance 1, padded to the longest of them."""
+    """Return stationary first-order autoregressions of mean 0 and variance 1, padded to the longest of them.
+
+    Raises:
+        ConfigError: when one of them drifts too often to be kept.
+    """
+    for index, settings in enumerate(hosts):
+        drift_s = math.inf if settings.residuals is None else settings.residuals.drift_s
+        if horizon_s > _MOST_DRIFTS * drift_s:
+            raise ConfigError(
+                f"hosts[{index}].residuals.drift_s = {drift_s:g} is too short for the {horizon_s:g} s in which "
+                f"requests come; give at least {horizon_s / _MOST_DRIFTS:.3g}, or raise workload.load_ratio"
+            )
     steps = [
         0 if host.residuals is None else 1 + int(COMMON_STEPS * horizon_s / host.residuals.drift_s) for host in hosts
     ]

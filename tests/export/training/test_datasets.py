@@ -11,6 +11,7 @@ from PIL import Image
 
 from export.errors import DataUnavailableError
 from export.training.datasets import InMemoryImages, _unpack_debian_fashion_mnist, load_images
+from tests.closed import closed
 from tests.export.toys import write_image_folder
 
 LABELS = np.array([9, 0, 3, 3], dtype=np.uint8)
@@ -71,6 +72,11 @@ def test_data_that_can_not_be_had_is_one_clear_error(name: str, tmp_path: Path) 
     with pytest.raises(DataUnavailableError, match="--data-dir") as caught:
         load_images(name, tmp_path / "data", train=True)
     assert "\n" not in str(caught.value)
+
+
+def test_a_data_folder_that_this_user_may_not_look_into_is_one_clear_error(tmp_path: Path) -> None:
+    with closed(tmp_path), pytest.raises(DataUnavailableError, match=r"Permission denied|can't be downloaded"):
+        load_images("fashion-mnist", tmp_path / "data", train=True)
 
 
 def test_an_image_folder_without_splits_or_images_says_how_to_lay_it_out(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,13 @@ import yaml
 
 from orchestrator.errors import ConfigError
 from orchestrator.simulation.scenario.digest import digest_scenario
+from orchestrator.simulation.scenario.fleet import linear_model
 from orchestrator.simulation.scenario.residuals import read_factors
 from orchestrator.simulation.scenario.settings import load_scenario
+from orchestrator.simulation.scenario.trace import draw_trace
 from tests.fakes.servers import FakeServer, item
 from tests.router.test_router import routed
+from tests.simulation.worlds import scenario, servers
 
 
 def test_a_file_holds_a_factor_a_line(tmp_path: Path) -> None:
@@ -25,9 +30,10 @@ def test_a_file_holds_a_factor_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("1\nfast\n", "line 2: 'fast' is no factor; one number a line"),
-        ("0\n", "line 1: 0 is no factor; it must be finite and above 0"),
-        ("nan\n", "line 1: nan is no factor"),
+        ("1\nfast\n", "line 2: 'fast' is no factor; give one number a line, finite and above 0"),
+        ("0\n", "line 1: '0' is no factor"),
+        ("nan\n", "line 1: 'nan' is no factor"),
+        ("9" * 400, "line 1: '9{40,99}…? is no factor"),
         ("# nothing\n", "holds no factor"),
     ],
 )
@@ -50,7 +56,11 @@ async def test_what_a_router_recorded_becomes_the_noise_of_a_scenario(tmp_path: 
         await router.infer(item(0))
         await asyncio.gather(*(router.infer(item(number)) for number in range(5)))  # all but the first wait
     (log,) = logs.glob("*.jsonl")
-    log.write_text(log.read_text() + '{"id": "cut o')
+    lines = log.read_text().splitlines()
+    odd = [json.loads(lines[0]) for _ in range(4)]
+    for record, service_s in zip(odd, (math.inf, math.nan, -1.0, 10**400), strict=True):
+        record["outcome"]["service_s"] = service_s
+    log.write_text("\n".join([*lines, *map(json.dumps, odd), "[" * 100_000, '{"id": "cut o']))
     factors = read_factors(logs)
     assert factors == read_factors(log)
     assert len(factors) == 42
@@ -75,3 +85,10 @@ def test_a_log_without_such_batches_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no file: no batch"):
         read_factors(tmp_path / "empty")
+
+
+def test_a_noise_that_wanders_for_ever_is_refused_with_what_to_change() -> None:
+    host = {"name": "h", "cores": 1, "residuals": {"factors": [1.0], "drift_s": 0.001}}
+    never = scenario(requests=10, workload={"load_ratio": 1e-300}, hosts=[host])
+    with pytest.raises(ConfigError, match=r"hosts\[0\].residuals.drift_s = 0.001 is too short for .*load_ratio"):
+        draw_trace(never, servers(2, linear_model(100, per_item_s=0.01)), 0)
