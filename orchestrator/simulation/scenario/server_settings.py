@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -28,6 +28,8 @@ from orchestrator.simulation.scenario.fleet import (
 from orchestrator.snapshot import ServerName
 
 MIB = 1 << 20
+_LONGEST_MS: Final = 1e9
+"""Above a week; capacities of fleets are reckoned with ratios of these."""
 Percent = Annotated[int, Field(ge=1, le=100)]
 
 
@@ -36,13 +38,13 @@ class WidthSettings(Section):
 
     accuracy: float | None = Field(default=None, allow_inf_nan=False)
     """Of any scale, the larger the better; None: the width itself as a ratio, a placeholder."""
-    item_ms: float = Field(gt=0)
+    item_ms: float = Field(gt=0, le=_LONGEST_MS)
     """An item adds this to a batch."""
-    group_ms: float = Field(default=0, ge=0)
+    group_ms: float = Field(default=0, ge=0, le=_LONGEST_MS)
     """And this a batch takes besides."""
     max_batch_size: int = Field(default=32, ge=1, le=4096)
     """Items of a batch at the most."""
-    instances: int = Field(default=1, ge=1)
+    instances: int = Field(default=1, ge=1, le=1024)
     """That serve it."""
     item_mj: float | None = Field(default=None, ge=0)
     """Millijoules that an item adds, above idle; None: unknown."""

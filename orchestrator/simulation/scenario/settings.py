@@ -35,7 +35,7 @@ from orchestrator.snapshot import Family
 class FamilySettings(Section):
     """One of several families; what it leaves out is as for all."""
 
-    share: float = Field(default=1.0, gt=0)
+    share: float = Field(default=1.0, gt=0, le=1e9)
     """Of the requests, relative to the others'."""
     weight: float = Field(default=1.0, gt=0)
     """As ``router.family_weights`` in fleet.yaml."""

@@ -23,7 +23,7 @@ KINDS: Final = ("poisson", "gamma", "mmpp", "self-similar", "ramp", "diurnal", "
 class ClassSettings(Section):
     """Requests of a family that ask for the same; as live, those of one floor and preference wait in one queue."""
 
-    share: float = Field(default=1.0, gt=0)
+    share: float = Field(default=1.0, gt=0, le=1e9)
     """Of the requests, relative to the others'."""
     deadline_ms: float | None = Field(default=None, gt=0)
     """From arrival; None: that of the objectives."""

@@ -86,6 +86,11 @@ def test_servers_are_counted_and_named(tmp_path: Path) -> None:
         ({"servers": [{"name": "a"}]}, "server 'a' needs either profile or widths"),
         ({"servers": [*GOOD["servers"], *GOOD["servers"]]}, "the name 'a' is used twice; names must be unique"),
         ({"servers": [{"name": "a", "widths": {0: {"item_ms": 1}}}]}, "must be at least 1"),
+        ({"servers": [{"name": "a", "widths": {25: {"item_ms": 1e308}}}]}, "item_ms: must be at most 1e.*, got 1e.308"),
+        ({"servers": [{"name": "a", "widths": {25: {"item_ms": 1, "group_ms": 1e308}}}]}, "group_ms: must be at most"),
+        ({"servers": [{"name": "a", "widths": {25: {"item_ms": 1, "instances": 2**40}}}]}, "must be at most 1024, got"),
+        ({"families": {"cats": {"share": 1e308}}}, "families.cats.share: must be at most"),
+        ({"workload": {"classes": [{"share": 1e308}]}}, r"workload.classes\[0\].share: must be at most"),
         ({"servers": [{"name": "a", "profile": "none.json"}]}, "none.json"),
         (
             {
