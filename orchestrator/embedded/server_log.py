@@ -22,8 +22,12 @@ _EXPLAINED = {"boost::interprocess::lock_exception": ", as where the machine sta
 _LOADING = re.compile(r'"?\bloading: ([^\s":]+):\d+')
 _LOADED = re.compile(r"(?:successfully loaded|failed to load) '([^']+)'")
 _PARSE_ERROR = re.compile(r"Error parsing text-format [\w.]+: (.*)")
-# Tables, and what every start on a machine without GPU complains about.
-_NOISE = re.compile(r"^$|^\+[-+]*\+$|^\|.*\|$|Failed to initialize NVML|CudaDriverHelper has not been initialized")
+# Tables, what every start on a machine without GPU complains about, and the stack that Triton prints of a signal, which
+# the exit status tells as well.
+_NOISE = re.compile(
+    r"^$|^\+[-+]*\+$|^\|.*\|$|Failed to initialize NVML|CudaDriverHelper has not been initialized"
+    r"|^Signal \(\d+\) received\.$|^\d+# "
+)
 
 
 def pick_reason(log: str) -> str | None:

@@ -50,6 +50,12 @@ PREFIX = "E1124 23:50:05.402641 3812 model_lifecycle.cc:642] "
             "Error: Failed to initialize NVML\n+---+\n| a |\n+---+\n",
             None,
         ),
+        (
+            "free(): invalid pointer\nSignal (6) received.\n 0# 0x000055D0A1B2C3D4 in /t/bin/tritonserver\n"
+            " 1# gsignal in /lib/x86_64-linux-gnu/libc.so.6\n10# 0x000055D0A1B2C3D4 in /t/bin/tritonserver\n\n",
+            "free(): invalid pointer",
+        ),
+        ("Signal (6) received.\n 0# 0x000055D0A1B2C3D4 in /t/bin/tritonserver\n", None),
         ("tritonserver: unrecognized option '--nonsense'\n", "tritonserver: unrecognized option '--nonsense'"),
         ("error: can't start /no/such: [Errno 2] No such file", "can't start /no/such: [Errno 2] No such file"),
     ],
